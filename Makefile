@@ -1,0 +1,50 @@
+# `make demo` and `make test` do everything themselves, starting from git, make, python3 and python3-venv.
+# Run without a target, make lists what there is.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test lint types contracts pytest faults bench format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(INSTALLED) ## orders become durable runs, and SQL tells how they went
+	@$(BIN)/dressage demo
+
+test: lint types contracts pytest ## everything that has to pass
+
+lint: $(INSTALLED) ## style and likely mistakes
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(INSTALLED) ## mypy and basedpyright, both strict
+	@$(BIN)/mypy
+	@$(BIN)/basedpyright
+
+contracts: $(INSTALLED) ## who may import whom
+	@$(BIN)/lint-imports
+
+pytest: $(INSTALLED) ## the tests alone, the kill tests included
+	@$(BIN)/pytest
+
+faults: $(INSTALLED) ## only the tests that kill processes under load
+	@$(BIN)/pytest -m faults
+
+bench: $(INSTALLED) ## tasks per second and latency, beside what bare JetStream does
+	@$(BIN)/dressage bench
+
+format: $(INSTALLED) ## put the code into the form that lint wants
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## remove the virtual environment and every cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+
+# The stamp is newer than pyproject.toml exactly when the environment holds what that file asks for. An
+# environment without pip is what a missing python3-venv leaves behind, so it is made again.
+$(INSTALLED): pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,171 @@
+-- The questions that are asked most. Views are replaced whenever a file is opened for writing, so a new
+-- release brings its own.
+
+-- The last value of each variable. A run id can come back once its finished run has been forgotten, so values
+-- belong to a start of the run, `run_seq`, and not to its id alone.
+CREATE OR REPLACE VIEW variables AS
+SELECT
+    s.stream_seq AS run_seq,
+    v.run_id,
+    v.name,
+    arg_max(v.value, v.stream_seq) AS value,
+    arg_max(v.searchable, v.stream_seq) AS searchable,
+    max(v.changed_at) AS changed_at,
+    count(*) AS changes
+FROM variable_changes v
+ASOF JOIN run_starts s ON v.run_id = s.run_id AND v.stream_seq >= s.stream_seq
+GROUP BY ALL;
+
+-- One row for each run. `search` is a JSON object of its searchable attributes: `search->>'status'`.
+CREATE OR REPLACE VIEW runs AS
+WITH lives AS (
+    SELECT
+        *,
+        lead(stream_seq, 1, 18446744073709551615::UBIGINT)
+            OVER (PARTITION BY run_id ORDER BY stream_seq) AS next_seq
+    FROM run_starts
+),
+-- A run that was rescued after a fault of the engine ends a second time: its last end counts.
+ended AS (
+    SELECT
+        l.stream_seq AS run_seq, l.run_id, l.workflow, l.version, l.shard, l.started_at, l.actor,
+        CASE WHEN e.stream_seq > l.stream_seq THEN e END AS e
+    FROM lives l
+    ASOF LEFT JOIN run_ends e ON l.run_id = e.run_id AND l.next_seq > e.stream_seq
+),
+searched AS (
+    SELECT
+        run_seq,
+        json_group_object(name, value) AS search
+    FROM (
+        SELECT s.stream_seq AS run_seq, v.name, arg_max(v.value, v.stream_seq) AS value
+        FROM variable_changes v
+        ASOF JOIN run_starts s ON v.run_id = s.run_id AND v.stream_seq >= s.stream_seq
+        WHERE v.searchable
+        GROUP BY ALL
+    )
+    GROUP BY run_seq
+)
+SELECT
+    r.run_id,
+    r.workflow,
+    r.version,
+    coalesce(r.e.status, 'running') AS status,
+    r.started_at,
+    r.e.ended_at AS ended_at,
+    r.e.duration_ms AS duration_ms,
+    r.e.failure_name AS failure_name,
+    r.e.failure_message AS failure_message,
+    r.e.failure_kind AS failure_kind,
+    r.e.output AS output,
+    coalesce(s.search, '{}'::JSON) AS search,
+    r.actor,
+    r.shard,
+    r.run_seq
+FROM ended r
+LEFT JOIN searched s ON s.run_seq = r.run_seq;
+
+-- One row for each attempt. Its outcome is NULL while nothing has come back.
+CREATE OR REPLACE VIEW task_attempts AS
+SELECT
+    s.run_id,
+    s.workflow,
+    s.version,
+    s.task,
+    s.task_id,
+    s.node,
+    s.attempt,
+    s.queue,
+    s.delay_s,
+    e.worker,
+    s.scheduled_at,
+    e.ended_at,
+    e.waited_ms,
+    e.duration_ms,
+    e.outcome,
+    e.failure_name,
+    e.failure_message,
+    e.failure_kind,
+    e.retried,
+    e.output
+FROM attempt_starts s
+LEFT JOIN attempt_ends e USING (run_id, task_id, attempt);
+
+-- How long a workflow takes, and how it ends.
+CREATE OR REPLACE VIEW workflow_stats AS
+SELECT
+    workflow,
+    count(*) AS runs,
+    count(*) FILTER (status = 'running') AS running,
+    count(*) FILTER (status = 'completed') AS completed,
+    count(*) FILTER (status = 'failed') AS failed,
+    count(*) FILTER (status = 'engine-fault') AS faulted,
+    avg(duration_ms) AS avg_ms,
+    quantile_cont(duration_ms, 0.5) AS p50_ms,
+    quantile_cont(duration_ms, 0.95) AS p95_ms,
+    quantile_cont(duration_ms, 0.99) AS p99_ms,
+    max(duration_ms) AS max_ms
+FROM runs
+GROUP BY workflow
+ORDER BY workflow;
+
+-- How long an attempt of each task takes, and which share of the attempts that ended did not complete.
+CREATE OR REPLACE VIEW task_stats AS
+SELECT
+    workflow,
+    task,
+    count(*) AS attempts,
+    count(*) FILTER (outcome IS NULL) AS open,
+    count(*) FILTER (outcome = 'completed') AS completed,
+    count(*) FILTER (outcome = 'failed') AS failed,
+    count(*) FILTER (outcome = 'errored') AS errored,
+    count(*) FILTER (retried) AS retried,
+    (failed + errored) / nullif(completed + failed + errored, 0) AS failed_share,
+    avg(duration_ms) AS avg_ms,
+    quantile_cont(duration_ms, 0.5) AS p50_ms,
+    quantile_cont(duration_ms, 0.95) AS p95_ms,
+    max(duration_ms) AS max_ms,
+    avg(waited_ms) AS avg_waited_ms,
+    quantile_cont(waited_ms, 0.95) AS p95_waited_ms
+FROM task_attempts
+GROUP BY workflow, task
+ORDER BY workflow, task;
+
+-- Which share of a workflow's runs came to which end: the engine's status, the failure if there was one, and
+-- the searchable attribute `status` if the workflow has it.
+CREATE OR REPLACE VIEW outcome_stats AS
+SELECT
+    workflow,
+    search->>'status' AS outcome,
+    status,
+    failure_name,
+    count(*) AS runs,
+    count(*) / sum(count(*)) OVER (PARTITION BY workflow) AS share,
+    avg(duration_ms) AS avg_ms
+FROM runs
+GROUP BY ALL
+ORDER BY workflow, runs DESC, outcome, status, failure_name;
+
+-- The same for every searchable attribute.
+CREATE OR REPLACE VIEW attribute_stats AS
+SELECT
+    r.workflow,
+    v.name,
+    v.value->>'$' AS value,
+    count(*) AS runs,
+    count(*) / sum(count(*)) OVER (PARTITION BY r.workflow, v.name) AS share
+FROM variables v
+JOIN run_starts r ON r.stream_seq = v.run_seq
+WHERE v.searchable
+GROUP BY ALL
+ORDER BY r.workflow, v.name, runs DESC, value;
+
+-- Where the events of a run do not follow one another. Empty unless events were lost, or stored twice.
+CREATE OR REPLACE VIEW index_breaks AS
+SELECT run_id, stream_seq, idx, coalesce(previous + 1, 0) AS expected_idx
+FROM (
+    SELECT run_id, stream_seq, idx, lag(idx) OVER (PARTITION BY run_id ORDER BY stream_seq) AS previous
+    FROM events
+)
+WHERE idx <> 0 AND idx IS DISTINCT FROM previous + 1
+ORDER BY stream_seq;

@@ -1,0 +1,1 @@
+"""The small interface the engine needs of a broker, and its implementations."""

@@ -1,0 +1,219 @@
+"""What the engine needs of a broker, and nothing more.
+
+Two implementations share this interface and one contract: `jetstream` talks to a real nats-server; the
+simulated one lives in memory. A `Connection` is what dies with its process: once it is closed or lost nothing
+more of it takes effect, and everything that was in flight on it fails with `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+BATCH_MESSAGES_MAX: Final = 1000
+"""JetStream refuses a larger atomic batch (err_code 10199)."""
+
+WRONG_LAST_SEQUENCE: Final = 10071
+"""The compare-and-set failed: somebody else has written. (ADR-50 uses the same code for batches.)"""
+
+FENCE_IN_PROCESS: Final = 10164
+"""The subject of the compare-and-set has a write in process: no verdict, send again."""
+
+CONSUMER_OVERLAPS: Final = 10100
+"""A WorkQueue stream has a consumer with an overlapping filter."""
+
+
+@dataclass(slots=True, frozen=True)
+class Expect:
+    """Compare-and-set: the last message on `subject` must have sequence `seq` (0: none yet).
+
+    `subject` None means the subject of the message itself.
+    """
+
+    seq: int
+    subject: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Schedule:
+    """Turns the message into a timer: at `at` (RFC 3339) the server publishes its data to `target`."""
+
+    at: str
+    target: str
+
+
+@dataclass(slots=True)
+class Message:
+    """Something to publish.
+
+    `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject that storing
+    this message removes (harmless when it is not there). `msg_id` makes the server drop a repeat within its
+    duplicate window, which is an optimisation and never a guarantee.
+    """
+
+    subject: str
+    data: bytes
+    headers: dict[str, str] | None = None
+    expect: Expect | None = None
+    rollup: bool = False
+    schedule: Schedule | None = None
+    cancels: str | None = None
+    msg_id: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Stored:
+    """Where a publish ended up. `duplicate` means the server knew the message id: no proof of ownership."""
+
+    seq: int
+    duplicate: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class StoredMessage:
+    subject: str
+    seq: int
+    data: bytes
+    headers: Mapping[str, str] | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message from a consumer. `time_ns` is when the stream's leader stored it."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] | None
+    stream_seq: int
+    consumer_seq: int
+    attempts: int
+    time_ns: int
+    reply: str
+
+
+@dataclass(slots=True, frozen=True)
+class StreamConfig:
+    name: str
+    subjects: Sequence[str]
+    retention: Literal["limits", "workqueue"] = "limits"
+    replicas: int = 1
+    schedules: bool = False
+    message_ttl: bool = False
+    direct_reads: bool = False
+    per_subject_max: int = -1
+    max_age_s: float = 0.0
+    description: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class ConsumerConfig:
+    """A pull consumer. `max_ack_pending` -1 is unlimited; redelivery is always unlimited."""
+
+    name: str
+    filters: Sequence[str]
+    durable: bool = True
+    ack_wait_s: float = 60.0
+    max_ack_pending: int = -1
+    explicit_ack: bool = True
+    start_seq: int | None = None
+    memory: bool = False
+    inactive_s: float = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class StreamState:
+    first_seq: int
+    last_seq: int
+    messages: int
+    replicas: int
+    subjects: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+class Subscription(Protocol):
+    async def close(self) -> None: ...
+
+
+DeliveryCallback = Callable[[Delivery], Awaitable[None]]
+EndCallback = Callable[[str], None]
+RequestCallback = Callable[[str, bytes, str], Awaitable[None]]
+"""Gets subject, data and the subject to answer on (empty if nobody waits)."""
+
+
+class Connection(Protocol):
+    """One connection of one process."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set once the connection is closed or lost for good."""
+        ...
+
+    # -- writing: raises PublishRefused, or OutcomeUnknown when no answer came ---------------------
+    async def send(self, message: Message) -> asyncio.Future[Stored]:
+        """Publishes without waiting; the future gives the acknowledgement. Order on one connection is kept."""
+        ...
+
+    async def publish(self, message: Message) -> Stored: ...
+
+    async def publish_batch(self, messages: Sequence[Message]) -> Stored:
+        """Stores all messages in one block of the stream, or none; gives the sequence of the last."""
+        ...
+
+    # -- reading, from the stream's leader ---------------------------------------------------------
+    async def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
+        """Like `last_message`, without waiting."""
+        ...
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None: ...
+
+    async def next_message(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
+        """The first message at or after `seq` on a subject that matches."""
+        ...
+
+    # -- streams and consumers ---------------------------------------------------------------------
+    async def ensure_stream(self, config: StreamConfig) -> None: ...
+
+    async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None: ...
+
+    async def consumers(self, stream: str) -> list[str]: ...
+
+    async def create_consumer(self, stream: str, config: ConsumerConfig) -> None: ...
+
+    async def delete_consumer(self, stream: str, name: str) -> None: ...
+
+    async def pull(
+        self, stream: str, consumer: str, window: int, on_delivery: DeliveryCallback, on_end: EndCallback
+    ) -> Subscription:
+        """Keeps up to `window` deliveries asked for; `on_end` is told why no more will come."""
+        ...
+
+    async def ack(self, delivery: Delivery) -> None: ...
+
+    async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None: ...
+
+    async def in_progress(self, delivery: Delivery) -> None: ...
+
+    # -- outside the streams -----------------------------------------------------------------------
+    async def tell(self, subject: str, data: bytes) -> None:
+        """Publishes to whoever listens now; nothing is stored or acknowledged."""
+        ...
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """Raises `NoAnswer` when nobody listens or nobody answers in time."""
+        ...
+
+    async def serve(self, subject: str, callback: RequestCallback, queue: str = "") -> Subscription: ...
+
+    def new_inbox(self) -> str: ...
+
+    @property
+    def payload_bytes_max(self) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+class Broker(Protocol):
+    async def connect(self, name: str, *, reconnect: bool = False) -> Connection:
+        """A new connection. Without `reconnect` it is lost at the first interruption, as an owner needs it."""
+        ...

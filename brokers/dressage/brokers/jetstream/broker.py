@@ -1,0 +1,27 @@
+"""Opens connections to one nats-server or cluster."""
+
+from __future__ import annotations
+
+import nats.errors
+
+from dressage.brokers.jetstream.connection import JetStreamConnection
+from dressage.protocol.errors import ServerUnreachable
+
+
+class JetStreamBroker:
+    """See `dressage.brokers.interface.Broker`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def connect(self, name: str, *, reconnect: bool = False) -> JetStreamConnection:
+        """Raises `ServerUnreachable` when no server answers."""
+        connection = JetStreamConnection(name=name, reconnect=reconnect)
+        try:
+            await connection.open(self.url)
+        except (OSError, nats.errors.Error) as error:
+            await connection.close()
+            raise ServerUnreachable(
+                f"no connection to {self.url}: {error or type(error).__name__}. Is nats-server running there?"
+            ) from error
+        return connection

@@ -1,0 +1,402 @@
+"""One connection to JetStream: pipelined publishes with one inbox, atomic batches, leader reads, pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from dressage.brokers.interface import (
+    BATCH_MESSAGES_MAX,
+    ConsumerConfig,
+    Delivery,
+    DeliveryCallback,
+    EndCallback,
+    Message,
+    RequestCallback,
+    Stored,
+    StoredMessage,
+    StreamConfig,
+    StreamState,
+)
+from dressage.brokers.jetstream import wire
+from dressage.brokers.jetstream.pulling import StandingPull
+from dressage.protocol.errors import BadInput, BrokerError, InvariantBroken, NoAnswer, OutcomeUnknown, PublishRefused
+
+_log = logging.getLogger("dressage.brokers")
+
+ANSWER_S: Final = 5.0
+"""How long a write or a read may take before its outcome counts as unknown."""
+
+_STREAM_NOT_FOUND: Final = 10059
+_CONSUMER_NOT_FOUND: Final = 10014
+_NO_MESSAGE: Final = 10037
+_STREAM_EXISTS: Final = 10058
+
+_T = TypeVar("_T")
+_Settle = Callable[[Msg], None]
+
+
+class JetStreamConnection:
+    """See `dressage.brokers.interface.Connection`."""
+
+    def __init__(self, *, name: str, reconnect: bool) -> None:
+        self.nats = Client()
+        self.lost = asyncio.Event()
+        self._name = name
+        self._reconnect = reconnect
+        self._waiting: dict[str, tuple[asyncio.Future[Any], _Settle, float]] = {}
+        self._next_token = 0
+        self._inbox = ""
+        self._pulls: set[StandingPull] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    # -- life --------------------------------------------------------------------------------------
+    async def open(self, url: str) -> None:
+        await self.nats.connect(
+            url,
+            name=self._name,
+            allow_reconnect=self._reconnect,
+            max_reconnect_attempts=-1 if self._reconnect else 0,
+            reconnect_time_wait=0.2,
+            connect_timeout=3,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            pending_size=64 * 1024 * 1024,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            closed_cb=self._on_close,
+            skip_subject_validation=True,
+        )
+        self._inbox = self.nats.new_inbox()
+        await self.nats.subscribe(
+            f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._fail_waiting("the connection was closed")
+        for pull in list(self._pulls):
+            await pull.close()
+        self.lost.set()
+        if not self.nats.is_closed:
+            try:
+                await self.nats.close()
+            except Exception as error:
+                _log.debug("closing %s: %s", self._name, error)
+
+    @property
+    def payload_bytes_max(self) -> int:
+        return self.nats.max_payload
+
+    def new_inbox(self) -> str:
+        return self.nats.new_inbox()
+
+    async def _on_error(self, error: Exception) -> None:
+        _log.debug("connection %s: %s", self._name, error)
+
+    async def _on_disconnect(self) -> None:
+        self._fail_waiting("the connection was lost")
+        if not self._reconnect:
+            self.lost.set()
+
+    async def _on_reconnect(self) -> None:
+        for pull in list(self._pulls):
+            await pull.restart()
+
+    async def _on_close(self) -> None:
+        self._fail_waiting("the connection was closed")
+        self.lost.set()
+
+    # -- requests with one inbox -------------------------------------------------------------------
+    def _expect(self, settle: Callable[[Msg, asyncio.Future[_T]], None]) -> tuple[str, asyncio.Future[_T]]:
+        if self.lost.is_set():
+            raise OutcomeUnknown(f"connection {self._name} is closed: nothing was sent")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        self._next_token += 1
+        token = f"{self._inbox}.{self._next_token}"
+        self._waiting[token] = (future, lambda msg: settle(msg, future), loop.time() + ANSWER_S)
+        return token, future
+
+    async def _on_answer(self, msg: Msg) -> None:
+        entry = self._waiting.pop(msg.subject, None)
+        if entry is None:
+            return
+        future, settle, _ = entry
+        if future.done():
+            return
+        if not msg.data and msg.headers and msg.headers.get("Status") == "503":
+            future.set_exception(OutcomeUnknown("nobody listens: the stream does not exist or has no leader"))
+            return
+        try:
+            settle(msg)
+        except Exception as error:
+            future.set_exception(BrokerError(f"unreadable answer from the server: {error}"))
+
+    def _fail_waiting(self, why: str) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future, _, _ in waiting.values():
+            if not future.done():
+                future.set_exception(OutcomeUnknown(why))
+                future.exception()
+
+    async def _sweep(self) -> None:
+        """One timer for all waiting futures: a timer for each would cost more than the publish itself."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(0.5)
+            now = loop.time()
+            overdue = [token for token, (_, _, deadline) in self._waiting.items() if deadline < now]
+            for token in overdue:
+                future, _, _ = self._waiting.pop(token)
+                if not future.done():
+                    future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
+                    future.exception()
+
+    async def _put(self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None) -> None:
+        try:
+            await self.nats.publish(subject, data, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError as error:
+            self._waiting.pop(reply, None)
+            raise BadInput(
+                f"a message of {len(data)} bytes exceeds the server's max_payload of {self.payload_bytes_max}: "
+                "make it smaller or raise max_payload",
+                code="PAYLOAD_TOO_LARGE",
+            ) from error
+        except nats.errors.Error as error:
+            self._waiting.pop(reply, None)
+            raise OutcomeUnknown(f"could not send: {error}") from error
+
+    # -- writing -----------------------------------------------------------------------------------
+    async def send(self, message: Message) -> asyncio.Future[Stored]:
+        token, future = self._expect(_settle_ack)
+        await self._put(message.subject, message.data, token, wire.headers_of(message))
+        return future
+
+    async def publish(self, message: Message) -> Stored:
+        return await (await self.send(message))
+
+    async def publish_batch(self, messages: Sequence[Message]) -> Stored:
+        if not 0 < len(messages) <= BATCH_MESSAGES_MAX:
+            raise InvariantBroken(f"a batch of {len(messages)} messages: 1 to {BATCH_MESSAGES_MAX} are possible")
+        if len(messages) == 1:
+            return await self.publish(messages[0])
+        # A batch id must never be used twice in the life of a stream: the server would join the parts of
+        # two writers into one batch.
+        batch_id = uuid.uuid4().hex
+        last = len(messages)
+        for number, message in enumerate(messages, 1):
+            headers = wire.headers_of(message) or {}
+            headers[wire.BATCH_ID] = batch_id
+            headers[wire.BATCH_SEQUENCE] = str(number)
+            if number < last:
+                await self._put(message.subject, message.data, "", headers)
+            else:
+                headers[wire.BATCH_COMMIT] = "1"
+                token, future = self._expect(_settle_ack)
+                await self._put(message.subject, message.data, token, headers)
+                return await future
+        raise InvariantBroken("a batch without a last message")
+
+    # -- reading -----------------------------------------------------------------------------------
+    async def _api(self, subject: str, body: object) -> asyncio.Future[bytes]:
+        token, future = self._expect(_settle_bytes)
+        await self._put(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token, None)
+        return future
+
+    async def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
+        token, future = self._expect(_settle_message)
+        body = b'{"last_by_subj":"' + subject.encode() + b'"}'
+        await self._put(f"$JS.API.STREAM.MSG.GET.{stream}", body, token, None)
+        return future
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        return await (await self.request_last(stream, subject))
+
+    async def next_message(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
+        token, future = self._expect(_settle_message)
+        body = msgspec.json.encode({"seq": seq, "next_by_subj": subject})
+        await self._put(f"$JS.API.STREAM.MSG.GET.{stream}", body, token, None)
+        return await future
+
+    # -- streams and consumers ---------------------------------------------------------------------
+    async def ensure_stream(self, config: StreamConfig) -> None:
+        body = _stream_body(config)
+        reply = wire.plain_reply.decode(await (await self._api(f"STREAM.CREATE.{config.name}", body)))
+        if reply.error is not None and reply.error.err_code == _STREAM_EXISTS:
+            reply = wire.plain_reply.decode(await (await self._api(f"STREAM.UPDATE.{config.name}", body)))
+        if reply.error is not None:
+            raise BrokerError(
+                f"stream {config.name} cannot be created or brought to its configuration: {reply.error.description}",
+                code="STREAM_UNSUITABLE",
+            )
+
+    async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
+        body = {"subjects_filter": subjects} if subjects else None
+        reply = wire.stream_reply.decode(await (await self._api(f"STREAM.INFO.{stream}", body)))
+        if reply.error is not None:
+            if reply.error.err_code == _STREAM_NOT_FOUND:
+                return None
+            raise BrokerError(f"stream {stream}: {reply.error.description}")
+        state, config = reply.state or wire.StreamStateReply(), reply.config or wire.StreamConfigReply()
+        return StreamState(
+            state.first_seq, state.last_seq, state.messages, config.num_replicas, state.subjects or {}
+        )
+
+    async def consumers(self, stream: str) -> list[str]:
+        found: list[str] = []
+        while True:
+            body = {"offset": len(found)}
+            reply = wire.consumer_names_reply.decode(await (await self._api(f"CONSUMER.NAMES.{stream}", body)))
+            if reply.error is not None:
+                raise BrokerError(f"consumers of stream {stream}: {reply.error.description}")
+            found += reply.consumers or []
+            if not reply.consumers or len(found) >= reply.total:
+                return found
+
+    async def create_consumer(self, stream: str, config: ConsumerConfig) -> None:
+        body = {"stream_name": stream, "config": _consumer_body(config), "action": ""}
+        reply = wire.plain_reply.decode(await (await self._api(f"CONSUMER.CREATE.{stream}.{config.name}", body)))
+        if reply.error is not None:
+            raise PublishRefused(
+                f"consumer {config.name} of {stream}: {reply.error.description}", err_code=reply.error.err_code
+            )
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        reply = wire.plain_reply.decode(await (await self._api(f"CONSUMER.DELETE.{stream}.{name}", None)))
+        if reply.error is not None and reply.error.err_code != _CONSUMER_NOT_FOUND:
+            raise BrokerError(f"consumer {name} of {stream}: {reply.error.description}")
+
+    async def pull(
+        self, stream: str, consumer: str, window: int, on_delivery: DeliveryCallback, on_end: EndCallback
+    ) -> StandingPull:
+        pull = StandingPull(self, stream, consumer, window, on_delivery, on_end)
+        self._pulls.add(pull)
+        await pull.start()
+        return pull
+
+    def forget_pull(self, pull: StandingPull) -> None:
+        self._pulls.discard(pull)
+
+    async def ack(self, delivery: Delivery) -> None:
+        await self.tell(delivery.reply, b"")
+
+    async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None:
+        await self.tell(delivery.reply, b'-NAK {"delay":%d}' % int(delay_s * 1e9))
+
+    async def in_progress(self, delivery: Delivery) -> None:
+        await self.tell(delivery.reply, b"+WPI")
+
+    # -- outside the streams -----------------------------------------------------------------------
+    async def tell(self, subject: str, data: bytes) -> None:
+        await self._put(subject, data, "", None)
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        try:
+            return (await self.nats.request(subject, data, timeout=timeout_s)).data
+        except nats.errors.NoRespondersError as error:
+            raise NoAnswer(f"nobody listens on {subject}: is an orchestrator running for this namespace?") from error
+        except (nats.errors.TimeoutError, asyncio.TimeoutError) as error:
+            raise NoAnswer(f"no answer on {subject} in {timeout_s:g} s") from error
+        except nats.errors.Error as error:
+            raise NoAnswer(f"request on {subject} failed: {error}") from error
+
+    async def serve(self, subject: str, callback: RequestCallback, queue: str = "") -> _Served:
+        async def on_message(msg: Msg) -> None:
+            await callback(msg.subject, msg.data, msg.reply)
+
+        return _Served(await self.nats.subscribe(subject, queue=queue, cb=on_message))
+
+
+class _Served:
+    def __init__(self, subscription: NatsSubscription) -> None:
+        self._subscription = subscription
+
+    async def close(self) -> None:
+        try:
+            await self._subscription.unsubscribe()
+        except nats.errors.Error as error:
+            _log.debug("unsubscribing: %s", error)
+
+
+def _settle_ack(msg: Msg, future: asyncio.Future[Stored]) -> None:
+    ack = wire.pub_ack.decode(msg.data)
+    if ack.error is not None:
+        future.set_exception(
+            PublishRefused(
+                f"the server refused a publish: {ack.error.description} (err_code {ack.error.err_code})",
+                err_code=ack.error.err_code,
+            )
+        )
+    else:
+        future.set_result(Stored(ack.seq, ack.duplicate))
+
+
+def _settle_bytes(msg: Msg, future: asyncio.Future[bytes]) -> None:
+    future.set_result(msg.data)
+
+
+def _settle_message(msg: Msg, future: asyncio.Future[StoredMessage | None]) -> None:
+    reply = wire.message_reply.decode(msg.data)
+    if reply.message is not None:
+        found = reply.message
+        future.set_result(StoredMessage(found.subject, found.seq, found.data, wire.parse_headers(found.hdrs)))
+    elif reply.error is not None and reply.error.err_code == _NO_MESSAGE:
+        future.set_result(None)
+    else:
+        description = reply.error.description if reply.error else "empty answer"
+        future.set_exception(BrokerError(f"reading from a stream failed: {description}"))
+
+
+def _stream_body(config: StreamConfig) -> dict[str, object]:
+    return {
+        "name": config.name,
+        "description": config.description,
+        "subjects": list(config.subjects),
+        "retention": config.retention,
+        "storage": "file",
+        "num_replicas": config.replicas,
+        # A stream with schedules cannot have "new"; having no limits either, it discards nothing.
+        "discard": "new" if config.per_subject_max > 0 else "old",
+        "max_msgs_per_subject": config.per_subject_max,
+        "max_age": int(config.max_age_s * 1e9),
+        "duplicate_window": int(120e9) if not config.max_age_s else int(min(120, config.max_age_s) * 1e9),
+        "allow_atomic": True,
+        "allow_msg_schedules": config.schedules,
+        "allow_msg_ttl": config.message_ttl,
+        "allow_rollup_hdrs": True,
+        "allow_direct": config.direct_reads,
+    }
+
+
+def _consumer_body(config: ConsumerConfig) -> dict[str, object]:
+    body: dict[str, object] = {
+        "name": config.name,
+        "filter_subjects": list(config.filters),
+        "ack_policy": "explicit" if config.explicit_ack else "none",
+        "ack_wait": int(config.ack_wait_s * 1e9),
+        "max_ack_pending": config.max_ack_pending,
+        "max_deliver": -1,
+        "max_waiting": 512,
+        "mem_storage": config.memory,
+        "inactive_threshold": int(config.inactive_s * 1e9),
+    }
+    if config.durable:
+        body["durable_name"] = config.name
+    if config.start_seq is not None:
+        body |= {"deliver_policy": "by_start_sequence", "opt_start_seq": config.start_seq}
+    if not config.explicit_ack:
+        del body["max_ack_pending"]
+    return body

@@ -1,0 +1,111 @@
+"""Workflow definitions in their bucket: immutable versions, and a pointer to the latest of each name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message
+from dressage.brokers.provision import ensure_queue
+from dressage.protocol.errors import BadSpec, NotFound, PublishRefused
+from dressage.protocol.names import Names, check_name
+from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec_check import check_spec
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """The latest version of a workflow."""
+
+    version: int
+    digest: str
+
+
+_pointer = msgspec.json.Decoder(Pointer)
+_registered = msgspec.json.Decoder(RegisteredWorkflow)
+_encode = msgspec.json.Encoder().encode
+
+
+class Registry:
+    """Reads and writes definitions of one namespace."""
+
+    def __init__(self, connection: Connection, names: Names, shards: int) -> None:
+        self._connection = connection
+        self._names = names
+        self._shards = shards
+
+    async def put(self, spec: WorkflowSpec, actor: str = "") -> tuple[RegisteredWorkflow, bool]:
+        """Registers a spec; gives it with its version, and whether that version is new.
+
+        The same spec again is a no-op. Safe to repeat, and to race: versions are created once, and a pointer that
+        a crash left behind is moved on by whoever comes next. Raises `BadSpec` or `BadName`.
+        """
+        check_spec(spec)
+        digest = spec.digest()
+        while True:
+            pointer, pointer_seq = await self._pointer(spec.name)
+            if pointer is not None and pointer.digest == digest:
+                await self._ensure_queues(spec)
+                return await self.get(spec.name, pointer.version), False
+            version = (pointer.version if pointer else 0) + 1
+            stamp = datetime.now(UTC).isoformat(timespec="seconds")
+            wanted = RegisteredWorkflow(spec, version, digest, actor, stamp)
+            stored, created = await self._create(wanted)
+            await self._ensure_queues(stored.spec)
+            await self._point(spec.name, Pointer(version, stored.digest), pointer_seq)
+            if stored.digest == digest:
+                return stored, created
+
+    async def _create(self, wanted: RegisteredWorkflow) -> tuple[RegisteredWorkflow, bool]:
+        key = self._names.workflow_version_key(wanted.spec.name, wanted.version)
+        try:
+            await self._connection.publish(Message(key, _encode(wanted), expect=Expect(0)))
+        except PublishRefused as refused:
+            if refused.err_code != WRONG_LAST_SEQUENCE:
+                raise
+            return await self.get(wanted.spec.name, wanted.version), False
+        return wanted, True
+
+    async def _point(self, name: str, pointer: Pointer, expected_seq: int) -> None:
+        try:
+            await self._connection.publish(
+                Message(self._names.workflow_key(name), _encode(pointer), expect=Expect(expected_seq))
+            )
+        except PublishRefused as refused:
+            if refused.err_code != WRONG_LAST_SEQUENCE:
+                raise
+
+    async def _pointer(self, name: str) -> tuple[Pointer | None, int]:
+        found = await self._connection.last_message(self._names.definitions_stream(), self._names.workflow_key(name))
+        return (_pointer.decode(found.data), found.seq) if found is not None else (None, 0)
+
+    async def _ensure_queues(self, spec: WorkflowSpec) -> None:
+        for queue in sorted({task.queue for task in spec.tasks}):
+            await ensure_queue(self._connection, self._names, self._shards, queue)
+
+    async def latest(self, name: str) -> int:
+        """The number of the latest version. Raises `NotFound`."""
+        pointer, _ = await self._pointer(check_name(name, "workflow"))
+        if pointer is None:
+            raise NotFound(f"workflow {name!r} is not registered: put its definition first", code="WORKFLOW_UNKNOWN")
+        return pointer.version
+
+    async def get(self, name: str, version: int | None = None) -> RegisteredWorkflow:
+        """A version, or the latest. Raises `NotFound`, or `BadSpec` if it was written by a newer release."""
+        wanted = await self.latest(name) if version is None else version
+        key = self._names.workflow_version_key(check_name(name, "workflow"), wanted)
+        found = await self._connection.last_message(self._names.definitions_stream(), key)
+        if found is None:
+            raise NotFound(f"workflow {name!r} has no version {wanted}", code="WORKFLOW_UNKNOWN")
+        try:
+            return _registered.decode(found.data)
+        except msgspec.MsgspecError as error:
+            raise BadSpec(f"workflow {name!r} version {wanted} does not decode: {error}") from error
+
+    async def names(self) -> list[str]:
+        """All workflows that are registered."""
+        state = await self._connection.stream_state(
+            self._names.definitions_stream(), subjects=self._names.workflow_keys()
+        )
+        prefix = len(self._names.workflow_key(""))
+        return sorted(subject[prefix:] for subject in state.subjects) if state else []

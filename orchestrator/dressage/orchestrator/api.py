@@ -1,0 +1,277 @@
+"""The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
+
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, history, result (of a task), put-workflow,
+get-workflow, list-workflows. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from dressage.brokers.interface import Broker, Connection
+from dressage.client import Client
+from dressage.client.client import START_TIMEOUT_S
+from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.metrics import EngineMetrics
+from dressage.protocol.commands import RunView, TaskResult
+from dressage.protocol.errors import BadSpec, DressageError
+from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.names import Names
+from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+
+_log = logging.getLogger("dressage.orchestrator")
+
+QUEUE: Final = "dressage-api"
+VERSION: Final = "0.1.0"
+HISTORY_MAX: Final = 5000
+
+
+class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
+    workflow: str
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    run_id: str | None = None
+    version: int | None = None
+    actor: str = ""
+    timeout_s: float = START_TIMEOUT_S
+
+
+class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+
+
+class WaitRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    timeout_s: float = 30.0
+
+
+class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`after` is the index of the last event that the caller has."""
+
+    run_id: str
+    after: int = -1
+    limit: int = 500
+
+
+class ResultRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    result: TaskResult
+
+
+class PutWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
+    spec: WorkflowSpec
+    actor: str = ""
+
+
+class GetWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    version: int | None = None
+
+
+class ListRequest(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Started(msgspec.Struct):
+    run_id: str
+    seq: int
+    existing: bool
+    ok: bool = True
+
+
+class RunAnswer(msgspec.Struct):
+    run: RunView
+    ok: bool = True
+
+
+class HistoryAnswer(msgspec.Struct):
+    events: list[ReceivedEvent]
+    more: bool
+    ok: bool = True
+
+
+class Accepted(msgspec.Struct):
+    seq: int
+    ok: bool = True
+
+
+class WorkflowAnswer(msgspec.Struct):
+    workflow: RegisteredWorkflow
+    created: bool = False
+    ok: bool = True
+
+
+class NamesAnswer(msgspec.Struct):
+    workflows: list[str]
+    ok: bool = True
+
+
+class Failed(msgspec.Struct):
+    code: str
+    message: str
+    retryable: bool = False
+    ok: bool = False
+
+
+class Api:
+    """Serves the operations in one queue group of all orchestrators."""
+
+    def __init__(
+        self, broker: Broker, connection: Connection, names: Names, metrics: EngineMetrics
+    ) -> None:
+        self._client = Client(broker, namespace=names.namespace)
+        self._connection = connection
+        self._names = names
+        self._metrics = metrics
+        self._id = uuid.uuid4().hex
+        self._stack = AsyncExitStack()
+        self._running: set[asyncio.Task[None]] = set()
+        self._operations: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
+            "start": (StartRequest, self._start),
+            "get": (RunRequest, self._get),
+            "wait": (WaitRequest, self._wait),
+            "history": (HistoryRequest, self._history),
+            "result": (ResultRequest, self._result),
+            "put-workflow": (PutWorkflowRequest, self._put_workflow),
+            "get-workflow": (GetWorkflowRequest, self._get_workflow),
+            "list-workflows": (ListRequest, self._list_workflows),
+        }
+
+    async def __aenter__(self) -> Self:
+        await self._client.connect()
+        self._stack.push_async_callback(self._client.close)
+        served = await self._connection.serve(self._names.api("*"), self._on_request, QUEUE)
+        self._stack.push_async_callback(served.close)
+        await self._discoverable()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    # -- requests ----------------------------------------------------------------------------------
+    async def _on_request(self, subject: str, data: bytes, reply: str) -> None:
+        """Each request is a task of its own: one that waits for a run must not hold up the others."""
+        task = asyncio.create_task(self._handle(subject.rsplit(".", 1)[1], data, reply))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _handle(self, operation: str, data: bytes, reply: str) -> None:
+        answer = await self._answer(operation, data)
+        code = answer.code if isinstance(answer, Failed) else "OK"
+        known = operation if operation in self._operations else "unknown"
+        self._metrics.requests.labels(known, code).inc()
+        if not reply:
+            return
+        payload = msgspec.json.encode(answer)
+        if len(payload) > self._connection.payload_bytes_max:
+            message = f"the answer takes {len(payload)} bytes, more than the server's max_payload: ask for less"
+            payload = msgspec.json.encode(Failed("PAYLOAD_TOO_LARGE", message))
+        await self._connection.tell(reply, payload)
+
+    async def _answer(self, operation: str, data: bytes) -> Any:
+        known = self._operations.get(operation)
+        if known is None:
+            offered = ", ".join(self._operations)
+            return Failed("OPERATION_UNKNOWN", f"there is no operation {operation!r}: use one of {offered}")
+        kind, handle = known
+        try:
+            request = msgspec.json.decode(data or b"{}", type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            code = "SPEC_INVALID" if operation == "put-workflow" else "REQUEST_MALFORMED"
+            return Failed(code, f"the request for {operation!r} does not decode: {error}")
+        try:
+            return await handle(request)
+        except DressageError as error:
+            return Failed(error.code, error.message, error.retryable)
+        except Exception:
+            _log.exception("API operation %s failed", operation)
+            return Failed("ENGINE_FAULT", "the engine failed on this request; its log has the traceback", True)
+
+    async def _start(self, request: StartRequest) -> Started:
+        handle = await self._client.start(
+            request.workflow,
+            request.input,
+            run_id=request.run_id,
+            version=request.version,
+            timeout_s=request.timeout_s,
+            actor=request.actor,
+        )
+        return Started(handle.run_id, handle.seq, handle.existing)
+
+    async def _get(self, request: RunRequest) -> RunAnswer:
+        return RunAnswer(await self._client.get(request.run_id))
+
+    async def _wait(self, request: WaitRequest) -> RunAnswer:
+        return RunAnswer(await self._client.wait(request.run_id, timeout_s=request.timeout_s))
+
+    async def _history(self, request: HistoryRequest) -> HistoryAnswer:
+        events: list[ReceivedEvent] = []
+        limit = min(request.limit, HISTORY_MAX)
+        async for event in self._client.history(request.run_id):
+            if event.index <= request.after:
+                continue
+            if len(events) == limit:
+                return HistoryAnswer(events, more=True)
+            events.append(event)
+        return HistoryAnswer(events, more=False)
+
+    async def _result(self, request: ResultRequest) -> Accepted:
+        return Accepted(await self._client.report(request.run_id, request.result))
+
+    async def _put_workflow(self, request: PutWorkflowRequest) -> WorkflowAnswer:
+        self._check_compiles(request.spec)
+        registered, created = await self._client.registry.put(request.spec, request.actor)
+        return WorkflowAnswer(registered, created)
+
+    def _check_compiles(self, spec: WorkflowSpec) -> None:
+        """A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it."""
+        try:
+            Definition(RegisteredWorkflow(spec, 0, ""))
+        except DressageError:
+            raise
+        except Exception as error:
+            raise BadSpec(f"workflow {spec.name!r} cannot be compiled: {error}") from error
+
+    async def _get_workflow(self, request: GetWorkflowRequest) -> WorkflowAnswer:
+        return WorkflowAnswer(await self._client.registry.get(request.name, request.version))
+
+    async def _list_workflows(self, _: ListRequest) -> NamesAnswer:
+        return NamesAnswer(await self._client.registry.names())
+
+    # -- discovery ---------------------------------------------------------------------------------
+    async def _discoverable(self) -> None:
+        """Answers `$SRV.PING` and `$SRV.INFO`, as ADR-32 has it."""
+        name = "dressage"
+        for verb in ("PING", "INFO"):
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{self._id}"):
+                served = await self._connection.serve(subject, self._on_discovery)
+                self._stack.push_async_callback(served.close)
+
+    async def _on_discovery(self, subject: str, _: bytes, reply: str) -> None:
+        verb = subject.split(".")[1]
+        answer: dict[str, Any] = {
+            "type": f"io.nats.micro.v1.{verb.lower()}_response",
+            "name": "dressage",
+            "id": self._id,
+            "version": VERSION,
+            "metadata": {"namespace": self._names.namespace},
+        }
+        if verb == "INFO":
+            answer["description"] = "Dressage: durable workflows on JetStream"
+            answer["endpoints"] = [
+                {"name": name, "subject": self._names.api(name), "queue_group": QUEUE} for name in self._operations
+            ]
+        if reply:
+            await self._connection.tell(reply, msgspec.json.encode(answer))

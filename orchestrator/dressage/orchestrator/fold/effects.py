@@ -1,0 +1,48 @@
+"""What a fold asks for. The turn performs it by storing a message in the commit; the fold performs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from dressage.protocol.commands import Command
+
+
+@dataclass(slots=True, frozen=True)
+class DispatchTask:
+    """Hand one attempt to the workers of `queue`; `not_before_ms` delays it by a timer named `timer_id`."""
+
+    queue: str
+    task: str
+    task_id: str
+    attempt: int
+    args: msgspec.Raw
+    scheduled_ms: int
+    not_before_ms: int = 0
+    timer_id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class SetTimer:
+    """Send `command` to this run at `due_ms`."""
+
+    timer_id: str
+    due_ms: int
+    command: Command
+
+
+@dataclass(slots=True, frozen=True)
+class CancelTimer:
+    timer_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class SendCommand:
+    """Send a command to another run, whichever shard it lives on, in order and applied once."""
+
+    run_id: str
+    command: Command
+
+
+Effect = DispatchTask | SetTimer | CancelTimer | SendCommand

@@ -1,0 +1,19 @@
+"""One node kind, one file: what entering it does, and what its result, its timer or its end do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.nodes import assign, branch, raising, returning, sleep, task
+from dressage.orchestrator.fold.state import RunThread
+from dressage.protocol.spec import AssignNode, BranchNode, Node, RaiseNode, ReturnNode, SleepNode, TaskNode
+
+ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
+    TaskNode: task.enter,
+    AssignNode: assign.enter,
+    BranchNode: branch.enter,
+    SleepNode: sleep.enter,
+    RaiseNode: raising.enter,
+    ReturnNode: returning.enter,
+}

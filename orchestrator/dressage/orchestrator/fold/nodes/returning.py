@@ -1,0 +1,22 @@
+"""The end of a run: its output is checked against the declared type."""
+
+from __future__ import annotations
+
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.state import RunThread
+from dressage.protocol.commands import FailureInfo
+from dressage.protocol.errors import BadValue
+from dressage.protocol.spec import ReturnNode
+
+
+def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
+    node = ready.node
+    assert isinstance(node, ReturnNode)  # noqa: S101
+    value = None if node.value is None else advance.evaluate(ready, "value")
+    try:
+        output = advance.definition.output.encode(value)
+    except BadValue as error:
+        advance.fail_run(FailureInfo("output-type", f"line {node.line}: {error.message}", "type-error"))
+        return
+    advance.complete(output)

@@ -1,0 +1,56 @@
+"""Sleeping: a durable timer, set once, which fires into the run as a command."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from dressage.expressions.errors import ExpressionFailed
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.state import RunThread, SleepWait
+from dressage.orchestrator.fold.times import rfc3339
+from dressage.protocol.commands import TimerFired
+from dressage.protocol.events import SleepEnded, SleepStarted
+from dressage.protocol.spec import SleepNode
+
+SLEEP_S_MAX = 100 * 365 * 86_400
+"""A century: beyond it a duration is a mistake, and the date of its end may not exist."""
+
+
+def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
+    node = ready.node
+    assert isinstance(node, SleepNode)  # noqa: S101
+    until = advance.state.time_ms + _milliseconds(advance.evaluate(ready, "duration"))
+    timer_id = advance.timer_id(thread, thread.node)
+    thread.wait = SleepWait(timer_id, thread.node, until)
+    advance.effects.append(SetTimer(timer_id, until, TimerFired(timer_id)))
+    advance.emit(SleepStarted(thread.node, timer_id, rfc3339(until)))
+
+
+def on_timer(advance: Advance, command: TimerFired) -> None:
+    """A timer that no thread waits for (fired twice, or late) changes nothing: its id is never used again."""
+    for thread in advance.state.threads:
+        wait = thread.wait
+        if isinstance(wait, SleepWait) and wait.timer_id == command.timer_id:
+            node = advance.definition.spec.nodes[wait.node]
+            assert isinstance(node, SleepNode)  # noqa: S101
+            advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
+            thread.node, thread.wait = node.next, None
+            advance.emit(SleepEnded(wait.node, wait.timer_id))
+            return
+    raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits for this timer")
+
+
+def _milliseconds(duration: object) -> int:
+    if isinstance(duration, timedelta):
+        seconds = duration.total_seconds()
+    elif isinstance(duration, int | float) and not isinstance(duration, bool):
+        seconds = float(duration)
+    else:
+        raise ExpressionFailed(f"TypeError: sleep takes a timedelta or seconds, not {type(duration).__name__}")
+    if not seconds <= SLEEP_S_MAX:
+        raise ExpressionFailed(f"ValueError: sleep of {seconds:g} s is longer than {SLEEP_S_MAX} s")
+    return max(0, math.ceil(seconds * 1000))

@@ -1,0 +1,159 @@
+"""Calling a task: dispatch, result, business failure, retry with backoff."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.effects import DispatchTask
+from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.state import RunThread, TaskWait
+from dressage.protocol.commands import FailureInfo, TaskResult
+from dressage.protocol.errors import BadValue
+from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
+from dressage.protocol.spec import Retry, TaskNode, effective_retry
+
+
+def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
+    node = ready.node
+    assert isinstance(node, TaskNode)  # noqa: S101
+    args = {name: advance.evaluate(ready, name) for name in node.args}
+    task = advance.definition.task(node.task)
+    wait = TaskWait(
+        task_id=advance.attempt_id(thread, thread.node, 1),
+        task=task.name,
+        queue=task.queue,
+        node=thread.node,
+        attempt=1,
+        scheduled_ms=advance.state.time_ms,
+        args=msgspec.Raw(advance.definition.task_params[task.name].encode(args)),
+    )
+    _dispatch(advance, thread, wait)
+
+
+def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int = 0) -> None:
+    thread.wait = wait
+    advance.effects.append(
+        DispatchTask(
+            queue=wait.queue,
+            task=wait.task,
+            task_id=wait.task_id,
+            attempt=wait.attempt,
+            args=wait.args,
+            scheduled_ms=wait.scheduled_ms,
+            not_before_ms=wait.scheduled_ms if delay_ms else 0,
+            timer_id=advance.timer_id(thread, wait.node) if delay_ms else "",
+        )
+    )
+    advance.emit(
+        TaskScheduled(wait.task, wait.task_id, wait.node, wait.attempt, wait.queue, delay_s=delay_ms / 1000)
+    )
+
+
+def on_result(advance: Advance, result: TaskResult) -> None:
+    """Applies the result of the attempt that a thread waits for; any other is stale and changes nothing."""
+    for thread in advance.state.threads:
+        if isinstance(thread.wait, TaskWait) and thread.wait.task_id == result.task_id:
+            _apply(advance, thread, thread.wait, result)
+            return
+    raise RefuseCommand(
+        "RESULT_STALE",
+        f"run {advance.state.run_id!r} does not wait for attempt {result.task_id!r}: its result was applied before, "
+        "or another attempt took its place",
+    )
+
+
+def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult) -> None:
+    given = [part for part in (result.output, result.failure, result.error) if part is not None and part is not msgspec.UNSET]
+    if len(given) != 1:
+        raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
+    if result.error is not None:
+        _errored(advance, thread, wait, result, result.error)
+    elif result.failure is not None:
+        family = advance.definition.families.get(result.failure.name, result.failure.family)
+        failure = msgspec.structs.replace(result.failure, kind="failure", family=family)
+        _report_failure(advance, wait, result, failure, retry=False)
+        advance.fail(thread, failure, wait.node)
+    elif result.output:
+        _completed(advance, thread, wait, result, bytes(result.output))
+
+
+def _completed(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, output: bytes) -> None:
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, TaskNode)  # noqa: S101
+    try:
+        value = advance.definition.task_outputs[wait.task].decode(output)
+    except BadValue as error:
+        message = f"worker {result.by.worker} returned a value that is not of the task's type: {error.message}"
+        _errored(advance, thread, wait, result, FailureInfo("output-type", message, "type-error"))
+        return
+    advance.emit(
+        TaskCompleted(
+            wait.task,
+            wait.task_id,
+            wait.node,
+            wait.attempt,
+            result.by.worker,
+            result.by.duration_ms,
+            advance.state.time_ms - wait.scheduled_ms,
+            msgspec.Raw(output),
+        )
+    )
+    thread.node, thread.wait = node.next, None
+    if node.target is None:
+        return
+    if node.attribute is None:
+        advance.assign(node.target, value)
+    else:
+        advance.assign_attribute(node.target, node.attribute, value)
+
+
+def _errored(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, error: FailureInfo) -> None:
+    """A technical error: another attempt while the policy allows it; a wrong type is wrong every time."""
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, TaskNode)  # noqa: S101
+    retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
+    again = error.kind == "task-error" and wait.attempt <= retry.retries
+    _report_failure(advance, wait, result, error, retry=again)
+    if not again:
+        advance.fail(thread, error, wait.node)
+        return
+    delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
+    following = msgspec.structs.replace(
+        wait,
+        task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),
+        attempt=wait.attempt + 1,
+        scheduled_ms=advance.state.time_ms + delay_ms,
+    )
+    _dispatch(advance, thread, following, delay_ms)
+
+
+def _report_failure(
+    advance: Advance, wait: TaskWait, result: TaskResult, failure: FailureInfo, *, retry: bool
+) -> None:
+    advance.emit(
+        TaskFailed(
+            wait.task,
+            wait.task_id,
+            wait.node,
+            wait.attempt,
+            result.by.worker,
+            result.by.duration_ms,
+            advance.state.time_ms - wait.scheduled_ms,
+            failure,
+            retry,
+        )
+    )
+
+
+def backoff_ms(retry: Retry, attempt: int, seed: str) -> int:
+    """Delay before the attempt after `attempt`. The jitter comes from `seed`, so that a refold gives the same."""
+    try:
+        delay_s = min(retry.base_s * retry.factor ** (attempt - 1), retry.limit_s)
+    except OverflowError:
+        delay_s = retry.limit_s
+    share = zlib.crc32(seed.encode()) / 0xFFFFFFFF * 2 - 1
+    return max(1, round(delay_s * (1 + retry.jitter * share) * 1000))

@@ -1,0 +1,43 @@
+"""What one fold gives back, and the one error by which a fold says that a command cannot be taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dressage.orchestrator.fold.effects import Effect
+from dressage.orchestrator.fold.state import RunState
+from dressage.protocol.commands import RefusalCode
+from dressage.protocol.events import EventData
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The new state (None: the run does not exist), what to perform, and what happened.
+
+    A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run.
+    """
+
+    state: RunState | None
+    effects: list[Effect] = field(default_factory=list[Effect])
+    events: list[EventData] = field(default_factory=list[EventData])
+    first_event: int = 0
+    code: RefusalCode | None = None
+    message: str = ""
+    existing: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Stamp:
+    """Where and when the broker stored the command: its stream sequence and the leader's clock."""
+
+    seq: int
+    time_ms: int
+
+
+class RefuseCommand(Exception):
+    """Raised inside a fold; nothing of the fold has an effect."""
+
+    def __init__(self, code: RefusalCode, message: str) -> None:
+        super().__init__(message)
+        self.code: RefusalCode = code
+        self.message = message

@@ -1,0 +1,94 @@
+"""The state of a run: small, typed, and without history (history is the output events)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from dressage.protocol.commands import FailureInfo, Json, RunStatus
+
+STATE_FORMAT: Literal[1] = 1
+
+
+class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True):
+    """Waits for the result of exactly one attempt: the one with this `task_id`.
+
+    `args` are kept in wire form, so that a retry gets what the first attempt got.
+    """
+
+    task_id: str
+    task: str
+    queue: str
+    node: int
+    attempt: int
+    scheduled_ms: int
+    args: msgspec.Raw
+
+
+class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True):
+    timer_id: str
+    node: int
+    until_ms: int
+
+
+Wait = TaskWait | SleepWait
+
+
+class RunThread(msgspec.Struct, omit_defaults=True):
+    """A path of control: at `node`, and waiting there if `wait` is set."""
+
+    id: int
+    node: int
+    wait: Wait | None = None
+
+
+class RunState(msgspec.Struct, omit_defaults=True):
+    """Everything the fold knows of a run.
+
+    `seq` is the stream sequence of the last command folded into it, `time_ms` the run's own time (broker time
+    that never runs backwards), `events` the number of output events so far. `variables` are in stored form.
+    """
+
+    format: Literal[1]
+    run_id: str
+    workflow: str
+    version: int
+    seq: int
+    time_ms: int
+    started_ms: int
+    command_id: str
+    input: msgspec.Raw
+    status: RunStatus = "running"
+    events: int = 0
+    threads: list[RunThread] = []
+    variables: dict[str, msgspec.Raw] = {}
+    output: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+    ended_ms: int = 0
+    actor: str = ""
+
+    def copy(self) -> RunState:
+        """A copy that can be changed without touching this one; the values inside are immutable."""
+        return msgspec.structs.replace(
+            self,
+            threads=[msgspec.structs.replace(thread) for thread in self.threads],
+            variables=dict(self.variables),
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.status != "running"
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(RunState)
+
+
+def encode_state(state: RunState) -> bytes:
+    return _encoder.encode(state)
+
+
+def decode_state(payload: bytes) -> RunState:
+    """Raises `msgspec.MsgspecError` for what no release has written."""
+    return _decoder.decode(payload)

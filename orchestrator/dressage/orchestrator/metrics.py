@@ -1,0 +1,26 @@
+"""What an orchestrator counts."""
+
+from __future__ import annotations
+
+from dressage.telemetry import Meters, NoMeters
+
+
+class EngineMetrics:
+    """One set for all shards of a process."""
+
+    def __init__(self, meters: Meters | None = None) -> None:
+        meters = meters or NoMeters()
+        self.commands = meters.counter(
+            "commands_total", "Commands folded, by outcome: accepted, or the code of the refusal", ["outcome"]
+        )
+        self.turns = meters.counter("turns_total", "Turns committed")
+        self.events = meters.counter("events_total", "Output events published")
+        self.states = meters.counter("states_total", "Run states written to the bucket")
+        self.runs = meters.counter("runs_total", "Runs started and ended, by status", ["status"])
+        self.tasks = meters.counter("tasks_total", "Attempts scheduled and ended, by outcome", ["outcome"])
+        self.faults = meters.counter("engine_faults_total", "Commands whose fold raised: bugs of the engine")
+        self.dead_letters = meters.counter("dead_letters_total", "Dead letters, by origin", ["origin"])
+        self.requests = meters.counter("api_requests_total", "API requests, by operation and code", ["op", "code"])
+        self.tenures = meters.counter("tenures_total", "Tenures of shards that ended")
+        self.owned = meters.gauge("shard_owned", "1 while this process serves the shard", ["shard"])
+        self.backlog = meters.gauge("shard_backlog", "Commands delivered and not yet folded", ["shard"])

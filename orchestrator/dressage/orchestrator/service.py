@@ -1,0 +1,119 @@
+"""An orchestrator process: provisions the namespace, serves its share of the shards, and the API in front."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dressage.brokers.interface import Broker
+from dressage.brokers.provision import Namespace, provision
+from dressage.orchestrator.api import Api
+from dressage.orchestrator.membership import BEAT_S, Membership, preferred
+from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.owner import Owner
+from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
+from dressage.protocol.names import Names
+from dressage.telemetry import Meters
+
+_log = logging.getLogger("dressage.orchestrator")
+
+
+@dataclass(slots=True, frozen=True)
+class OrchestratorConfig:
+    """`shards` None takes what the namespace has, or 1. `runs_max` is how many runs one shard keeps in memory."""
+
+    namespace: str = "default"
+    shards: int | None = None
+    replicas: int = 1
+    runs_max: int = 50_000
+    member: str = ""
+
+
+class Orchestrator:
+    """Runs until `stop` is called; a lost broker is waited for."""
+
+    def __init__(self, broker: Broker, config: OrchestratorConfig | None = None, meters: Meters | None = None) -> None:
+        self._broker = broker
+        self._config = config or OrchestratorConfig()
+        self._names = Names(self._config.namespace)
+        self._metrics = EngineMetrics(meters)
+        self._owners: dict[int, tuple[Owner, asyncio.Task[None]]] = {}
+        self._stop = asyncio.Event()
+        self._assigned = asyncio.Event()
+        self.namespace: Namespace | None = None
+
+    def stop(self) -> None:
+        """Asks for an orderly end: every shard is drained and given up."""
+        self._stop.set()
+
+    async def ready(self) -> None:
+        """Returns once every shard that falls to this process is served."""
+        await self._assigned.wait()
+        for owner, _ in list(self._owners.values()):
+            await owner.serving.wait()
+
+    async def run(self) -> None:
+        """Raises `ServerUnreachable` or `BadInput` if it cannot even begin."""
+        connection = await self._broker.connect("dressage-orchestrator", reconnect=True)
+        try:
+            self.namespace = await provision(
+                connection, self._names, shards=self._config.shards, replicas=self._config.replicas
+            )
+            member = self._config.member or uuid.uuid4().hex[:12]
+            membership = Membership(connection, self._names, member)
+            async with Api(self._broker, connection, self._names, self._metrics):
+                await self._serve(membership, self.namespace.shards)
+            await membership.leave()
+        finally:
+            for _, task in self._owners.values():
+                task.cancel()
+            await asyncio.gather(*(task for _, task in self._owners.values()), return_exceptions=True)
+            await connection.close()
+
+    async def _serve(self, membership: Membership, shards: int) -> None:
+        while not self._stop.is_set():
+            members = await membership.beat()
+            mine = {shard for shard in range(shards) if preferred(shard, members) == membership.member}
+            await self._serve_only(mine, shards)
+            self._assigned.set()
+            try:
+                await asyncio.wait_for(self._stop.wait(), BEAT_S)
+            except TimeoutError:
+                continue
+        await self._give_up(list(self._owners))
+
+    async def _serve_only(self, mine: set[int], shards: int) -> None:
+        await self._give_up([shard for shard in self._owners if shard not in mine])
+        for shard in sorted(mine):
+            held = self._owners.get(shard)
+            if held is not None and held[1].done():
+                held[1].result()
+            if held is None or held[1].done():
+                owner = Owner(shard, self._tenure(shard, shards), self._metrics)
+                self._owners[shard] = (owner, asyncio.create_task(owner.run()))
+
+    def _tenure(self, shard: int, shards: int) -> Callable[[], Tenure]:
+        config = TenureConfig(shards=shards, runs_max=self._config.runs_max)
+        return lambda: Tenure(self._broker, self._names, shard, config, self._metrics)
+
+    async def _give_up(self, shards: list[int]) -> None:
+        leaving = [self._owners.pop(shard) for shard in shards]
+        for owner, _ in leaving:
+            owner.stop()
+        for _, task in leaving:
+            await task
+
+
+async def run_beside(broker: Broker, config: OrchestratorConfig) -> tuple[Orchestrator, asyncio.Task[None]]:
+    """An orchestrator inside the caller's process, ready when this returns; for tests and the one-process mode."""
+    orchestrator = Orchestrator(broker, config)
+    task = asyncio.create_task(orchestrator.run())
+    ready = asyncio.create_task(orchestrator.ready())
+    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        ready.cancel()
+        task.result()
+    return orchestrator, task

@@ -1,0 +1,176 @@
+"""Answers to questions about runs: only what is committed, from memory or from the states' bucket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from dressage.brokers.interface import Connection
+from dressage.expressions.values import decode_stored
+from dressage.orchestrator.fold.advance import wire
+from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
+from dressage.orchestrator.fold.times import rfc3339
+from dressage.orchestrator.turn.definitions import Definitions
+from dressage.orchestrator.turn.runs import Runs, read_state
+from dressage.protocol.commands import Ask, AskAnswer, RunView
+from dressage.protocol.errors import BadRunId
+from dressage.protocol.names import Names, run_token
+
+HOLD_S_MAX: Final = 30.0
+TICK_S: Final = 0.25
+
+_decoder = msgspec.json.Decoder(Ask)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Waiter:
+    ask: Ask
+    reply: str
+    deadline: float
+
+
+class Asking:
+    """Serves `dressage.<ns>.ask.<shard>` for one tenure."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        runs: Runs,
+        definitions: Definitions,
+        committed_seq: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._shard = shard
+        self._runs = runs
+        self._definitions = definitions
+        self._committed_seq = committed_seq
+        self._ends: dict[str, list[_Waiter]] = {}
+        self._early: list[_Waiter] = []
+
+    async def on_ask(self, _: str, data: bytes, reply: str) -> None:
+        try:
+            ask = _decoder.decode(data)
+            token = run_token(ask.run_id)
+        except (msgspec.MsgspecError, UnicodeDecodeError, BadRunId) as error:
+            await self._reply(reply, AskAnswer(code="REQUEST_MALFORMED", message=str(error)))
+            return
+        hold = max(0.0, min(ask.hold_s, HOLD_S_MAX))
+        waiter = _Waiter(ask, reply, asyncio.get_running_loop().time() + hold)
+        if ask.not_before > self._committed_seq():
+            self._early.append(waiter)
+            return
+        await self._answer(token, waiter, final=hold == 0)
+
+    async def committed(self, states: list[tuple[str, RunState]]) -> None:
+        """A turn is committed: the ends it brought are told, and questions that came early are asked again."""
+        for token, state in states:
+            if state.finished and token in self._ends:
+                for waiter in self._ends.pop(token):
+                    await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask)))
+        if self._early:
+            early, self._early = self._early, []
+            for waiter in early:
+                if waiter.ask.not_before > self._committed_seq():
+                    self._early.append(waiter)
+                else:
+                    await self._answer(run_token(waiter.ask.run_id), waiter, final=False)
+
+    async def run(self) -> None:
+        """Answers what has been held long enough; the asker asks again, so a lost owner is never a hang."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = asyncio.get_running_loop().time()
+            for token in [token for token, waiters in self._ends.items() if any(w.deadline <= now for w in waiters)]:
+                waiters = self._ends.pop(token)
+                self._ends[token] = [waiter for waiter in waiters if waiter.deadline > now]
+                for waiter in waiters:
+                    if waiter.deadline <= now:
+                        await self._answer(token, waiter, final=True)
+                if not self._ends[token]:
+                    del self._ends[token]
+            overdue = [waiter for waiter in self._early if waiter.deadline <= now]
+            if overdue:
+                self._early = [waiter for waiter in self._early if waiter.deadline > now]
+                for waiter in overdue:
+                    message = f"command {waiter.ask.not_before} is not folded yet: ask again"
+                    await self._reply(waiter.reply, AskAnswer(code="RETRY", message=message))
+
+    async def _answer(self, token: str, waiter: _Waiter, *, final: bool) -> None:
+        state = await self._state(token)
+        if state is None:
+            message = f"there is no run {waiter.ask.run_id!r} in namespace {self._names.namespace!r}"
+            await self._reply(waiter.reply, AskAnswer(code="NOT_FOUND", message=message))
+        elif waiter.ask.op == "wait" and not state.finished and not final:
+            self._ends.setdefault(token, []).append(waiter)
+        else:
+            await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask)))
+
+    async def _state(self, token: str) -> RunState | None:
+        run = self._runs.peek(token)
+        if run is not None:
+            return run.committed
+        found = await self._connection.last_message(
+            self._names.runs_stream(), self._names.run_key(self._shard, token)
+        )
+        # While that was read the run may have come into memory, and memory is never older.
+        run = self._runs.peek(token)
+        if run is not None:
+            return run.committed
+        return read_state(found) if found is not None and found.data else None
+
+    async def _reply(self, reply: str, answer: AskAnswer) -> None:
+        if reply:
+            await self._connection.tell(reply, _encode(answer))
+
+    async def _view(self, state: RunState, ask: Ask) -> RunView:
+        view = RunView(
+            run_id=state.run_id,
+            workflow=state.workflow,
+            version=state.version,
+            status=state.status,
+            seq=state.seq,
+            events=state.events,
+            started_at=rfc3339(state.started_ms),
+            updated_at=rfc3339(state.time_ms),
+            output=state.output,
+            failure=state.failure,
+            waiting_for=_waiting_for(state),
+            ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
+            actor=state.actor,
+        )
+        return view if ask.op == "wait" else await self._with_variables(view, state)
+
+    async def _with_variables(self, view: RunView, state: RunState) -> RunView:
+        definition = await self._definitions.get(state.workflow, state.version)
+        variables: dict[str, Any] = {}
+        search: dict[str, Any] = {}
+        if definition is not None:
+            for name, raw in state.variables.items():
+                variables[name] = msgspec.Raw(wire(decode_stored(raw, definition.types)))
+            searchable = definition.searchable
+            for name in definition.views & state.variables.keys():
+                fields: dict[str, Any] = msgspec.json.decode(variables[name])
+                search |= {field: value for field, value in fields.items() if field in searchable}
+        return msgspec.structs.replace(view, input=state.input, variables=variables, search=search)
+
+
+def _waiting_for(state: RunState) -> str:
+    """What the run waits for, in words for people."""
+    waits: list[str] = []
+    for thread in state.threads:
+        match thread.wait:
+            case TaskWait() as wait:
+                waits.append(f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}")
+            case SleepWait() as wait:
+                waits.append(f"time {rfc3339(wait.until_ms)}")
+            case None:
+                pass
+    return ", ".join(waits)

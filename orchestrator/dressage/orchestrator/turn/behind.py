@@ -1,0 +1,204 @@
+"""Behind the commit, in order: output events under their position, states under their fence, acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from dressage.brokers.interface import (
+    FENCE_IN_PROCESS,
+    Connection,
+    Delivery,
+    Expect,
+    Message,
+)
+from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.committing import certain
+from dressage.orchestrator.turn.doubt import Doubt
+from dressage.orchestrator.turn.records import Position, encode
+from dressage.orchestrator.turn.takeover import Standing
+from dressage.orchestrator.turn.turn import Frozen, PlacedEvent, Turn
+from dressage.protocol.errors import OutcomeUnknown, PublishRefused
+from dressage.protocol.names import Names
+
+EVENTS_MAX: Final = 900
+STATES_MAX: Final = 500
+BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class Gate:
+    """Wakes the one task that waits for work."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+
+
+class EventsStage:
+    """Publishes output events as atomic batches with the position last, one batch in flight."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        standing: Standing,
+        published: Callable[[Turn], None],
+        metrics: EngineMetrics,
+    ) -> None:
+        self._connection = connection
+        self._subject = names.position(shard)
+        self._epoch = standing.epoch
+        self._position_seq = standing.position_seq
+        self._published = published
+        self._metrics = metrics
+        self._queue: deque[PlacedEvent | Turn] = deque()
+        self._gate = Gate()
+
+    def add(self, turn: Turn) -> None:
+        """Takes a committed turn; `published` gets it back when its events are stored."""
+        self._queue.extend(turn.events)
+        self._queue.append(turn)
+        self._gate.open()
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue
+
+    async def run(self) -> None:
+        while True:
+            await self._gate.wait()
+            while self._queue:
+                await self._publish_some()
+
+    async def _publish_some(self) -> None:
+        events: list[PlacedEvent] = []
+        turns: list[Turn] = []
+        size = taken = 0
+        for item in self._queue:
+            if isinstance(item, Turn):
+                turns.append(item)
+            elif len(events) < EVENTS_MAX and size < BYTES_MAX:
+                events.append(item)
+                size += len(item.message.data)
+            else:
+                break
+            taken += 1
+        if events:
+            last = events[-1]
+            position = Message(
+                self._subject,
+                encode(Position(self._epoch, last.seq, last.number)),
+                expect=Expect(self._position_seq),
+                rollup=True,
+            )
+            batch = [event.message for event in events]
+            self._position_seq = (await certain(self._connection, [*batch, position])).seq
+            self._metrics.events.inc(len(events))
+        await self._bury(turns)
+        for _ in range(taken):
+            self._queue.popleft()
+        for turn in turns:
+            self._published(turn)
+
+
+    async def _bury(self, turns: list[Turn]) -> None:
+        """Dead letters go out before their commands are acknowledged; a repeat carries the same message id."""
+        for message in [message for turn in turns for message in turn.dead]:
+            try:
+                await self._connection.publish(message)
+            except (PublishRefused, OutcomeUnknown) as error:
+                raise Doubt(f"a dead letter could not be stored: {error.message}") from error
+            self._metrics.dead_letters.labels("command").inc()
+
+
+class StatesStage:
+    """Writes frozen states, newest of each run only, fenced on the shard's key; then acknowledges commands."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        standing: Standing,
+        acknowledge: Callable[[Delivery], None],
+        metrics: EngineMetrics,
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._shard = shard
+        self._fence = Expect(standing.fence_seq, names.fence_key(shard))
+        self._acknowledge = acknowledge
+        self._metrics = metrics
+        self._waiting: dict[str, Frozen] = {}
+        self._gate = Gate()
+        self._writing = False
+
+    def add(self, turn: Turn) -> None:
+        """Takes a turn whose events are stored: from here its states may be written."""
+        for delivery in turn.stateless:
+            self._acknowledge(delivery)
+        for frozen in turn.frozen:
+            self._waiting[frozen.run.token] = frozen
+        if turn.frozen:
+            self._gate.open()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._writing
+
+    async def run(self) -> None:
+        while True:
+            await self._gate.wait()
+            while self._waiting:
+                self._writing = True
+                await self._write(self._next())
+                self._writing = False
+
+    def _next(self) -> list[Frozen]:
+        chosen: list[Frozen] = []
+        size = 0
+        for frozen in self._waiting.values():
+            if len(chosen) >= STATES_MAX or size >= BYTES_MAX:
+                break
+            chosen.append(frozen)
+            size += len(frozen.data)
+        for frozen in chosen:
+            del self._waiting[frozen.run.token]
+        return chosen
+
+    async def _write(self, states: list[Frozen]) -> None:
+        messages = [Message(self._names.run_key(self._shard, frozen.run.token), frozen.data) for frozen in states]
+        messages[0].expect = self._fence
+        while True:
+            try:
+                await self._connection.publish_batch(messages)
+                break
+            except PublishRefused as refused:
+                if refused.err_code != FENCE_IN_PROCESS:
+                    raise Doubt(f"a write of states was refused: {refused.message}") from refused
+            except OutcomeUnknown as unknown:
+                raise Doubt(f"a write of states: {unknown.message}") from unknown
+            await asyncio.sleep(0.02)
+        self._metrics.states.inc(len(states))
+        for frozen in states:
+            self._covered(frozen)
+
+    def _covered(self, frozen: Frozen) -> None:
+        run, seq = frozen.run, frozen.state.seq
+        run.covered = max(run.covered, seq)
+        kept: list[Delivery] = []
+        for delivery in run.unacked:
+            if delivery.stream_seq <= run.covered:
+                self._acknowledge(delivery)
+            else:
+                kept.append(delivery)
+        run.unacked = kept

@@ -1,0 +1,89 @@
+"""Effects and output events as messages of the broker."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dressage.brokers.interface import Message, Schedule
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.times import rfc3339
+from dressage.protocol.commands import TaskMessage
+from dressage.protocol.events import CONTENT_TYPE, KIND, RUN_HEADER, TYPE_PREFIX, EventData, OutputEvent
+from dressage.protocol.names import Names, event_bucket, run_token, shard_of
+
+_encode = msgspec.json.Encoder().encode
+
+
+class MessageMaker:
+    """Makes the messages of one shard."""
+
+    def __init__(self, names: Names, shard: int, shards: int) -> None:
+        self._names = names
+        self._shard = shard
+        self._shards = shards
+        self._source = f"/dressage/{names.namespace}/{shard}"
+
+    def effect(self, effect: Effect, state: RunState, token: str) -> Message:
+        match effect:
+            case DispatchTask():
+                return self._task(effect, state, token)
+            case SetTimer():
+                return Message(
+                    self._names.timer(self._shard, token, effect.timer_id),
+                    _encode(effect.command),
+                    schedule=Schedule(rfc3339(effect.due_ms), self._names.command(self._shard, token)),
+                )
+            case CancelTimer():
+                raise NotImplementedError("no construct of this release cancels a timer")
+            case SendCommand():
+                return self._send(effect)
+
+    def _task(self, effect: DispatchTask, state: RunState, token: str) -> Message:
+        names, shard = self._names, self._shard
+        subject = names.task(shard, effect.queue)
+        data = _encode(
+            TaskMessage(
+                task=effect.task,
+                task_id=effect.task_id,
+                run_id=state.run_id,
+                workflow=state.workflow,
+                version=state.version,
+                attempt=effect.attempt,
+                args=effect.args,
+                reply=names.command(shard, token),
+                scheduled_at=rfc3339(effect.scheduled_ms),
+            )
+        )
+        if not effect.not_before_ms:
+            return Message(subject, data)
+        schedule = Schedule(rfc3339(effect.not_before_ms), subject)
+        return Message(names.timer(shard, token, effect.timer_id), data, schedule=schedule)
+
+    def _send(self, effect: SendCommand) -> Message:
+        target, token = shard_of(effect.run_id, self._shards), run_token(effect.run_id)
+        if target == self._shard:
+            return Message(self._names.command(target, token), _encode(effect.command))
+        return Message(self._names.send(self._shard, target, token), _encode(effect.command))
+
+    def event(self, data: EventData, index: int, state: RunState, token: str) -> Message:
+        """The CloudEvent of one output event; `state` is the state after the fold that made it."""
+        kind = KIND[type(data)]
+        event = OutputEvent(
+            id=f"{state.run_id}/{index}",
+            source=self._source,
+            type=TYPE_PREFIX + kind,
+            time=rfc3339(state.time_ms),
+            subject=state.run_id,
+            workflow=state.workflow,
+            version=state.version,
+            index=index,
+            command=str(state.seq),
+            data=data,
+            actor=state.actor or msgspec.UNSET,
+        )
+        return Message(
+            self._names.event(self._shard, state.workflow, kind, event_bucket(state.run_id)),
+            _encode(event),
+            {RUN_HEADER: token, "content-type": CONTENT_TYPE},
+        )

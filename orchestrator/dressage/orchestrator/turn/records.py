@@ -1,0 +1,73 @@
+"""What an owner writes about itself: cursor, position and the fence of the states. All JSON."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from dressage.protocol.errors import BrokerError
+
+
+_T = TypeVar("_T")
+
+
+class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the turns have come: every command below `seq` is folded, and `effects` of the effects of `seq`.
+
+    `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then.
+    """
+
+    epoch: int = 0
+    seq: int = 0
+    effects: int = 0
+    fold_version: int = 1
+    fence: bool = False
+    since: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.seq, self.effects
+
+
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the output events have come: all of every command below `seq`, and `events` of those of `seq`."""
+
+    epoch: int = 0
+    seq: int = 0
+    events: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.seq, self.events
+
+
+class Fence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The key of the states' bucket that every put is checked against."""
+
+    epoch: int = 0
+
+
+encode = msgspec.json.Encoder().encode
+_cursor = msgspec.json.Decoder(Cursor)
+_position = msgspec.json.Decoder(Position)
+_fence = msgspec.json.Decoder(Fence)
+
+
+def decode_cursor(data: bytes) -> Cursor:
+    return _decode(_cursor, data, "cursor")
+
+
+def decode_position(data: bytes) -> Position:
+    return _decode(_position, data, "position")
+
+
+def decode_fence(data: bytes) -> Fence:
+    return _decode(_fence, data, "fence")
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise BrokerError(f"the shard's {what} is unreadable: {error}", code="RECORD_UNREADABLE") from error

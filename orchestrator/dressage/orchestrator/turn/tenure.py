@@ -1,0 +1,230 @@
+"""One tenure of a shard: from a take-over to the first doubt, with memory of its own that ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from dressage.brokers.interface import Broker, Connection, Delivery
+from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.asking import Asking
+from dressage.orchestrator.turn.behind import EventsStage, StatesStage
+from dressage.orchestrator.turn.committing import Committer
+from dressage.orchestrator.turn.definitions import Definitions
+from dressage.orchestrator.turn.doubt import Doubt
+from dressage.orchestrator.turn.folding import Folder
+from dressage.orchestrator.turn.messages import MessageMaker
+from dressage.orchestrator.turn.records import encode
+from dressage.orchestrator.turn.runs import Runs
+from dressage.orchestrator.turn.takeover import take_over
+from dressage.orchestrator.turn.turn import Turn
+from dressage.protocol.errors import OutcomeUnknown
+from dressage.protocol.names import Names
+
+__all__ = ["Tenure", "TenureConfig"]
+
+_log = logging.getLogger("dressage.orchestrator")
+
+
+@dataclass(slots=True, frozen=True)
+class TenureConfig:
+    """`window` is how many commands may be on their way to the owner; `runs_max` how many runs memory keeps."""
+
+    shards: int
+    window: int = 2000
+    runs_max: int = 50_000
+    drain_s: float = 10.0
+
+
+@dataclass(slots=True)
+class _Connections:
+    """Four, because a server works off one connection's writes in order: events must not wait for states."""
+
+    intake: Connection
+    turns: Connection
+    events: Connection
+    states: Connection
+
+
+class Tenure:
+    """Takes over, serves until told to stop or until a `Doubt`, and leaves nothing behind in memory."""
+
+    def __init__(
+        self, broker: Broker, names: Names, shard: int, config: TenureConfig, metrics: EngineMetrics
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._shard = shard
+        self._config = config
+        self._metrics = metrics
+        self._unsent_acks: list[Delivery] = []
+        self._acks_ready = asyncio.Event()
+        self._committing = False
+        self.serving = asyncio.Event()
+        self.epoch = 0
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Returns after an orderly drain once `stop` is set. Raises `Doubt` or `Replaced` when it cannot go on."""
+        async with self._connected() as connections:
+            standing = await take_over(connections.intake, self._names, self._shard)
+            self.epoch = standing.epoch
+            definitions = Definitions(connections.intake, self._names)
+            runs = Runs(connections.intake, self._names, self._shard, self._config.runs_max)
+            folder = Folder(
+                names=self._names,
+                shard=self._shard,
+                runs=runs,
+                definitions=definitions,
+                maker=MessageMaker(self._names, self._shard, self._config.shards),
+                committed=standing.cursor.place,
+                published=standing.position.place,
+                acknowledge=self._acknowledge,
+                metrics=self._metrics,
+            )
+            committer = Committer(connections.turns, self._names, self._shard, standing)
+            states = StatesStage(
+                connections.states, self._names, self._shard, standing, self._acknowledge, self._metrics
+            )
+            events = EventsStage(
+                connections.events, self._names, self._shard, standing, states.add, self._metrics
+            )
+            asking = Asking(
+                connections.intake,
+                self._names,
+                self._shard,
+                runs,
+                definitions,
+                lambda: committer.place[0],
+            )
+            stages = _Stages(folder, committer, events, states, asking)
+            await self._work(connections, stages, stop)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[_Connections]:
+        async with AsyncExitStack() as stack:
+            opened: list[Connection] = []
+            for role in ("intake", "turns", "events", "states"):
+                connection = await self._broker.connect(f"dressage-shard-{self._shard}-{role}")
+                stack.push_async_callback(connection.close)
+                opened.append(connection)
+            yield _Connections(*opened)
+
+    async def _work(self, connections: _Connections, stages: _Stages, stop: asyncio.Event) -> None:
+        doubt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_end(reason: str) -> None:
+            if not doubt.done():
+                doubt.set_exception(Doubt(f"the command consumer stands no longer: {reason}"))
+
+        async def on_delivery(delivery: Delivery) -> None:
+            try:
+                await stages.folder.deliver(delivery)
+            except (Doubt, OutcomeUnknown) as error:
+                if not doubt.done():
+                    doubt.set_exception(error)
+
+        intake = connections.intake
+        consumer = self._names.command_consumer(self.epoch)
+        pull = await intake.pull(
+            self._names.shard_stream(self._shard), consumer, self._config.window, on_delivery, on_end
+        )
+        asks = await intake.serve(self._names.ask(self._shard), stages.asking.on_ask)
+        work = [
+            stages.folder.run(),
+            self._commit(intake, stages),
+            stages.events.run(),
+            stages.states.run(),
+            stages.asking.run(),
+            self._send_acks(intake),
+        ]
+        tasks = [asyncio.ensure_future(part) for part in work]
+        watched = [asyncio.ensure_future(_lost(connection)) for connection in _each(connections)]
+        stopping = asyncio.ensure_future(stop.wait())
+        self.serving.set()
+        self._metrics.owned.labels(str(self._shard)).set(1)
+        _log.info("shard %d: serving in epoch %d", self._shard, self.epoch)
+        try:
+            await asyncio.wait({*tasks, *watched, doubt, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for failed in (doubt, *tasks, *watched):
+                if failed.done():
+                    failed.result()
+            await pull.close()
+            await self._drain(stages, [doubt, *tasks, *watched])
+        finally:
+            self.serving.clear()
+            self._metrics.owned.labels(str(self._shard)).set(0)
+            for task in (*tasks, *watched, stopping):
+                task.cancel()
+            doubt.cancel()
+            await asyncio.gather(*tasks, *watched, stopping, return_exceptions=True)
+            await asks.close()
+
+    async def _commit(self, intake: Connection, stages: _Stages) -> None:
+        """One commit in flight; what is folded meanwhile forms the next turn."""
+        while True:
+            await stages.folder.ready.wait()
+            turn = stages.folder.take()
+            self._committing = True
+            await stages.committer.commit(turn)
+            self._metrics.turns.inc()
+            await self._tell(intake, stages, turn)
+            stages.events.add(turn)
+            self._committing = False
+
+    async def _tell(self, intake: Connection, stages: _Stages, turn: Turn) -> None:
+        """From here on the turn is a fact: readers see it, senders are answered, waiters are woken."""
+        for frozen in turn.frozen:
+            frozen.run.committed = frozen.state
+        for reply, answer in turn.answers:
+            await intake.tell(reply, encode(answer))
+        await stages.asking.committed([(frozen.run.token, frozen.state) for frozen in turn.frozen])
+
+    async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:
+        """Everything delivered is committed, published, stored and acknowledged before the shard is let go."""
+        deadline = asyncio.get_running_loop().time() + self._config.drain_s
+        while asyncio.get_running_loop().time() < deadline:
+            for failed in failing:
+                if failed.done():
+                    failed.result()
+            if stages.idle and not self._committing and not self._unsent_acks:
+                _log.info("shard %d: drained", self._shard)
+                return
+            await asyncio.sleep(0.01)
+        _log.warning("shard %d: not drained in %g s; the next owner folds the rest again", self._shard, self._config.drain_s)
+
+    def _acknowledge(self, delivery: Delivery) -> None:
+        self._unsent_acks.append(delivery)
+        self._acks_ready.set()
+
+    async def _send_acks(self, intake: Connection) -> None:
+        while True:
+            await self._acks_ready.wait()
+            self._acks_ready.clear()
+            acks, self._unsent_acks = self._unsent_acks, []
+            for delivery in acks:
+                await intake.ack(delivery)
+
+
+@dataclass(slots=True)
+class _Stages:
+    folder: Folder
+    committer: Committer
+    events: EventsStage
+    states: StatesStage
+    asking: Asking
+
+    @property
+    def idle(self) -> bool:
+        return self.folder.idle and self.events.idle and self.states.idle
+
+
+def _each(connections: _Connections) -> tuple[Connection, ...]:
+    return connections.intake, connections.turns, connections.events, connections.states
+
+
+async def _lost(connection: Connection) -> None:
+    await connection.lost.wait()
+    raise Doubt("a connection to the broker was lost")

@@ -1,0 +1,73 @@
+"""One turn while it is being filled, and what goes out behind it once it is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from dressage.brokers.interface import Delivery, Message
+from dressage.orchestrator.fold.state import RunState, encode_state
+from dressage.orchestrator.turn.runs import Run
+from dressage.protocol.commands import Answer
+
+EFFECTS_MAX: Final = 900
+"""Messages of one commit; JetStream takes 1,000 in a batch, the cursor among them."""
+
+COMMANDS_MAX: Final = 500
+"""Commands of one turn: bounds what a crash makes us fold again, and how long an answer waits."""
+
+BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class PlacedEvent:
+    """An output event with its place: the `number`th of command `seq`, counted from 1."""
+
+    seq: int
+    number: int
+    message: Message
+
+
+@dataclass(slots=True)
+class Frozen:
+    """A run's state as it stood at the end of its turn; `data` may be stored once cursor and position cover `seq`."""
+
+    run: Run
+    state: RunState
+    data: bytes
+
+
+@dataclass(slots=True)
+class Turn:
+    """Commands folded together. `place` is where the cursor will stand: (command sequence, effects of it)."""
+
+    place: tuple[int, int]
+    effects: list[Message] = field(default_factory=list[Message])
+    effect_bytes: int = 0
+    has_send: bool = False
+    events: list[PlacedEvent] = field(default_factory=list[PlacedEvent])
+    changed: dict[str, Run] = field(default_factory=dict[str, Run])
+    frozen: list[Frozen] = field(default_factory=list[Frozen])
+    stateless: list[Delivery] = field(default_factory=list[Delivery])
+    answers: list[tuple[str, Answer]] = field(default_factory=list[tuple[str, Answer]])
+    dead: list[Message] = field(default_factory=list[Message])
+    commands: int = 0
+
+    @property
+    def full(self) -> bool:
+        return (
+            len(self.effects) >= EFFECTS_MAX or self.commands >= COMMANDS_MAX or self.effect_bytes >= BYTES_MAX
+        )
+
+    def room_for(self, effects: int) -> bool:
+        return len(self.effects) + effects <= EFFECTS_MAX
+
+    def add_effect(self, message: Message) -> None:
+        self.effects.append(message)
+        self.effect_bytes += len(message.data)
+
+    def freeze(self) -> None:
+        """Encodes every changed run as it stands now: what memory holds later is ahead of this turn."""
+        for run in self.changed.values():
+            if run.state is not None:
+                self.frozen.append(Frozen(run, run.state, encode_state(run.state)))

@@ -1,0 +1,300 @@
+"""The Python client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import msgspec
+
+from dressage.brokers.interface import Broker, Connection, Message
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.provision import require_namespace
+from dressage.brokers.publisher import GroupPublisher
+from dressage.brokers.registry import Registry
+from dressage.client.history import read_history
+from dressage.protocol.commands import (
+    REPLY_HEADER,
+    Answer,
+    Ask,
+    AskAnswer,
+    Command,
+    FailureInfo,
+    RunView,
+    StartRun,
+    TaskResult,
+    encoder,
+)
+from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, Refused
+from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.names import Names, check_run_id, run_token, shard_of
+from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+
+_log = logging.getLogger("dressage.client")
+
+HOLD_S: Final = 5.0
+"""How long one request for a result is held before it is asked again: a lost owner costs no more than this."""
+
+START_TIMEOUT_S: Final = 30.0
+ANSWER_S: Final = 2.0
+_answers = msgspec.json.Decoder(Answer)
+_ask_answers = msgspec.json.Decoder(AskAnswer)
+
+
+class RunFailed(DressageError):
+    """The run ended without a result; `failure` says why, in the author's words if it was a business failure."""
+
+    code = "RUN_FAILED"
+
+    def __init__(self, run_id: str, failure: FailureInfo) -> None:
+        super().__init__(f"run {run_id!r} failed with {failure.name}: {failure.message}")
+        self.run_id = run_id
+        self.failure = failure
+
+
+class RunHandle:
+    """A run that was started, or that the caller knows by its id."""
+
+    def __init__(self, client: Client, run_id: str, *, seq: int = 0, existing: bool = False) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.seq = seq
+        self.existing = existing
+        """True if the run was there before this start."""
+
+    async def result(self, timeout_s: float | None = None) -> Any:
+        """The run's output, as plain JSON values, once it has completed. Raises `RunFailed`, or `NoAnswer` in time."""
+        view = await self._client.wait(self.run_id, timeout_s=timeout_s, not_before=self.seq)
+        if view.failure is not None:
+            raise RunFailed(self.run_id, view.failure)
+        if view.status != "completed":
+            raise RunFailed(self.run_id, FailureInfo(view.status, "the engine failed on it; see its history"))
+        return msgspec.json.decode(view.output) if view.output else None
+
+    async def state(self) -> RunView:
+        return await self._client.get(self.run_id)
+
+    def history(self) -> AsyncIterator[ReceivedEvent]:
+        return self._client.history(self.run_id)
+
+
+class Client:
+    """Talks to one namespace. Use it as an async context manager.
+
+    All methods may be called concurrently. Every write is safe to repeat, and is repeated by the client itself
+    while its outcome is unknown.
+    """
+
+    def __init__(
+        self, server: str | Broker, *, namespace: str = "default", actor: str = "", patience_s: float = START_TIMEOUT_S
+    ) -> None:
+        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
+        self.names: Final = Names(namespace)
+        self.actor: Final = actor
+        self._patience_s = patience_s
+        self._connection: Connection | None = None
+        self._publisher: GroupPublisher | None = None
+        self._registry: Registry | None = None
+        self._shards = 1
+        self._inbox = ""
+        self._next = 0
+        self._answers: dict[str, asyncio.Future[Answer]] = {}
+
+    # -- life --------------------------------------------------------------------------------------
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Raises `ServerUnreachable`, or `NotFound` when no orchestrator has served the namespace yet."""
+        connection = self._connection = await self._broker.connect("dressage-client", reconnect=True)
+        try:
+            self._shards = (await require_namespace(connection, self.names)).shards
+        except BaseException:
+            await connection.close()
+            raise
+        self._publisher = GroupPublisher(connection, patience_s=self._patience_s)
+        self._registry = Registry(connection, self.names, self._shards)
+        self._inbox = connection.new_inbox()
+        await connection.serve(f"{self._inbox}.*", self._on_answer)
+
+    async def close(self) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+        if self._connection is not None:
+            await self._connection.close()
+
+    @property
+    def connection(self) -> Connection:
+        if self._connection is None:
+            raise BadInput("this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED")
+        return self._connection
+
+    @property
+    def registry(self) -> Registry:
+        """Definitions of the namespace. Raises `BadInput` before `connect`."""
+        if self._registry is None:
+            raise BadInput("this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED")
+        return self._registry
+
+    # -- definitions -------------------------------------------------------------------------------
+    async def register(self, workflow: WorkflowSpec | HasSpec) -> RegisteredWorkflow:
+        """Registers a workflow. The same one again is a no-op, a changed one becomes a new version."""
+        spec = workflow if isinstance(workflow, WorkflowSpec) else workflow.spec
+        registered, _ = await self.registry.put(spec, self.actor)
+        return registered
+
+    # -- runs --------------------------------------------------------------------------------------
+    async def start(
+        self,
+        workflow: str | HasSpec,
+        input: Mapping[str, Any] | msgspec.Raw | None = None,
+        *,
+        run_id: str | None = None,
+        version: int | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> RunHandle:
+        """Starts a run and returns once the engine has accepted it.
+
+        `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
+        often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). Without `version`
+        the latest is taken. Raises `Refused`, `NotFound`, `BadInput`, or `NoAnswer` after `timeout_s`.
+        """
+        name = workflow if isinstance(workflow, str) else workflow.spec.name
+        wanted = version if version is not None else await self.registry.latest(name)
+        chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
+        command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor)
+        answer = await self._ask_for(chosen, command, timeout_s)
+        return RunHandle(self, chosen, seq=answer.seq, existing=answer.existing)
+
+    async def send(self, run_id: str, command: Command) -> int:
+        """Hands a command over; returns its sequence once it is safe in the stream, whatever comes of it."""
+        return (await self._publish(run_id, command, None)).seq
+
+    async def report(self, run_id: str, result: TaskResult, *, timeout_s: float = START_TIMEOUT_S) -> int:
+        """Reports a task's result and awaits its acceptance. Raises `Refused` for one that nobody waits for."""
+        return (await self._ask_for(check_run_id(run_id), result, timeout_s)).seq
+
+    async def _publish(self, run_id: str, command: Command, reply: str | None) -> Any:
+        assert self._publisher is not None, "checked by connection"  # noqa: S101
+        shard = shard_of(run_id, self._shards)
+        message = Message(
+            self.names.command(shard, run_token(run_id)),
+            encoder.encode(command),
+            {REPLY_HEADER: reply} if reply else None,
+        )
+        return await self._publisher.publish(self.names.shard_stream(shard), message)
+
+    async def _ask_for(self, run_id: str, command: Command, timeout_s: float) -> Answer:
+        """Sends a command until its answer is there: a repeat carries the same command id, so it changes nothing."""
+        connection = self.connection
+        self._next += 1
+        reply = f"{self._inbox}.{self._next}"
+        future = self._answers[reply] = asyncio.get_running_loop().create_future()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            while not connection.lost.is_set():
+                await self._publish(run_id, command, reply)
+                left = deadline - asyncio.get_running_loop().time()
+                await asyncio.wait({future}, timeout=max(0.0, min(ANSWER_S, left)))
+                if future.done():
+                    return _accepted(future.result())
+                if left <= ANSWER_S:
+                    break
+        finally:
+            del self._answers[reply]
+        raise NoAnswer(
+            f"no answer to the command for run {run_id!r} in {timeout_s:g} s. It is safe in the stream and will be "
+            "folded when an orchestrator serves its shard; the same call again gives the same run"
+        )
+
+    async def _on_answer(self, subject: str, data: bytes, _: str) -> None:
+        future = self._answers.get(subject)
+        if future is not None and not future.done():
+            try:
+                future.set_result(_answers.decode(data))
+            except msgspec.MsgspecError as error:
+                _log.warning("an answer does not decode: %s", error)
+
+    async def get(self, run_id: str, *, not_before: int = 0) -> RunView:
+        """The run as it stands. Raises `NotFound`, or `NoAnswer` when nobody serves its shard."""
+        return await self._ask(Ask("get", check_run_id(run_id), not_before, hold_s=ANSWER_S), timeout_s=10.0)
+
+    async def wait(self, run_id: str, *, timeout_s: float | None = None, not_before: int = 0) -> RunView:
+        """The run once it has ended. Asks again every few seconds, so neither a lost owner nor a restart is a hang.
+
+        Raises `NotFound`, or `NoAnswer` after `timeout_s` seconds.
+        """
+        check_run_id(run_id)
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        while True:
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                raise NoAnswer(f"run {run_id!r} has not ended in {timeout_s:g} s")
+            hold = HOLD_S if left is None else min(HOLD_S, left)
+            ask = Ask("wait", run_id, not_before, hold_s=hold)
+            view = await self._ask(ask, timeout_s=None if left is None else left)
+            if view.status != "running":
+                return view
+
+    def handle(self, run_id: str) -> RunHandle:
+        """A handle on a run that was started elsewhere; nothing is asked yet."""
+        return RunHandle(self, check_run_id(run_id))
+
+    def history(self, run_id: str) -> AsyncIterator[ReceivedEvent]:
+        """The run's output events so far, from its first."""
+        return read_history(self.connection, self.names, self._shards, check_run_id(run_id))
+
+    async def _ask(self, ask: Ask, timeout_s: float | None) -> RunView:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        subject = self.names.ask(shard_of(ask.run_id, self._shards))
+        while True:
+            try:
+                data = await self.connection.request(subject, encoder.encode(ask), ask.hold_s + 1.0)
+            except NoAnswer:
+                if deadline is not None and loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(0.1)
+                continue
+            answer = _ask_answers.decode(data)
+            if answer.run is not None:
+                return answer.run
+            if answer.code == "NOT_FOUND":
+                raise NotFound(answer.message, code="RUN_UNKNOWN")
+            if answer.code != "RETRY":
+                raise Refused(answer.message, code=answer.code)
+            if deadline is not None and loop.time() >= deadline:
+                raise NoAnswer(answer.message)
+
+
+class HasSpec(Protocol):
+    """Anything with a compiled spec, such as a function under `@workflow`."""
+
+    @property
+    def spec(self) -> WorkflowSpec: ...
+
+
+def as_raw(value: Any) -> msgspec.Raw:
+    """Input in wire form. Raises `BadInput` for what is no JSON."""
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BadInput(f"the input cannot be written as JSON: {error}", code="INPUT_INVALID") from error
+
+
+def _accepted(answer: Answer) -> Answer:
+    if not answer.accepted:
+        raise Refused(answer.message, code=answer.code)
+    return answer

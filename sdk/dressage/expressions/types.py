@@ -1,0 +1,377 @@
+"""From declared types to values: a `TypeTable` makes real msgspec types, so that decoding runs in C.
+
+The declared type gives the decoding, never a guess: where a float is declared, the JSON number 5 becomes 5.0,
+and where a Decimal is, 10.50 keeps its last zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum, IntEnum
+from typing import Any, cast
+
+import msgspec
+
+from dressage.expressions import checks
+from dressage.expressions.limits import weigh
+from dressage.expressions.values import Record, Value, decode_stored
+from dressage.protocol.errors import BadSpec, BadValue
+from dressage.protocol.types import (
+    DictOf,
+    EnumType,
+    Field,
+    ListOf,
+    LiteralOf,
+    Named,
+    RecordType,
+    Scalar,
+    SetOf,
+    TupleOf,
+    TypeDef,
+    TypeRef,
+    UnionOf,
+)
+
+_TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_WHERE = re.compile(r"(?s)(.*) - at `\$(.*)`")
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError, RecursionError)
+_encode = msgspec.json.Encoder().encode
+
+
+class Codec:
+    """Reads, writes and checks the values of one type. Made by `TypeTable.codec`."""
+
+    def __init__(self, table: TypeTable, ref: TypeRef) -> None:
+        self.type = ref
+        self.mismatch = checks.checker(ref, table.classes)
+        self._fix = checks.float_fixer(ref, table.classes)
+        self._decoder = _decoder(table.python_type(ref), ref)
+
+    def decode(self, raw: bytes | msgspec.Raw) -> Value:
+        """The value of wire JSON. Raises `BadValue` with path, expected and got."""
+        try:
+            value = self._decoder.decode(raw)
+            return self._fix(value) if self._fix else value
+        except _UNREADABLE as error:
+            raise BadValue(_explained(error, "value")) from error
+
+    def encode(self, value: Value) -> bytes:
+        """The wire JSON of `value`. Raises `BadValue` if it is not of the type."""
+        self.check(value)
+        return _written(value)
+
+    def check(self, value: Value, where: str = "value") -> None:
+        """Raises `BadValue`, which begins with `where` and the path inside, if `value` is not of the type."""
+        wrong = self.mismatch(value)
+        if wrong is not None:
+            raise BadValue(f"{where}{wrong}")
+
+
+class RecordCodec:
+    """Builds the records of one type."""
+
+    def __init__(self, table: TypeTable, definition: RecordType) -> None:
+        self.name = definition.name
+        self.fields = {field.name: field for field in definition.fields}
+        self.required = tuple(field.name for field in definition.fields if field.required)
+        self.struct = table.classes[definition.name]
+        self._mismatches = {
+            field.name: checks.checker(field.type, table.classes) for field in definition.fields
+        }
+        self._stored: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.struct)
+
+    def read_stored(self, fields: bytes) -> Record:
+        """The record with these fields in the stored form. Raises `msgspec.MsgspecError`."""
+        return cast("Record", self._stored.decode(fields))
+
+    def make(self, values: dict[str, Value]) -> Record:
+        """A new record; fields that are not given take their defaults.
+
+        Raises `BadValue` for a value that is not of its field's type, `LimitExceeded` if the whole is too large.
+        """
+        for name, value in values.items():
+            self._check(name, value)
+        record = cast("Record", self.struct(**values))
+        weigh(record)
+        return record
+
+    def replace(self, record: Record, name: str, value: Value) -> Record:
+        """The record with another value of one field. Raises as `make` does."""
+        self._check(name, value)
+        changed = msgspec.structs.replace(record, **{name: value})
+        weigh(changed)
+        return changed
+
+    def _check(self, name: str, value: Value) -> None:
+        wrong = self._mismatches[name](value)
+        if wrong is not None:
+            raise BadValue(f"{self.name}.{name}{wrong}")
+
+
+class TypeTable:
+    """The records and enums of one spec, and the codecs of whatever refers to them.
+
+    Raises `BadSpec`, here and in its methods, for types that contradict themselves or that JSON cannot tell apart.
+    """
+
+    def __init__(self, definitions: Iterable[TypeDef] = ()) -> None:
+        self.definitions: dict[str, TypeDef] = {}
+        self.classes: dict[str, type] = {}
+        self._records: dict[str, RecordCodec] = {}
+        self._codecs: dict[TypeRef, Codec] = {}
+        self._under_way: list[str] = []
+        for definition in definitions:
+            if not _TYPE_NAME.fullmatch(definition.name):
+                raise BadSpec(f"type name {definition.name!r} is not valid: use letters, digits, `_` and `.`")
+            if definition.name in self.definitions:
+                raise BadSpec(f"type {definition.name} is defined twice")
+            self.definitions[definition.name] = definition
+        for name in self.definitions:
+            self._class(name)
+
+    def codec(self, ref: TypeRef) -> Codec:
+        """The codec of a type; made once for each."""
+        codec = self._codecs.get(ref)
+        if codec is None:
+            codec = self._codecs[ref] = Codec(self, ref)
+        return codec
+
+    def record(self, name: str) -> RecordCodec:
+        """The codec of a record type by its name."""
+        try:
+            return self._records[name]
+        except KeyError:
+            raise BadSpec(f"{name} is not a record type of this spec") from None
+
+    def read_record(self, name: str, fields: bytes) -> Record:
+        """The record whose stored form has these fields. Raises `msgspec.MsgspecError`, or `BadValue`."""
+        codec = self._records.get(name)
+        if codec is None:
+            raise BadValue(f"there is no record type {name}")
+        return codec.read_stored(fields)
+
+    def member(self, name: str, member: str) -> Enum:
+        """A member of an enum, both by name. Raises `BadValue`."""
+        kind = self.classes.get(name)
+        if kind is None or not issubclass(kind, Enum) or member not in kind.__members__:
+            raise BadValue(f"there is no enum member {name}.{member}")
+        return kind[member]
+
+    def with_field(self, record: Value, name: str, value: Value) -> Record:
+        """`record` with one field set to `value`, as an assignment to the run's view does. Raises `BadValue`."""
+        if not isinstance(record, Record) or type(record).__name__ not in self._records:
+            raise BadValue(f"a {type(record).__name__} has no fields that can be set")
+        codec = self._records[type(record).__name__]
+        if name not in codec.fields:
+            raise BadValue(f"{codec.name} has no field {name}")
+        return codec.replace(record, name, value)
+
+    # -- the Python types underneath ---------------------------------------------------------------
+    def python_type(self, ref: TypeRef) -> Any:
+        """The type that msgspec decodes for `ref`; a float also takes an int (`checks.float_fixer` turns it)."""
+        match ref:
+            case Scalar(name):
+                return checks.PYTHON_TYPES[name]
+            case ListOf(item):
+                return list[self.python_type(item)]  # type: ignore[misc]
+            case SetOf(item):
+                return set[self.python_type(item)]  # type: ignore[misc]
+            case TupleOf(items):
+                return tuple.__class_getitem__(tuple(self.python_type(item) for item in items))
+            case DictOf(key, value):
+                return dict[self._key_type(key), self.python_type(value)]  # type: ignore[misc]
+            case LiteralOf(values):
+                return checks.literal(values)
+            case UnionOf(options):
+                return checks.union([self.python_type(option) for option in options], ref)
+            case Named(name):
+                return self._class(name)
+
+    def _key_type(self, ref: TypeRef) -> Any:
+        if isinstance(ref, Named) and isinstance(self.definitions.get(ref.name), RecordType):
+            raise BadSpec(
+                f"a dict cannot have records as keys ({ref.name}): use a field that identifies them"
+            )
+        if not isinstance(ref, Scalar | Named | LiteralOf) or ref in (Scalar("bool"), Scalar("none")):
+            raise BadSpec(f"a dict cannot have keys of type {checks.shown(ref)}: JSON has text as keys only")
+        return self.python_type(ref)
+
+    def _class(self, name: str) -> type:
+        if name in self.classes:
+            return self.classes[name]
+        definition = self.definitions.get(name)
+        if definition is None:
+            raise BadSpec(f"type {name} is not defined in this spec")
+        if name in self._under_way:
+            around = " -> ".join([*self._under_way, name])
+            raise BadSpec(f"type {name} contains itself ({around}): give the inner one as an id or as `Any`")
+        self._under_way.append(name)
+        try:
+            made = self._enum(definition) if isinstance(definition, EnumType) else self._struct(definition)
+        finally:
+            self._under_way.pop()
+        return made
+
+    def _enum(self, definition: EnumType) -> type:
+        members = [(member.name, member.value) for member in definition.members]
+        try:
+            # The functional form of Enum makes classes from data; a type checker cannot follow it.
+            functional = cast("Any", IntEnum if definition.mixin == "int" else Enum)
+            kind: type = (
+                functional(definition.name, members, type=str)
+                if definition.mixin == "str"
+                else functional(definition.name, members)
+            )
+            msgspec.json.Decoder(kind)
+        except (TypeError, ValueError) as error:
+            raise BadSpec(f"enum {definition.name} is not valid: {error}") from error
+        self.classes[definition.name] = kind
+        return kind
+
+    def _struct(self, definition: RecordType) -> type:
+        names = [field.name for field in definition.fields]
+        for name in names:
+            if not name.isidentifier() or name.startswith("__") or names.count(name) > 1:
+                raise BadSpec(
+                    f"field {definition.name}.{name} is not valid: field names are Python's, once each"
+                )
+        fields = [self._field(definition, field) for field in definition.fields]
+        prefix = b'{"$record":["%b",' % definition.name.encode()
+        fixes = {field.name: checks.float_fixer(field.type, self.classes) for field in definition.fields}
+        kind = msgspec.defstruct(
+            definition.name,
+            fields,
+            bases=(Record,),
+            namespace={
+                "stored_prefix": prefix,
+                "float_fixes": {name: fix for name, fix in fixes.items() if fix},
+            },
+            frozen=True,
+            kw_only=True,
+        )
+        self.classes[definition.name] = kind
+        _decoder(kind, Named(definition.name))
+        self._records[definition.name] = RecordCodec(self, definition)
+        return kind
+
+    def _field(self, definition: RecordType, field: Field) -> tuple[str, Any, Any]:
+        python_type = self.python_type(field.type)
+        _decoder(python_type, field.type)
+        if field.required:
+            return field.name, python_type, msgspec.NODEFAULT
+        value = self.default(field, f"{definition.name}.{field.name}")
+        # One object may serve all records: values never change.
+        return field.name, python_type, msgspec.field(default_factory=lambda: value)
+
+    def default(self, field: Field, where: str) -> Value:
+        """The value that `field` takes when it is not given."""
+        if field.default is msgspec.UNSET:
+            raise BadSpec(f"{where} is not required, so it needs a default")
+        try:
+            value = decode_stored(field.default, self)
+        except BadValue as error:
+            raise BadSpec(f"the default of {where} is not valid: {error.message}") from error
+        wrong = checks.checker(field.type, self.classes)(value)
+        if wrong is not None:
+            raise BadSpec(f"the default of {where} is not valid: {wrong.removeprefix(': ')}")
+        return value
+
+
+class ParamsCodec:
+    """Reads and writes parameters: a JSON object of values by name.
+
+    An unknown name is refused. A missing parameter takes its default, and so does null where the type does not
+    admit none; without a default either is refused.
+    """
+
+    def __init__(self, fields: Iterable[Field], table: TypeTable) -> None:
+        self.fields = {field.name: field for field in fields}
+        self._codecs = {name: table.codec(field.type) for name, field in self.fields.items()}
+        self._defaults = {
+            name: table.default(field, f"parameter {name}")
+            for name, field in self.fields.items()
+            if not field.required
+        }
+        self._fixes = {
+            name: fix
+            for name, field in self.fields.items()
+            if (fix := checks.float_fixer(field.type, table.classes))
+        }
+        struct = msgspec.defstruct(
+            "Parameters",
+            [self._member(table, field) for field in self.fields.values()],
+            forbid_unknown_fields=True,
+            kw_only=True,
+        )
+        self._decoder = msgspec.json.Decoder(struct)
+
+    def _member(self, table: TypeTable, field: Field) -> tuple[str, Any, Any]:
+        python_type = table.python_type(field.type)
+        if field.required:
+            return field.name, python_type, msgspec.NODEFAULT
+        # Null is let through here so that `decode` can put the default in its place.
+        return field.name, checks.union([python_type, None], field.type), msgspec.UNSET
+
+    def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Value]:
+        """The parameters in wire JSON, in their declared order. Raises `BadValue`, which names the parameter."""
+        try:
+            given = self._decoder.decode(raw)
+            return {name: self._given(name, getattr(given, name)) for name in self.fields}
+        except _UNREADABLE as error:
+            raise BadValue(_explained(error, "")) from error
+
+    def _given(self, name: str, value: Value) -> Value:
+        if name in self._defaults and (value is msgspec.UNSET or (value is None and self._lacks_none(name))):
+            return self._defaults[name]
+        fix = self._fixes.get(name)
+        return fix(value) if fix else value
+
+    def _lacks_none(self, name: str) -> bool:
+        return self._codecs[name].mismatch(None) is not None
+
+    def encode(self, values: Mapping[str, Value]) -> bytes:
+        """The wire JSON of parameters by name. Raises `BadValue`, which names the parameter."""
+        for name, value in values.items():
+            codec = self._codecs.get(name)
+            if codec is None:
+                raise BadValue(f"there is no parameter {name}")
+            codec.check(value, f"parameter {name}")
+        for name, field in self.fields.items():
+            if field.required and name not in values:
+                raise BadValue(f"parameter {name} is missing")
+        return _written(values)
+
+
+def _decoder(python_type: Any, ref: TypeRef) -> msgspec.json.Decoder[Any]:
+    try:
+        return msgspec.json.Decoder(python_type)
+    except TypeError as error:
+        raise BadSpec(
+            f"type {checks.shown(ref)} cannot be read from JSON without guessing ({error}): "
+            "use one of the alternatives, or a record that has a field for each"
+        ) from error
+
+
+def _written(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError) as error:
+        raise BadValue(f"the value cannot be written as JSON: {error}") from error
+
+
+def _explained(error: Exception, where: str) -> str:
+    """Puts the place before what msgspec says, as in `order.lines[0].qty: Expected int, got str`."""
+    text = str(error).replace("`", "") if not isinstance(error, msgspec.ValidationError) else str(error)
+    found = _WHERE.fullmatch(text)
+    if not found:
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+        missing = re.fullmatch(r"Object missing required field `(.*)`", text)
+        if not where and unknown:
+            return f"there is no parameter {unknown[1]}"
+        if not where and missing:
+            return f"parameter {missing[1]} is missing"
+        return f"{where}: {text}".replace("`", "").removeprefix(": ")
+    said, path = found[1], found[2]
+    place = f"{where}{path}" if where else f"parameter {path.removeprefix('.')}"
+    return f"{place}: {said}".replace("`", "")

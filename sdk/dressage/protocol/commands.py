@@ -1,0 +1,173 @@
+"""Commands: messages that ask the orchestrator to change one run, and the answers to them.
+
+A command travels on `dressage.<ns>.<shard>.cmd.<run>`; the subject says which run, the payload what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+REPLY_HEADER = "Dressage-Reply"
+"""Header of a command that names the subject on which its sender awaits `Answer`."""
+
+MSG_ID_HEADER = "Nats-Msg-Id"
+
+Json = msgspec.Raw | msgspec.UnsetType
+"""JSON that is passed on as it is, or UNSET. (With None as the absent value msgspec takes no JSON at all.)"""
+
+FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "limit"]
+
+
+class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A business failure (`kind` is "failure", `name` is the author's) or a technical error (every other kind)."""
+
+    name: str
+    message: str = ""
+    kind: FailureKind = "failure"
+    details: Json = msgspec.UNSET
+    family: tuple[str, ...] = ()
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who ran an attempt and how long it took there, by the worker's monotonic clock."""
+
+    worker: str
+    duration_ms: float
+
+
+class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Starts a run of exactly this version. The same run id again is the same run.
+
+    `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
+    start with the same id.
+    """
+
+    workflow: str
+    version: int
+    input: msgspec.Raw
+    command_id: str
+    actor: str = ""
+
+
+class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
+    """What became of one attempt: `output` on success, else `failure` (business) or `error` (technical, retried)."""
+
+    task_id: str
+    by: WorkerInfo
+    output: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+    error: FailureInfo | None = None
+    actor: str = ""
+
+
+class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
+    """The broker's scheduler turned a timer into this command."""
+
+    timer_id: str
+    actor: str = "timer"
+
+
+Command = StartRun | TaskResult | TimerFired
+
+RefusalCode = Literal[
+    "COMMAND_MALFORMED",
+    "WORKFLOW_UNKNOWN",
+    "INPUT_INVALID",
+    "RUN_ID_CONFLICT",
+    "RUN_UNKNOWN",
+    "RUN_FINISHED",
+    "RESULT_STALE",
+    "RESULT_MALFORMED",
+    "ENGINE_FAULT",
+    "SPEC_INVALID",
+    "NAME_INVALID",
+    "RUN_ID_INVALID",
+    "PAYLOAD_TOO_LARGE",
+    "OPERATION_UNKNOWN",
+    "REQUEST_MALFORMED",
+    "NOT_FOUND",
+]
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before."""
+
+    accepted: bool
+    seq: int = 0
+    code: str = ""
+    message: str = ""
+    existing: bool = False
+
+
+class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One attempt, as a worker receives it on `dressage.<ns>.<shard>.task.<queue>`.
+
+    `args` is a JSON object of parameters by name. The result goes, as a `TaskResult` with the same `task_id`,
+    to the subject `reply`.
+    """
+
+    task: str
+    task_id: str
+    run_id: str
+    workflow: str
+    version: int
+    attempt: int
+    args: msgspec.Raw
+    reply: str
+    scheduled_at: str = ""
+
+
+class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A question to a shard's owner on `dressage.<ns>.ask.<shard>`.
+
+    `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
+    then says how it stands. `not_before` is a command's stream sequence that the answer must reflect.
+    """
+
+    op: Literal["get", "wait"]
+    run_id: str
+    not_before: int = 0
+    hold_s: float = 0.0
+
+
+RunStatus = Literal["running", "completed", "failed", "engine-fault"]
+
+
+class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form."""
+
+    run_id: str
+    workflow: str
+    version: int
+    status: RunStatus
+    seq: int
+    events: int
+    started_at: str
+    updated_at: str
+    input: Any = None
+    variables: dict[str, Any] = {}
+    search: dict[str, Any] = {}
+    output: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+    waiting_for: str = ""
+    ended_at: str = ""
+    actor: str = ""
+
+
+class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The owner's reply to an `Ask`. `run` is absent with `code` NOT_FOUND, or RETRY when it cannot tell yet."""
+
+    run: RunView | None = None
+    code: str = ""
+    message: str = ""
+
+
+_command_decoder = msgspec.json.Decoder(Command)
+encoder = msgspec.json.Encoder()
+
+
+def decode_command(payload: bytes) -> Command:
+    """The command in a payload. Raises `msgspec.MsgspecError` (or `UnicodeDecodeError`) for anything else."""
+    return _command_decoder.decode(payload)

@@ -1,0 +1,204 @@
+"""Output events: immutable records of what happened in a run, as CloudEvents 1.0 in structured JSON mode.
+
+All kinds are enumerated here. The events of a run are numbered from 0 without a gap by `index`; an event's
+`id` is `<run id>/<index>`, so it is the same however often it is computed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dressage.protocol.commands import FailureInfo
+
+RUN_HEADER = "Dressage-Run"
+"""Header of every output event: the encoded run id (`names.run_token`)."""
+
+CONTENT_TYPE = "application/cloudevents+json"
+TYPE_PREFIX = "dressage."
+
+
+class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind run-started"""
+
+    input: msgspec.Raw
+
+
+class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view."""
+
+    name: str
+    value: msgspec.Raw
+    searchable: bool = False
+
+
+class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind task-scheduled: an attempt was handed to the queue; `delay_s` is the backoff before it."""
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    queue: str
+    delay_s: float = 0.0
+
+
+class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind task-completed: `waited_ms` from scheduled to result, `duration_ms` inside the handler."""
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    worker: str
+    duration_ms: float
+    waited_ms: float
+    output: msgspec.Raw
+
+
+class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind task-failed: the attempt ended in a business failure or a technical error.
+
+    `retry` says whether another attempt follows.
+    """
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    worker: str
+    duration_ms: float
+    waited_ms: float
+    failure: FailureInfo
+    retry: bool = False
+
+
+class FailureCaught(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind failure-caught: a handler of the workflow took the failure."""
+
+    node: int
+    failure: FailureInfo
+
+
+class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind sleep-started"""
+
+    node: int
+    timer_id: str
+    until: str
+
+
+class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind sleep-ended"""
+
+    node: int
+    timer_id: str
+
+
+class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind run-completed"""
+
+    output: msgspec.Raw
+    duration_ms: float
+
+
+class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind run-failed"""
+
+    failure: FailureInfo
+    duration_ms: float
+
+
+class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """kind run-faulted: a bug of the engine; the command is in the dead letters."""
+
+    command_seq: int
+    error: str
+
+
+EventData = (
+    RunStarted
+    | VariableChanged
+    | TaskScheduled
+    | TaskCompleted
+    | TaskFailed
+    | FailureCaught
+    | SleepStarted
+    | SleepEnded
+    | RunCompleted
+    | RunFailed
+    | RunFaulted
+)
+
+KIND: dict[type[EventData], str] = {
+    RunStarted: "run-started",
+    VariableChanged: "variable-changed",
+    TaskScheduled: "task-scheduled",
+    TaskCompleted: "task-completed",
+    TaskFailed: "task-failed",
+    FailureCaught: "failure-caught",
+    SleepStarted: "sleep-started",
+    SleepEnded: "sleep-ended",
+    RunCompleted: "run-completed",
+    RunFailed: "run-failed",
+    RunFaulted: "run-faulted",
+}
+KINDS = frozenset(KIND.values())
+
+
+class OutputEvent(msgspec.Struct, frozen=True):
+    """The envelope. `time` is the broker's (RFC 3339, UTC); `subject` is the run id; `data` one of `EventData`.
+
+    `command` is the stream sequence of the command that caused it, as text because a CloudEvents integer has
+    32 bits only.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    workflow: str
+    version: int
+    index: int
+    command: str
+    data: EventData
+    actor: str | msgspec.UnsetType = msgspec.UNSET
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+
+
+class ReceivedEvent(msgspec.Struct, frozen=True):
+    """An output event as a reader decodes it: `data` is still JSON, its shape given by `kind`."""
+
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    workflow: str
+    version: int
+    index: int
+    command: str
+    data: msgspec.Raw
+    actor: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.type.removeprefix(TYPE_PREFIX)
+
+
+_decoder = msgspec.json.Decoder(ReceivedEvent)
+encoder = msgspec.json.Encoder()
+_data_decoders: dict[str, msgspec.json.Decoder[EventData]] = {
+    kind: msgspec.json.Decoder(data) for data, kind in KIND.items()
+}
+
+
+def decode_event(payload: bytes) -> ReceivedEvent:
+    """Raises `msgspec.MsgspecError` for anything that is no output event."""
+    return _decoder.decode(payload)
+
+
+def decode_data(event: ReceivedEvent) -> EventData:
+    """The typed data of an event. Raises `KeyError` for a kind that this version does not know."""
+    return _data_decoders[event.kind].decode(event.data)

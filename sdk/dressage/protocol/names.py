@@ -1,0 +1,211 @@
+"""Every subject, stream, bucket and key of Dressage is spelled and parsed here, and nowhere else.
+
+Names are `[a-z0-9][a-z0-9-]{0,62}`. Run ids are free text up to 128 bytes of UTF-8; in subjects and keys
+they appear as one reversibly encoded token, so nothing in a run id can be read as a wildcard, a dot or a space.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Final
+
+from dressage.protocol.errors import BadName, BadRunId
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_TOKEN: Final = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+RUN_ID_BYTES_MAX: Final = 128
+EVENT_BUCKETS: Final = 64
+"""How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
+
+
+def check_name(name: object, what: str) -> str:
+    """Returns `name` if it is a valid name, else raises `BadName` telling the rule; `what` says whose name."""
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise BadName(
+        f"{what} name {_shown(name)} is not valid: use 1 to 63 characters a-z, 0-9 and '-', starting with a letter or digit"
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_run_id(run_id: object) -> str:
+    """Returns `run_id` if usable: text of 1 to 128 bytes in UTF-8. Raises `BadRunId` otherwise."""
+    if not isinstance(run_id, str) or not run_id:
+        raise BadRunId(f"run id {_shown(run_id)} is not valid: give text of 1 to {RUN_ID_BYTES_MAX} bytes")
+    try:
+        size = len(run_id.encode())
+    except UnicodeEncodeError as error:
+        raise BadRunId(f"run id {_shown(run_id)} cannot be encoded as UTF-8: remove lone surrogates") from error
+    if size > RUN_ID_BYTES_MAX:
+        raise BadRunId(f"run id {_shown(run_id)} has {size} bytes: at most {RUN_ID_BYTES_MAX} are allowed")
+    return run_id
+
+
+def run_token(run_id: str) -> str:
+    """The run id as one subject token; `run_id_of` gives it back. Raises `BadRunId`."""
+    if len(run_id) <= RUN_ID_BYTES_MAX and _PLAIN.fullmatch(run_id):
+        return run_id
+    encoded = check_run_id(run_id).encode()
+    return "".join(chr(byte) if byte in _SAFE else f"={byte:02X}" for byte in encoded)
+
+
+def run_id_of(token: str) -> str:
+    """The run id that `run_token` encoded. Raises `BadRunId` for anything that function cannot have made."""
+    if _PLAIN.fullmatch(token) and len(token) <= RUN_ID_BYTES_MAX:
+        return token
+    if not _TOKEN.fullmatch(token):
+        raise BadRunId(f"subject token {_shown(token)} does not encode a run id")
+    raw = re.sub(rb"=([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), token.encode())
+    try:
+        run_id = raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadRunId(f"subject token {_shown(token)} does not encode UTF-8 text") from error
+    if run_token(run_id) != token:
+        raise BadRunId(f"subject token {_shown(token)} is not the canonical form of its run id")
+    return run_id
+
+
+def shard_of(run_id: str, shards: int) -> int:
+    """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's."""
+    return zlib.crc32(run_id.split("~", 1)[0].encode()) % shards
+
+
+def event_bucket(run_id: str) -> int:
+    """Which of the `EVENT_BUCKETS` subjects carries the output events of this run."""
+    return zlib.crc32(run_id.encode()) % EVENT_BUCKETS
+
+
+class Names:
+    """All names of one namespace."""
+
+    def __init__(self, namespace: str = "default") -> None:
+        self.namespace: Final = check_name(namespace, "namespace")
+        self.root: Final = f"dressage.{namespace}"
+        self.events_stream: Final = f"dressage_{namespace}_events"
+        self.dead_stream: Final = f"dressage_{namespace}_dead"
+        self.runs_bucket: Final = f"dressage_{namespace}_runs"
+        self.definitions_bucket: Final = f"dressage_{namespace}_definitions"
+        self.members_bucket: Final = f"dressage_{namespace}_members"
+
+    # -- the shard stream and its subject families -------------------------------------------------
+    def shard_stream(self, shard: int) -> str:
+        return f"dressage_{self.namespace}_{shard}"
+
+    def shard_subjects(self, shard: int) -> list[str]:
+        base = f"{self.root}.{shard}"
+        return [f"{base}.cmd.*", f"{base}.task.*", f"{base}.timer.*.*", f"{base}.send.*.*", f"{base}.cursor"]
+
+    def command(self, shard: int, token: str) -> str:
+        return f"{self.root}.{shard}.cmd.{token}"
+
+    def commands(self, shard: int) -> str:
+        return f"{self.root}.{shard}.cmd.*"
+
+    def task(self, shard: int, queue: str) -> str:
+        return f"{self.root}.{shard}.task.{queue}"
+
+    def timer(self, shard: int, token: str, timer_id: str) -> str:
+        return f"{self.root}.{shard}.timer.{token}.{timer_id}"
+
+    def send(self, shard: int, target: int, token: str) -> str:
+        return f"{self.root}.{shard}.send.{target}.{token}"
+
+    def sends(self, shard: int) -> str:
+        return f"{self.root}.{shard}.send.*.*"
+
+    def cursor(self, shard: int) -> str:
+        return f"{self.root}.{shard}.cursor"
+
+    # -- consumers ---------------------------------------------------------------------------------
+    @staticmethod
+    def command_consumer(epoch: int) -> str:
+        return f"orch_{epoch}"
+
+    @staticmethod
+    def forward_consumer(epoch: int) -> str:
+        return f"fwd_{epoch}"
+
+    @staticmethod
+    def consumer_epoch(consumer: str) -> int | None:
+        """The epoch in the name of an owner's consumer; None for a consumer that is not an owner's."""
+        kind, _, epoch = consumer.partition("_")
+        return int(epoch) if kind in ("orch", "fwd") and epoch.isdigit() else None
+
+    @staticmethod
+    def task_consumer(queue: str) -> str:
+        return f"task_{queue}"
+
+    # -- output events -----------------------------------------------------------------------------
+    def event(self, shard: int, workflow: str, kind: str, bucket: int) -> str:
+        return f"{self.root}.events.{shard}.{workflow}.{kind}.{bucket}"
+
+    def all_events(self) -> str:
+        return f"{self.root}.events.>"
+
+    def events_of_run(self, shard: int, run_id: str) -> str:
+        return f"{self.root}.events.{shard}.*.*.{event_bucket(run_id)}"
+
+    def position(self, shard: int) -> str:
+        return f"{self.root}.position.{shard}"
+
+    def events_subjects(self) -> list[str]:
+        return [f"{self.root}.events.*.*.*.*", f"{self.root}.position.*"]
+
+    # -- dead letters ------------------------------------------------------------------------------
+    def dead_command(self, shard: int) -> str:
+        return f"{self.root}.dead.command.{shard}"
+
+    def dead_trigger(self, trigger: str) -> str:
+        return f"{self.root}.dead.trigger.{trigger}"
+
+    def dead_subjects(self) -> list[str]:
+        return [f"{self.root}.dead.*.*"]
+
+    # -- KV: states and definitions ----------------------------------------------------------------
+    def runs_stream(self) -> str:
+        return f"KV_{self.runs_bucket}"
+
+    def definitions_stream(self) -> str:
+        return f"KV_{self.definitions_bucket}"
+
+    def run_key(self, shard: int, token: str) -> str:
+        """Subject of a run's state in the bucket."""
+        return f"$KV.{self.runs_bucket}.run.{shard}.{token}"
+
+    def run_keys(self, shard: int) -> str:
+        return f"$KV.{self.runs_bucket}.run.{shard}.*"
+
+    def fence_key(self, shard: int) -> str:
+        return f"$KV.{self.runs_bucket}.fence.{shard}"
+
+    def workflow_key(self, name: str) -> str:
+        """Subject of the pointer to a workflow's latest version."""
+        return f"$KV.{self.definitions_bucket}.workflow.{name}"
+
+    def workflow_version_key(self, name: str, version: int) -> str:
+        return f"$KV.{self.definitions_bucket}.workflow.{name}.{version}"
+
+    def workflow_keys(self) -> str:
+        return f"$KV.{self.definitions_bucket}.workflow.*"
+
+    def namespace_key(self) -> str:
+        """Subject of the namespace's own definition: its shard count and the format of what it stores."""
+        return f"$KV.{self.definitions_bucket}.namespace"
+
+    # -- requests outside the streams --------------------------------------------------------------
+    def ask(self, shard: int) -> str:
+        return f"{self.root}.ask.{shard}"
+
+    def query(self) -> str:
+        return f"{self.root}.query"
+
+    def api(self, operation: str) -> str:
+        return f"{self.root}.api.{operation}"

@@ -1,0 +1,249 @@
+"""`WorkflowSpec`: a workflow as data. The compiler writes it, the fold follows it, any language can produce one.
+
+Nodes are numbered by their place in `nodes`; control starts at `entry` and follows `next`. A node inside a
+`try` names its `scope`; a failure at a node looks for a handler there and then in the enclosing scopes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from dressage.protocol.commands import FailureInfo
+from dressage.protocol.expressions import Expr
+from dressage.protocol.types import Field, TypeDef, TypeRef
+
+SPEC_FORMAT: Literal[1] = 1
+
+
+ANY_FAILURE = "workflow-failure"
+"""The family of every business failure: a handler of this name catches them all, also those no spec declares."""
+
+
+class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long to wait between attempts.
+
+    The delay before attempt n+1 is `min(base_s * factor**(n-1), limit_s)`, spread by `jitter`: 0.1 means
+    plus or minus ten percent.
+    """
+
+    base_s: float = 1.0
+    factor: float = 2.0
+    limit_s: float = 60.0
+    jitter: float = 0.1
+
+
+class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one place says about retries; what it leaves at None is asked of the next place (`effective_retry`)."""
+
+    retries: int | None = None
+    backoff: Backoff | None = None
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How technical errors of one call are retried, after all places were asked. Business failures never are."""
+
+    retries: int = 0
+    base_s: float = 1.0
+    factor: float = 2.0
+    limit_s: float = 60.0
+    jitter: float = 0.1
+
+
+class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The contract of a task: what a workflow may call and what a worker must take and give back."""
+
+    name: str
+    params: tuple[Field, ...]
+    output: TypeRef
+    queue: str = "default"
+    retry: RetryOptions | None = None
+    failures: tuple[str, ...] = ()
+
+
+class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named business failure; `family` lists its ancestors, nearest first."""
+
+    name: str
+    family: tuple[str, ...] = ()
+
+
+class Handler(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An `except` clause: control goes on at `node` after a failure that `catches` says is one of `names`.
+
+    The failure is stored in variable `bind`. Nodes of the clause are outside the scope that it belongs to.
+    """
+
+    names: tuple[str, ...]
+    node: int
+    bind: str | None = None
+
+
+class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of one `try`; `parent` is the enclosing scope."""
+
+    handlers: tuple[Handler, ...]
+    parent: int | None = None
+
+
+class TaskNode(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True):
+    """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
+
+    With `attribute` the result becomes one field of the record that is the run's view. `retry` is what the call
+    itself says (see `effective_retry`).
+    """
+
+    task: str
+    args: dict[str, Expr]
+    next: int
+    target: str | None = None
+    attribute: str | None = None
+    retry: RetryOptions | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+class AssignNode(msgspec.Struct, tag="assign", tag_field="kind", frozen=True, omit_defaults=True):
+    """Sets variables; with `attribute`, one field of the record that is the run's view."""
+
+    target: str
+    value: Expr
+    next: int
+    attribute: str | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+class BranchNode(msgspec.Struct, tag="branch", tag_field="kind", frozen=True, omit_defaults=True):
+    """Follows `then` if `test` is true by Python's truth, else `otherwise`."""
+
+    test: Expr
+    then: int
+    otherwise: int
+    scope: int | None = None
+    line: int = 0
+
+
+class SleepNode(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True):
+    """Waits for `duration` (a timedelta, or seconds as a number)."""
+
+    duration: Expr
+    next: int
+    scope: int | None = None
+    line: int = 0
+
+
+class RaiseNode(msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True):
+    """Raises the named failure, or, with no name, the failure that variable `reraise` holds.
+
+    `message` is evaluated before `details`, which gives a dict with str keys and JSON values.
+    """
+
+    failure: str | None = None
+    message: Expr | None = None
+    details: Expr | None = None
+    reraise: str | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+class ReturnNode(msgspec.Struct, tag="return", tag_field="kind", frozen=True, omit_defaults=True):
+    """Ends the run with `value` as its output."""
+
+    value: Expr | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode
+
+
+class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A local variable; `type` is known when it was declared or can be derived.
+
+    `view` marks the one that search and readers see. A `temporary` one is the compiler's own (its name begins with
+    `$`, which no Python name does): readers need not see it.
+    """
+
+    name: str
+    type: TypeRef | None = None
+    view: bool = False
+    temporary: bool = False
+
+
+class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A complete definition. Equal specs have equal `digest`; the version is given at registration.
+
+    `source` is the text of the definition, which begins at `first_line` of `module`; the nodes' lines count as
+    that file's. None of these belongs to the digest.
+    """
+
+    format: Literal[1]
+    name: str
+    params: tuple[Field, ...]
+    output: TypeRef
+    nodes: tuple[Node, ...]
+    entry: int = 0
+    scopes: tuple[Scope, ...] = ()
+    variables: tuple[Variable, ...] = ()
+    tasks: tuple[TaskDef, ...] = ()
+    failures: tuple[FailureDef, ...] = ()
+    types: tuple[TypeDef, ...] = ()
+    retry: RetryOptions | None = None
+    module: str = ""
+    source: str = ""
+    first_line: int = 1
+    description: str = ""
+
+    def encode(self) -> bytes:
+        return _encoder.encode(self)
+
+    def digest(self) -> str:
+        """Identity of the definition, whatever its version: SHA-256 of its encoded form without its source."""
+        nodes = tuple(msgspec.structs.replace(node, line=0) for node in self.nodes)
+        plain = msgspec.structs.replace(self, module="", source="", first_line=1, nodes=nodes)
+        return hashlib.sha256(_encoder.encode(plain)).hexdigest()
+
+
+def effective_retry(spec: WorkflowSpec, node: TaskNode, task: TaskDef | None = None) -> Retry:
+    """How the call at `node` is retried: the call's options, else the task's definition, else the workflow's.
+
+    `retries` and `backoff` are looked up apart, so that a call may change one and keep the other. `task` spares
+    the search for the definition where the caller has it. Without a word anywhere there is no retry.
+    """
+    definition = task or next((each for each in spec.tasks if each.name == node.task), None)
+    places = [node.retry, definition.retry if definition else None, spec.retry]
+    said = [place for place in places if place is not None]
+    retries = next((place.retries for place in said if place.retries is not None), 0)
+    backoff = next((place.backoff for place in said if place.backoff is not None), Backoff())
+    return Retry(retries, backoff.base_s, backoff.factor, backoff.limit_s, backoff.jitter)
+
+
+def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:
+    """Whether an `except` clause takes this failure: by its name, by its family, or as any business failure.
+
+    A worker may send a failure without its family; then the spec's definition of that name gives it. Technical
+    errors are never caught.
+    """
+    if failure.kind != "failure":
+        return False
+    if failure.name in handler.names or ANY_FAILURE in handler.names:
+        return True
+    family = failure.family or next((each.family for each in spec.failures if each.name == failure.name), ())
+    return any(name in handler.names for name in family)
+
+
+class RegisteredWorkflow(msgspec.Struct, frozen=True):
+    """A spec with the version it was given; immutable once stored."""
+
+    spec: WorkflowSpec
+    version: int
+    digest: str
+    actor: str = ""
+    registered_at: str = ""
+
+
+# Objects keep their order: that of arguments and fields is the order of their evaluation.
+_encoder = msgspec.json.Encoder()

@@ -1,0 +1,95 @@
+"""Type descriptions of inputs, outputs and variables: data, so that any language can write and read them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ScalarName = Literal[
+    "any", "none", "bool", "int", "float", "str", "bytes", "decimal", "datetime", "date", "timedelta", "uuid"
+]
+
+
+class Scalar(msgspec.Struct, tag="scalar", tag_field="kind", frozen=True):
+    """A plain type by name; `any` admits every JSON value."""
+
+    name: ScalarName
+
+
+class ListOf(msgspec.Struct, tag="list", tag_field="kind", frozen=True):
+    item: TypeRef
+
+
+class TupleOf(msgspec.Struct, tag="tuple", tag_field="kind", frozen=True):
+    """A tuple of fixed length; `items` are the types of its places."""
+
+    items: tuple[TypeRef, ...]
+
+
+class SetOf(msgspec.Struct, tag="set", tag_field="kind", frozen=True):
+    item: TypeRef
+
+
+class DictOf(msgspec.Struct, tag="dict", tag_field="kind", frozen=True):
+    key: TypeRef
+    value: TypeRef
+
+
+class UnionOf(msgspec.Struct, tag="union", tag_field="kind", frozen=True):
+    """One of several types; `Optional[T]` is the union of T and none."""
+
+    options: tuple[TypeRef, ...]
+
+
+class LiteralOf(msgspec.Struct, tag="literal", tag_field="kind", frozen=True):
+    values: tuple[str | int | bool | None, ...]
+
+
+class Named(msgspec.Struct, tag="named", tag_field="kind", frozen=True):
+    """A record or an enum of the spec's `types`, by its name."""
+
+    name: str
+
+
+TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A field of a record or a parameter of a workflow or task.
+
+    `default` is a value in its stored form (see `dressage.expressions.values`); it is absent when the field
+    is required.
+    """
+
+    name: str
+    type: TypeRef
+    required: bool = True
+    default: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    searchable: bool = False
+
+
+class RecordType(msgspec.Struct, tag="record", tag_field="kind", frozen=True):
+    """A dataclass or Struct: named fields in order."""
+
+    name: str
+    fields: tuple[Field, ...]
+
+
+class EnumMember(msgspec.Struct, frozen=True):
+    name: str
+    value: str | int
+
+
+class EnumType(msgspec.Struct, tag="enum", tag_field="kind", frozen=True, omit_defaults=True):
+    """An enumeration. With `mixin` its members also are values of that type, so that they equal plain ones."""
+
+    name: str
+    members: tuple[EnumMember, ...]
+    mixin: Literal["", "str", "int"] = ""
+
+
+TypeDef = RecordType | EnumType
+
+ANY = Scalar("any")
+NONE = Scalar("none")
