@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from dressage.protocol.events import KINDS, ReceivedEvent, decode_data, decode_event
+from dressage.protocol.events import KINDS, decode_data, decode_event
 
 SEPARATOR: Final = b"\x1e"
 """Stands between the `data` of two events on their way into DuckDB. JSON text cannot contain it unescaped."""
@@ -56,7 +56,9 @@ class Batch:
         middle = len(self.rows) // 2
         left_seq = self.rows[middle - 1].message.seq
         left = Batch(left_seq, self.rows[:middle], [r for r in self.rejects if r.message.seq <= left_seq])
-        right = Batch(self.last_seq, self.rows[middle:], [r for r in self.rejects if r.message.seq > left_seq])
+        right = Batch(
+            self.last_seq, self.rows[middle:], [r for r in self.rejects if r.message.seq > left_seq]
+        )
         return left, right
 
     def without_rows(self, reason: str) -> Batch:
@@ -82,15 +84,12 @@ def decode(messages: Sequence[Received], subject_prefix: str) -> Batch:
 
 def _row(message: Received, subject_prefix: str) -> Row:
     event = decode_event(message.payload)
-    _check(event)
+    if event.kind in KINDS:
+        decode_data(event)
+    data = bytes(event.data)
+    if SEPARATOR in data:
+        raise ValueError("a control character stands unescaped in the JSON of `data`")
     shard = message.subject.removeprefix(subject_prefix).partition(".")[0]
     # Also refuses text that is not UTF-8, which the decoder passes over inside of `data`.
     message.payload.decode()
-    return Row(message, int(shard), event.index, bytes(event.data))
-
-
-def _check(event: ReceivedEvent) -> None:
-    if event.kind in KINDS:
-        decode_data(event)
-    if SEPARATOR in event.data:
-        raise ValueError("a control character stands unescaped in the JSON of `data`")
+    return Row(message, int(shard), event.index, data)

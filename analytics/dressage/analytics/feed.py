@@ -7,6 +7,7 @@ alone, so a consumer is thrown away at the first doubt and a new one is made beh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections import deque
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from typing import Final, Self
 import msgspec
 
 from dressage.analytics.batch import Received
-from dressage.brokers.interface import Connection, ConsumerConfig, Delivery, Subscription
+from dressage.brokers.interface import Connection, ConsumerConfig, Delivery, Pull
 from dressage.protocol.errors import BrokerError, DressageError
 from dressage.protocol.names import Names
 
 INACTIVE_S: Final = 60.0
 """After this time without a pull request the server forgets the consumer of a process that died."""
 
-_REQUEST_TIMEOUT_S: Final = 5.0
+_REQUEST_TIMEOUT_S: Final = 2.0
 _STREAM_NOT_FOUND: Final = 10059
 
 
@@ -106,14 +107,13 @@ class EventFeed:
         self._stream = stream
         self._limits = limits
         self._name = f"analytics_{uuid.uuid4().hex}"
-        self._pull: Subscription | None = None
+        self._pull: Pull | None = None
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._consumer_seq = 0
         self._lost = ""
         self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._enough = asyncio.Event()
 
     @classmethod
     async def open(cls, connection: Connection, names: Names, start_seq: int, limits: BatchLimits) -> Self:
@@ -132,7 +132,7 @@ class EventFeed:
             ),
         )
         feed._pull = await connection.pull(
-            feed._stream, feed._name, limits.events_max, feed._on_delivery, feed._on_end
+            feed._stream, feed._name, 2 * limits.events_max, feed._on_delivery, feed._on_end
         )
         return feed
 
@@ -140,11 +140,9 @@ class EventFeed:
         self._on_end("closed")
         if self._pull is not None:
             await self._pull.close()
-        try:
+        # If this fails, the server forgets the consumer by itself.
+        with contextlib.suppress(DressageError):
             await self._connection.delete_consumer(self._stream, self._name)
-        except DressageError:
-            # The server forgets the consumer by itself.
-            pass
 
     async def take(self, not_before: float) -> list[Received]:
         """The next messages in stream order, at least one; none when nothing came for `idle_s`.
@@ -152,30 +150,29 @@ class EventFeed:
         `not_before` is the loop's time before which a batch that is not half full waits for more.
         Raises `FeedLost`, which also drops what waits here: all of it will come again.
         """
-        if not await self._until_arrival(self._limits.idle_s):
-            return []
-        loop = asyncio.get_running_loop()
-        while not self._half_full and (remaining := not_before - loop.time()) > 0:
-            await self._until_arrival(remaining, more=True)
-        return self._drain()
+        if not self._waiting:
+            await self._until(self._arrived, self._limits.idle_s)
+        remaining = not_before - asyncio.get_running_loop().time()
+        if self._waiting and not self._half_full and remaining > 0:
+            await self._until(self._enough, remaining)
+        taken = self._drain()
+        if taken and self._pull is not None:
+            # Only this lets the server send more, so no more than the pull's window ever waits here.
+            await self._pull.taken(len(taken))
+        return taken
 
-    async def _until_arrival(self, timeout_s: float, *, more: bool = False) -> bool:
-        """Waits for a message, or for one more than there are; False when the time is over."""
-        if self._waiting and not more:
-            return True
+    async def _until(self, event: asyncio.Event, timeout_s: float) -> None:
         self._check()
-        self._arrived.clear()
-        try:
+        event.clear()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._arrived.wait()
-        except TimeoutError:
-            return False
+                await event.wait()
         self._check()
-        return True
 
     def wake(self) -> None:
         """Ends a wait in `take`, which then returns what there is."""
         self._arrived.set()
+        self._enough.set()
 
     def _check(self) -> None:
         if self._lost:
@@ -194,7 +191,6 @@ class EventFeed:
             size += len(message.payload)
             taken.append(message)
         self._waiting_bytes -= size
-        self._room.set()
         return taken
 
     async def _on_delivery(self, delivery: Delivery) -> None:
@@ -207,19 +203,11 @@ class EventFeed:
         self._waiting.append(Received(delivery.stream_seq, delivery.subject, delivery.data))
         self._waiting_bytes += len(delivery.data)
         self._arrived.set()
-        # Waiting here is what holds the server back: it sends no more than the pull has asked for.
-        while self._full and not self._lost:
-            self._room.clear()
-            await self._room.wait()
-
-    @property
-    def _full(self) -> bool:
-        limits = self._limits
-        return len(self._waiting) >= 2 * limits.events_max or self._waiting_bytes >= 2 * limits.bytes_max
+        if self._half_full:
+            self._enough.set()
 
     def _on_end(self, reason: str) -> None:
         self._lost = self._lost or reason
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._arrived.set()
-        self._room.set()
+        self.wake()

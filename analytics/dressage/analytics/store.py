@@ -8,6 +8,7 @@ variable can be reached by SQL, and nothing of that can be switched on again.
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -159,6 +160,8 @@ class Store:
         self.event_seq = 0
         """The last message read; reading goes on behind it."""
         self._created = ""
+        # The file must not be closed under a write that goes on in its thread.
+        self._lock = threading.Lock()
         self._load_position()
 
     @classmethod
@@ -179,8 +182,9 @@ class Store:
         return self._root.cursor()
 
     def close(self) -> None:
-        self._writer.close()
-        self._root.close()
+        with self._lock:
+            self._writer.close()
+            self._root.close()
 
     def bind(self, created: str) -> None:
         """Ties the file to the stream that was created at that time, or checks that it is tied to it.
@@ -207,11 +211,13 @@ class Store:
         parts, each with its own position, until what cannot be stored is found and set aside in `rejects`.
         Raises `duckdb.Error` when the file itself fails.
         """
-        return self._write(decode(messages, self._subject_prefix), gaps)
+        with self._lock:
+            return self._write(decode(messages, self._subject_prefix), gaps)
 
     def advance(self, position: int, gaps: Sequence[tuple[int, int]] = ()) -> None:
         """Notes that there is no event between the last one read and `position`."""
-        self._transaction(Batch(self.event_seq), max(position, self.position), gaps)
+        with self._lock:
+            self._transaction(Batch(self.event_seq), max(position, self.position), gaps)
 
     def _write(self, batch: Batch, gaps: Sequence[tuple[int, int]]) -> Written:
         try:
@@ -289,9 +295,7 @@ class Store:
             self.position, self.event_seq, self._created = row
 
 
-def open_database(
-    path: Path, config: StoreConfig, *, read_only: bool = False
-) -> duckdb.DuckDBPyConnection:
+def open_database(path: Path, config: StoreConfig, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A database that can reach nothing but its own file. Raises `AnalyticsError` FILE_BUSY, FILE_UNUSABLE."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{config.memory_bytes_max}B",

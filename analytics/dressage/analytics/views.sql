@@ -120,7 +120,7 @@ SELECT
     count(*) FILTER (outcome = 'failed') AS failed,
     count(*) FILTER (outcome = 'errored') AS errored,
     count(*) FILTER (retried) AS retried,
-    (failed + errored) / nullif(completed + failed + errored, 0) AS failed_share,
+    count(*) FILTER (outcome <> 'completed') / nullif(count(outcome), 0) AS failed_share,
     avg(duration_ms) AS avg_ms,
     quantile_cont(duration_ms, 0.5) AS p50_ms,
     quantile_cont(duration_ms, 0.95) AS p95_ms,
@@ -134,31 +134,31 @@ ORDER BY workflow, task;
 -- Which share of a workflow's runs came to which end: the engine's status, the failure if there was one, and
 -- the searchable attribute `status` if the workflow has it.
 CREATE OR REPLACE VIEW outcome_stats AS
-SELECT
-    workflow,
-    search->>'status' AS outcome,
-    status,
-    failure_name,
-    count(*) AS runs,
-    count(*) / sum(count(*)) OVER (PARTITION BY workflow) AS share,
-    avg(duration_ms) AS avg_ms
-FROM runs
-GROUP BY ALL
+SELECT workflow, outcome, status, failure_name, runs, runs / sum(runs) OVER (PARTITION BY workflow) AS share, avg_ms
+FROM (
+    SELECT
+        workflow,
+        search->>'status' AS outcome,
+        status,
+        failure_name,
+        count(*) AS runs,
+        avg(duration_ms) AS avg_ms
+    FROM runs
+    GROUP BY ALL
+)
 ORDER BY workflow, runs DESC, outcome, status, failure_name;
 
 -- The same for every searchable attribute.
 CREATE OR REPLACE VIEW attribute_stats AS
-SELECT
-    r.workflow,
-    v.name,
-    v.value->>'$' AS value,
-    count(*) AS runs,
-    count(*) / sum(count(*)) OVER (PARTITION BY r.workflow, v.name) AS share
-FROM variables v
-JOIN run_starts r ON r.stream_seq = v.run_seq
-WHERE v.searchable
-GROUP BY ALL
-ORDER BY r.workflow, v.name, runs DESC, value;
+SELECT workflow, name, value, runs, runs / sum(runs) OVER (PARTITION BY workflow, name) AS share
+FROM (
+    SELECT r.workflow, v.name, v.value->>'$' AS value, count(*) AS runs
+    FROM variables v
+    JOIN run_starts r ON r.stream_seq = v.run_seq
+    WHERE v.searchable
+    GROUP BY ALL
+)
+ORDER BY workflow, name, runs DESC, value;
 
 -- Where the events of a run do not follow one another. Empty unless events were lost, or stored twice.
 CREATE OR REPLACE VIEW index_breaks AS

@@ -135,6 +135,14 @@ class Subscription(Protocol):
     async def close(self) -> None: ...
 
 
+class Pull(Subscription, Protocol):
+    """Deliveries that were asked for and those that are held never exceed the window: it bounds memory."""
+
+    async def taken(self, count: int = 1) -> None:
+        """Tells that `count` deliveries are dealt with."""
+        ...
+
+
 DeliveryCallback = Callable[[Delivery], Awaitable[None]]
 EndCallback = Callable[[str], None]
 RequestCallback = Callable[[str, bytes, str], Awaitable[None]]
@@ -184,8 +192,8 @@ class Connection(Protocol):
 
     async def pull(
         self, stream: str, consumer: str, window: int, on_delivery: DeliveryCallback, on_end: EndCallback
-    ) -> Subscription:
-        """Keeps up to `window` deliveries asked for; `on_end` is told why no more will come."""
+    ) -> Pull:
+        """Keeps up to `window` deliveries asked for or held; `on_end` is told why no more will come."""
         ...
 
     async def ack(self, delivery: Delivery) -> None: ...

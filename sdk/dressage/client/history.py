@@ -37,6 +37,7 @@ async def read_history(connection: Connection, names: Names, shards: int, run_id
                 delivery = await asyncio.wait_for(queue.get(), SILENCE_S)
             except TimeoutError as error:
                 raise NoAnswer(f"reading the history of run {run_id!r} stalled") from error
+            await pull.taken()
             if delivery.headers and delivery.headers.get(RUN_HEADER) == token:
                 yield decode_event(delivery.data)
     finally:

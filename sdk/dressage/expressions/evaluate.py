@@ -128,7 +128,7 @@ def _of_failure(failure: FailureInfo, name: str) -> Value:
     if name == "message":
         return failure.message
     if name == "details":
-        return msgspec.json.decode(failure.details) if failure.details else {}
+        return msgspec.json.decode(failure.details) if isinstance(failure.details, msgspec.Raw) else {}
     raise AttributeError(f"a failure has name, message and details, but no attribute '{name}'")
 
 

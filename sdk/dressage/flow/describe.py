@@ -6,10 +6,10 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
-from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, TypeVar, Union
+from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, TypeVar, Union, cast
 from uuid import UUID
 
 import msgspec
@@ -81,11 +81,12 @@ _TYPES_ADVICE: Final = (
     "set[...], tuple[...], Literal, an Enum, a dataclass, or a union with None"
 )
 
-_HARMLESS_METHODS: Final = frozenset(
-    "__init__ __post_init__ __new__ __repr__ __str__ __format__ __hash__ __init_subclass__ __class_getitem__ "
-    "__replace__ __rich_repr__ __reduce__ __copy__ __getstate__ __setstate__ __annotate__ __annotate_func__ "
-    "__set_name__ __class__ __sizeof__ __dir__ __getnewargs__ __reduce_ex__ __deepcopy__".split()
-)
+_HARMLESS: Final = """
+    __init__ __post_init__ __new__ __repr__ __str__ __format__ __hash__ __init_subclass__ __class_getitem__
+    __replace__ __rich_repr__ __reduce__ __reduce_ex__ __copy__ __deepcopy__ __getstate__ __setstate__
+    __getnewargs__ __annotate__ __annotate_func__ __set_name__ __sizeof__ __dir__
+"""
+_HARMLESS_METHODS: Final = frozenset(_HARMLESS.split())
 """Special methods that change nothing of what an expression computes with a record: all others are refused."""
 
 
@@ -134,7 +135,7 @@ class TypeBook:
         if isinstance(annotation, NewType):
             return self._ref(annotation.__supertype__)
         if type(annotation).__name__ == "TypeAliasType":
-            return self._ref(annotation.__value__)
+            return self._ref(cast("Any", annotation).__value__)
         origin = typing.get_origin(annotation)
         if origin is not None:
             return self._generic(annotation, origin, typing.get_args(annotation))
@@ -196,7 +197,7 @@ class TypeBook:
         where = f"field {kind.__name__}.{name}"
         try:
             ref = self._ref(annotation)
-            stored = None if default.required else msgspec.Raw(self.frozen(default.value()))
+            stored = msgspec.UNSET if default.required else msgspec.Raw(self.frozen(default.value()))
         except Unsupported as error:
             raise Unsupported(f"{where}: {error.what}", error.advice) from error
         searchable = SEARCHABLE in getattr(annotation, "__metadata__", ())
@@ -214,8 +215,8 @@ class TypeBook:
         """A constant of the source as the evaluator's value."""
         kind = type(value)
         if value is None or kind in _FROZEN_AS_THEY_ARE:
-            if isinstance(value, datetime) and value.tzinfo is not None:
-                return value.astimezone(_fixed_zone(value))
+            if isinstance(value, datetime) and not isinstance(value.tzinfo, timezone | None):
+                raise Unsupported("a datetime in a named zone", "use a fixed offset, as `timezone.utc`")
             return value
         if kind is list or kind is tuple or kind is set:
             return kind(map(self.value, value))
@@ -236,7 +237,9 @@ class TypeBook:
         try:
             return table.read_record(kind.__name__, msgspec.json.encode(value))
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise Unsupported(f"this {kind.__name__} cannot be frozen: {error}", "check its fields") from error
+            raise Unsupported(
+                f"this {kind.__name__} cannot be frozen: {error}", "check its fields"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,10 +263,10 @@ class _Default:
                 f"its default comes from {_shown(self.factory)}(), which may give another value each time",
                 "use list, dict, set or a dataclass as default_factory, or make the field required",
             )
-        return self.factory()
+        return cast("Any", self.factory)()
 
 
-def _members(kind: type) -> list[tuple[str, _Default]]:
+def _members(kind: Any) -> list[tuple[str, _Default]]:
     """The fields of a dataclass or Struct, in order, with their defaults."""
     if issubclass(kind, msgspec.Struct):
         return _struct_members(kind)
@@ -271,7 +274,8 @@ def _members(kind: type) -> list[tuple[str, _Default]]:
     for field in dataclasses.fields(kind):
         if not field.init:
             raise Unsupported(
-                f"field {kind.__name__}.{field.name} has init=False", "let every field be given at construction"
+                f"field {kind.__name__}.{field.name} has init=False",
+                "let every field be given at construction",
             )
         members.append((field.name, _Default(field.default, field.default_factory)))
     return members
@@ -310,6 +314,7 @@ def _check_methods(kind: type) -> None:
 
 
 def _enum(kind: type[Enum]) -> EnumType:
+    _check_methods(kind)
     if issubclass(kind, Flag):
         raise Unsupported(f"{kind.__name__} is a Flag", "use a set of enum members")
     mixin: Literal["", "str", "int"] = ""
@@ -321,17 +326,15 @@ def _enum(kind: type[Enum]) -> EnumType:
     for member in kind:
         value = member.value
         if type(value) not in (str, int):
-            raise Unsupported(f"{kind.__name__}.{member.name} is neither str nor int", "use str or int members")
+            raise Unsupported(
+                f"{kind.__name__}.{member.name} is neither str nor int", "use str or int members"
+            )
         members.append(EnumMember(member.name, value))
     if len({type(member.value) for member in members}) != 1:
-        raise Unsupported(f"{kind.__name__} has no members, or both str and int ones", "use one type of values")
+        raise Unsupported(
+            f"{kind.__name__} has no members, or both str and int ones", "use one type of values"
+        )
     return EnumType(kind.__name__, tuple(members), mixin)
-
-
-def _fixed_zone(value: datetime) -> Any:
-    from datetime import timezone
-
-    return timezone(value.utcoffset() or timedelta(0))
 
 
 def _shown(annotation: Any) -> str:

@@ -105,11 +105,13 @@ class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt, as a worker receives it on `dressage.<ns>.<shard>.task.<queue>`.
 
     `args` is a JSON object of parameters by name. The result goes, as a `TaskResult` with the same `task_id`,
-    to the subject `reply`.
+    to the subject `reply`. `call_id` is the same for all attempts of one call, and for no other call of the run:
+    with `run_id` it makes the idempotency key for what the handler does elsewhere.
     """
 
     task: str
     task_id: str
+    call_id: str
     run_id: str
     workflow: str
     version: int

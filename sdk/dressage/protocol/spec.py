@@ -91,15 +91,13 @@ class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
 class TaskNode(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True):
     """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
 
-    With `attribute` the result becomes one field of the record that is the run's view. `retry` is what the call
-    itself says (see `effective_retry`).
+    `retry` is what the call itself says (see `effective_retry`).
     """
 
     task: str
     args: dict[str, Expr]
     next: int
     target: str | None = None
-    attribute: str | None = None
     retry: RetryOptions | None = None
     scope: int | None = None
     line: int = 0

@@ -1,4 +1,4 @@
-"""A standing pull: keeps a window of deliveries asked for, refills it, and notices when it stands no longer.
+"""A standing pull: keeps a window of deliveries asked for or held, and notices when it stands no longer.
 
 `fetch()` of nats-py costs 45 us a message and a timer for each; this costs one request for half a window.
 """
@@ -44,6 +44,7 @@ class StandingPull:
         self._on_end = on_end
         self._inbox = connection.new_inbox()
         self._asked = 0
+        self._held = 0
         self._heard_at = 0.0
         self._closed = False
         self._subscription: NatsSubscription | None = None
@@ -53,14 +54,18 @@ class StandingPull:
         self._subscription = await self._connection.nats.subscribe(
             self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
         )
-        await self._refill()
+        await self._refill_if_due()
         self._watch = asyncio.create_task(self._watch_silence())
 
     async def restart(self) -> None:
         """Asks anew for the whole window; needed after a reconnect, when the server forgot the old requests."""
         self._asked = 0
-        if not self._closed:
-            await self._refill()
+        await self._refill_if_due()
+
+    async def taken(self, count: int = 1) -> None:
+        """Tells that `count` deliveries are dealt with, which makes room for others."""
+        self._held -= count
+        await self._refill_if_due()
 
     async def close(self) -> None:
         if self._closed:
@@ -75,9 +80,15 @@ class StandingPull:
             except Exception:  # noqa: S110 - the connection may be gone, and then so is the subscription
                 pass
 
-    async def _refill(self) -> None:
-        wanted = self._window - self._asked
-        self._asked = self._window
+    async def _refill_if_due(self) -> None:
+        """Asks for half a window at a time, or for what there is room for when nothing is asked any more."""
+        room = self._window - self._asked - self._held
+        if self._closed or room <= 0 or (self._asked and room * 2 < self._window):
+            return
+        await self._ask(room)
+
+    async def _ask(self, wanted: int) -> None:
+        self._asked += wanted
         self._heard_at = asyncio.get_running_loop().time()
         request = {"batch": wanted, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         await self._connection.nats.publish(self._subject, msgspec.json.encode(request), reply=self._inbox)
@@ -88,8 +99,7 @@ class StandingPull:
             await self._on_status(msg)
             return
         self._asked -= 1
-        if self._asked * 2 <= self._window and not self._closed:
-            await self._refill()
+        self._held += 1
         await self._on_delivery(delivery_of(msg.subject, msg.data, msg.headers, msg.reply))
 
     async def _on_status(self, msg: Msg) -> None:
@@ -103,8 +113,7 @@ class StandingPull:
         self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", "0") or "0"))
         if status == "409" and "Nats-Pending-Messages" not in headers:
             self._asked = 0
-        if self._asked * 2 <= self._window:
-            await self._refill()
+        await self._refill_if_due()
 
     def _end(self, reason: str) -> None:
         if not self._closed:

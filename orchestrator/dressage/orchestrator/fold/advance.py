@@ -73,7 +73,8 @@ class Advance:
         """Names one attempt for ever: a loop or a retry has another command sequence, a branch another thread."""
         return f"{thread.id}-{node}-{self.stamp.seq}-{attempt}"
 
-    def timer_id(self, thread: RunThread, node: int) -> str:
+    def begun_id(self, thread: RunThread, node: int) -> str:
+        """Names what this fold begins at a node: a timer, or a call with all its attempts."""
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
     def assign(self, name: str, value: Any) -> None:

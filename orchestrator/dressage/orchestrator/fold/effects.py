@@ -16,6 +16,7 @@ class DispatchTask:
     queue: str
     task: str
     task_id: str
+    call_id: str
     attempt: int
     args: msgspec.Raw
     scheduled_ms: int

@@ -18,6 +18,7 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     """
 
     task_id: str
+    call_id: str
     task: str
     queue: str
     node: int

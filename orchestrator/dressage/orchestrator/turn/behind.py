@@ -25,6 +25,15 @@ from dressage.protocol.names import Names
 
 EVENTS_MAX: Final = 900
 STATES_MAX: Final = 500
+EVENTS_LINGER_S: Final = 0.025
+STATES_LINGER_S: Final = 0.1
+LINGER_BELOW: Final = 200
+"""Below so many, events and states wait for company. Nobody waits for them, and the smallest batch costs several
+fsyncs of the disk that turns are committed to; under load there is company at once and nothing lingers."""
+
+SINGLES_MAX: Final = 8
+"""So many states go as pipelined singles where there is one replica: cheaper than staging a batch."""
+
 BYTES_MAX: Final = 4 * 1024 * 1024
 
 
@@ -77,6 +86,8 @@ class EventsStage:
         while True:
             await self._gate.wait()
             while self._queue:
+                if len(self._queue) < LINGER_BELOW:
+                    await asyncio.sleep(EVENTS_LINGER_S)
                 await self._publish_some()
 
     async def _publish_some(self) -> None:
@@ -138,6 +149,7 @@ class StatesStage:
         self._fence = Expect(standing.fence_seq, names.fence_key(shard))
         self._acknowledge = acknowledge
         self._metrics = metrics
+        self._singles_max = SINGLES_MAX if standing.replicas == 1 else 1
         self._waiting: dict[str, Frozen] = {}
         self._gate = Gate()
         self._writing = False
@@ -159,6 +171,8 @@ class StatesStage:
         while True:
             await self._gate.wait()
             while self._waiting:
+                if len(self._waiting) < LINGER_BELOW:
+                    await asyncio.sleep(STATES_LINGER_S)
                 self._writing = True
                 await self._write(self._next())
                 self._writing = False
@@ -177,10 +191,9 @@ class StatesStage:
 
     async def _write(self, states: list[Frozen]) -> None:
         messages = [Message(self._names.run_key(self._shard, frozen.run.token), frozen.data) for frozen in states]
-        messages[0].expect = self._fence
         while True:
             try:
-                await self._connection.publish_batch(messages)
+                await self._store(messages)
                 break
             except PublishRefused as refused:
                 if refused.err_code != FENCE_IN_PROCESS:
@@ -191,6 +204,17 @@ class StatesStage:
         self._metrics.states.inc(len(states))
         for frozen in states:
             self._covered(frozen)
+
+    async def _store(self, messages: list[Message]) -> None:
+        """A part that is stored while another is refused does no harm: every one of them may be stored."""
+        if len(messages) > self._singles_max:
+            messages[0].expect = self._fence
+            await self._connection.publish_batch(messages)
+            return
+        for message in messages:
+            message.expect = self._fence
+        waiting = [await self._connection.send(message) for message in messages]
+        await asyncio.gather(*waiting)
 
     def _covered(self, frozen: Frozen) -> None:
         run, seq = frozen.run, frozen.state.seq

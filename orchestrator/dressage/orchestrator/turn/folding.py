@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -100,7 +100,8 @@ class Folder:
         return turn
 
     # -- folding -----------------------------------------------------------------------------------
-    async def run(self) -> None:
+    async def run(self, taken: Callable[[], Awaitable[None]]) -> None:
+        """Folds for ever; `taken` is told of each delivery that is folded."""
         done = 0
         while True:
             while not self._inbox:
@@ -111,6 +112,7 @@ class Folder:
             self._busy = True
             await self._fold(self._inbox.popleft())
             self._busy = False
+            await taken()
             done += 1
             if done % FOLDS_BEFORE_YIELD == 0:
                 self._runs.evict()

@@ -46,6 +46,7 @@ class MessageMaker:
             TaskMessage(
                 task=effect.task,
                 task_id=effect.task_id,
+                call_id=effect.call_id,
                 run_id=state.run_id,
                 workflow=state.workflow,
                 version=state.version,

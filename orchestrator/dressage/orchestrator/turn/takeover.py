@@ -45,6 +45,7 @@ class Standing:
     position: Position
     position_seq: int
     fence_seq: int
+    replicas: int
 
 
 async def take_over(connection: Connection, names: Names, shard: int) -> Standing:
@@ -85,7 +86,10 @@ async def take_over(connection: Connection, names: Names, shard: int) -> Standin
 
     fence_seq = await _fence(connection, names.runs_stream(), names.fence_key(shard), fenced_states)
     await _replace_consumers(connection, names, shard, epoch)
-    return Standing(epoch, won_cursor, cursor_seq, won_position, position_seq, fence_seq)
+    state = await connection.stream_state(stream)
+    if state is None:
+        raise Doubt(f"stream {stream} is gone")
+    return Standing(epoch, won_cursor, cursor_seq, won_position, position_seq, fence_seq, state.replicas)
 
 
 def _refuse_higher(found: int, epoch: int) -> None:

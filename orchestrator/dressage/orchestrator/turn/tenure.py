@@ -133,7 +133,7 @@ class Tenure:
         )
         asks = await intake.serve(self._names.ask(self._shard), stages.asking.on_ask)
         work = [
-            stages.folder.run(),
+            stages.folder.run(pull.taken),
             self._commit(intake, stages),
             stages.events.run(),
             stages.states.run(),

@@ -24,7 +24,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, SleepNode)  # noqa: S101
     until = advance.state.time_ms + _milliseconds(advance.evaluate(ready, "duration"))
-    timer_id = advance.timer_id(thread, thread.node)
+    timer_id = advance.begun_id(thread, thread.node)
     thread.wait = SleepWait(timer_id, thread.node, until)
     advance.effects.append(SetTimer(timer_id, until, TimerFired(timer_id)))
     advance.emit(SleepStarted(thread.node, timer_id, rfc3339(until)))

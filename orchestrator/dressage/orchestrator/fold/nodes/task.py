@@ -24,6 +24,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     task = advance.definition.task(node.task)
     wait = TaskWait(
         task_id=advance.attempt_id(thread, thread.node, 1),
+        call_id=advance.begun_id(thread, thread.node),
         task=task.name,
         queue=task.queue,
         node=thread.node,
@@ -41,11 +42,12 @@ def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
             queue=wait.queue,
             task=wait.task,
             task_id=wait.task_id,
+            call_id=wait.call_id,
             attempt=wait.attempt,
             args=wait.args,
             scheduled_ms=wait.scheduled_ms,
             not_before_ms=wait.scheduled_ms if delay_ms else 0,
-            timer_id=advance.timer_id(thread, wait.node) if delay_ms else "",
+            timer_id=advance.begun_id(thread, wait.node) if delay_ms else "",
         )
     )
     advance.emit(
@@ -103,12 +105,8 @@ def _completed(advance: Advance, thread: RunThread, wait: TaskWait, result: Task
         )
     )
     thread.node, thread.wait = node.next, None
-    if node.target is None:
-        return
-    if node.attribute is None:
+    if node.target is not None:
         advance.assign(node.target, value)
-    else:
-        advance.assign_attribute(node.target, node.attribute, value)
 
 
 def _errored(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, error: FailureInfo) -> None:

@@ -1,0 +1,48 @@
+"""`dressage orchestrator`."""
+
+from __future__ import annotations
+
+import click
+
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.cli import options
+from dressage.cli.running import inspect_server, run, signals
+from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
+from dressage.telemetry import Meters, meters_for
+
+
+@click.command()
+@options.server
+@options.namespace
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 1024),
+    help="For a new namespace: how many slices its runs are cut into.  [default: 1, or what it has]",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=1,
+    show_default=True,
+    help="How many servers keep each stream: 3 in a cluster.",
+)
+@options.metrics_port
+@options.metrics_host
+def orchestrator(
+    server: str, namespace: str, shards: int | None, replicas: int, metrics_port: int | None, metrics_host: str
+) -> None:
+    """Serve the shards of a namespace.
+
+    Start as many as you like: they share the shards, and take over from one that dies. SIGTERM is an orderly stop.
+    """
+    config = OrchestratorConfig(namespace, shards, replicas)
+    run(_serve(server, config, meters_for(metrics_port, metrics_host)))
+
+
+async def _serve(server: str, config: OrchestratorConfig, meters: Meters) -> None:
+    await inspect_server(server)
+    served = Orchestrator(JetStreamBroker(server), config, meters)
+    with signals(served.stop):
+        click.echo(f"orchestrator: serving namespace {config.namespace} at {server}", err=True)
+        await served.run()
+    click.echo("orchestrator: stopped, everything covered and acknowledged", err=True)

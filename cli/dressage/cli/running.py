@@ -1,0 +1,73 @@
+"""Running a command's coroutine: the fastest loop there is, and signals that mean "drain"."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
+
+import click
+
+from dressage.brokers.connect import connect
+from dressage.brokers.server_check import ServerFacts, check_server
+
+T = TypeVar("T")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_FORCED: Final = 130
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end, on uvloop where that is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none for Windows and PyPy
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+@contextlib.contextmanager
+def signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT call `stop`. A second one ends the process without waiting."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def on_signal() -> None:
+        nonlocal asked
+        if asked:
+            os._exit(_FORCED)
+        asked = True
+        stop()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def inspect_server(url: str) -> ServerFacts:
+    """Looks at a server before anything is entrusted to it, and prints what its operator should change.
+
+    Raises `ServerUnreachable`, or `ServerUnsuitable` for one that Dressage cannot keep its promises on.
+    """
+    client = await connect(url)
+    try:
+        facts = await check_server(client)
+    finally:
+        await client.close()
+    for warning in facts.warnings:
+        click.secho(f"WARNING {warning}", err=True, fg="yellow", bold=True)
+    return facts
+
+
+async def require_answer(url: str) -> None:
+    """Raises `ServerUnreachable` within seconds, with what to do about it, where a client would go on trying."""
+    client = await connect(url)
+    await client.close()

@@ -1,0 +1,219 @@
+"""`dressage run`: starting runs, waiting for them, reading them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dressage.cli import options
+from dressage.cli.running import require_answer, run
+from dressage.client import Client, RunFailed
+from dressage.protocol.commands import FailureInfo, RunView
+from dressage.protocol.events import ReceivedEvent
+
+_timeout = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait.  [default: for ever]"
+)
+
+VALUE_SHOWN_MAX = 200
+"""Characters of a value that a table shows; `--json` shows all."""
+
+
+@click.group("run")
+def runs() -> None:
+    """Start runs, wait for them, and read them."""
+
+
+class Input(click.ParamType):
+    """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
+
+    name = "JSON|@FILE|-"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> msgspec.Raw:
+        text = self._text(str(value), param, ctx)
+        try:
+            parsed = json.loads(text)
+        except ValueError as error:
+            self.fail(f"this is no JSON: {error}", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail('give an object of the parameters by name, such as {"order": 7}', param, ctx)
+        # The text goes on as it is: a number keeps the digits that it was written with.
+        return msgspec.Raw(text)
+
+    def _text(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if value == "-":
+            return click.get_binary_stream("stdin").read()
+        if not value.startswith("@"):
+            return value.encode()
+        try:
+            return Path(value[1:]).read_bytes()
+        except OSError as error:
+            self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
+
+
+@runs.command()
+@click.argument("workflow")
+@click.option("--input", "given", type=Input(), default="{}", help="The parameters, by name.")
+@click.option("--run-id", help="The same id and input again is the same run.  [default: a new one]")
+@click.option("--version", type=click.IntRange(1), help="Which version.  [default: the latest]")
+@click.option("--wait", "wait_", is_flag=True, help="Wait for the end and print the output.")
+@_timeout
+@options.actor
+@options.server
+@options.namespace
+@options.as_json
+def start(
+    workflow: str,
+    given: msgspec.Raw,
+    run_id: str | None,
+    version: int | None,
+    wait_: bool,
+    timeout_s: float | None,
+    actor: str,
+    server: str,
+    namespace: str,
+    as_json: bool,
+) -> None:
+    """Start a run. Returns once the engine has accepted it, or with --wait once it has ended."""
+
+    async def begin() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            handle = await client.start(workflow, given, run_id=run_id, version=version)
+            if wait_:
+                click.echo(f"run {handle.run_id}", err=True)
+                _print_end(await client.wait(handle.run_id, timeout_s=timeout_s, not_before=handle.seq), as_json)
+            elif as_json:
+                click.echo(json.dumps({"run_id": handle.run_id, "existing": handle.existing}))
+            else:
+                click.echo(handle.run_id)
+
+    run(begin())
+
+
+@runs.command()
+@click.argument("run_id")
+@options.server
+@options.namespace
+@options.as_json
+def get(run_id: str, server: str, namespace: str, as_json: bool) -> None:
+    """Show a run as it stands."""
+
+    async def read() -> RunView:
+        await require_answer(server)
+        async with Client(server, namespace=namespace) as client:
+            return await client.get(run_id)
+
+    view = run(read())
+    if as_json:
+        click.echo(msgspec.json.encode(view))
+    else:
+        _print_view(view)
+
+
+@runs.command()
+@click.argument("run_id")
+@_timeout
+@options.server
+@options.namespace
+@options.as_json
+def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_json: bool) -> None:
+    """Wait for a run to end and print its output. Exits with 1 if it failed."""
+
+    async def read() -> RunView:
+        await require_answer(server)
+        async with Client(server, namespace=namespace) as client:
+            return await client.wait(run_id, timeout_s=timeout_s)
+
+    _print_end(run(read()), as_json)
+
+
+@runs.command()
+@click.argument("run_id")
+@options.server
+@options.namespace
+@options.as_json
+def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
+    """Show what happened in a run; with --json one event a line."""
+
+    async def read() -> list[ReceivedEvent]:
+        await require_answer(server)
+        async with Client(server, namespace=namespace) as client:
+            events = [event async for event in client.history(run_id)]
+            if not events:
+                # An unknown run and one without events read alike; its owner knows the difference.
+                await client.get(run_id)
+            return events
+
+    events = run(read())
+    if as_json:
+        for event in events:
+            click.echo(msgspec.json.encode(event))
+        return
+    table = Table("", "time", "event", "what", box=None, pad_edge=False)
+    for event in events:
+        table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
+    _console().print(table)
+
+
+def _said(event: ReceivedEvent) -> str:
+    """The data of an event without the ids that only programs need."""
+    data: dict[str, Any] = msgspec.json.decode(event.data)
+    name = data.get("task") or data.get("name") or ""
+    failure = data.get("failure")
+    parts = [str(name)] if name else []
+    if data.get("attempt", 1) > 1:
+        parts.append(f"attempt {data['attempt']}")
+    if failure:
+        parts.append(f"{failure['name']}: {failure.get('message', '')}")
+    parts += [json.dumps(data[key], ensure_ascii=False) for key in ("input", "value", "output") if key in data]
+    return " ".join(parts)
+
+
+def _print_end(view: RunView, as_json: bool) -> None:
+    """Prints the output of a run that ended. Raises `RunFailed` if it has none."""
+    if as_json:
+        click.echo(msgspec.json.encode(view))
+    if view.status != "completed":
+        failure = view.failure or FailureInfo(view.status, "the engine failed on it; see its history")
+        raise RunFailed(view.run_id, failure)
+    if not as_json:
+        click.echo(bytes(view.output) if isinstance(view.output, msgspec.Raw) else b"null")
+
+
+def _print_view(view: RunView) -> None:
+    rows: dict[str, Any] = {
+        "run": view.run_id,
+        "workflow": f"{view.workflow} v{view.version}",
+        "status": view.status,
+        "waiting for": view.waiting_for,
+        "started": f"{view.started_at} by {view.actor or '?'}",
+        "ended": view.ended_at,
+        "failure": f"{view.failure.name}: {view.failure.message}" if view.failure else "",
+        "input": json.dumps(view.input, ensure_ascii=False),
+        "output": bytes(view.output).decode() if isinstance(view.output, msgspec.Raw) else "",
+    }
+    rows |= {f"search {name}": json.dumps(value, ensure_ascii=False) for name, value in view.search.items()}
+    rows |= {f"variable {name}": json.dumps(value, ensure_ascii=False) for name, value in view.variables.items()}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, escape(_brief(str(value))))
+    _console().print(table)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= VALUE_SHOWN_MAX else text[: VALUE_SHOWN_MAX - 1] + "…"
+
+
+def _console() -> Console:
+    # In a pipe a table must not be cut to the width of a terminal that is not there.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)

@@ -1,0 +1,256 @@
+"""The stream that events come from. It belongs to somebody else: nothing of it is created or changed here.
+
+What Dressage has on it is one durable consumer for each trigger, which all processes of that trigger share. The
+consumer is where a trigger's progress is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from dressage.brokers.interface import Connection, ConsumerConfig
+from dressage.connectors.config import TriggerConfig
+from dressage.protocol.errors import BrokerError, PublishRefused
+from dressage.protocol.names import Names
+
+REQUEST_TIMEOUT_S: Final = 5.0
+
+_STREAM_NOT_FOUND: Final = 10059
+_CONSUMER_NOT_FOUND: Final = 10014
+_NEWEST: Final = "new"
+
+_OWN: Final = re.compile(r"dressage_[a-z0-9-]+_(\d+|dead)")
+"""A consumer on a shard's stream would take its commands, and dead letters that fail would feed on themselves."""
+
+
+class SourceProblem(BrokerError):
+    """The source cannot be read as things are; the codes are SOURCE_MISSING, SOURCE_AMBIGUOUS, SOURCE_REFUSED."""
+
+    code = "SOURCE_MISSING"
+    retryable = True
+
+
+class _ApiError(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _StreamConfig(msgspec.Struct):
+    subjects: list[str] = []
+
+
+class _StreamState(msgspec.Struct):
+    last_seq: int = 0
+
+
+class _StreamInfo(msgspec.Struct):
+    created: str = ""
+    config: _StreamConfig = msgspec.field(default_factory=_StreamConfig)
+    state: _StreamState = msgspec.field(default_factory=_StreamState)
+    error: _ApiError | None = None
+
+
+class _StreamNames(msgspec.Struct):
+    streams: list[str] | None = None
+    error: _ApiError | None = None
+
+
+class _ConsumerConfig(msgspec.Struct):
+    opt_start_seq: int | None = None
+    filter_subject: str = ""
+    filter_subjects: list[str] = []
+    ack_wait: int = 0
+    max_ack_pending: int = 0
+
+
+class _Reached(msgspec.Struct):
+    stream_seq: int = 0
+
+
+class _ConsumerInfo(msgspec.Struct):
+    config: _ConsumerConfig = msgspec.field(default_factory=_ConsumerConfig)
+    ack_floor: _Reached = msgspec.field(default_factory=_Reached)
+    num_pending: int = 0
+    num_ack_pending: int = 0
+    error: _ApiError | None = None
+
+
+_stream_info = msgspec.json.Decoder(_StreamInfo)
+_stream_names = msgspec.json.Decoder(_StreamNames)
+_consumer_info = msgspec.json.Decoder(_ConsumerInfo)
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """A stream, and how far a trigger has come in it. `created` tells it from another one of the same name."""
+
+    stream: str
+    created: str
+    done_seq: int
+
+
+class Source:
+    """The source of one trigger."""
+
+    def __init__(
+        self, connection: Connection, names: Names, trigger: TriggerConfig, *, ack_wait_s: float, pending_max: int
+    ) -> None:
+        self._connection = connection
+        self._trigger = trigger
+        self._ack_wait_s = ack_wait_s
+        self._pending_max = pending_max
+        self._place: Place | None = None
+        self._was_missing = False
+        self.consumer: Final = consumer_name(names.namespace, trigger.name)
+
+    @property
+    def stream(self) -> str:
+        """The stream's name; empty before `open` has found it."""
+        return self._place.stream if self._place else ""
+
+    async def open(self) -> None:
+        """Finds the stream, and makes the consumer unless it is there already. May be repeated.
+
+        Raises `SourceProblem`, or another `DressageError` when the server does not answer.
+        """
+        stream = await self._find_stream()
+        if _OWN.fullmatch(stream):
+            raise SourceProblem(
+                f"stream {stream} is Dressage's own and feeds no trigger{self._whose}: take events from the stream "
+                f"of a service, or from the namespace's output events",
+                code="SOURCE_REFUSED",
+            )
+        info = await self._stream_info(stream)
+        found = await self._consumer_info(stream)
+        if found is None:
+            await self._create(stream, info, self._first_seq(stream, info))
+            done = self._known_done(stream, info.created)
+        else:
+            if not self._as_wanted(found.config):
+                await self._create(stream, info, found.config.opt_start_seq)
+            done = found.ack_floor.stream_seq
+        self._place = Place(stream, info.created, done)
+
+    async def lag(self) -> int:
+        """How many events are not dealt with yet. Raises a `DressageError` when that cannot be told."""
+        place = self._place
+        info = await self._consumer_info(place.stream) if place else None
+        if place is None or info is None:
+            raise SourceProblem(f"there is no consumer {self.consumer}{self._whose}")
+        self._place = Place(place.stream, place.created, max(place.done_seq, info.ack_floor.stream_seq))
+        return info.num_pending + info.num_ack_pending
+
+    # -- where to begin ----------------------------------------------------------------------------
+    def _first_seq(self, stream: str, info: _StreamInfo) -> int | None:
+        """The sequence that a new consumer begins with; None for the first.
+
+        A consumer that was lost while we used it goes on where it was. A stream that came only after us holds
+        nothing that is older than the trigger.
+        """
+        done = self._known_done(stream, info.created)
+        if done:
+            return done + 1
+        if self._was_missing or self._place is not None:
+            return None if self._trigger.start == _NEWEST else self._configured(info)
+        return self._configured(info)
+
+    def _known_done(self, stream: str, created: str) -> int:
+        place = self._place
+        return place.done_seq if place and (place.stream, place.created) == (stream, created) else 0
+
+    def _configured(self, info: _StreamInfo) -> int | None:
+        match self._trigger.start:
+            case "all":
+                return None
+            case "new":
+                return info.state.last_seq + 1
+            case seq:
+                return seq
+
+    # -- the server's answers ----------------------------------------------------------------------
+    @property
+    def _whose(self) -> str:
+        return f" (trigger {self._trigger.name!r})"
+
+    async def _find_stream(self) -> str:
+        source = self._trigger.source
+        if source.stream is not None:
+            return source.stream
+        body = msgspec.json.encode({"subject": source.subject})
+        answer = await self._connection.request("$JS.API.STREAM.NAMES", body, REQUEST_TIMEOUT_S)
+        found = _stream_names.decode(answer).streams or []
+        if not found:
+            self._was_missing = True
+            raise SourceProblem(
+                f"no stream on this server stores subject {source.subject}{self._whose}: the service that publishes "
+                "there has to create one. Waiting for it"
+            )
+        if len(found) > 1:
+            raise SourceProblem(
+                f"several streams store subject {source.subject}{self._whose}: {', '.join(sorted(found))}. "
+                "Name one of them as source.stream",
+                code="SOURCE_AMBIGUOUS",
+            )
+        return found[0]
+
+    async def _stream_info(self, stream: str) -> _StreamInfo:
+        answer = await self._connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", REQUEST_TIMEOUT_S)
+        info = _stream_info.decode(answer)
+        if info.error is None:
+            return info
+        if info.error.err_code != _STREAM_NOT_FOUND:
+            raise SourceProblem(f"stream {stream}{self._whose}: {info.error.description}", code="SOURCE_REFUSED")
+        self._was_missing = True
+        subject = self._trigger.source.subject
+        raise SourceProblem(
+            f"there is no stream {stream}{f' for subject {subject}' if subject else ''} on this server{self._whose}: "
+            "the service that publishes the events has to create it. Waiting for it"
+        )
+
+    async def _consumer_info(self, stream: str) -> _ConsumerInfo | None:
+        subject = f"$JS.API.CONSUMER.INFO.{stream}.{self.consumer}"
+        info = _consumer_info.decode(await self._connection.request(subject, b"", REQUEST_TIMEOUT_S))
+        if info.error is None:
+            return info
+        if info.error.err_code in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND):
+            return None
+        raise SourceProblem(f"consumer {self.consumer} of {stream}: {info.error.description}", code="SOURCE_REFUSED")
+
+    @property
+    def _filters(self) -> list[str]:
+        return [self._trigger.source.subject] if self._trigger.source.subject else []
+
+    def _as_wanted(self, config: _ConsumerConfig) -> bool:
+        filters = config.filter_subjects or ([config.filter_subject] if config.filter_subject else [])
+        ack_wait_s = config.ack_wait / 1e9
+        return (filters, ack_wait_s, config.max_ack_pending) == (self._filters, self._ack_wait_s, self._pending_max)
+
+    async def _create(self, stream: str, info: _StreamInfo, first_seq: int | None) -> None:
+        """Makes the consumer, or brings it to the configuration. Where it begins cannot be changed afterwards."""
+        config = ConsumerConfig(
+            name=self.consumer,
+            filters=self._filters,
+            ack_wait_s=self._ack_wait_s,
+            max_ack_pending=self._pending_max,
+            start_seq=first_seq,
+        )
+        try:
+            await self._connection.create_consumer(stream, config)
+        except PublishRefused as error:
+            # Another process of this trigger may have made it in between, with another place to begin.
+            made = await self._consumer_info(stream)
+            if made is not None and self._as_wanted(made.config):
+                return
+            stored = ", ".join(info.config.subjects) or "what other streams hold"
+            raise SourceProblem(
+                f"{error.message}{self._whose}. The stream stores {stored}", code="SOURCE_REFUSED"
+            ) from error
+
+
+def consumer_name(namespace: str, trigger: str) -> str:
+    """The durable consumer of a trigger. Names have no underscore, so no two triggers share one."""
+    return f"dressage_{namespace}_trigger_{trigger}"

@@ -1,0 +1,238 @@
+"""Assignments: to a variable, to a field of the view, and several at once; with or without an await."""
+
+from __future__ import annotations
+
+import ast
+
+from dressage.expressions.parse import BINARY_OPERATORS, constant
+from dressage.flow.compiler import calls
+from dressage.flow.compiler.awaits import emit_await
+from dressage.flow.compiler.context import Augmented, Context
+from dressage.flow.compiler.names import MISSING
+from dressage.flow.describe import Unsupported
+from dressage.flow.signatures import closure_of
+from dressage.protocol.expressions import Attribute, Binary, Expr, Index, Name
+from dressage.protocol.spec import AssignNode
+from dressage.protocol.types import TupleOf
+
+
+def assign(context: Context, node: ast.Assign) -> None:
+    if len(node.targets) > 1:
+        raise context.refusal(
+            node.targets[1], "one assignment sets one target", "write an assignment for each of them"
+        )
+    target = node.targets[0]
+    if isinstance(target, ast.Tuple | ast.List):
+        _assign_several(context, target, node.value)
+    else:
+        _assign_one(context, target, node.value, node)
+
+
+def annotated(context: Context, node: ast.AnnAssign) -> None:
+    if not isinstance(node.target, ast.Name):
+        raise context.refusal(node.target, "only variables are declared with a type", "leave the type out")
+    _check_target(context, node.target)
+    _declare(context, node.target.id, node.annotation)
+    if node.value is not None:
+        _assign_one(context, node.target, node.value, node)
+
+
+def _declare(context: Context, name: str, annotation: ast.expr) -> None:
+    """Reads a local annotation, which Python never evaluates, as Python would where it stands."""
+    function = context.signature.function
+    namespace = {**context.signature.book.namespace, **closure_of(function)}
+    try:
+        code = compile(ast.Expression(annotation), context.source.file, "eval")
+        declared = eval(code, function.__globals__, namespace)
+        if isinstance(declared, str):
+            declared = eval(declared, function.__globals__, namespace)
+        context.declared[name] = context.scope.book.ref(declared)
+    except Unsupported as error:
+        raise context.refusal(annotation, f"variable {name}: {error.what}", error.advice) from error
+    except Exception as error:
+        advice = "import what it names, also at run time"
+        raise context.refusal(annotation, f"this type cannot be read: {error}", advice) from error
+
+
+def augmented(context: Context, node: ast.AugAssign) -> None:
+    operator = BINARY_OPERATORS.get(type(node.op))
+    if operator is None:
+        raise context.refusal(
+            node, "matrix multiplication is not part of the language", "compute this in a task"
+        )
+    name, attribute = _target(context, node.target)
+    current: Expr = Name(name) if attribute is None else Attribute(Name(name), attribute)
+    context.augmented.append(Augmented(node, current))
+    value = Binary(operator, current, context.translate(node.value))
+    _emit(context, node, name, attribute, value)
+
+
+# -- one target ------------------------------------------------------------------------------------
+def _assign_one(context: Context, target: ast.expr, value: ast.expr, place: ast.AST) -> None:
+    name, attribute = _target(context, target)
+    if attribute is None and name in context.names.views:
+        _check_fresh(context, name, value)
+    if not isinstance(value, ast.Await):
+        _emit(context, place, name, attribute, context.translate(value))
+    elif attribute is None:
+        emit_await(context, value, name)
+    else:
+        # The result is there before the view changes: a failure leaves the view as it was.
+        result = context.temporary()
+        emit_await(context, value, result)
+        _emit(context, place, name, attribute, Name(result))
+
+
+def _emit(context: Context, place: ast.AST, name: str, attribute: str | None, value: Expr) -> None:
+    context.graph.emit(AssignNode, place, target=name, value=value, attribute=attribute)
+
+
+def _target(context: Context, target: ast.expr) -> tuple[str, str | None]:
+    """The variable that is assigned, and the field of it if it is the view. Refuses every other target."""
+    if isinstance(target, ast.Name):
+        _check_target(context, target)
+        return target.id, None
+    if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+        _check_view(context, target, target.value.id)
+        return target.value.id, target.attr
+    if isinstance(target, ast.Subscript):
+        raise context.refusal(
+            target,
+            "lists and dicts are values: an item cannot be assigned",
+            "write `settings = settings | {key: value}`, or let a task return the changed list",
+        )
+    if isinstance(target, ast.Starred | ast.Tuple | ast.List):
+        raise context.refusal(target, "this target is not supported", "assign each variable by itself")
+    raise context.refusal(
+        target,
+        "only fields of the view itself can be assigned",
+        "build a new record, and assign that to a field",
+    )
+
+
+def _check_target(context: Context, target: ast.Name) -> None:
+    if target.id in context.names.failures:
+        raise context.refusal(
+            target,
+            f"{target.id} also names a caught failure, which is gone after its clause",
+            "use another name",
+        )
+
+
+def _check_view(context: Context, target: ast.Attribute, name: str) -> None:
+    if name in context.names.params:
+        raise context.refusal(
+            target,
+            f"{name} is a parameter: its fields cannot be assigned",
+            "only the run's view changes: a dataclass instance that this function makes",
+        )
+    kind = context.names.views.get(name)
+    if kind is None:
+        raise context.refusal(
+            target,
+            f"{name} is not made by this function, so its fields cannot be assigned",
+            f"only the run's view changes: write `{name} = SomeView(...)`, or build a new record",
+        )
+    if _is_frozen(kind):
+        raise context.refusal(target, f"{kind.__name__} is frozen", "let the view's dataclass be mutable")
+
+
+def _is_frozen(kind: type) -> bool:
+    dataclass = getattr(kind, "__dataclass_params__", None)
+    struct = getattr(kind, "__struct_config__", None)
+    return bool((dataclass and dataclass.frozen) or (struct and struct.frozen))
+
+
+def _check_fresh(context: Context, name: str, value: ast.expr) -> None:
+    """Refuses a view that is anything but a new instance, since another name might still show it."""
+    kind = context.names.views[name]
+    made = context.names.object(value.func) if isinstance(value, ast.Call) else MISSING
+    if kind is None or made is not kind:
+        shown = kind.__name__ if kind else "SomeView"
+        raise context.refusal(
+            value, f"{name} is the run's view: it must be a new instance", f"write `{name} = {shown}(...)`"
+        )
+
+
+# -- several targets -------------------------------------------------------------------------------
+def _assign_several(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> None:
+    targets = target.elts
+    if not isinstance(value, ast.Tuple | ast.List):
+        _unpack(context, target, value)
+        return
+    if len(targets) != len(value.elts) or any(
+        isinstance(each, ast.Starred) for each in [*targets, *value.elts]
+    ):
+        raise context.refusal(
+            target, "targets and values differ in number", "write one value for each target"
+        )
+    pairs = [_target(context, each) for each in targets]
+    if len(set(pairs)) < len(pairs):
+        raise context.refusal(target, "one target stands here twice", "assign it once")
+    whole = {name for name, attribute in pairs if attribute is None}
+    if any(attribute is not None and name in whole for name, attribute in pairs):
+        raise context.refusal(
+            target, "a view and its field are assigned at once", "write an assignment for each of them"
+        )
+    late: list[tuple[tuple[str, str | None], Expr]] = []
+    for place, (pair, each) in enumerate(zip(pairs, value.elts, strict=True)):
+        rest = value.elts[place + 1 :]
+        if _can_assign_now(context, pair, rest, bool(late)):
+            _assign_one(context, targets[place], each, each)
+        else:
+            held = context.temporary()
+            _hold(context, each, held, pair)
+            late.append((pair, Name(held)))
+    for (name, attribute), held_value in late:
+        _emit(context, target, name, attribute, held_value)
+
+
+def _can_assign_now(
+    context: Context, pair: tuple[str, str | None], rest: list[ast.expr], earlier_wait: bool
+) -> bool:
+    """Whether a target may be set before the values after it are computed, as nothing could tell the difference.
+
+    Python computes all values first. A later value may read the target, or fail where the failure is caught and
+    the old value of the target is seen.
+    """
+    if not rest and (pair[1] is None or not earlier_wait):
+        return True
+    if earlier_wait or pair[1] is not None or context.graph.scope is not None:
+        return False
+    return not any(
+        isinstance(each, ast.Name) and each.id == pair[0] for value in rest for each in ast.walk(value)
+    )
+
+
+def _hold(context: Context, value: ast.expr, held: str, pair: tuple[str, str | None]) -> None:
+    if pair[1] is None and pair[0] in context.names.views:
+        _check_fresh(context, pair[0], value)
+    if isinstance(value, ast.Await):
+        emit_await(context, value, held)
+    else:
+        _emit(context, value, held, None, context.translate(value))
+
+
+def _unpack(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> None:
+    """`a, b = await pair()`, where the task's return type says how many there are."""
+    call = value.value if isinstance(value, ast.Await) else None
+    task = calls.task_of(call, context.scope) if isinstance(call, ast.Call) else None
+    output = task.definition.output if task else None
+    if (
+        not isinstance(value, ast.Await)
+        or not isinstance(output, TupleOf)
+        or len(output.items) != len(target.elts)
+    ):
+        raise context.refusal(
+            value,
+            f"it is not known that this has {len(target.elts)} items",
+            "unpack a tuple that is written out, or the result of a task that returns a tuple of that length",
+        )
+    pairs = [_target(context, each) for each in target.elts]
+    for name, attribute in pairs:
+        if attribute is None and name in context.names.views:
+            _check_fresh(context, name, value)
+    held = context.temporary()
+    emit_await(context, value, held)
+    for place, (name, attribute) in enumerate(pairs):
+        _emit(context, target, name, attribute, Index(Name(held), constant(place)))

@@ -1,0 +1,159 @@
+"""The whole compilation of one function, in its order."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from dressage.expressions.evaluate import compile_expression
+from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.inference import Types
+from dressage.flow.compiler.meaning import check_meaning
+from dressage.flow.compiler.names import Names
+from dressage.flow.compiler.paths import check_paths
+from dressage.flow.compiler.scope import FlowScope
+from dressage.flow.compiler.statements import admits_none, block
+from dressage.flow.compiler.walk import expressions_of
+from dressage.flow.describe import TypeBook
+from dressage.flow.signatures import Signature
+from dressage.flow.source import Source
+from dressage.protocol.errors import BadSpec
+from dressage.protocol.spec import Node, RetryOptions, ReturnNode, Variable, WorkflowSpec
+
+
+def compile_workflow(
+    function: Callable[..., Any],
+    signature: Signature,
+    source: Source,
+    name: str,
+    retry: RetryOptions | None,
+) -> WorkflowSpec:
+    """The spec of a workflow's function. Raises `DefinitionError` for what the language cannot say."""
+    _check_definition(source)
+    names = Names(function, source.node)
+    book = TypeBook(signature.book.namespace)
+    book.merge(signature.book)
+    _check_views(source, names)
+    context = Context(source, signature, names, FlowScope(source, names, book))
+    _compile_body(context)
+    nodes = _nodes(context)
+    check_paths(context, nodes, context.graph.finished_scopes())
+    types = _types(context, nodes)
+    check_meaning(context, nodes, types)
+    _check_expressions(context, nodes)
+    return WorkflowSpec(
+        format=1,
+        name=name,
+        params=signature.params,
+        output=signature.output,
+        nodes=nodes,
+        scopes=context.graph.finished_scopes(),
+        variables=_variables(context, types),
+        tasks=tuple(task.definition for task in context.tasks.values()),
+        failures=context.failure_definitions(),
+        types=tuple(book.definitions.values()),
+        retry=retry,
+        module=function.__module__,
+        source=source.text,
+        first_line=source.first_line,
+        description=inspect.getdoc(function) or "",
+    )
+
+
+def _check_definition(source: Source) -> None:
+    decorators = source.node.decorator_list
+    if len(decorators) > 1:
+        raise source.refusal(
+            decorators[1], "another decorator would not be run", "decorate a workflow with @workflow alone"
+        )
+
+
+def _check_views(source: Source, names: Names) -> None:
+    """Refuses a second view: what readers see of a run is one record."""
+    first, *others = [name for name, kind in names.views.items() if kind is not None] or [""]
+    for name in others:
+        stored = (each for each in ast.walk(source.node) if isinstance(each, ast.Name) and each.id == name)
+        raise source.refusal(
+            next(stored), f"a run has one view, and {first} is it", "put all fields into one dataclass"
+        )
+
+
+def _compile_body(context: Context) -> None:
+    block(context, context.source.node.body)
+    if not context.graph.live:
+        return
+    last = context.source.node.body[-1]
+    if not admits_none(context):
+        raise context.refusal(
+            last, "after this statement the function ends without a value", "return a value on every way"
+        )
+    context.graph.emit(ReturnNode, last, {})
+
+
+def _nodes(context: Context) -> tuple[Node, ...]:
+    circle = context.graph.circle()
+    if circle is not None:
+        raise context.refusal(
+            circle.place, "this leads into a loop that does nothing, for ever", "sleep in the loop"
+        )
+    if not context.graph.drafts:
+        raise context.refusal(
+            context.source.node.body[-1],
+            "this loop does nothing, for ever",
+            "sleep in the loop, or remove it",
+        )
+    return context.graph.nodes()
+
+
+def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
+    params = {field.name: field.type for field in context.signature.params}
+    tasks = {name: task.definition for name, task in context.tasks.items()}
+    binds = frozenset(
+        handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind
+    )
+    types = Types(context.scope.book.definitions, context.declared, binds)
+    reassigned = _reassigned(nodes)
+    types.variables.update(
+        {
+            name: kind
+            for name, kind in params.items()
+            if name not in reassigned and name not in context.declared
+        }
+    )
+    fixed = frozenset(types.variables) | binds
+    for name in reassigned & params.keys():
+        types.start(name, params[name])
+    types.derive(nodes, tasks, fixed)
+    return types
+
+
+def _reassigned(nodes: tuple[Node, ...]) -> frozenset[str]:
+    return frozenset(str(name) for node in nodes if (name := getattr(node, "target", None)))
+
+
+def _variables(context: Context, types: Types) -> tuple[Variable, ...]:
+    names = [str(name) for node in context.graph.drafts if (name := node.fields.get("target"))]
+    binds = [handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind]
+    return tuple(
+        Variable(
+            name,
+            types.variables.get(name) if name not in types.failures else None,
+            view=name in context.names.views,
+            temporary=name.startswith("$"),
+        )
+        for name in dict.fromkeys([*names, *binds])
+        if name not in context.names.params
+    )
+
+
+def _check_expressions(context: Context, nodes: tuple[Node, ...]) -> None:
+    """What the engine will do with the expressions: a spec that left here must not fail there."""
+    table = context.scope.book.table()
+    for node, draft in zip(nodes, context.graph.drafts, strict=True):
+        for expr in expressions_of(node):
+            try:
+                compile_expression(expr, table)
+            except BadSpec as error:
+                raise context.refusal(draft.place, error.message, "write it in another way") from error

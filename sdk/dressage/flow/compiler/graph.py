@@ -1,0 +1,140 @@
+"""The graph while it grows: nodes whose successors are labels, resolved to numbers at the end."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from dressage.protocol.spec import Handler, Node, Scope
+
+
+class Label:
+    """A place in the graph that may be known only later: the node that is emitted after `Graph.mark`."""
+
+    def __init__(self) -> None:
+        self.node: int | None = None
+        self.same_as: Label | None = None
+        self.used = False
+
+    def resolved(self) -> int | None:
+        """The number of the node; None if the label goes round in a circle that holds no node."""
+        label, seen = self, {id(self)}
+        while label.same_as is not None:
+            label = label.same_as
+            if id(label) in seen:
+                return None
+            seen.add(id(label))
+        return label.node
+
+
+@dataclass
+class Draft:
+    """A node without its successors; `place` is the syntax it came from."""
+
+    kind: type[Node]
+    fields: dict[str, Any]
+    edges: dict[str, Label]
+    place: ast.AST
+
+
+@dataclass
+class HandlerDraft:
+    """An except clause; `place` is its syntax."""
+
+    names: tuple[str, ...]
+    label: Label
+    bind: str | None
+    place: ast.AST
+
+
+@dataclass
+class ScopeDraft:
+    """The body of a try."""
+
+    parent: int | None
+    handlers: list[HandlerDraft] = field(default_factory=list[HandlerDraft])
+
+
+class Graph:
+    """Emits nodes one after the other. `live` says whether control can get to the next one."""
+
+    def __init__(self) -> None:
+        self.drafts: list[Draft] = []
+        self.scopes: list[ScopeDraft] = []
+        self.scope: int | None = None
+        self.live = True
+        self._pending: list[Label] = []
+
+    def emit(
+        self, kind: type[Node], place: ast.AST, edges: dict[str, Label] | None = None, **fields: Any
+    ) -> None:
+        """Adds a node where control now is. Without `edges` it goes on to whatever is emitted next."""
+        for label in self._pending:
+            label.node = len(self.drafts)
+        self._pending = []
+        if edges is None:
+            edges = {"next": Label()}
+            self._pending = [edges["next"]]
+        for label in edges.values():
+            label.used = True
+        self.live = bool(self._pending)
+        self.drafts.append(Draft(kind, {**fields, "scope": self.scope}, edges, place))
+
+    def mark(self, label: Label) -> None:
+        """Lets `label` be where control now is; control gets here if something leads to it."""
+        if self.live:
+            label.used = True
+        if label.used:
+            self.live = True
+            self._pending.append(label)
+
+    def jump(self, target: Label) -> None:
+        """Lets control go on at `target`, and nothing follow here."""
+        if self.live:
+            for label in self._pending:
+                label.same_as = target
+            target.used = True
+        self._pending = []
+        self.live = False
+
+    def open_scope(self) -> int:
+        """Enters the body of a try: nodes emitted from now on belong to it, until `close_scope`."""
+        self.scopes.append(ScopeDraft(self.scope))
+        self.scope = len(self.scopes) - 1
+        return self.scope
+
+    def close_scope(self) -> None:
+        assert self.scope is not None
+        self.scope = self.scopes[self.scope].parent
+
+    def circle(self) -> Draft | HandlerDraft | None:
+        """A node or clause from which control would go round for ever without passing any node."""
+        for draft in self.drafts:
+            if any(label.resolved() is None for label in draft.edges.values()):
+                return draft
+        for scope in self.scopes:
+            for handler in scope.handlers:
+                if handler.label.resolved() is None:
+                    return handler
+        return None
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The finished nodes. There must be no `circle`."""
+        return tuple(_node(draft) for draft in self.drafts)
+
+    def finished_scopes(self) -> tuple[Scope, ...]:
+        return tuple(
+            Scope(
+                tuple(Handler(each.names, each.label.resolved() or 0, each.bind) for each in scope.handlers),
+                scope.parent,
+            )
+            for scope in self.scopes
+        )
+
+
+def _node(draft: Draft) -> Node:
+    edges = {name: label.resolved() for name, label in draft.edges.items()}
+    line = getattr(draft.place, "lineno", 0)
+    return cast("Callable[..., Node]", draft.kind)(**draft.fields, **edges, line=line)

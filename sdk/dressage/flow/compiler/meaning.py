@@ -1,0 +1,113 @@
+"""Checks that need types: what Python would do in place, has no text, or is no field."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
+from dressage.flow.compiler.walk import expressions_of, subexpressions
+from dressage.protocol.errors import DefinitionError
+from dressage.protocol.expressions import Attribute, Call, Placeholder
+from dressage.protocol.spec import AssignNode, Node, RaiseNode, SleepNode
+from dressage.protocol.types import ANY, EnumType, RecordType, Scalar, SetOf
+
+
+def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None:
+    """Refuses what a run would understand in another way than Python, as far as the derived types show it."""
+    for augmented in context.augmented:
+        if not is_immutable(types.of(augmented.target)):
+            raise _in_place(context, augmented.node, types.of(augmented.target) is None)
+    for node, draft in zip(nodes, context.graph.drafts, strict=True):
+        _check_node(context, node, draft.place, types)
+        for expr in expressions_of(node):
+            for each in subexpressions(expr):
+                if isinstance(each, Attribute):
+                    _check_attribute(context, each, draft.place, types)
+                elif isinstance(each, Placeholder):
+                    _check_text(context, each, draft.place, types)
+                elif isinstance(each, Call) and each.function == "str" and each.args:
+                    _check_text(context, Placeholder(each.args[0]), draft.place, types)
+
+
+def _in_place(context: Context, node: ast.AugAssign, unknown: bool) -> DefinitionError:
+    target, value = ast.unparse(node.target), ast.unparse(node.value)
+    operator = ast.unparse(node).removeprefix(target).split("=")[0].strip()
+    what = f"the type of {target} is not known, and Python might change it in place"
+    if not unknown:
+        what = f"{operator}= would change {target} in place, for every name that shows it"
+    return context.refusal(node, what, f"write `{target} = {target} {operator} {value}`")
+
+
+def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> None:
+    if isinstance(node, RaiseNode) and node.message is not None and types.of(node.message) != STR:
+        raise context.refusal(
+            place, "a failure's message must be a str", 'write it as an f-string: f"{reason}"'
+        )
+    if isinstance(node, SleepNode):
+        kind = types.of(node.duration)
+        if kind not in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float")):
+            raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
+    if isinstance(node, AssignNode) and node.attribute is not None:
+        _check_field(context, node, place, types)
+
+
+def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Types) -> None:
+    kind = context.names.views[node.target]
+    definition = types.definitions.get(kind.__name__) if kind else None
+    if isinstance(definition, RecordType) and node.attribute not in [each.name for each in definition.fields]:
+        known = ", ".join(each.name for each in definition.fields)
+        raise context.refusal(
+            place, f"{definition.name} has no field {node.attribute}", f"its fields are {known}"
+        )
+
+
+def _check_attribute(context: Context, expr: Attribute, place: ast.AST, types: Types) -> None:
+    definition = types.definition(expr.value)
+    if isinstance(definition, RecordType):
+        known = [field.name for field in definition.fields]
+    elif isinstance(definition, EnumType):
+        known = ["name", "value"]
+    elif types.of(expr.value) is None or types.of(expr.value) == ANY:
+        return
+    else:
+        _check_scalar_attribute(context, expr, place, types)
+        return
+    if expr.name not in known:
+        raise context.refusal(
+            _attribute_place(expr.name, place),
+            f"{definition.name} has no field {expr.name}",
+            f"its fields are {', '.join(known)}; methods and properties are not part of the language",
+        )
+
+
+def _check_scalar_attribute(context: Context, expr: Attribute, place: ast.AST, types: Types) -> None:
+    kind = types.of(expr.value)
+    if isinstance(kind, Scalar):
+        raise context.refusal(
+            _attribute_place(expr.name, place),
+            f"attribute {expr.name} of a {kind.name} is not part of the language",
+            "only fields of records can be read; let a task compute this",
+        )
+
+
+def _check_text(context: Context, piece: Placeholder, place: ast.AST, types: Types) -> None:
+    definition = types.definition(piece.value)
+    kind = types.of(piece.value)
+    if isinstance(definition, RecordType):
+        advice = "format its fields one by one"
+    elif isinstance(definition, EnumType):
+        advice = "format its .value or its .name"
+    elif isinstance(kind, SetOf) or kind == Scalar("bytes"):
+        advice = "format what it holds"
+    else:
+        return
+    raise context.refusal(place, "this has no text of its own in a run", advice)
+
+
+def _attribute_place(name: str, place: ast.AST) -> ast.AST:
+    for each in ast.walk(place):
+        if isinstance(each, ast.Attribute) and each.attr == name:
+            return each
+    return place

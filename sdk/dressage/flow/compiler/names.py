@@ -1,0 +1,139 @@
+"""What the names of a workflow's function stand for, found before any statement is compiled."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Callable, Iterator
+from enum import Enum
+from types import ModuleType
+from typing import Any, Final
+
+from dressage.flow.describe import SEARCHABLE
+from dressage.flow.signatures import closure_of
+from dressage.flow.source import Function
+
+
+class _Missing:
+    """The type of `MISSING`: a name that stands for nothing known."""
+
+
+MISSING: Final = _Missing()
+
+
+class Names:
+    """The names of one function: its parameters, its variables, and the objects around it, found by identity."""
+
+    def __init__(self, function: Callable[..., Any], node: Function) -> None:
+        self._around = [closure_of(function), function.__globals__, vars(builtins)]
+        arguments = node.args
+        self.params = frozenset(
+            each.arg for each in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        )
+        self.locals = self.params | _assigned(node)
+        self.failures = frozenset(
+            each.name for each in _inside(node) if isinstance(each, ast.ExceptHandler) and each.name
+        )
+        self.views = self._views(node)
+        self.view_uses = _view_uses(node)
+        self.failure_uses = _failure_uses(node)
+
+    # -- objects of the source ---------------------------------------------------------------------
+    def object(self, node: ast.expr) -> Any:
+        """The object that a name, plain or dotted through modules and enums, stands for; else `MISSING`."""
+        if isinstance(node, ast.Name):
+            if node.id in self.locals:
+                return MISSING
+            return next((names[node.id] for names in self._around if node.id in names), MISSING)
+        if isinstance(node, ast.Attribute):
+            owner = self.object(node.value)
+            if isinstance(owner, ModuleType):
+                return getattr(owner, node.attr, MISSING)
+            if isinstance(owner, type) and issubclass(owner, Enum):
+                return owner.__members__.get(node.attr, MISSING)
+        return MISSING
+
+    def is_object(self, node: ast.expr) -> bool:
+        """Whether `node` names a module, class or function, or something inside one, rather than a value."""
+        found = self.object(node)
+        if found is not MISSING:
+            return isinstance(found, ModuleType) or callable(found)
+        return isinstance(node, ast.Attribute) and self.is_object(node.value)
+
+    # -- the view ----------------------------------------------------------------------------------
+    def _views(self, node: Function) -> dict[str, type | None]:
+        """The variables whose fields are assigned or searchable, with the class each is made of, if it is seen."""
+        made: dict[str, type] = {}
+        for name, value in _assignments(node):
+            kind = self.object(value.func) if isinstance(value, ast.Call) else MISSING
+            if isinstance(kind, type):
+                made.setdefault(name, kind)
+        views: dict[str, type | None] = {
+            name: kind for name, kind in made.items() if name not in self.params and _is_searchable(kind)
+        }
+        for each in _inside(node):
+            if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
+                if isinstance(each.value, ast.Name) and each.value.id in self.locals:
+                    views[each.value.id] = made.get(each.value.id)
+        return views
+
+
+def _inside(node: Function) -> Iterator[ast.AST]:
+    for statement in node.body:
+        yield from ast.walk(statement)
+
+
+def _assigned(node: Function) -> frozenset[str]:
+    names: set[str] = set()
+    for each in _inside(node):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del):
+            names.add(each.id)
+        elif isinstance(each, ast.ExceptHandler) and each.name:
+            names.add(each.name)
+    return frozenset(names)
+
+
+def _assignments(node: Function) -> Iterator[tuple[str, ast.expr]]:
+    """Each variable with each value it is assigned, as far as the source shows it."""
+    for each in _inside(node):
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value:
+            yield each.target.id, each.value
+        elif isinstance(each, ast.Assign):
+            for target in each.targets:
+                yield from _pairs(target, each.value)
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        for one, its_value in zip(target.elts, value.elts, strict=False):
+            yield from _pairs(one, its_value)
+
+
+def _view_uses(node: Function) -> frozenset[int]:
+    """The identities of the names that may stand for a view: before a dot, and alone after `return`."""
+    uses: set[int] = set()
+    for each in _inside(node):
+        if isinstance(each, ast.Attribute | ast.Return) and isinstance(each.value, ast.Name):
+            uses.add(id(each.value))
+    return frozenset(uses)
+
+
+def _failure_uses(node: Function) -> frozenset[int]:
+    """The identities of the names that may stand for a caught failure: before a dot, or where its text is meant."""
+    uses: set[int] = set()
+    for each in _inside(node):
+        if isinstance(each, ast.Attribute | ast.FormattedValue) and isinstance(each.value, ast.Name):
+            uses.add(id(each.value))
+        elif isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "str":
+            uses.update(id(arg) for arg in each.args)
+    return frozenset(uses)
+
+
+def _is_searchable(kind: type) -> bool:
+    annotations = getattr(kind, "__annotations__", {})
+    return any(
+        SEARCHABLE in getattr(each, "__metadata__", ()) or (isinstance(each, str) and "Searchable[" in each)
+        for each in annotations.values()
+    )

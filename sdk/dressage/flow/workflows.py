@@ -1,0 +1,97 @@
+"""Workflows: a function that is compiled, not executed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import msgspec
+
+from dressage.flow.compiler import compile_workflow
+from dressage.flow.failures import wire_name
+from dressage.flow.retries import Exponential, retry_options
+from dressage.flow.signatures import Signature
+from dressage.flow.source import source_of
+from dressage.protocol.names import check_name
+from dressage.protocol.spec import RetryOptions, WorkflowSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Workflow(Generic[P, R]):
+    """A compiled workflow, made by `@workflow`; `spec` is what the engine runs.
+
+    Calling it runs the function itself as plain Python, for unit tests against fake tasks.
+    """
+
+    def __init__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], signature: Signature, spec: WorkflowSpec
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.spec = spec
+        update_wrapper(cast("Any", self), function)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self.function(*args, **kwargs)
+
+    def encode_input(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
+        """The input of a run with these arguments: a JSON object by name. Raises `BadValue`."""
+        return self.signature.encode_args(args, kwargs)
+
+    def decode_output(self, raw: bytes | msgspec.Raw) -> R:
+        """A run's output, of the function's return type. Raises `BadValue`."""
+        return cast("R", self.signature.decode_result(raw))
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class WorkflowDecorator(Protocol):
+    """What `@workflow(...)` gives: a decorator of async functions."""
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+
+
+@overload
+def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(
+    *, name: str | None = None, retries: int | None = None, backoff: Exponential | None = None
+) -> WorkflowDecorator: ...
+def workflow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int | None = None,
+    backoff: Exponential | None = None,
+) -> Any:
+    """Compiles an async function to a `Workflow`. `retries` and `backoff` are the default of its tasks.
+
+    Raises `DefinitionError` for what the language cannot say, with file, line, caret and what to write instead.
+    """
+    retry = retry_options(retries, backoff)
+
+    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
+        return _make_workflow(function, name, retry)
+
+    return decorate if function is None else decorate(function)
+
+
+def _make_workflow(
+    function: Callable[..., Any], name: str | None, retry: RetryOptions | None
+) -> Workflow[..., Any]:
+    source = source_of(function)
+    if not inspect.iscoroutinefunction(function):
+        raise source.refusal(source.node, "a workflow awaits its tasks", "write `async def`")
+    signature = Signature(function)
+    checked = check_name(name or wire_name(function.__name__), "workflow")
+    return Workflow(function, signature, compile_workflow(function, signature, source, checked, retry))

@@ -1,0 +1,74 @@
+"""Running a handler: async ones are awaited, plain ones run in a thread; what they raise becomes a failure or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import traceback
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from dressage.flow import Handler, WorkflowFailure
+from dressage.protocol.commands import FailureInfo, Json
+from dressage.protocol.errors import BadValue
+
+_TRACEBACK_MAX: Final = 4000
+_MESSAGE_MAX: Final = 2000
+
+
+@dataclass(slots=True, frozen=True)
+class Ended:
+    """How a handler ended: exactly one of the three is set."""
+
+    output: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+    error: FailureInfo | None = None
+
+    @property
+    def outcome(self) -> str:
+        if self.error is not None:
+            return "errored"
+        return "completed" if self.failure is None else "failed"
+
+
+async def run_handler(handler: Handler, args: msgspec.Raw, threads: Executor) -> Ended:
+    """Never raises, but for a cancellation.
+
+    A value that is not of the declared type is wrong every time (`type-error`, never retried); any other exception
+    but a `WorkflowFailure` is a technical error, with the end of its traceback in the details.
+    """
+    try:
+        arguments = handler.decode_args(args)
+    except BadValue as error:
+        return _mismatch(f"arguments of task {handler.definition.name!r}: {error.message}")
+    try:
+        value = await _called(handler, arguments, threads)
+    except WorkflowFailure as failure:
+        return Ended(failure=failure.info())
+    except Exception as error:
+        return Ended(error=_technical(error))
+    try:
+        return Ended(output=msgspec.Raw(handler.encode_result(value)))
+    except BadValue as error:
+        return _mismatch(f"result of task {handler.definition.name!r}: {error.message}")
+
+
+async def _called(handler: Handler, arguments: dict[str, Any], threads: Executor) -> Any:
+    if handler.is_async:
+        return await handler.function(**arguments)
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(threads, lambda: context.run(handler.function, **arguments))
+
+
+def _mismatch(message: str) -> Ended:
+    return Ended(error=FailureInfo("type-error", message, "type-error"))
+
+
+def _technical(error: Exception) -> FailureInfo:
+    trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
+    details = msgspec.Raw(msgspec.json.encode({"traceback": trace}))
+    return FailureInfo(type(error).__name__, str(error)[:_MESSAGE_MAX], "task-error", details)

@@ -1,0 +1,255 @@
+"""A worker: one standing pull for each (shard, queue), handlers run concurrently, results published, then acked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from dressage.brokers.interface import Broker, Connection, Delivery, Message, Pull
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, require_namespace
+from dressage.brokers.publisher import GroupPublisher
+from dressage.flow import App, Handler
+from dressage.protocol.commands import FailureInfo, TaskMessage, TaskResult, WorkerInfo, encoder
+from dressage.protocol.errors import BadInput, DressageError
+from dressage.protocol.names import Names, run_token
+from dressage.telemetry import Meters, NoMeters
+from dressage.worker.calls import run_handler
+from dressage.worker.context import enter_task
+
+_log = logging.getLogger("dressage.worker")
+
+SIGN_OF_LIFE_S: Final = TASK_ACK_WAIT_S / 3
+UNKNOWN_TASK_DELAY_S: Final = 5.0
+
+
+@dataclass(slots=True, frozen=True)
+class WorkerConfig:
+    """`concurrency` is how many handlers run at a time; `drain_s` how long a stop waits for those that run."""
+
+    namespace: str = "default"
+    concurrency: int = 100
+    drain_s: float = 30.0
+    identity: str = ""
+
+
+class Worker:
+    """Runs an application's handlers until `stop`. Use `run`, or `async with` inside another process."""
+
+    def __init__(
+        self,
+        server: str | Broker,
+        app: App,
+        config: WorkerConfig | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
+        self._config = config or WorkerConfig()
+        self._names = Names(self._config.namespace)
+        self._app = app
+        self._identity = self._config.identity or f"{app.name}@{socket.gethostname()}:{os.getpid()}"
+        self._threads = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="dressage-task")
+        self._slots = asyncio.Semaphore(self._config.concurrency)
+        self._held: dict[str, tuple[Delivery, float]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._beside: asyncio.Task[None] | None = None
+        meters = meters or NoMeters()
+        self._handled = meters.counter("worker_attempts_total", "Attempts handled", ["task", "outcome"])
+        self._seconds = meters.histogram("worker_attempt_seconds", "Time inside the handler", ["task"])
+
+    # -- life --------------------------------------------------------------------------------------
+    def stop(self) -> None:
+        """Asks for a drain: finish what runs, take no more."""
+        self._stop.set()
+
+    async def ready(self) -> None:
+        """Returns once tasks are being taken."""
+        await self._ready.wait()
+
+    async def __aenter__(self) -> Self:
+        self._beside = asyncio.create_task(self.run())
+        ready = asyncio.create_task(self.ready())
+        await asyncio.wait({self._beside, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if self._beside.done():
+            ready.cancel()
+            self._beside.result()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._beside is not None:
+            await self._beside
+
+    async def run(self) -> None:
+        """Raises `ServerUnreachable`, or `NotFound` when no orchestrator has served the namespace yet."""
+        connection = await self._broker.connect(f"dressage-worker-{self._identity}", reconnect=True)
+        publisher = GroupPublisher(connection, patience_s=None)
+        beat = asyncio.create_task(self._show_life(connection))
+        try:
+            shards = (await require_namespace(connection, self._names)).shards
+            pulls = [
+                asyncio.create_task(self._keep_pulling(connection, publisher, shards, shard, queue))
+                for shard in range(shards)
+                for queue in self._app.queues
+            ]
+            await self._stop.wait()
+            for pull in pulls:
+                pull.cancel()
+            await asyncio.gather(*pulls, return_exceptions=True)
+            await self._drain(connection)
+        finally:
+            beat.cancel()
+            publisher.close()
+            await connection.close()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain(self, connection: Connection) -> None:
+        if self._running:
+            _log.info("draining: %d attempts are running", len(self._running))
+            _, late = await asyncio.wait(self._running, timeout=self._config.drain_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for delivery, _ in list(self._held.values()):
+            await connection.nak(delivery)
+
+    async def _show_life(self, connection: Connection) -> None:
+        """Tells the broker of every attempt held for long that its worker is alive."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE_S / 2)
+            due = loop.time() - SIGN_OF_LIFE_S
+            for delivery, shown_at in list(self._held.values()):
+                if shown_at < due:
+                    self._held[delivery.reply] = delivery, loop.time()
+                    try:
+                        await connection.in_progress(delivery)
+                    except DressageError as error:
+                        _log.debug("sign of life: %s", error)
+
+    # -- taking tasks ------------------------------------------------------------------------------
+    async def _keep_pulling(
+        self, connection: Connection, publisher: GroupPublisher, shards: int, shard: int, queue: str
+    ) -> None:
+        """A pull that ends (consumer lost, server restarted) is set up again, for as long as the worker lives."""
+        stream, consumer = self._names.shard_stream(shard), self._names.task_consumer(queue)
+        while True:
+            ended = asyncio.Event()
+
+            def on_end(reason: str, ended: asyncio.Event = ended) -> None:
+                _log.info("shard %d, queue %s: pulling again: %s", shard, queue, reason)
+                ended.set()
+
+            pull: Pull | None = None
+            taking = _Taking()
+            try:
+                await ensure_queue(connection, self._names, shards, queue)
+
+                async def on_delivery(delivery: Delivery, taking: _Taking = taking) -> None:
+                    self._take(connection, publisher, stream, delivery, taking)
+
+                pull = taking.pull = await connection.pull(
+                    stream, consumer, self._config.concurrency, on_delivery, on_end
+                )
+                self._ready.set()
+                await ended.wait()
+            except DressageError as error:
+                _log.warning("shard %d, queue %s: %s", shard, queue, error)
+            finally:
+                if pull is not None:
+                    await pull.close()
+            await asyncio.sleep(0.2)
+
+    def _take(
+        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery, taking: _Taking
+    ) -> None:
+        self._held[delivery.reply] = delivery, asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._attempt(connection, publisher, stream, delivery, taking))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _attempt(
+        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery, taking: _Taking
+    ) -> None:
+        try:
+            async with self._slots:
+                if not self._stop.is_set():
+                    await self._handle(connection, publisher, stream, delivery)
+        except DressageError as error:
+            # The attempt stays unacknowledged, so the broker delivers it again.
+            _log.warning("an attempt could not be reported: %s", error)
+            self._held.pop(delivery.reply, None)
+        finally:
+            if taking.pull is not None:
+                await taking.pull.taken()
+
+    async def _handle(
+        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery
+    ) -> None:
+        try:
+            message = _tasks.decode(delivery.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _log.error("a task message does not decode (%s): %s", delivery.subject, error)
+            self._handled.labels("unknown", "malformed").inc()
+            await self._put_back(connection, delivery)
+            return
+        handler = self._app.handlers.get(message.task)
+        if handler is None:
+            _log.warning("no handler for task %r of queue %s: put back", message.task, delivery.subject)
+            self._handled.labels("unknown", "no-handler").inc()
+            await self._put_back(connection, delivery)
+            return
+        result = await self._run(handler, message)
+        await self._report(publisher, stream, message, result)
+        await connection.ack(delivery)
+        self._held.pop(delivery.reply, None)
+
+    async def _put_back(self, connection: Connection, delivery: Delivery) -> None:
+        await connection.nak(delivery, UNKNOWN_TASK_DELAY_S)
+        self._held.pop(delivery.reply, None)
+
+    # -- running and reporting ---------------------------------------------------------------------
+    async def _run(self, handler: Handler, message: TaskMessage) -> TaskResult:
+        enter_task(message)
+        began = time.perf_counter()
+        ended = await run_handler(handler, message.args, self._threads)
+        seconds = time.perf_counter() - began
+        self._handled.labels(message.task, ended.outcome).inc()
+        self._seconds.labels(message.task).observe(seconds)
+        by = WorkerInfo(self._identity, seconds * 1000)
+        return TaskResult(message.task_id, by, ended.output, ended.failure, ended.error)
+
+    async def _report(
+        self, publisher: GroupPublisher, stream: str, message: TaskMessage, result: TaskResult
+    ) -> None:
+        """Publishes the result under an id that is the same for a second execution of the same attempt."""
+        msg_id = f"{run_token(message.run_id)}.{message.task_id}"
+        try:
+            await publisher.publish(stream, Message(message.reply, encoder.encode(result), msg_id=msg_id))
+        except BadInput as error:
+            too_large = FailureInfo("result-size", f"result of task {message.task!r}: {error.message}", "limit")
+            smaller = TaskResult(result.task_id, result.by, error=too_large)
+            await publisher.publish(stream, Message(message.reply, encoder.encode(smaller)))
+
+
+class _Taking:
+    """The pull that deliveries came by; it is known only after the first of them may have come."""
+
+    def __init__(self) -> None:
+        self.pull: Pull | None = None
+
+
+_tasks = msgspec.json.Decoder(TaskMessage)

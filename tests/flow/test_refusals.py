@@ -1,0 +1,390 @@
+"""What the language cannot say is refused: at its line, with a caret under its column, and with advice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from textwrap import dedent, indent
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from dressage.protocol.errors import DefinitionError
+
+PREAMBLE = '''\
+from __future__ import annotations
+import asyncio
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+
+class Declined(WorkflowFailure): ...
+class Stolen(Declined): ...
+class Other(WorkflowFailure): ...
+class Odd(WorkflowFailure):
+    def __init__(self, code: int) -> None: ...
+
+class Color(Enum):
+    RED = "red"
+
+@dataclass
+class Item:
+    sku: str
+    count: int = 1
+    @property
+    def label(self) -> str: return self.sku
+
+@dataclass
+class Checked:
+    sku: str
+    def __post_init__(self) -> None: ...
+
+@dataclass(frozen=True)
+class Frozen:
+    sku: str = ""
+
+@dataclass
+class View:
+    status: Searchable[str] = "NEW"
+    items: list[int] = field(default_factory=list)
+
+@dataclass
+class OtherView:
+    status: Searchable[str] = "NEW"
+
+LIMITS = {"a": 1}
+class Settings:
+    LIMIT = 3
+
+@task
+async def one(x: int) -> int: ...
+@task
+async def text(x: int, y: str = "") -> str: ...
+@task
+async def pair() -> tuple[int, int]: ...
+@task
+async def listed() -> list[int]: ...
+@task
+async def anything() -> Any: ...
+def plain(x: int) -> int: return x
+
+'''
+
+MARK = "‸"
+"""Stands before the place under which the caret must be."""
+
+
+class Case(NamedTuple):
+    body: str
+    what: str
+    advice: str
+
+
+CASES = {
+    # -- statements --------------------------------------------------------------------------------
+    "for": Case("‸for i in items: pass", "`for` is not supported yet", "while loop"),
+    "async for": Case("‸async for i in items: pass", "no durable meaning", "return them as a list"),
+    "with": Case("‸with items: pass", "no durable meaning", "acquire and release"),
+    "async with": Case("‸async with items: pass", "no durable meaning", "acquire and release"),
+    "match": Case("‸match x:\n    case 1: pass", "`match` is not supported yet", "if and elif"),
+    "nested def": Case("‸def f() -> None: pass", "nested function", "make it a task"),
+    "nested async def": Case("‸async def f() -> None: pass", "nested function", "make it a task"),
+    "class": Case("‸class A: pass", "inside a workflow", "at module level"),
+    "del": Case("‸del x", "del is not part", "assign None"),
+    "global": Case("‸global y", "no global variables", "as a parameter"),
+    "nonlocal": Case("‸nonlocal y", "", ""),
+    "import": Case("‸import os", "nothing is imported", "at module level"),
+    "from import": Case("‸from os import path", "nothing is imported", "at module level"),
+    "assert": Case("‸assert x", "vanish under -O", "raise SomeFailure"),
+    "except*": Case("‸try: await one(x)\nexcept* Declined: pass", "parallel branches", "write `except`"),
+    "while else": Case("while x:\n    await one(x)\nelse:\n    ‸x = 1", "`else` of a loop", "before `break`"),
+    "try else": Case(
+        "try: await one(x)\nexcept Declined: pass\nelse:\n    ‸x = 1", "`else` of a try", "end of the try body"
+    ),
+    "finally": Case("try: await one(x)\nfinally:\n    ‸x = 1", "`finally` of a try", "in each except clause"),
+    "no effect": Case("‸x + 1", "no effect", "assign its value"),
+    "ellipsis": Case("‸...", "no effect", "remove it"),
+    "after return": Case("return 1\n‸x = 2", "control never gets here", "remove"),
+    "after endless loop": Case("while True:\n    await sleep(1)\n‸x = 2", "control never gets here", "remove"),
+    "after break": Case("while x:\n    break\n    ‸x = 2", "control never gets here", "remove"),
+    "falls off": Case("if x:\n    return 1\n‸await one(x)", "ends without a value", "return a value"),
+    "bare return": Case("‸return", "returns nothing", "declared type"),
+    "idle loop": Case("‸while True:\n    pass", "does nothing, for ever", "sleep in the loop"),
+    "idle branch": Case("while True:\n    if ‸x == 1:\n        continue\n    while True: pass", "loop that does", "sl"),
+    # -- tasks and calls ---------------------------------------------------------------------------
+    "no await": Case("‸one(x)", "task one is called inside an expression", "await one(...)"),
+    "task as value": Case("y = ‸one", "task one is no value", "await one(...)"),
+    "task in expression": Case("y = 1 + ‸one(x)", "called inside an expression", "await one(...)"),
+    "await in expression": Case("y = 1 + ‸await one(x)", "Await is not part", "result = await task"),
+    "await as argument": Case("y = await one(‸await one(x))", "Await is not part", "result = await task"),
+    "await in condition": Case("if ‸await one(x): pass", "Await is not part", "result = await task"),
+    "await in loop": Case("while ‸await one(x): pass", "Await is not part", "result = await task"),
+    "await of a name": Case("await ‸x", "only a call can be awaited", "await task(...)"),
+    "await of a plain function": Case("await ‸plain(x)", "plain() is no task", "@task"),
+    "await of a variable": Case("await ‸x(1)", "x is a variable", "outside of the workflow"),
+    "asyncio.sleep": Case("await ‸asyncio.sleep(1)", "would not be durable", "dressage.flow.sleep"),
+    "gather": Case("await ‸asyncio.gather(one(1), one(2))", "parallel branches", "one task after the other"),
+    "child workflow": Case("await ‸flow(x, items)", "flow() is no task", "@task"),
+    "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),
+    "sleep of nothing": Case("await ‸sleep()", "takes one duration", "timedelta(hours=1)"),
+    "sleep of a text": Case('‸await sleep("1h")', "timedelta or seconds", "timedelta(hours=1)"),
+    "missing argument": Case("await ‸text()", "text() misses x", "text(x, y)"),
+    "unknown argument": Case("await text(1, ‸z=2)", "no parameter z", "text(x, y)"),
+    "too many arguments": Case('await text(1, "", ‸3)', "takes 2 arguments by place", "text(x, y)"),
+    "twice": Case("await text(1, ‸x=2)", "gets x twice", "once"),
+    "starred": Case("await text(‸*items)", "hides what is passed", "one by one"),
+    "double starred": Case("await text(**‸LIMITS)", "hides what is passed", "by name"),
+    "unknown option": Case("await one.options(‸timeout=1)(x)", "no option timeout", "retries and backoff"),
+    "option by place": Case("await one.options(‸3)(x)", "by name", "retries=3"),
+    "option at run time": Case("await one.options(retries=‸x)(x)", "known when the workflow is defined", "literal"),
+    "bad option": Case("await ‸one.options(retries=-1)(x)", "not valid", "Task.options"),
+    "plain function": Case("y = ‸plain(x)", "plain() cannot be called", "make it a task"),
+    "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
+    "uuid": Case("y = ‸uuid.uuid4()", "uuid.uuid4() cannot be called", "return a new id"),
+    "print": Case("‸print(x)", "print() cannot be called", "view"),
+    "isinstance": Case("y = ‸isinstance(x, int)", "cannot be called", "tells the kinds apart"),
+    "range": Case("y = ‸range(3)", "cannot be called", "while loop"),
+    "method": Case('y = "a".‸split()', "method split()", "call it in a task"),
+    "method of a variable": Case("y = x.‸bit_length()", "method bit_length()", "call it in a task"),
+    "property": Case('item = Item("a")\ny = ‸item.label', "Item has no field label", "sku, count"),
+    "attribute of a scalar": Case("y = ‸x.real", "attribute real of a int", "fields of records"),
+    "builtin arity": Case("y = ‸len()", "does not take 0", "language.md"),
+    "builtin keyword": Case("y = round(1.5, digits=‸1)", "no parameter digits", "ndigits"),
+    "record without field": Case("y = ‸Item()", "Item() misses sku", "Item(sku, count)"),
+    "record with __post_init__": Case('y = ‸Checked("a")', "its own __post_init__()", "let a task build it"),
+    "enum by value": Case('y = ‸Color("red")', "cannot be called", "make it a task"),
+    # -- expressions -------------------------------------------------------------------------------
+    "lambda": Case("y = ‸lambda: 1", "Lambda is not part", "write the expression"),
+    "list comprehension": Case("y = ‸[i for i in items]", "ListComp is not part", "let a task build"),
+    "set comprehension": Case("y = ‸{i for i in items}", "SetComp is not part", "let a task build"),
+    "dict comprehension": Case("y = ‸{i: 1 for i in items}", "DictComp is not part", "let a task build"),
+    "generator": Case("y = sum(‸i for i in items)", "GeneratorExp is not part", "let a task"),
+    "walrus": Case("if (‸y := x) > 1: pass", "NamedExpr is not part", "statement of its own"),
+    "set": Case("y = ‸{1, 2}", "Set is not part", "use a list"),
+    "slice": Case("y = items[‸1:2]", "Slice is not part", "by index"),
+    "star in list": Case("y = [‸*items]", "Starred is not part", "add lists with `+`"),
+    "star in dict": Case("y = {**‸LIMITS}", "** is not part", "`|`"),
+    "yield": Case("y = ‸yield x", "", ""),
+    "matrix": Case("y = ‸x @ x", "matrix multiplication", "in a task"),
+    "is": Case("y = x is ‸items", "one object", "use =="),
+    "percent": Case('y = ‸"%s" % x', "does not format text", "f-string"),
+    "complex": Case("y = ‸1j", "complex is no value", "another type"),
+    "wide format": Case('y = f"{x:‸>99999}"', "above 10000", "smaller width"),
+    "moving format": Case('y = f"{x:>{x}}"', "must be fixed", "write the width"),
+    "ascii conversion": Case('y = f"{x!a}"', "!a is not part", "use !r"),
+    "format of a record": Case('item = Item("a")\n‸y = f"{item}"', "no text of its own", "fields one by one"),
+    "format of an enum": Case('‸y = f"{Color.RED}"', "no text of its own", ".value"),
+    "str of a record": Case('item = Item("a")\n‸y = str(item)', "no text of its own", "fields one by one"),
+    "unknown name": Case("y = ‸nowhere", "name nowhere is not known", "define it above"),
+    "module": Case("y = ‸uuid", "uuid is no value", "values only"),
+    "class attribute": Case("y = ‸Settings.LIMIT", "not a constant of a module", "module constant"),
+    "unknown enum member": Case("y = ‸Color.BLUE", "not a constant of a module or a member", "module constant"),
+    # -- values and the view -----------------------------------------------------------------------
+    "append": Case("items.‸append(1)", "method append()", "items = items + [item]"),
+    "sort": Case("items.‸sort()", "method sort()", "return the sorted list"),
+    "dict update": Case("LIMITS.‸update(x)", "method update()", "settings | more"),
+    "item assignment": Case("‸items[0] = 1", "an item cannot be assigned", "settings | {key: value}"),
+    "in place add": Case("‸items += [1]", "+= would change items in place", "items = items + [1]"),
+    "in place on the view": Case(
+        "view = View()\n‸view.items += [1]", "+= would change view.items", "view.items = view.items + [1]"
+    ),
+    "in place unknown": Case("y = await anything()\n‸y += 1", "type of y is not known", "y = y + 1"),
+    "view as value": Case("view = View()\ny = ‸view", "cannot be shared", "view.status"),
+    "view as argument": Case("view = View()\nawait one(‸view)", "cannot be shared", "view.status"),
+    "view in a list": Case("view = View()\ny = [‸view]", "cannot be shared", "view.status"),
+    "view from elsewhere": Case("view = View()\nview = ‸await anything()", "must be a new instance", "View(...)"),
+    "two views": Case("view = View()\n‸other = OtherView()", "a run has one view, and view is it", "one dataclass"),
+    "field of a parameter": Case("‸order.sku = 'a'", "order is a parameter", "only the run's view"),
+    "field of a result": Case("y = await anything()\n‸y.status = 1", "not made by this function", "SomeView"),
+    "nested field": Case("view = View()\n‸view.status.x = 1", "only fields of the view itself", "new record"),
+    "frozen view": Case("y = Frozen()\n‸y.sku = 'a'", "Frozen is frozen", "mutable"),
+    "unknown field": Case("view = View()\n‸view.state = 1", "View has no field state", "status, items"),
+    "view and field": Case("view = View()\n‸view, view.status = View(), 'a'", "assigned at once", "each of them"),
+    # -- assignments -------------------------------------------------------------------------------
+    "chain": Case("y = ‸z = 1", "one assignment sets one target", "each of them"),
+    "numbers differ": Case("‸y, z = 1, 2, 3", "differ in number", "one value for each"),
+    "same target": Case("‸y, y = 1, 2", "stands here twice", "once"),
+    "starred target": Case("‸y, *z = 1, 2", "differ in number", "one value"),
+    "nested target": Case("y, ‸(z, w) = 1, (2, 3)", "this target is not supported", "by itself"),
+    "unpack unknown": Case("y, z = ‸await anything()", "not known that this has 2 items", "written out"),
+    "unpack other length": Case("y, z, w = ‸await pair()", "not known that this has 3 items", "written out"),
+    "augmented await": Case("x += ‸await one(x)", "Await is not part", "result = await"),
+    "unsupported declaration": Case("y: ‸complex = 1", "type complex is not supported", "use bool, int"),
+    "unknown declaration": Case("y: ‸Nowhere = 1", "cannot be read", "import what it names"),
+    # -- names without a value ---------------------------------------------------------------------
+    "one branch": Case("if x: y = 1\nreturn ‸y", "y may have no value here", "assign y on every way"),
+    "in a loop": Case("while x: y = 1\nreturn ‸y", "y may have no value here", "assign y on every way"),
+    "read before": Case("z = ‸y\ny = 1", "y may have no value here", "assign y on every way"),
+    "augmented before": Case("‸y += 1", "type of y is not known", ""),
+    "after a caught failure": Case(
+        "try: y = await one(x)\nexcept Declined: pass\nreturn ‸y", "y may have no value", "also where a failure"
+    ),
+    "failure after its clause": Case(
+        "try: await one(x)\nexcept Declined as e: pass\ny = ‸e.message", "no value after its except", "keep what"
+    ),
+    # -- failures ----------------------------------------------------------------------------------
+    "bare except": Case("try: await one(x)\n‸except: pass", "names what it catches", "except WorkflowFailure"),
+    "except Exception": Case("try: await one(x)\nexcept ‸Exception: pass", "no WorkflowFailure", "every business"),
+    "except ValueError": Case("try: await one(x)\nexcept ‸ValueError: pass", "no WorkflowFailure", "technical"),
+    "except a value": Case("try: await one(x)\nexcept ‸LIMITS: pass", "no failure class", "subclass"),
+    "nothing raises": Case("try: x = 1\n‸except Declined: pass", "no failure gets to", "remove it"),
+    "covered": Case(
+        "try: await one(x)\nexcept Declined: pass\n‸except Stolen: pass", "no failure gets to", "before the clause"
+    ),
+    "covered inside": Case(
+        "try:\n    try: await one(x)\n    except WorkflowFailure: pass\n‸except Other: pass", "no failure gets to", "r"
+    ),
+    "raise other": Case("try: raise Other\n‸except Declined: pass", "no failure gets to", "remove it"),
+    "raise nothing": Case("‸raise", "no failure to raise again", "raise Failure"),
+    "raise ValueError": Case("raise ‸ValueError('a')", "no WorkflowFailure", "technical"),
+    "raise a variable": Case("raise ‸x", "no failure that was caught here", "name a failure"),
+    "raise two messages": Case('raise Declined("a", ‸"b")', "takes one message", "details by name"),
+    "raise a number": Case("‸raise Declined(x)", "must be a str", "f-string"),
+    "raise with own __init__": Case("raise ‸Odd(3)", "its own __init__()", "(message, **details)"),
+    "cause": Case("raise Declined from ‸x", "None or the caught failure", "from None"),
+    "failure as value": Case("y = ‸Declined('a')", "failure Declined is no value", "raise Declined"),
+    "caught as value": Case(
+        "try: await one(x)\nexcept Declined as e: y = ‸e", "e is a failure, no value", "e.message"
+    ),
+    "same name inside": Case(
+        "try: await one(x)\nexcept Declined as e:\n    try: await one(x)\n    ‸except Other as e: pass",
+        "already names",
+        "another name",
+    ),
+    "assigned failure": Case(
+        "try: await one(x)\nexcept Declined as e: pass\n‸e = 1", "also names a caught failure", "another name"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_language_lacks_is_refused_at_its_place_with_advice(
+    name: str, define: Callable[[str], ModuleType]
+) -> None:
+    case = CASES[name]
+    body = indent(case.body, "    ")
+    marked = f"{PREAMBLE}@workflow\nasync def flow(x: int, items: list[int], order: Item) -> int:\n{body}\n"
+    if "return" not in case.body and name not in ("falls off",):
+        marked += "    return x\n" if not case.body.rstrip().endswith("sleep(1)") else ""
+    text = marked.replace(MARK, "")
+    if name in ("nonlocal", "yield"):
+        with pytest.raises((SyntaxError, DefinitionError)):
+            define(text)
+        return
+    with pytest.raises(DefinitionError) as refused:
+        define(text)
+    shown = refused.value.message
+    assert case.what in shown
+    assert case.advice in shown.splitlines()[-1]
+    if MARK in marked:
+        before = marked[: marked.index(MARK)]
+        place, line, caret, _ = shown.split("\n", 3)
+        source = before.rpartition("\n")[2]
+        assert place.split(":")[1] == str(before.count("\n") + 1)
+        assert line.strip() == text.splitlines()[before.count("\n")].strip()
+        assert len(caret) - 1 == len(source.lstrip()) + 4
+
+
+DEFINITIONS = {
+    "no annotation": ("@task\nasync def t(‸x) -> int: ...", "parameter x has no type", "write `x: int`"),
+    "no return annotation": ("@task\n‸async def t(x: int): ...", "no return type", "-> None"),
+    "workflow without return type": ("@workflow\n‸async def w(x: int):\n    pass", "no return type", "-> None"),
+    "unsupported parameter": ("@task\nasync def t(x: ‸complex) -> int: ...", "parameter x: type complex", "use bool"),
+    "unsupported return": ("@task\nasync def t() -> ‸object: ...", "return type: type object", "use bool"),
+    "star args": ("@task\nasync def t(*‸args: int) -> int: ...", "args is not given by name", "without *"),
+    "positional only": ("@task\nasync def t(x: ‸int, /) -> int: ...", "not given by name", "without *"),
+    "unknown annotation": ("@task\nasync def t(x: ‸Nowhere) -> int: ...", "'Nowhere' is not defined", "import it"),
+    "two texts": ("@task\nasync def t(x: ‸str | datetime) -> int: ...", "without guessing", "use bool"),
+    "two records": ("@task\nasync def t(x: ‸Item | View) -> int: ...", "without guessing", "use bool"),
+    "decimal or float": ("@task\nasync def t(x: ‸Decimal | float) -> int: ...", "without guessing", "use bool"),
+    "tuple of any length": ("@task\nasync def t(x: ‸tuple[int, ...]) -> int: ...", "no fixed length", "list[...]"),
+    "record keys": ("@task\nasync def t(x: ‸dict[Item, int]) -> int: ...", "records as keys", "use bool"),
+    "wrong default": ("@task\nasync def t(x: ‸int = object()) -> int: ...", "no constant", "to a task"),
+    "moving default": (
+        "@dataclass\nclass Id:\n    id: uuid.UUID = field(default_factory=uuid.uuid4)\n"
+        "@task\nasync def t(x: ‸Id) -> int: ...",
+        "may give another value each time",
+        "default_factory",
+    ),
+    "own equality": (
+        "@dataclass\nclass Same:\n    id: int\n    def __eq__(self, o: object) -> bool: return True\n"
+        "@task\nasync def t(x: ‸Same) -> int: ...",
+        "has its own __eq__()",
+        "compare or compute",
+    ),
+    "ordered": (
+        "@dataclass(order=True)\nclass Rank:\n    id: int\n@task\nasync def t(x: ‸Rank) -> int: ...",
+        "order=True",
+        "compare its fields",
+    ),
+    "recursive": (
+        "@dataclass\nclass Tree:\n    below: list[Tree]\n@task\nasync def t(x: ‸Tree) -> int: ...",
+        "contains itself",
+        "use bool",
+    ),
+    "sync workflow": ("@workflow\n‸def w(x: int) -> int:\n    return x", "awaits its tasks", "async def"),
+    "second decorator": (
+        "def d(f: Any) -> Any: return f\n@workflow\n@‸d\nasync def w(x: int) -> int:\n    return x",
+        "would not be run",
+        "@workflow alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_a_definition_that_cannot_be_is_refused_naming_the_parameter(
+    name: str, define: Callable[[str], ModuleType]
+) -> None:
+    marked, what, advice = DEFINITIONS[name]
+    with pytest.raises(DefinitionError) as refused:
+        define(PREAMBLE + marked.replace(MARK, "") + "\n")
+    shown = refused.value.message
+    assert what in shown
+    assert advice in shown.splitlines()[-1]
+    before = PREAMBLE + marked[: marked.index(MARK)]
+    place, _, caret, _ = shown.split("\n", 3)
+    assert place.split(":")[1] == str(before.count("\n") + 1)
+    assert len(caret) - 1 == len(before.rpartition("\n")[2].lstrip()) + 4
+
+
+def test_the_caret_counts_characters_not_bytes(define: Callable[[str], ModuleType]) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        define(
+            PREAMBLE
+            + dedent("""
+                @workflow
+                async def w() -> str:
+                    return "äöü" + nowhere
+            """)
+        )
+    _, line, caret, _ = refused.value.message.split("\n", 3)
+    assert line[len(caret) - 1 :].startswith("nowhere")
+
+
+def test_two_classes_of_one_name_are_refused(define: Callable[[str], ModuleType]) -> None:
+    text = dedent("""
+        @task
+        async def first(x: Item) -> int: ...
+        @dataclass
+        class Item:
+            other: int
+        @task
+        async def second(x: Item) -> int: ...
+        @workflow
+        async def w(x: Item) -> int:
+            a = await second(x)
+            return await first(x)
+    """)
+    with pytest.raises(DefinitionError, match="two classes are named Item"):
+        define(PREAMBLE + text)
+
+
+def test_the_source_must_be_readable() -> None:
+    namespace: dict[str, object] = {}
+    text = "from dressage.flow import workflow\n@workflow\nasync def w() -> None: pass\n"
+    with pytest.raises(DefinitionError, match="cannot be read"):
+        exec(compile(text, "<nowhere>", "exec"), namespace)
