@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
@@ -211,6 +212,7 @@ Start = Callable[..., Process]
 """Starts an ingesting process; takes the keyword arguments of `Ingest`."""
 
 Raw = Callable[[Any], msgspec.Raw]
+Eventually = Callable[[Callable[[], Awaitable[bool]], str], Awaitable[None]]
 MakeEvents = Callable[[JetStreamConnection, Names], EventsStream]
 MakeStream = Callable[..., Awaitable[EventsStream]]
 
@@ -225,6 +227,19 @@ async def eventually(fact: Callable[[], Awaitable[bool]], what: str) -> None:
 @pytest.fixture(name="raw")
 def raw_fixture() -> Raw:
     return raw
+
+
+@pytest.fixture(name="eventually")
+def eventually_fixture() -> Eventually:
+    return eventually
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

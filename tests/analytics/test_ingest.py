@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Start,
     )
 
-SMALL = BatchLimits(events_max=7, pause_s=0.0, idle_s=0.05)
+SMALL = BatchLimits(events_max=25, pause_s=0.0, idle_s=0.05)
 KEYS = "SELECT stream_seq, run_id, idx FROM events ORDER BY stream_seq"
 
 

@@ -59,17 +59,13 @@ async def service(
 
 
 @pytest.fixture
-def ask_while_events_come(
-    service: AnalyticsService, connection: JetStreamConnection, names: Names
-) -> Asking:
+def ask_while_events_come(service: AnalyticsService, connection: JetStreamConnection, names: Names) -> Asking:
     """A process of one's own, for a test that publishes."""
     return Asking(connection, names)
 
 
 @pytest.fixture(scope="module")
-async def ask(
-    tmp_path_factory: pytest.TempPathFactory, make_events: MakeEvents
-) -> AsyncIterator[Asking]:
+async def ask(tmp_path_factory: pytest.TempPathFactory, make_events: MakeEvents) -> AsyncIterator[Asking]:
     """One process for all tests that only ask. It has read twenty orders."""
     names, folder = Names("asked"), tmp_path_factory.mktemp("asked")
     async with EmbeddedServer(folder / "nats", sync="lazy") as server:
@@ -96,7 +92,9 @@ async def test_queries_are_answered_while_events_come_in(
     stream, seen = events.names.events_stream, [0]
     publishing = asyncio.create_task(events.publish_orders(400, 20))
     while not publishing.done() or seen[-1] < await publishing:
-        result = await ask_while_events_come("SELECT max(stream_seq), (SELECT count(*) FROM index_breaks) FROM events")
+        result = await ask_while_events_come(
+            "SELECT max(stream_seq), (SELECT count(*) FROM index_breaks) FROM events"
+        )
         assert result.rows[0][0] <= result.positions[stream]
         assert result.rows[0][1] == 0
         assert result.positions[stream] >= seen[-1]
@@ -203,7 +201,9 @@ async def test_semicolons_and_comments_are_understood(ask: Asking, sql: str) -> 
     assert await ask.value(sql) == 1
 
 
-@pytest.mark.parametrize("sql", ["DESCRIBE runs", "SHOW TABLES", "SUMMARIZE run_ends", "FROM runs", "VALUES (1)"])
+@pytest.mark.parametrize(
+    "sql", ["DESCRIBE runs", "SHOW TABLES", "SUMMARIZE run_ends", "FROM runs", "VALUES (1)"]
+)
 async def test_other_statements_that_read_are_answered(ask: Asking, sql: str) -> None:
     assert (await ask(sql)).rows
 
@@ -287,7 +287,7 @@ async def test_nobody_there_is_said_so(events: EventsStream, connection: JetStre
         ("[DATE '2026-01-02']", ["2026-01-02"]),
         ("['nan'::DOUBLE]", ["nan"]),
         ("[[1], [2, 3]]", [[1], [2, 3]]),
-        ("'{\"a\": [1, {\"b\": null}]}'::JSON", {"a": [1, {"b": None}]}),
+        ('\'{"a": [1, {"b": null}]}\'::JSON', {"a": [1, {"b": None}]}),
         ("'a'::ENUM ('a', 'b')", "a"),
         ("'5a0c1f0e-1111-4222-8333-444455556666'::UUID", "5a0c1f0e-1111-4222-8333-444455556666"),
     ],
@@ -324,7 +324,11 @@ async def test_a_file_that_is_being_written_is_busy(service: AnalyticsService, d
         "query_file(Path(sys.argv[1]), 'SELECT 1')"
     )
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", program, str(db_path)], capture_output=True, text=True, check=False
+        subprocess.run,
+        [sys.executable, "-c", program, str(db_path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "FILE_BUSY" in done.stderr
 

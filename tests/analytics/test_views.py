@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dressage.protocol.commands import FailureInfo
-from dressage.protocol.events import RunCompleted, RunFaulted, RunStarted, VariableChanged
+from dressage.protocol.events import EventData, RunCompleted, RunFaulted, RunStarted, VariableChanged
 
 if TYPE_CHECKING:
     from tests.analytics.conftest import (  # pyright: ignore[reportMissingImports]
@@ -88,7 +88,10 @@ async def test_an_attempt_without_a_result_is_open(events: EventsStream, start: 
 
 
 async def test_variables_have_their_last_value(events: EventsStream, start: Start, raw: Raw) -> None:
-    happened = [RunStarted(raw({})), *(VariableChanged("total", raw(value)) for value in (1, 2, 3))]
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        *(VariableChanged("total", raw(value)) for value in (1, 2, 3)),
+    ]
     process = start()
     await process.until(await events.publish(events.run("order-1", happened)))
     assert process.rows("SELECT name, value::VARCHAR, searchable, changes FROM variables") == [
@@ -113,7 +116,7 @@ async def test_a_run_id_that_comes_back_and_still_runs_has_not_ended(
 
 async def test_a_fault_of_the_engine_is_a_status(events: EventsStream, start: Start, raw: Raw) -> None:
     process = start()
-    happened = [RunStarted(raw({})), RunFaulted(7, "Traceback: KeyError")]
+    happened: list[EventData] = [RunStarted(raw({})), RunFaulted(7, "Traceback: KeyError")]
     await process.until(await events.publish(events.run("order-1", happened)))
     rows = process.rows("SELECT status, failure_name, failure_message FROM runs")
     assert rows == [("engine-fault", "engine-fault", "Traceback: KeyError")]
@@ -121,17 +124,17 @@ async def test_a_fault_of_the_engine_is_a_status(events: EventsStream, start: St
 
 async def test_a_rescued_run_counts_by_its_last_end(events: EventsStream, start: Start, raw: Raw) -> None:
     process = start()
-    happened = [RunStarted(raw({})), RunFaulted(7, "KeyError"), RunCompleted(raw(1), 5.0)]
+    happened: list[EventData] = [RunStarted(raw({})), RunFaulted(7, "KeyError"), RunCompleted(raw(1), 5.0)]
     await process.until(await events.publish(events.run("order-1", happened)))
     assert process.rows("SELECT status FROM runs") == [("completed",)]
 
 
-async def test_failures_and_errors_of_attempts_are_told_apart(
-    events: EventsStream, start: Start
-) -> None:
+async def test_failures_and_errors_of_attempts_are_told_apart(events: EventsStream, start: Start) -> None:
     process = start()
     await process.until(await events.publish(events.order("order-20", 20)))
-    rows = process.rows("SELECT task, attempt, outcome, failure_name FROM task_attempts ORDER BY node, attempt")
+    rows = process.rows(
+        "SELECT task, attempt, outcome, failure_name FROM task_attempts ORDER BY node, attempt"
+    )
     assert rows == [
         ("fetch-price", 1, "errored", "ValueError"),
         ("fetch-price", 2, "completed", None),

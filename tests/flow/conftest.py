@@ -165,10 +165,7 @@ def _module_of(text: str) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = file
     sys.modules[name] = module
-    try:
-        exec(compile(text, file, "exec"), module.__dict__)
-    finally:
-        del sys.modules[name]
+    exec(compile(text, file, "exec"), module.__dict__)
     return module
 
 

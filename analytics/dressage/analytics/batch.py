@@ -16,8 +16,8 @@ SEPARATOR: Final = b"\x1e"
 REJECT_PAYLOAD_BYTES_MAX: Final = 64 * 1024
 
 
-@dataclass(slots=True, frozen=True)
-class Received:
+# Structs rather than dataclasses: there are two of them for each event, and these cost a tenth to make.
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A message as it came from the stream."""
 
     seq: int
@@ -25,8 +25,7 @@ class Received:
     payload: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """A message that is an output event. `data` is that part of its payload, character by character."""
 
     message: Received
@@ -35,8 +34,7 @@ class Row:
     data: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True, gc=False):
     """A message that is none, and why."""
 
     message: Received

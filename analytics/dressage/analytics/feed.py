@@ -202,7 +202,8 @@ class EventFeed:
         self._consumer_seq = delivery.consumer_seq
         self._waiting.append(Received(delivery.stream_seq, delivery.subject, delivery.data))
         self._waiting_bytes += len(delivery.data)
-        self._arrived.set()
+        if len(self._waiting) == 1:
+            self._arrived.set()
         if self._half_full:
             self._enough.set()
 

@@ -8,6 +8,7 @@ import socket
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import anyio
 import nats.errors
 from nats.aio.client import Client
 
@@ -48,10 +49,12 @@ async def connect(url: str | list[str], *, timeout_s: float = CONNECT_TIMEOUT_S,
         await client.close()
         cause = errors.last or error
         raise ServerUnreachable(
-            f"no NATS server answered at {where} within {timeout_s:g} s: {_plain(cause)}. {_cure(cause)}"
+            f"no NATS server answered at {where} within {timeout_s:g} s: {_plain(cause)}. {_cure(cause)}",
+            retryable=not _is_login_refused(cause),
         ) from cause
     except BaseException:
-        await client.close()
+        with anyio.CancelScope(shield=True):
+            await client.close()
         raise
     errors.connected = True
     return client
@@ -66,7 +69,9 @@ class _Errors:
         self._forward = forward
 
     async def add(self, error: Exception) -> None:
-        self.last = error
+        # A refused login is tried again too, and may then look like a mere reset of the connection.
+        if self.last is None or self.connected or not _is_login_refused(self.last):
+            self.last = error
         if self._forward is not None:
             await self._forward(error)
         elif self.connected:
@@ -99,8 +104,12 @@ def _plain(error: Exception) -> str:
             return str(error).removeprefix("nats: ").strip(" '") or type(error).__name__
 
 
+def _is_login_refused(error: Exception) -> bool:
+    return "authorization" in str(error).lower()
+
+
 def _cure(cause: Exception) -> str:
-    if "authorization" in str(cause).lower():
+    if _is_login_refused(cause):
         return (
             "Give the user and password in the URL (nats://user:password@host:4222), or a credentials file."
         )

@@ -325,18 +325,22 @@ class EmbeddedServer:
 
     async def _ask(self) -> ServerFacts | None:
         """What the server says of itself; None while it is not ready to say anything."""
-        try:
-            client = await connect(self.url, timeout_s=1.0)
+        facts = None
+        # nats-py loses its socket when it is cancelled while it connects, so a cancellation waits for the few
+        # milliseconds that this takes.
+        with anyio.CancelScope(shield=True):
             try:
-                return await check_server(client)
-            finally:
-                await client.close()
-        except nats.errors.Error:
-            return None
-        except BrokerError as error:
-            if not error.retryable:
-                raise
-            return None
+                client = await connect(self.url, timeout_s=1.0)
+                try:
+                    facts = await check_server(client)
+                finally:
+                    await client.close()
+            except nats.errors.Error:
+                pass
+            except BrokerError as error:
+                if not error.retryable:
+                    raise
+        return facts
 
     async def _end_child(self) -> None:
         if self._child is None:

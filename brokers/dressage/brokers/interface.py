@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 BATCH_MESSAGES_MAX: Final = 1000
 """JetStream refuses a larger atomic batch (err_code 10199)."""
@@ -20,9 +20,6 @@ WRONG_LAST_SEQUENCE: Final = 10071
 
 FENCE_IN_PROCESS: Final = 10164
 """The subject of the compare-and-set has a write in process: no verdict, send again."""
-
-CONSUMER_OVERLAPS: Final = 10100
-"""A WorkQueue stream has a consumer with an overlapping filter."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,7 +94,6 @@ class Delivery:
 class StreamConfig:
     name: str
     subjects: Sequence[str]
-    retention: Literal["limits", "workqueue"] = "limits"
     replicas: int = 1
     schedules: bool = False
     message_ttl: bool = False
@@ -143,10 +139,20 @@ class Pull(Subscription, Protocol):
         ...
 
 
-DeliveryCallback = Callable[[Delivery], Awaitable[None]]
+DeliveryCallback = Callable[[Delivery], Awaitable[None] | None]
+"""Called in order of delivery; what it awaits runs beside the next deliveries."""
 EndCallback = Callable[[str], None]
 RequestCallback = Callable[[str, bytes, str], Awaitable[None]]
 """Gets subject, data and the subject to answer on (empty if nobody waits)."""
+
+
+async def all_of(waiting: Sequence[asyncio.Future[Stored]]) -> list[Stored]:
+    """Every acknowledgement, awaited to the last even when one fails; then raises the first failure."""
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in ended if isinstance(each, Stored)]
 
 
 class Connection(Protocol):
@@ -158,7 +164,7 @@ class Connection(Protocol):
         ...
 
     # -- writing: raises PublishRefused, or OutcomeUnknown when no answer came ---------------------
-    async def send(self, message: Message) -> asyncio.Future[Stored]:
+    def send(self, message: Message) -> asyncio.Future[Stored]:
         """Publishes without waiting; the future gives the acknowledgement. Order on one connection is kept."""
         ...
 
@@ -169,7 +175,7 @@ class Connection(Protocol):
         ...
 
     # -- reading, from the stream's leader ---------------------------------------------------------
-    async def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
+    def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
         """Like `last_message`, without waiting."""
         ...
 
@@ -185,6 +191,14 @@ class Connection(Protocol):
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None: ...
 
     async def consumers(self, stream: str) -> list[str]: ...
+
+    async def ack_floor(self, stream: str, consumer: str) -> int:
+        """The stream sequence up to which every message of this consumer is acknowledged."""
+        ...
+
+    async def purge(self, stream: str, subjects: str, below: int) -> None:
+        """Removes what stands below sequence `below` on matching subjects, in one write however much it is."""
+        ...
 
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None: ...
 

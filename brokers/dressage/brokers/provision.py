@@ -64,7 +64,6 @@ async def provision(connection: Connection, names: Names, *, shards: int | None,
             StreamConfig(
                 names.shard_stream(shard),
                 names.shard_subjects(shard),
-                retention="workqueue",
                 replicas=replicas,
                 schedules=True,
                 message_ttl=True,

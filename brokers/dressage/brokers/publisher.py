@@ -92,7 +92,7 @@ class _Lane:
         loop = asyncio.get_running_loop()
         deadline = None if self._patience_s is None else loop.time() + self._patience_s
         while pending:
-            sent = [(waiting, await self._send(waiting)) for waiting in pending]
+            sent = [(waiting, self._send(waiting)) for waiting in pending]
             pending = []
             for waiting, future in sent:
                 try:
@@ -107,9 +107,9 @@ class _Lane:
             if pending:
                 await asyncio.sleep(RETRY_S)
 
-    async def _send(self, waiting: _Waiting) -> asyncio.Future[Stored]:
+    def _send(self, waiting: _Waiting) -> asyncio.Future[Stored]:
         try:
-            return await self._connection.send(waiting.message)
+            return self._connection.send(waiting.message)
         except DressageError as error:
             failed: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)

@@ -240,7 +240,9 @@ class _Reading:
             inner.problem("stream", "NAME_INVALID", f"{_shown(stream)} is no name of a JetStream stream")
         if subject is not None and not _is_filter(subject):
             inner.problem(
-                "subject", "NAME_INVALID", f"{_shown(subject)} is no subject, which looks like orders.created or orders.>"
+                "subject",
+                "NAME_INVALID",
+                f"{_shown(subject)} is no subject, which looks like orders.created or orders.>",
             )
         if not values:
             table.problem("source", "KEY_MISSING", "give a stream, or a subject, or both")
@@ -248,7 +250,9 @@ class _Reading:
 
     def _run_id(self, table: _Table) -> Expression:
         nothing = Expression("", Name("event"))
-        if not table.require("run_id", "an expression that gives each event its run, so that none starts two"):
+        if not table.require(
+            "run_id", "an expression that gives each event its run, so that none starts two"
+        ):
             return nothing
         expression = table.expression("run_id")
         if expression is None:
@@ -274,7 +278,9 @@ class _Reading:
             return "all" if start == "all" else "new"
         if isinstance(start, int) and not isinstance(start, bool) and start >= 1:
             return start
-        table.problem("start", "VALUE_INVALID", f'must be "all", "new" or a stream sequence, not {_shown(start)}')
+        table.problem(
+            "start", "VALUE_INVALID", f'must be "all", "new" or a stream sequence, not {_shown(start)}'
+        )
         return "all"
 
     def _input(self, table: _Table) -> dict[str, Expression]:

@@ -35,7 +35,14 @@ _RESERVE_BYTES: Final = 512
 
 
 def dead_letter(
-    names: Names, trigger: str, stream: str, event: Delivery, code: str, reason: str, *, payload_bytes_max: int
+    names: Names,
+    trigger: str,
+    stream: str,
+    event: Delivery,
+    code: str,
+    reason: str,
+    *,
+    payload_bytes_max: int,
 ) -> Message:
     """The message for the dead-letter stream.
 

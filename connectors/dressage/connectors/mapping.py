@@ -32,7 +32,7 @@ class Start:
     """What an event asks for. `input` is a JSON object of parameters by name."""
 
     run_id: str
-    input: msgspec.Raw
+    input: bytes
 
 
 class EventMapping:
@@ -82,8 +82,8 @@ def _usable(run_id: Any) -> str:
         raise Unmappable(f"run_id: {error.message}", code=error.code) from error
 
 
-def _written(values: Mapping[str, Any]) -> msgspec.Raw:
+def _written(values: Mapping[str, Any]) -> bytes:
     try:
-        return msgspec.Raw(_encode(values))
+        return _encode(values)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Unmappable(f"the input cannot be written as JSON: {error}", code="INPUT_INVALID") from error

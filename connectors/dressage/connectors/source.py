@@ -21,7 +21,6 @@ REQUEST_TIMEOUT_S: Final = 5.0
 
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
-_NEWEST: Final = "new"
 
 _OWN: Final = re.compile(r"dressage_[a-z0-9-]+_(\d+|dead)")
 """A consumer on a shard's stream would take its commands, and dead letters that fail would feed on themselves."""
@@ -97,7 +96,13 @@ class Source:
     """The source of one trigger."""
 
     def __init__(
-        self, connection: Connection, names: Names, trigger: TriggerConfig, *, ack_wait_s: float, pending_max: int
+        self,
+        connection: Connection,
+        names: Names,
+        trigger: TriggerConfig,
+        *,
+        ack_wait_s: float,
+        pending_max: int,
     ) -> None:
         self._connection = connection
         self._trigger = trigger
@@ -127,13 +132,13 @@ class Source:
         info = await self._stream_info(stream)
         found = await self._consumer_info(stream)
         if found is None:
-            await self._create(stream, info, self._first_seq(stream, info))
-            done = self._known_done(stream, info.created)
+            first_seq, done = self._first_seq(stream, info), 0
+            await self._create(stream, info, first_seq)
         else:
+            first_seq, done = found.config.opt_start_seq, found.ack_floor.stream_seq
             if not self._as_wanted(found.config):
-                await self._create(stream, info, found.config.opt_start_seq)
-            done = found.ack_floor.stream_seq
-        self._place = Place(stream, info.created, done)
+                await self._create(stream, info, first_seq)
+        self._place = Place(stream, info.created, max(done, (first_seq or 1) - 1))
 
     async def lag(self) -> int:
         """How many events are not dealt with yet. Raises a `DressageError` when that cannot be told."""
@@ -146,21 +151,15 @@ class Source:
 
     # -- where to begin ----------------------------------------------------------------------------
     def _first_seq(self, stream: str, info: _StreamInfo) -> int | None:
-        """The sequence that a new consumer begins with; None for the first.
-
-        A consumer that was lost while we used it goes on where it was. A stream that came only after us holds
-        nothing that is older than the trigger.
-        """
-        done = self._known_done(stream, info.created)
-        if done:
-            return done + 1
-        if self._was_missing or self._place is not None:
-            return None if self._trigger.start == _NEWEST else self._configured(info)
-        return self._configured(info)
-
-    def _known_done(self, stream: str, created: str) -> int:
+        """The sequence that a new consumer begins with; None for the first."""
         place = self._place
-        return place.done_seq if place and (place.stream, place.created) == (stream, created) else 0
+        if place is not None and (place.stream, place.created) == (stream, info.created):
+            # The consumer was lost while we used it: go on where it was, not where the trigger once began.
+            return place.done_seq + 1
+        if self._trigger.start == "new" and (place is not None or self._was_missing):
+            # A stream that came only after the trigger holds nothing that is older than it.
+            return None
+        return self._configured(info)
 
     def _configured(self, info: _StreamInfo) -> int | None:
         match self._trigger.start:
@@ -203,7 +202,9 @@ class Source:
         if info.error is None:
             return info
         if info.error.err_code != _STREAM_NOT_FOUND:
-            raise SourceProblem(f"stream {stream}{self._whose}: {info.error.description}", code="SOURCE_REFUSED")
+            raise SourceProblem(
+                f"stream {stream}{self._whose}: {info.error.description}", code="SOURCE_REFUSED"
+            )
         self._was_missing = True
         subject = self._trigger.source.subject
         raise SourceProblem(
@@ -218,7 +219,9 @@ class Source:
             return info
         if info.error.err_code in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND):
             return None
-        raise SourceProblem(f"consumer {self.consumer} of {stream}: {info.error.description}", code="SOURCE_REFUSED")
+        raise SourceProblem(
+            f"consumer {self.consumer} of {stream}: {info.error.description}", code="SOURCE_REFUSED"
+        )
 
     @property
     def _filters(self) -> list[str]:
@@ -227,7 +230,11 @@ class Source:
     def _as_wanted(self, config: _ConsumerConfig) -> bool:
         filters = config.filter_subjects or ([config.filter_subject] if config.filter_subject else [])
         ack_wait_s = config.ack_wait / 1e9
-        return (filters, ack_wait_s, config.max_ack_pending) == (self._filters, self._ack_wait_s, self._pending_max)
+        return (filters, ack_wait_s, config.max_ack_pending) == (
+            self._filters,
+            self._ack_wait_s,
+            self._pending_max,
+        )
 
     async def _create(self, stream: str, info: _StreamInfo, first_seq: int | None) -> None:
         """Makes the consumer, or brings it to the configuration. Where it begins cannot be changed afterwards."""

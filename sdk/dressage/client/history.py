@@ -30,7 +30,7 @@ async def read_history(connection: Connection, names: Names, shards: int, run_id
         names.events_stream,
         ConsumerConfig(consumer, [subject], durable=False, explicit_ack=False, memory=True, inactive_s=30.0),
     )
-    pull = await connection.pull(names.events_stream, consumer, WINDOW, queue.put, lambda _: None)
+    pull = await connection.pull(names.events_stream, consumer, WINDOW, queue.put_nowait, lambda _: None)
     try:
         for _ in range(left):
             try:

@@ -8,7 +8,7 @@ import linecache
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dressage.protocol.errors import DefinitionError
 
@@ -78,10 +78,17 @@ def source_of(function: Callable[..., Any]) -> Source:
 def _functions(text: str) -> dict[tuple[str, int], Function]:
     """The functions of a file, by name and the line that Python's code objects give them."""
     found: dict[tuple[str, int], Function] = {}
-    for node in ast.walk(ast.parse(text)):
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             found[node.name, first] = node
+        # Functions stand among statements: expressions need not be searched.
+        for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+            inner = getattr(node, name, [])
+            if isinstance(inner, list):
+                waiting.extend(cast("list[ast.AST]", inner))
     return found
 
 

@@ -59,7 +59,7 @@ class Worker:
         self._identity = self._config.identity or f"{app.name}@{socket.gethostname()}:{os.getpid()}"
         self._threads = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="dressage-task")
         self._slots = asyncio.Semaphore(self._config.concurrency)
-        self._held: dict[str, tuple[Delivery, float]] = {}
+        self._held: dict[str, _Held] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
@@ -123,8 +123,11 @@ class Worker:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        for delivery, _ in list(self._held.values()):
-            await connection.nak(delivery)
+        for held in list(self._held.values()):
+            try:
+                await (connection.ack(held.delivery) if held.reported else connection.nak(held.delivery))
+            except DressageError as error:
+                _log.info("an attempt could not be given back, and comes again in time: %s", error)
 
     async def _show_life(self, connection: Connection) -> None:
         """Tells the broker of every attempt held for long that its worker is alive."""
@@ -132,13 +135,15 @@ class Worker:
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_S / 2)
             due = loop.time() - SIGN_OF_LIFE_S
-            for delivery, shown_at in list(self._held.values()):
-                if shown_at < due:
-                    self._held[delivery.reply] = delivery, loop.time()
-                    try:
-                        await connection.in_progress(delivery)
-                    except DressageError as error:
-                        _log.debug("sign of life: %s", error)
+            for held in list(self._held.values()):
+                try:
+                    if held.reported:
+                        await self._acknowledge(connection, held)
+                    elif held.shown_at < due:
+                        held.shown_at = loop.time()
+                        await connection.in_progress(held.delivery)
+                except DressageError as error:
+                    _log.debug("sign of life: %s", error)
 
     # -- taking tasks ------------------------------------------------------------------------------
     async def _keep_pulling(
@@ -158,7 +163,7 @@ class Worker:
             try:
                 await ensure_queue(connection, self._names, shards, queue)
 
-                async def on_delivery(delivery: Delivery, taking: _Taking = taking) -> None:
+                def on_delivery(delivery: Delivery, taking: _Taking = taking) -> None:
                     self._take(connection, publisher, stream, delivery, taking)
 
                 pull = taking.pull = await connection.pull(
@@ -176,7 +181,7 @@ class Worker:
     def _take(
         self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery, taking: _Taking
     ) -> None:
-        self._held[delivery.reply] = delivery, asyncio.get_running_loop().time()
+        self._held[delivery.reply] = _Held(delivery, asyncio.get_running_loop().time())
         task = asyncio.create_task(self._attempt(connection, publisher, stream, delivery, taking))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -189,9 +194,10 @@ class Worker:
                 if not self._stop.is_set():
                     await self._handle(connection, publisher, stream, delivery)
         except DressageError as error:
-            # The attempt stays unacknowledged, so the broker delivers it again.
-            _log.warning("an attempt could not be reported: %s", error)
-            self._held.pop(delivery.reply, None)
+            _log.warning("an attempt could not be settled with the broker: %s", error)
+            held = self._held.get(delivery.reply)
+            if held is not None and not held.reported:
+                del self._held[delivery.reply]  # Unacknowledged, it is delivered again.
         finally:
             if taking.pull is not None:
                 await taking.pull.taken()
@@ -214,8 +220,14 @@ class Worker:
             return
         result = await self._run(handler, message)
         await self._report(publisher, stream, message, result)
-        await connection.ack(delivery)
-        self._held.pop(delivery.reply, None)
+        held = self._held[delivery.reply]
+        held.reported = True
+        await self._acknowledge(connection, held)
+
+    async def _acknowledge(self, connection: Connection, held: _Held) -> None:
+        """Without a connection it stays held, and is tried again: else the attempt would be executed twice."""
+        await connection.ack(held.delivery)
+        self._held.pop(held.delivery.reply, None)
 
     async def _put_back(self, connection: Connection, delivery: Delivery) -> None:
         await connection.nak(delivery, UNKNOWN_TASK_DELAY_S)
@@ -243,6 +255,15 @@ class Worker:
             too_large = FailureInfo("result-size", f"result of task {message.task!r}: {error.message}", "limit")
             smaller = TaskResult(result.task_id, result.by, error=too_large)
             await publisher.publish(stream, Message(message.reply, encoder.encode(smaller)))
+
+
+@dataclass(slots=True)
+class _Held:
+    """An attempt that this worker has; `reported` once its result is safe, so that only the acknowledgement is left."""
+
+    delivery: Delivery
+    shown_at: float
+    reported: bool = False
 
 
 class _Taking:

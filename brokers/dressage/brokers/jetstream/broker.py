@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import nats.errors
 
+from dressage.brokers.connect import CONNECT_TIMEOUT_S
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.protocol.errors import ServerUnreachable
 
@@ -18,7 +21,9 @@ class JetStreamBroker:
         """Raises `ServerUnreachable` when no server answers."""
         connection = JetStreamConnection(name=name, reconnect=reconnect)
         try:
-            await connection.open(self.url)
+            # nats-py would try for ever, as it should only once it has been connected.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connection.open(self.url)
         except (OSError, nats.errors.Error) as error:
             await connection.close()
             raise ServerUnreachable(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -28,8 +28,17 @@ from dressage.brokers.interface import (
     StreamState,
 )
 from dressage.brokers.jetstream import wire
+from dressage.brokers.jetstream.hot import HotClient
 from dressage.brokers.jetstream.pulling import StandingPull
-from dressage.protocol.errors import BadInput, BrokerError, InvariantBroken, NoAnswer, OutcomeUnknown, PublishRefused
+from dressage.protocol.errors import (
+    BadInput,
+    BrokerError,
+    DressageError,
+    InvariantBroken,
+    NoAnswer,
+    OutcomeUnknown,
+    PublishRefused,
+)
 
 _log = logging.getLogger("dressage.brokers")
 
@@ -41,15 +50,17 @@ _CONSUMER_NOT_FOUND: Final = 10014
 _NO_MESSAGE: Final = 10037
 _STREAM_EXISTS: Final = 10058
 
+_UNSAFE: Final = re.compile("[ \\r\\n\\t]")
+
 _T = TypeVar("_T")
-_Settle = Callable[[Msg], None]
+_Settle = Callable[[bytes], None]
 
 
 class JetStreamConnection:
     """See `dressage.brokers.interface.Connection`."""
 
     def __init__(self, *, name: str, reconnect: bool) -> None:
-        self.nats = Client()
+        self.nats = HotClient()
         self.lost = asyncio.Event()
         self._name = name
         self._reconnect = reconnect
@@ -57,12 +68,13 @@ class JetStreamConnection:
         self._next_token = 0
         self._inbox = ""
         self._pulls: set[StandingPull] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     # -- life --------------------------------------------------------------------------------------
     async def open(self, url: str) -> None:
         await self.nats.connect(
-            url,
+            [one.strip() for one in url.split(",")],
             name=self._name,
             allow_reconnect=self._reconnect,
             max_reconnect_attempts=-1 if self._reconnect else 0,
@@ -78,9 +90,7 @@ class JetStreamConnection:
             skip_subject_validation=True,
         )
         self._inbox = self.nats.new_inbox()
-        await self.nats.subscribe(
-            f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        await self.nats.subscribe_direct(f"{self._inbox}.*", self._on_answer)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
@@ -120,28 +130,28 @@ class JetStreamConnection:
         self.lost.set()
 
     # -- requests with one inbox -------------------------------------------------------------------
-    def _expect(self, settle: Callable[[Msg, asyncio.Future[_T]], None]) -> tuple[str, asyncio.Future[_T]]:
+    def _expect(self, settle: Callable[[bytes, asyncio.Future[_T]], None]) -> tuple[str, asyncio.Future[_T]]:
         if self.lost.is_set():
             raise OutcomeUnknown(f"connection {self._name} is closed: nothing was sent")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
         self._next_token += 1
         token = f"{self._inbox}.{self._next_token}"
-        self._waiting[token] = (future, lambda msg: settle(msg, future), loop.time() + ANSWER_S)
+        self._waiting[token] = (future, lambda data: settle(data, future), loop.time() + ANSWER_S)
         return token, future
 
-    async def _on_answer(self, msg: Msg) -> None:
-        entry = self._waiting.pop(msg.subject, None)
+    def _on_answer(self, subject: str, _: str, data: bytes, headers: bytes) -> None:
+        entry = self._waiting.pop(subject, None)
         if entry is None:
             return
         future, settle, _ = entry
         if future.done():
             return
-        if not msg.data and msg.headers and msg.headers.get("Status") == "503":
+        if not data and wire.status_of(headers)[0] == "503":
             future.set_exception(OutcomeUnknown("nobody listens: the stream does not exist or has no leader"))
             return
         try:
-            settle(msg)
+            settle(data)
         except Exception as error:
             future.set_exception(BrokerError(f"unreadable answer from the server: {error}"))
 
@@ -165,28 +175,30 @@ class JetStreamConnection:
                     future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
                     future.exception()
 
-    async def _put(self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None) -> None:
+    def _write(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+        """Raises `OutcomeUnknown` without a connection, `BadInput` for what the server would never take."""
         try:
-            await self.nats.publish(subject, data, reply=reply, headers=headers)
-        except nats.errors.MaxPayloadError as error:
+            if len(data) + len(headers) > self.nats.max_payload:
+                raise BadInput(
+                    f"a message of {len(data) + len(headers)} bytes exceeds the server's max_payload of "
+                    f"{self.payload_bytes_max}: make it smaller or raise max_payload",
+                    code="PAYLOAD_TOO_LARGE",
+                )
+            if _UNSAFE.search(subject):
+                raise BadInput(f"subject {subject!r} holds a space or a line break")
+            self.nats.write(subject, reply, data, headers)
+        except DressageError:
             self._waiting.pop(reply, None)
-            raise BadInput(
-                f"a message of {len(data)} bytes exceeds the server's max_payload of {self.payload_bytes_max}: "
-                "make it smaller or raise max_payload",
-                code="PAYLOAD_TOO_LARGE",
-            ) from error
-        except nats.errors.Error as error:
-            self._waiting.pop(reply, None)
-            raise OutcomeUnknown(f"could not send: {error}") from error
+            raise
 
     # -- writing -----------------------------------------------------------------------------------
-    async def send(self, message: Message) -> asyncio.Future[Stored]:
+    def send(self, message: Message) -> asyncio.Future[Stored]:
         token, future = self._expect(_settle_ack)
-        await self._put(message.subject, message.data, token, wire.headers_of(message))
+        self._write(message.subject, message.data, token, wire.header_block(message))
         return future
 
     async def publish(self, message: Message) -> Stored:
-        return await (await self.send(message))
+        return await self.send(message)
 
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:
         if not 0 < len(messages) <= BATCH_MESSAGES_MAX:
@@ -196,47 +208,42 @@ class JetStreamConnection:
         # A batch id must never be used twice in the life of a stream: the server would join the parts of
         # two writers into one batch.
         batch_id = uuid.uuid4().hex
-        last = len(messages)
-        for number, message in enumerate(messages, 1):
-            headers = wire.headers_of(message) or {}
-            headers[wire.BATCH_ID] = batch_id
-            headers[wire.BATCH_SEQUENCE] = str(number)
-            if number < last:
-                await self._put(message.subject, message.data, "", headers)
-            else:
-                headers[wire.BATCH_COMMIT] = "1"
-                token, future = self._expect(_settle_ack)
-                await self._put(message.subject, message.data, token, headers)
-                return await future
-        raise InvariantBroken("a batch without a last message")
+        for number, message in enumerate(messages[:-1], 1):
+            lines = wire.batch_lines(batch_id, number, commit=False)
+            self._write(message.subject, message.data, "", wire.header_block(message, lines))
+        last = messages[-1]
+        token, future = self._expect(_settle_ack)
+        lines = wire.batch_lines(batch_id, len(messages), commit=True)
+        self._write(last.subject, last.data, token, wire.header_block(last, lines))
+        return await future
 
     # -- reading -----------------------------------------------------------------------------------
-    async def _api(self, subject: str, body: object) -> asyncio.Future[bytes]:
+    async def _api(self, subject: str, body: object) -> bytes:
         token, future = self._expect(_settle_bytes)
-        await self._put(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token, None)
-        return future
+        self._write(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token)
+        return await future
 
-    async def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
+    def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
         token, future = self._expect(_settle_message)
         body = b'{"last_by_subj":"' + subject.encode() + b'"}'
-        await self._put(f"$JS.API.STREAM.MSG.GET.{stream}", body, token, None)
+        self._write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
         return future
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
-        return await (await self.request_last(stream, subject))
+        return await self.request_last(stream, subject)
 
     async def next_message(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
         token, future = self._expect(_settle_message)
         body = msgspec.json.encode({"seq": seq, "next_by_subj": subject})
-        await self._put(f"$JS.API.STREAM.MSG.GET.{stream}", body, token, None)
+        self._write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
         return await future
 
     # -- streams and consumers ---------------------------------------------------------------------
     async def ensure_stream(self, config: StreamConfig) -> None:
         body = _stream_body(config)
-        reply = wire.plain_reply.decode(await (await self._api(f"STREAM.CREATE.{config.name}", body)))
+        reply = wire.plain_reply.decode(await self._api(f"STREAM.CREATE.{config.name}", body))
         if reply.error is not None and reply.error.err_code == _STREAM_EXISTS:
-            reply = wire.plain_reply.decode(await (await self._api(f"STREAM.UPDATE.{config.name}", body)))
+            reply = wire.plain_reply.decode(await self._api(f"STREAM.UPDATE.{config.name}", body))
         if reply.error is not None:
             raise BrokerError(
                 f"stream {config.name} cannot be created or brought to its configuration: {reply.error.description}",
@@ -245,7 +252,7 @@ class JetStreamConnection:
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
         body = {"subjects_filter": subjects} if subjects else None
-        reply = wire.stream_reply.decode(await (await self._api(f"STREAM.INFO.{stream}", body)))
+        reply = wire.stream_reply.decode(await self._api(f"STREAM.INFO.{stream}", body))
         if reply.error is not None:
             if reply.error.err_code == _STREAM_NOT_FOUND:
                 return None
@@ -259,23 +266,35 @@ class JetStreamConnection:
         found: list[str] = []
         while True:
             body = {"offset": len(found)}
-            reply = wire.consumer_names_reply.decode(await (await self._api(f"CONSUMER.NAMES.{stream}", body)))
+            reply = wire.consumer_names_reply.decode(await self._api(f"CONSUMER.NAMES.{stream}", body))
             if reply.error is not None:
                 raise BrokerError(f"consumers of stream {stream}: {reply.error.description}")
             found += reply.consumers or []
             if not reply.consumers or len(found) >= reply.total:
                 return found
 
+    async def ack_floor(self, stream: str, consumer: str) -> int:
+        reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
+        if reply.error is not None:
+            raise BrokerError(f"consumer {consumer} of {stream}: {reply.error.description}")
+        return reply.ack_floor.stream_seq if reply.ack_floor else 0
+
+    async def purge(self, stream: str, subjects: str, below: int) -> None:
+        body = {"filter": subjects, "seq": below}
+        reply = wire.plain_reply.decode(await self._api(f"STREAM.PURGE.{stream}", body))
+        if reply.error is not None:
+            raise BrokerError(f"purging {subjects} of {stream}: {reply.error.description}")
+
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None:
         body = {"stream_name": stream, "config": _consumer_body(config), "action": ""}
-        reply = wire.plain_reply.decode(await (await self._api(f"CONSUMER.CREATE.{stream}.{config.name}", body)))
+        reply = wire.plain_reply.decode(await self._api(f"CONSUMER.CREATE.{stream}.{config.name}", body))
         if reply.error is not None:
             raise PublishRefused(
                 f"consumer {config.name} of {stream}: {reply.error.description}", err_code=reply.error.err_code
             )
 
     async def delete_consumer(self, stream: str, name: str) -> None:
-        reply = wire.plain_reply.decode(await (await self._api(f"CONSUMER.DELETE.{stream}.{name}", None)))
+        reply = wire.plain_reply.decode(await self._api(f"CONSUMER.DELETE.{stream}.{name}", None))
         if reply.error is not None and reply.error.err_code != _CONSUMER_NOT_FOUND:
             raise BrokerError(f"consumer {name} of {stream}: {reply.error.description}")
 
@@ -286,6 +305,11 @@ class JetStreamConnection:
         self._pulls.add(pull)
         await pull.start()
         return pull
+
+    def keep(self, task: asyncio.Future[None]) -> None:
+        """Holds on to a task until it is done: the loop itself would not."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def forget_pull(self, pull: StandingPull) -> None:
         self._pulls.discard(pull)
@@ -301,7 +325,7 @@ class JetStreamConnection:
 
     # -- outside the streams -----------------------------------------------------------------------
     async def tell(self, subject: str, data: bytes) -> None:
-        await self._put(subject, data, "", None)
+        self._write(subject, data)
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         try:
@@ -331,8 +355,8 @@ class _Served:
             _log.debug("unsubscribing: %s", error)
 
 
-def _settle_ack(msg: Msg, future: asyncio.Future[Stored]) -> None:
-    ack = wire.pub_ack.decode(msg.data)
+def _settle_ack(data: bytes, future: asyncio.Future[Stored]) -> None:
+    ack = wire.pub_ack.decode(data)
     if ack.error is not None:
         future.set_exception(
             PublishRefused(
@@ -344,12 +368,12 @@ def _settle_ack(msg: Msg, future: asyncio.Future[Stored]) -> None:
         future.set_result(Stored(ack.seq, ack.duplicate))
 
 
-def _settle_bytes(msg: Msg, future: asyncio.Future[bytes]) -> None:
-    future.set_result(msg.data)
+def _settle_bytes(data: bytes, future: asyncio.Future[bytes]) -> None:
+    future.set_result(data)
 
 
-def _settle_message(msg: Msg, future: asyncio.Future[StoredMessage | None]) -> None:
-    reply = wire.message_reply.decode(msg.data)
+def _settle_message(data: bytes, future: asyncio.Future[StoredMessage | None]) -> None:
+    reply = wire.message_reply.decode(data)
     if reply.message is not None:
         found = reply.message
         future.set_result(StoredMessage(found.subject, found.seq, found.data, wire.parse_headers(found.hdrs)))
@@ -365,7 +389,7 @@ def _stream_body(config: StreamConfig) -> dict[str, object]:
         "name": config.name,
         "description": config.description,
         "subjects": list(config.subjects),
-        "retention": config.retention,
+        "retention": "limits",
         "storage": "file",
         "num_replicas": config.replicas,
         # A stream with schedules cannot have "new"; having no limits either, it discards nothing.

@@ -9,11 +9,11 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from dressage.brokers.interface import DeliveryCallback, EndCallback
-from dressage.brokers.jetstream.wire import delivery_of
+from dressage.brokers.jetstream.wire import delivery_of, parse_headers, status_of
+from dressage.protocol.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
     from dressage.brokers.jetstream.connection import JetStreamConnection
@@ -51,21 +51,19 @@ class StandingPull:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._subscription = await self._connection.nats.subscribe(
-            self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-        await self._refill_if_due()
+        self._subscription = await self._connection.nats.subscribe_direct(self._inbox, self._on_message)
+        self._refill_if_due()
         self._watch = asyncio.create_task(self._watch_silence())
 
     async def restart(self) -> None:
         """Asks anew for the whole window; needed after a reconnect, when the server forgot the old requests."""
         self._asked = 0
-        await self._refill_if_due()
+        self._refill_if_due()
 
     async def taken(self, count: int = 1) -> None:
         """Tells that `count` deliveries are dealt with, which makes room for others."""
         self._held -= count
-        await self._refill_if_due()
+        self._refill_if_due()
 
     async def close(self) -> None:
         if self._closed:
@@ -74,37 +72,44 @@ class StandingPull:
         self._connection.forget_pull(self)
         if self._watch is not None:
             self._watch.cancel()
+        if self._subscription is not None:
+            self._connection.nats.forget_direct(self._subscription)
         if self._subscription is not None and not self._connection.lost.is_set():
             try:
                 await self._subscription.unsubscribe()
             except Exception:  # noqa: S110 - the connection may be gone, and then so is the subscription
                 pass
 
-    async def _refill_if_due(self) -> None:
+    def _refill_if_due(self) -> None:
         """Asks for half a window at a time, or for what there is room for when nothing is asked any more."""
         room = self._window - self._asked - self._held
         if self._closed or room <= 0 or (self._asked and room * 2 < self._window):
             return
-        await self._ask(room)
+        self._ask(room)
 
-    async def _ask(self, wanted: int) -> None:
+    def _ask(self, wanted: int) -> None:
         self._asked += wanted
         self._heard_at = asyncio.get_running_loop().time()
         request = {"batch": wanted, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
-        await self._connection.nats.publish(self._subject, msgspec.json.encode(request), reply=self._inbox)
+        try:
+            self._connection.nats.write(self._subject, self._inbox, msgspec.json.encode(request), b"")
+        except OutcomeUnknown:
+            self._asked -= wanted  # There is no connection; `restart` asks again when there is one.
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _on_message(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        if not msg.reply:
-            await self._on_status(msg)
+        if not reply.startswith("$JS.ACK."):
+            self._on_status(headers)
             return
         self._asked -= 1
         self._held += 1
-        await self._on_delivery(delivery_of(msg.subject, msg.data, msg.headers, msg.reply))
+        dealt = self._on_delivery(delivery_of(subject, data, headers, reply))
+        if dealt is not None:
+            self._connection.keep(asyncio.ensure_future(dealt))
 
-    async def _on_status(self, msg: Msg) -> None:
-        headers = msg.headers or {}
-        status, text = headers.get("Status", ""), headers.get("Description", "")
+    def _on_status(self, block: bytes) -> None:
+        status, text = status_of(block)
+        headers = parse_headers(block) or {}
         if status == "100" or self._closed:
             return
         if status == "503" or text in _GONE:
@@ -113,7 +118,7 @@ class StandingPull:
         self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", "0") or "0"))
         if status == "409" and "Nats-Pending-Messages" not in headers:
             self._asked = 0
-        await self._refill_if_due()
+        self._refill_if_due()
 
     def _end(self, reason: str) -> None:
         if not self._closed:

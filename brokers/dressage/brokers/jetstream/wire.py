@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
 
 from dressage.brokers.interface import Delivery, Message
+from dressage.protocol.errors import BadInput
 
-BATCH_ID: Final = "Nats-Batch-Id"
-BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
-BATCH_COMMIT: Final = "Nats-Batch-Commit"
+_BATCH_ID: Final = "Nats-Batch-Id"
+_BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
+_BATCH_COMMIT: Final = "Nats-Batch-Commit"
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 _ROLLUP: Final = "Nats-Rollup"
@@ -19,6 +21,7 @@ _SCHEDULE: Final = "Nats-Schedule"
 _SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 _SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _SCHEDULER: Final = "Nats-Scheduler"
+_BREAKS: Final = re.compile("[\r\n]")
 
 
 class ApiError(msgspec.Struct):
@@ -68,6 +71,15 @@ class ConsumerNamesReply(msgspec.Struct):
     error: ApiError | None = None
 
 
+class SequenceReply(msgspec.Struct):
+    stream_seq: int = 0
+
+
+class ConsumerReply(msgspec.Struct):
+    ack_floor: SequenceReply | None = None
+    error: ApiError | None = None
+
+
 class PlainReply(msgspec.Struct):
     error: ApiError | None = None
 
@@ -76,37 +88,50 @@ pub_ack = msgspec.json.Decoder(PubAck)
 message_reply = msgspec.json.Decoder(MessageReply)
 stream_reply = msgspec.json.Decoder(StreamReply)
 consumer_names_reply = msgspec.json.Decoder(ConsumerNamesReply)
+consumer_reply = msgspec.json.Decoder(ConsumerReply)
 plain_reply = msgspec.json.Decoder(PlainReply)
 
 
-def headers_of(message: Message) -> dict[str, str] | None:
-    """The headers that say what the message's fields ask for; None when it needs none."""
-    headers = dict(message.headers) if message.headers else {}
+def header_block(message: Message, batch: str = "") -> bytes:
+    """The headers that say what the message's fields ask for, as they go over the wire; empty when it needs none.
+
+    `batch` is what `batch_lines` made. Raises `BadInput` for a header that would end its line early.
+    """
+    lines = batch
+    if message.headers:
+        for name, value in message.headers.items():
+            if _BREAKS.search(name) or _BREAKS.search(value):
+                raise BadInput(f"header {name!r} holds a line break")
+            lines += f"{name}: {value}\r\n"
     if message.msg_id is not None:
-        headers[_MSG_ID] = message.msg_id
+        lines += f"{_MSG_ID}: {message.msg_id}\r\n"
     if message.expect is not None:
-        headers[_EXPECTED] = str(message.expect.seq)
+        lines += f"{_EXPECTED}: {message.expect.seq}\r\n"
         if message.expect.subject is not None:
-            headers[_EXPECTED_SUBJECT] = message.expect.subject
+            lines += f"{_EXPECTED_SUBJECT}: {message.expect.subject}\r\n"
     if message.rollup:
-        headers[_ROLLUP] = "sub"
+        lines += f"{_ROLLUP}: sub\r\n"
     if message.schedule is not None:
-        headers[_SCHEDULE] = f"@at {message.schedule.at}"
-        headers[_SCHEDULE_TARGET] = message.schedule.target
+        lines += f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"
     if message.cancels is not None:
-        headers[_SCHEDULE_NEXT] = "purge"
-        headers[_SCHEDULER] = message.cancels
-    return headers or None
+        lines += f"{_SCHEDULE_NEXT}: purge\r\n{_SCHEDULER}: {message.cancels}\r\n"
+    return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
 
 
-def delivery_of(subject: str, data: bytes, headers: dict[str, str] | None, reply: str) -> Delivery:
+def batch_lines(batch_id: str, number: int, *, commit: bool) -> str:
+    """The header lines of one message of an atomic batch (ADR-50)."""
+    lines = f"{_BATCH_ID}: {batch_id}\r\n{_BATCH_SEQUENCE}: {number}\r\n"
+    return f"{lines}{_BATCH_COMMIT}: 1\r\n" if commit else lines
+
+
+def delivery_of(subject: str, data: bytes, headers: bytes, reply: str) -> Delivery:
     """Reads the acknowledgement subject, in its short form or the one with domain and account (ADR-15)."""
     parts = reply.split(".")
     base = 4 if len(parts) == 9 else 6
     return Delivery(
         subject=subject,
         data=data,
-        headers=headers,
+        headers=parse_headers(headers) if headers else None,
         attempts=int(parts[base]),
         stream_seq=int(parts[base + 1]),
         consumer_seq=int(parts[base + 2]),
@@ -115,8 +140,16 @@ def delivery_of(subject: str, data: bytes, headers: dict[str, str] | None, reply
     )
 
 
+def status_of(headers: bytes) -> tuple[str, str]:
+    """Status code and text of a control message, such as `NATS/1.0 409 Consumer Deleted`."""
+    first = headers.split(b"\r\n", 1)[0].decode("utf-8", "replace")
+    _, _, rest = first.partition(" ")
+    code, _, text = rest.strip().partition(" ")
+    return code, text
+
+
 def parse_headers(raw: bytes) -> dict[str, str] | None:
-    """Headers of a message that was read back through the API, where they come as one block."""
+    """A header block as a dict; the status line before the headers is left out."""
     if not raw:
         return None
     headers: dict[str, str] = {}

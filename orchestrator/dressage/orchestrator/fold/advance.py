@@ -99,8 +99,8 @@ class Advance:
         self.scope.remember(name, value)
 
     def _view_changed(self, name: str, record: Any) -> None:
-        for field in msgspec.structs.fields(record):
-            self._field_changed(field.name, getattr(record, field.name))
+        for field in record.__struct_fields__:
+            self._field_changed(field, getattr(record, field))
 
     def _field_changed(self, field: str, value: Any) -> None:
         self.emit(VariableChanged(field, msgspec.Raw(wire(value)), field in self.definition.searchable))

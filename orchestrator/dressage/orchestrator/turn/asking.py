@@ -56,6 +56,7 @@ class Asking:
         self._early: list[_Waiter] = []
 
     async def on_ask(self, _: str, data: bytes, reply: str) -> None:
+        """Answers from memory at once; a question that has to read the bucket does not hold up the others."""
         try:
             ask = _decoder.decode(data)
             token = run_token(ask.run_id)

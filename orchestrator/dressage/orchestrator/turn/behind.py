@@ -1,4 +1,4 @@
-"""Behind the commit, in order: output events under their position, states under their fence, acknowledgements."""
+"""Behind the commit, in order: output events under their position, then states under their fence."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Final
 from dressage.brokers.interface import (
     FENCE_IN_PROCESS,
     Connection,
-    Delivery,
     Expect,
     Message,
+    all_of,
 )
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.committing import certain
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Position, encode
+from dressage.orchestrator.turn.removing import CommandFloor
 from dressage.orchestrator.turn.takeover import Standing
 from dressage.orchestrator.turn.turn import Frozen, PlacedEvent, Turn
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
@@ -26,10 +27,14 @@ from dressage.protocol.names import Names
 EVENTS_MAX: Final = 900
 STATES_MAX: Final = 500
 EVENTS_LINGER_S: Final = 0.025
-STATES_LINGER_S: Final = 0.1
-LINGER_BELOW: Final = 200
-"""Below so many, events and states wait for company. Nobody waits for them, and the smallest batch costs several
-fsyncs of the disk that turns are committed to; under load there is company at once and nothing lingers."""
+EVENTS_LINGER_BELOW: Final = 200
+"""Fewer events than this wait a moment for company: the smallest batch costs several fsyncs of the disk that turns
+are committed to. Under load there is company at once, and nothing lingers."""
+
+STATES_LINGER_S: Final = 0.3
+STATES_LINGER_BELOW: Final = 10_000
+"""States wait longer: a run that moves on meanwhile is written once instead of at each turn, and all that waits for
+the write is the removal of commands, which nobody sees. It bounds what a take-over has to fold again."""
 
 SINGLES_MAX: Final = 8
 """So many states go as pipelined singles where there is one replica: cheaper than staging a batch."""
@@ -86,7 +91,7 @@ class EventsStage:
         while True:
             await self._gate.wait()
             while self._queue:
-                if len(self._queue) < LINGER_BELOW:
+                if len(self._queue) < EVENTS_LINGER_BELOW:
                     await asyncio.sleep(EVENTS_LINGER_S)
                 await self._publish_some()
 
@@ -132,7 +137,7 @@ class EventsStage:
 
 
 class StatesStage:
-    """Writes frozen states, newest of each run only, fenced on the shard's key; then acknowledges commands."""
+    """Writes frozen states, newest of each run only, fenced on the shard's key; that covers commands."""
 
     def __init__(
         self,
@@ -140,14 +145,14 @@ class StatesStage:
         names: Names,
         shard: int,
         standing: Standing,
-        acknowledge: Callable[[Delivery], None],
+        floor: CommandFloor,
         metrics: EngineMetrics,
     ) -> None:
         self._connection = connection
         self._names = names
         self._shard = shard
         self._fence = Expect(standing.fence_seq, names.fence_key(shard))
-        self._acknowledge = acknowledge
+        self._floor = floor
         self._metrics = metrics
         self._singles_max = SINGLES_MAX if standing.replicas == 1 else 1
         self._waiting: dict[str, Frozen] = {}
@@ -156,8 +161,8 @@ class StatesStage:
 
     def add(self, turn: Turn) -> None:
         """Takes a turn whose events are stored: from here its states may be written."""
-        for delivery in turn.stateless:
-            self._acknowledge(delivery)
+        for seq in turn.stateless:
+            self._floor.covered(seq)
         for frozen in turn.frozen:
             self._waiting[frozen.run.token] = frozen
         if turn.frozen:
@@ -171,10 +176,11 @@ class StatesStage:
         while True:
             await self._gate.wait()
             while self._waiting:
-                if len(self._waiting) < LINGER_BELOW:
+                if len(self._waiting) < STATES_LINGER_BELOW:
                     await asyncio.sleep(STATES_LINGER_S)
                 self._writing = True
-                await self._write(self._next())
+                for _ in range(-(-len(self._waiting) // STATES_MAX)):
+                    await self._write(self._next())
                 self._writing = False
 
     def _next(self) -> list[Frozen]:
@@ -213,16 +219,13 @@ class StatesStage:
             return
         for message in messages:
             message.expect = self._fence
-        waiting = [await self._connection.send(message) for message in messages]
-        await asyncio.gather(*waiting)
+        waiting = [self._connection.send(message) for message in messages]
+        await all_of(waiting)
 
     def _covered(self, frozen: Frozen) -> None:
-        run, seq = frozen.run, frozen.state.seq
-        run.covered = max(run.covered, seq)
-        kept: list[Delivery] = []
-        for delivery in run.unacked:
-            if delivery.stream_seq <= run.covered:
-                self._acknowledge(delivery)
-            else:
-                kept.append(delivery)
-        run.unacked = kept
+        run = frozen.run
+        run.covered = max(run.covered, frozen.state.seq)
+        for seq in run.uncovered:
+            if seq <= run.covered:
+                self._floor.covered(seq)
+        run.uncovered = [seq for seq in run.uncovered if seq > run.covered]

@@ -10,10 +10,9 @@ single at a time.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
-from dressage.brokers.interface import Connection, Expect, Message, Stored
+from dressage.brokers.interface import Connection, Expect, Message, Stored, all_of
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Cursor, encode
@@ -66,8 +65,8 @@ class Committer:
         try:
             for effect in effects:
                 effect.expect = fence
-            waiting = [await self._connection.send(effect) for effect in effects]
-            stored = await asyncio.gather(*waiting)
+            waiting = [self._connection.send(effect) for effect in effects]
+            stored = await all_of(waiting)
         except (PublishRefused, OutcomeUnknown) as error:
             raise Doubt(f"an effect of the turn: {error.message}") from error
         if any(each.duplicate for each in stored):

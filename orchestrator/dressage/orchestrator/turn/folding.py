@@ -20,6 +20,7 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
+from dressage.orchestrator.turn.removing import CommandFloor
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import PlacedEvent, Turn
 from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun, decode_command
@@ -48,7 +49,7 @@ class Folder:
         maker: MessageMaker,
         committed: tuple[int, int],
         published: tuple[int, int],
-        acknowledge: Callable[[Delivery], None],
+        floor: CommandFloor,
         metrics: EngineMetrics,
     ) -> None:
         self._names = names
@@ -58,7 +59,7 @@ class Folder:
         self._maker = maker
         self._committed = committed
         self._published = published
-        self._acknowledge = acknowledge
+        self._floor = floor
         self._metrics = metrics
         self._inbox: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
@@ -71,7 +72,7 @@ class Folder:
         """Set while the open turn holds something to commit."""
 
     # -- intake ------------------------------------------------------------------------------------
-    async def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> None:
         """Raises `Doubt` when a delivery was lost: what is folded would no longer be all below the cursor."""
         if delivery.consumer_seq != self._next_consumer_seq:
             raise Doubt(f"delivery {self._next_consumer_seq} was lost: got {delivery.consumer_seq}")
@@ -79,7 +80,7 @@ class Folder:
         self._inbox.append(delivery)
         self._arrived.set()
         if delivery.stream_seq > self._folded:
-            await self._runs.prefetch(_token(delivery))
+            self._runs.prefetch(_token(delivery))
 
     @property
     def backlog(self) -> int:
@@ -127,28 +128,15 @@ class Folder:
         seq = delivery.stream_seq
         token = _token(delivery)
         if seq <= self._folded:
-            self._redelivered(delivery, token)
-            return
+            return  # A redelivery: it is folded, and will be removed when it is covered.
         self._folded = seq
+        self._floor.folded(seq)
         run = await self._runs.get(token)
         if run.state is not None and run.state.seq >= seq:
-            self._covered_already(delivery, run)
+            self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
             return
         outcome = await self._outcome(delivery, run)
         await self._record(delivery, run, outcome)
-
-    def _redelivered(self, delivery: Delivery, token: str) -> None:
-        """An acknowledgement of ours was lost, or is still to come: never folded again, acknowledged if covered."""
-        run = self._runs.peek(token)
-        if run is None or run.covered >= delivery.stream_seq:
-            self._acknowledge(delivery)
-
-    def _covered_already(self, delivery: Delivery, run: Run) -> None:
-        """The state that the bucket gave us has this command in it."""
-        if run.covered >= delivery.stream_seq:
-            self._acknowledge(delivery)
-        else:
-            run.unacked.append(delivery)
 
     async def _outcome(self, delivery: Delivery, run: Run) -> Outcome:
         stamp = Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
@@ -206,9 +194,9 @@ class Folder:
         if outcome.state is not None and outcome.state is not run.state:
             run.state = outcome.state
             turn.changed[run.token] = run
-            run.unacked.append(delivery)
+            run.uncovered.append(delivery.stream_seq)
         else:
-            turn.stateless.append(delivery)
+            turn.stateless.append(delivery.stream_seq)
         self._record_answer(delivery, outcome)
         self.ready.set()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dressage.brokers.interface import Connection, Delivery, StoredMessage
+from dressage.brokers.interface import Connection, StoredMessage
 from dressage.orchestrator.fold.state import RunState, decode_state
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.protocol.names import Names
@@ -19,19 +19,19 @@ class Run:
     """A run in memory.
 
     `state` is what has been folded, perhaps ahead of the cursor; `committed` is what readers may see; `covered` is
-    the sequence of the newest state whose put is acknowledged. `unacked` are its commands that wait for that.
+    the sequence of the newest state whose put is acknowledged. `uncovered` are its commands that wait for that.
     """
 
     token: str
     state: RunState | None = None
     committed: RunState | None = None
     covered: int = 0
-    unacked: list[Delivery] = field(default_factory=list[Delivery])
+    uncovered: list[int] = field(default_factory=list[int])
 
     @property
     def clean(self) -> bool:
         """Nothing of it is only in memory: it may be evicted."""
-        return not self.unacked and self.state is self.committed and (
+        return not self.uncovered and self.state is self.committed and (
             self.state is None or self.covered >= self.state.seq
         )
 
@@ -53,10 +53,10 @@ class Runs:
     def peek(self, token: str) -> Run | None:
         return self._runs.get(token)
 
-    async def prefetch(self, token: str) -> None:
+    def prefetch(self, token: str) -> None:
         """Asks for the state of a run whose command has just arrived, so that folding need not wait for it."""
         if token not in self._runs and token not in self._loading:
-            self._loading[token] = await self._connection.request_last(
+            self._loading[token] = self._connection.request_last(
                 self._names.runs_stream(), self._names.run_key(self._shard, token)
             )
 
@@ -66,7 +66,7 @@ class Runs:
         if run is not None:
             self._runs.move_to_end(token)
             return run
-        await self.prefetch(token)
+        self.prefetch(token)
         found = await self._loading[token]
         del self._loading[token]
         run = self._runs[token] = Run(token)

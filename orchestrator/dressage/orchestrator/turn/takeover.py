@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from dressage.brokers.interface import (
-    CONSUMER_OVERLAPS,
     FENCE_IN_PROCESS,
     WRONG_LAST_SEQUENCE,
     Connection,
@@ -131,9 +130,4 @@ async def _replace_consumers(connection: Connection, names: Names, shard: int, e
         (names.command_consumer(epoch), names.commands(shard)),
         (names.forward_consumer(epoch), names.sends(shard)),
     ):
-        try:
-            await connection.create_consumer(stream, ConsumerConfig(consumer, [subjects], ack_wait_s=ACK_WAIT_S))
-        except PublishRefused as refused:
-            if refused.err_code == CONSUMER_OVERLAPS:
-                raise Doubt(f"another consumer appeared while {consumer} was created") from refused
-            raise
+        await connection.create_consumer(stream, ConsumerConfig(consumer, [subjects], ack_wait_s=ACK_WAIT_S))

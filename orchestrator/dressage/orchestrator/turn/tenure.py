@@ -18,6 +18,7 @@ from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
 from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.records import encode
+from dressage.orchestrator.turn.removing import CommandFloor, Remover
 from dressage.orchestrator.turn.runs import Runs
 from dressage.orchestrator.turn.takeover import take_over
 from dressage.orchestrator.turn.turn import Turn
@@ -60,8 +61,6 @@ class Tenure:
         self._shard = shard
         self._config = config
         self._metrics = metrics
-        self._unsent_acks: list[Delivery] = []
-        self._acks_ready = asyncio.Event()
         self._committing = False
         self.serving = asyncio.Event()
         self.epoch = 0
@@ -73,6 +72,7 @@ class Tenure:
             self.epoch = standing.epoch
             definitions = Definitions(connections.intake, self._names)
             runs = Runs(connections.intake, self._names, self._shard, self._config.runs_max)
+            floor = CommandFloor()
             folder = Folder(
                 names=self._names,
                 shard=self._shard,
@@ -81,12 +81,12 @@ class Tenure:
                 maker=MessageMaker(self._names, self._shard, self._config.shards),
                 committed=standing.cursor.place,
                 published=standing.position.place,
-                acknowledge=self._acknowledge,
+                floor=floor,
                 metrics=self._metrics,
             )
             committer = Committer(connections.turns, self._names, self._shard, standing)
             states = StatesStage(
-                connections.states, self._names, self._shard, standing, self._acknowledge, self._metrics
+                connections.states, self._names, self._shard, standing, floor, self._metrics
             )
             events = EventsStage(
                 connections.events, self._names, self._shard, standing, states.add, self._metrics
@@ -99,7 +99,8 @@ class Tenure:
                 definitions,
                 lambda: committer.place[0],
             )
-            stages = _Stages(folder, committer, events, states, asking)
+            remover = Remover(connections.intake, self._names, self._shard, floor)
+            stages = _Stages(folder, committer, events, states, asking, remover)
             await self._work(connections, stages, stop)
 
     @asynccontextmanager
@@ -119,9 +120,9 @@ class Tenure:
             if not doubt.done():
                 doubt.set_exception(Doubt(f"the command consumer stands no longer: {reason}"))
 
-        async def on_delivery(delivery: Delivery) -> None:
+        def on_delivery(delivery: Delivery) -> None:
             try:
-                await stages.folder.deliver(delivery)
+                stages.folder.deliver(delivery)
             except (Doubt, OutcomeUnknown) as error:
                 if not doubt.done():
                     doubt.set_exception(error)
@@ -138,7 +139,7 @@ class Tenure:
             stages.events.run(),
             stages.states.run(),
             stages.asking.run(),
-            self._send_acks(intake),
+            stages.remover.run(),
         ]
         tasks = [asyncio.ensure_future(part) for part in work]
         watched = [asyncio.ensure_future(_lost(connection)) for connection in _each(connections)]
@@ -189,23 +190,11 @@ class Tenure:
             for failed in failing:
                 if failed.done():
                     failed.result()
-            if stages.idle and not self._committing and not self._unsent_acks:
+            if stages.idle and not self._committing:
                 _log.info("shard %d: drained", self._shard)
                 return
             await asyncio.sleep(0.01)
         _log.warning("shard %d: not drained in %g s; the next owner folds the rest again", self._shard, self._config.drain_s)
-
-    def _acknowledge(self, delivery: Delivery) -> None:
-        self._unsent_acks.append(delivery)
-        self._acks_ready.set()
-
-    async def _send_acks(self, intake: Connection) -> None:
-        while True:
-            await self._acks_ready.wait()
-            self._acks_ready.clear()
-            acks, self._unsent_acks = self._unsent_acks, []
-            for delivery in acks:
-                await intake.ack(delivery)
 
 
 @dataclass(slots=True)
@@ -215,10 +204,11 @@ class _Stages:
     events: EventsStage
     states: StatesStage
     asking: Asking
+    remover: Remover
 
     @property
     def idle(self) -> bool:
-        return self.folder.idle and self.events.idle and self.states.idle
+        return self.folder.idle and self.events.idle and self.states.idle and self.remover.idle
 
 
 def _each(connections: _Connections) -> tuple[Connection, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from dressage.brokers.interface import Delivery, Message
+from dressage.brokers.interface import Message
 from dressage.orchestrator.fold.state import RunState, encode_state
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.commands import Answer
@@ -48,7 +48,7 @@ class Turn:
     events: list[PlacedEvent] = field(default_factory=list[PlacedEvent])
     changed: dict[str, Run] = field(default_factory=dict[str, Run])
     frozen: list[Frozen] = field(default_factory=list[Frozen])
-    stateless: list[Delivery] = field(default_factory=list[Delivery])
+    stateless: list[int] = field(default_factory=list[int])
     answers: list[tuple[str, Answer]] = field(default_factory=list[tuple[str, Answer]])
     dead: list[Message] = field(default_factory=list[Message])
     commands: int = 0

@@ -147,10 +147,12 @@ def _check_fresh(context: Context, name: str, value: ast.expr) -> None:
     """Refuses a view that is anything but a new instance, since another name might still show it."""
     kind = context.names.views[name]
     made = context.names.object(value.func) if isinstance(value, ast.Call) else MISSING
-    if kind is None or made is not kind:
-        shown = kind.__name__ if kind else "SomeView"
+    # Without a class it is no view, and the assignment of its field is refused with the better advice.
+    if kind is not None and made is not kind:
         raise context.refusal(
-            value, f"{name} is the run's view: it must be a new instance", f"write `{name} = {shown}(...)`"
+            value,
+            f"{name} is the run's view: it must be a new instance",
+            f"write `{name} = {kind.__name__}(...)`",
         )
 
 

@@ -38,7 +38,7 @@ def compile_workflow(
     _check_views(source, names)
     context = Context(source, signature, names, FlowScope(source, names, book))
     _compile_body(context)
-    nodes = _nodes(context)
+    nodes = context.graph.nodes()
     check_paths(context, nodes, context.graph.finished_scopes())
     types = _types(context, nodes)
     check_meaning(context, nodes, types)
@@ -90,21 +90,6 @@ def _compile_body(context: Context) -> None:
             last, "after this statement the function ends without a value", "return a value on every way"
         )
     context.graph.emit(ReturnNode, last, {})
-
-
-def _nodes(context: Context) -> tuple[Node, ...]:
-    circle = context.graph.circle()
-    if circle is not None:
-        raise context.refusal(
-            circle.place, "this leads into a loop that does nothing, for ever", "sleep in the loop"
-        )
-    if not context.graph.drafts:
-        raise context.refusal(
-            context.source.node.body[-1],
-            "this loop does nothing, for ever",
-            "sleep in the loop, or remove it",
-        )
-    return context.graph.nodes()
 
 
 def _types(context: Context, nodes: tuple[Node, ...]) -> Types:

@@ -19,14 +19,22 @@ class Label:
         self.used = False
 
     def resolved(self) -> int | None:
-        """The number of the node; None if the label goes round in a circle that holds no node."""
+        """The number of the node; None if it is not known yet, or if `is_circular`."""
+        return None if self.is_circular() else self._last().node
+
+    def is_circular(self) -> bool:
+        """Whether control that gets here goes round for ever without passing any node."""
+        return self._last().same_as is not None
+
+    def _last(self) -> Label:
+        """The label that this one in the end is the same as, or one in a circle of them."""
         label, seen = self, {id(self)}
         while label.same_as is not None:
             label = label.same_as
             if id(label) in seen:
-                return None
+                break
             seen.add(id(label))
-        return label.node
+        return label
 
 
 @dataclass
@@ -109,19 +117,8 @@ class Graph:
         assert self.scope is not None
         self.scope = self.scopes[self.scope].parent
 
-    def circle(self) -> Draft | HandlerDraft | None:
-        """A node or clause from which control would go round for ever without passing any node."""
-        for draft in self.drafts:
-            if any(label.resolved() is None for label in draft.edges.values()):
-                return draft
-        for scope in self.scopes:
-            for handler in scope.handlers:
-                if handler.label.resolved() is None:
-                    return handler
-        return None
-
     def nodes(self) -> tuple[Node, ...]:
-        """The finished nodes. There must be no `circle`."""
+        """The finished nodes."""
         return tuple(_node(draft) for draft in self.drafts)
 
     def finished_scopes(self) -> tuple[Scope, ...]:

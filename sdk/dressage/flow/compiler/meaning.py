@@ -18,7 +18,7 @@ def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None
     """Refuses what a run would understand in another way than Python, as far as the derived types show it."""
     for augmented in context.augmented:
         if not is_immutable(types.of(augmented.target)):
-            raise _in_place(context, augmented.node, types.of(augmented.target) is None)
+            raise _in_place(context, augmented.node, types.of(augmented.target) in (None, ANY))
     for node, draft in zip(nodes, context.graph.drafts, strict=True):
         _check_node(context, node, draft.place, types)
         for expr in expressions_of(node):

@@ -26,17 +26,18 @@ class Names:
 
     def __init__(self, function: Callable[..., Any], node: Function) -> None:
         self._around = [closure_of(function), function.__globals__, vars(builtins)]
+        nodes = [each for statement in node.body for each in ast.walk(statement)]
         arguments = node.args
         self.params = frozenset(
             each.arg for each in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         )
-        self.locals = self.params | _assigned(node)
+        self.locals = self.params | _assigned(nodes)
         self.failures = frozenset(
-            each.name for each in _inside(node) if isinstance(each, ast.ExceptHandler) and each.name
+            each.name for each in nodes if isinstance(each, ast.ExceptHandler) and each.name
         )
-        self.views = self._views(node)
-        self.view_uses = _view_uses(node)
-        self.failure_uses = _failure_uses(node)
+        self.views = self._views(nodes)
+        self.view_uses = _view_uses(nodes)
+        self.failure_uses = _failure_uses(nodes)
 
     # -- objects of the source ---------------------------------------------------------------------
     def object(self, node: ast.expr) -> Any:
@@ -61,31 +62,26 @@ class Names:
         return isinstance(node, ast.Attribute) and self.is_object(node.value)
 
     # -- the view ----------------------------------------------------------------------------------
-    def _views(self, node: Function) -> dict[str, type | None]:
+    def _views(self, nodes: list[ast.AST]) -> dict[str, type | None]:
         """The variables whose fields are assigned or searchable, with the class each is made of, if it is seen."""
         made: dict[str, type] = {}
-        for name, value in _assignments(node):
+        for name, value in _assignments(nodes):
             kind = self.object(value.func) if isinstance(value, ast.Call) else MISSING
             if isinstance(kind, type):
                 made.setdefault(name, kind)
         views: dict[str, type | None] = {
             name: kind for name, kind in made.items() if name not in self.params and _is_searchable(kind)
         }
-        for each in _inside(node):
+        for each in nodes:
             if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
                 if isinstance(each.value, ast.Name) and each.value.id in self.locals:
                     views[each.value.id] = made.get(each.value.id)
         return views
 
 
-def _inside(node: Function) -> Iterator[ast.AST]:
-    for statement in node.body:
-        yield from ast.walk(statement)
-
-
-def _assigned(node: Function) -> frozenset[str]:
+def _assigned(nodes: list[ast.AST]) -> frozenset[str]:
     names: set[str] = set()
-    for each in _inside(node):
+    for each in nodes:
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del):
             names.add(each.id)
         elif isinstance(each, ast.ExceptHandler) and each.name:
@@ -93,9 +89,9 @@ def _assigned(node: Function) -> frozenset[str]:
     return frozenset(names)
 
 
-def _assignments(node: Function) -> Iterator[tuple[str, ast.expr]]:
+def _assignments(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
     """Each variable with each value it is assigned, as far as the source shows it."""
-    for each in _inside(node):
+    for each in nodes:
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value:
             yield each.target.id, each.value
         elif isinstance(each, ast.Assign):
@@ -111,19 +107,19 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
             yield from _pairs(one, its_value)
 
 
-def _view_uses(node: Function) -> frozenset[int]:
+def _view_uses(nodes: list[ast.AST]) -> frozenset[int]:
     """The identities of the names that may stand for a view: before a dot, and alone after `return`."""
     uses: set[int] = set()
-    for each in _inside(node):
+    for each in nodes:
         if isinstance(each, ast.Attribute | ast.Return) and isinstance(each.value, ast.Name):
             uses.add(id(each.value))
     return frozenset(uses)
 
 
-def _failure_uses(node: Function) -> frozenset[int]:
+def _failure_uses(nodes: list[ast.AST]) -> frozenset[int]:
     """The identities of the names that may stand for a caught failure: before a dot, or where its text is meant."""
     uses: set[int] = set()
-    for each in _inside(node):
+    for each in nodes:
         if isinstance(each, ast.Attribute | ast.FormattedValue) and isinstance(each.value, ast.Name):
             uses.add(id(each.value))
         elif isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "str":

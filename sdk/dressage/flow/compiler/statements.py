@@ -80,6 +80,8 @@ def _while(context: Context, node: ast.While) -> None:
     block(context, node.body)
     context.loops.pop()
     graph.jump(loop.again)
+    if loop.again.is_circular():
+        raise context.refusal(node, "this loop does nothing, for ever", "sleep in the loop, or remove it")
     graph.mark(loop.out)
 
 

@@ -1,0 +1,399 @@
+"""The process that starts a run for each event of a stream that belongs to somebody else.
+
+The source delivers each event at least once, and the event alone decides the run's id: so each event has exactly
+one run, whatever dies in between. An event is acknowledged only when the engine has accepted its start, or when
+it is stored as a dead letter, or when `when` says that it is not meant. Order is not promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from dressage.brokers.interface import Broker, Connection, Delivery, Pull
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.client import Client
+from dressage.client.client import RunHandle
+from dressage.connectors.config import TriggerConfig
+from dressage.connectors.dead_letter import dead_letter
+from dressage.connectors.gate import Faults, Gate
+from dressage.connectors.mapping import EventMapping, Start, Unmappable
+from dressage.connectors.metrics import Metrics, TriggerMetrics
+from dressage.connectors.source import Source
+from dressage.protocol.errors import BadInput, DressageError, Refused
+from dressage.protocol.names import Names
+from dressage.telemetry import Meters, NoMeters
+
+_log = logging.getLogger("dressage.connectors")
+
+RETRY_S: Final = 1.0
+"""Between two looks for what is not there: the namespace, the source."""
+
+BACKOFF_MIN_S: Final = 0.5
+BACKOFF_MAX_S: Final = 30.0
+
+VERSION_AGE_S: Final = 1.0
+"""For how long the latest version of a workflow counts as known: to ask for each event costs as much as a start."""
+
+COMMAND_BYTES: Final = 2_048
+"""What a start takes in its message beside the input."""
+
+_PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID"})
+"""Refusals that say nothing about the event: the definition is missing, or written by a newer release."""
+
+
+@dataclass(slots=True, frozen=True)
+class TriggerOptions:
+    """How a process runs its triggers.
+
+    `in_flight` is how many events of one trigger are held at a time. An event of a process that died goes to
+    another one `ack_wait_s` after its last sign of life. `pending_max` bounds what all processes of a trigger hold
+    or have put back. `answer_s` is how long an event waits for the engine before it is put back, and `drain_s` how
+    long a stop waits for the events in flight.
+    """
+
+    namespace: str = "default"
+    in_flight: int = 200
+    ack_wait_s: float = 30.0
+    pending_max: int = 5_000
+    answer_s: float = 8.0
+    drain_s: float = 10.0
+    lag_every_s: float = 5.0
+
+
+class TriggerRunner:
+    """Runs triggers until `stop`. Use `run`, or `async with` inside another process.
+
+    Any number of processes may run the same triggers: they share the events.
+    """
+
+    def __init__(
+        self,
+        server: str | Broker,
+        triggers: Sequence[TriggerConfig],
+        options: TriggerOptions | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
+        self._triggers = triggers
+        self._options = options or TriggerOptions()
+        self._names = Names(self._options.namespace)
+        self._metrics = Metrics(meters or NoMeters())
+        self._stop = asyncio.Event()
+        self._beside: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Asks for an orderly end: take no more events, finish those in flight, put back the rest."""
+        self._stop.set()
+
+    async def __aenter__(self) -> Self:
+        self._beside = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._beside is not None:
+            await self._beside
+
+    async def run(self) -> None:
+        """Returns after `stop`. Raises `ServerUnreachable` if there is no server to begin with.
+
+        Everything else is waited for: the namespace, the workflows, the streams.
+        """
+        connection = await self._broker.connect(f"dressage-trigger-{self._names.namespace}", reconnect=True)
+        client: Client | None = None
+        try:
+            client = await self._client_when_possible()
+            if client is not None:
+                running = [self._trigger(each, connection, client).run(self._stop) for each in self._triggers]
+                await asyncio.gather(*running)
+        finally:
+            if client is not None:
+                await client.close()
+            await connection.close()
+
+    def _trigger(self, config: TriggerConfig, connection: Connection, client: Client) -> _Trigger:
+        metrics = TriggerMetrics(self._metrics, config.name)
+        return _Trigger(config, connection, client, self._options, metrics)
+
+    async def _client_when_possible(self) -> Client | None:
+        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
+        told = ""
+        while not self._stop.is_set():
+            client = Client(self._broker, namespace=self._names.namespace)
+            try:
+                await client.connect()
+            except DressageError as error:
+                if error.code != told:
+                    _log.warning("triggers wait: %s", error)
+                told = error.code
+            else:
+                return client
+            await _pause(self._stop, RETRY_S)
+        return None
+
+
+class _Trigger:
+    """One trigger of this process."""
+
+    def __init__(
+        self,
+        config: TriggerConfig,
+        connection: Connection,
+        client: Client,
+        options: TriggerOptions,
+        metrics: TriggerMetrics,
+    ) -> None:
+        self._config = config
+        self._connection = connection
+        self._options = options
+        self._metrics = metrics
+        self._names = client.names
+        self._mapping = EventMapping(config)
+        self._engine = _Engine(config, client, options.answer_s)
+        self._source = Source(
+            connection, client.names, config, ack_wait_s=options.ack_wait_s, pending_max=options.pending_max
+        )
+        self._faults = Faults(config.name, metrics.faulty)
+        self._gate = Gate(self._faults, "engine")
+        self._held: dict[str, tuple[Delivery, float]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        beside = [
+            asyncio.create_task(work) for work in (self._keep_pulling(), self._show_life(), self._watch_lag())
+        ]
+        try:
+            await stop.wait()
+            await _cancelled(beside[:1])
+            await self._drain()
+        finally:
+            await _cancelled([*beside, *self._running])
+
+    async def _drain(self) -> None:
+        if self._running:
+            _log.info("trigger %r: finishing %d events", self._config.name, len(self._running))
+            await asyncio.wait(self._running, timeout=self._options.drain_s)
+        await _cancelled(self._running)
+
+    # -- taking events -----------------------------------------------------------------------------
+    async def _keep_pulling(self) -> None:
+        """A pull that ends (consumer or stream gone, server restarted) is set up again, for as long as we live."""
+        while True:
+            try:
+                await self._source.open()
+                self._faults.end("source")
+                await self._pull()
+            except DressageError as error:
+                self._faults.begin("source", error.code, error.message)
+            except Exception:
+                _log.exception("trigger %r: its source fails", self._config.name)
+            await asyncio.sleep(RETRY_S)
+
+    async def _pull(self) -> None:
+        """Returns when the pull has ended."""
+        ended = asyncio.Event()
+
+        def on_end(reason: str) -> None:
+            _log.warning(
+                "trigger %r: stream %s: %s: asking again", self._config.name, self._source.stream, reason
+            )
+            ended.set()
+
+        taking = _Taking()
+
+        async def on_delivery(delivery: Delivery) -> None:
+            self._take(delivery, taking)
+
+        taking.pull = await self._connection.pull(
+            self._source.stream, self._source.consumer, self._options.in_flight, on_delivery, on_end
+        )
+        try:
+            await ended.wait()
+        finally:
+            await taking.pull.close()
+
+    def _take(self, delivery: Delivery, taking: _Taking) -> None:
+        self._metrics.events.inc()
+        self._held[delivery.reply] = delivery, asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._handle(delivery, taking))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _show_life(self) -> None:
+        """Tells the source of every event held for long that somebody is at work on it."""
+        loop = asyncio.get_running_loop()
+        interval_s = self._options.ack_wait_s / 3
+        while True:
+            await asyncio.sleep(interval_s / 2)
+            for delivery, shown_at in list(self._held.values()):
+                if shown_at < loop.time() - interval_s:
+                    self._held[delivery.reply] = delivery, loop.time()
+                    await self._tell(self._connection.in_progress(delivery))
+
+    async def _watch_lag(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.lag_every_s)
+            try:
+                self._metrics.lag.set(await self._source.lag())
+            except DressageError as error:
+                _log.debug("trigger %r: its lag cannot be told: %s", self._config.name, error)
+
+    # -- one event ---------------------------------------------------------------------------------
+    async def _handle(self, delivery: Delivery, taking: _Taking) -> None:
+        try:
+            await self._deal_with(delivery)
+            await self._tell(self._connection.ack(delivery))
+        except DressageError as error:
+            await self._put_back(delivery, error.code)
+        except asyncio.CancelledError:
+            await self._tell(self._connection.nak(delivery))
+            raise
+        except Exception:
+            _log.exception("trigger %r fails on event %d", self._config.name, delivery.stream_seq)
+            await self._put_back(delivery, "INTERNAL")
+        finally:
+            self._held.pop(delivery.reply, None)
+            if taking.pull is not None:
+                await taking.pull.taken()
+
+    async def _deal_with(self, delivery: Delivery) -> None:
+        """Returns when the event may be acknowledged. Raises a `DressageError` when it has to be tried again."""
+        try:
+            start = self._mapping.start_of(delivery)
+            if start is None:
+                self._metrics.skipped.inc()
+                return
+            run = await self._start(start)
+        except (BadInput, Refused) as error:
+            await self._bury(delivery, error)
+            return
+        (self._metrics.existing if run.existing else self._metrics.started).inc()
+
+    async def _start(self, start: Start) -> RunHandle:
+        """Raises `BadInput` or `Refused` for what this event will never get, other errors for what may pass."""
+        async with self._gate.passage():
+            try:
+                run = await self._engine.start(start)
+            except (BadInput, Refused):
+                self._gate.works()
+                raise
+            except DressageError as error:
+                self._gate.fails(error.code, error.message)
+                raise
+            self._gate.works()
+            return run
+
+    async def _bury(self, delivery: Delivery, error: DressageError) -> None:
+        message = dead_letter(
+            self._names,
+            self._config.name,
+            self._source.stream,
+            delivery,
+            error.code,
+            error.message,
+            payload_bytes_max=self._connection.payload_bytes_max,
+        )
+        try:
+            await self._connection.publish(message)
+        except DressageError as failed:
+            self._faults.begin("dead letters", failed.code, failed.message)
+            raise
+        self._faults.end("dead letters")
+        self._metrics.dead_letter(error.code)
+        _log.info("trigger %r: event %d is a dead letter: %s", self._config.name, delivery.stream_seq, error)
+
+    async def _put_back(self, delivery: Delivery, code: str) -> None:
+        self._metrics.retry(code)
+        await self._tell(self._connection.nak(delivery, _backoff_s(delivery.attempts)))
+
+    async def _tell(self, telling: Coroutine[None, None, None]) -> None:
+        """What cannot be told to the source is no loss: the event comes again."""
+        try:
+            await telling
+        except DressageError as error:
+            _log.debug("trigger %r: %s", self._config.name, error)
+
+
+class NotYet(DressageError):
+    """The engine refuses for a reason that has nothing to do with the event; the code is the engine's."""
+
+    retryable = True
+
+
+class _Engine:
+    """Starts the runs of one trigger."""
+
+    def __init__(self, config: TriggerConfig, client: Client, answer_s: float) -> None:
+        self._config = config
+        self._client = client
+        self._answer_s = answer_s
+        self._actor = f"trigger/{config.name}"
+        self._latest = 0
+        self._known_until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def start(self, start: Start) -> RunHandle:
+        """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
+        if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
+            raise Unmappable(
+                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event",
+                code="PAYLOAD_TOO_LARGE",
+            )
+        try:
+            return await self._client.start(
+                self._config.workflow,
+                msgspec.Raw(start.input),
+                run_id=start.run_id,
+                version=self._config.version or await self._latest_version(),
+                timeout_s=self._answer_s,
+                actor=self._actor,
+            )
+        except DressageError as error:
+            if error.code in _PASSING:
+                raise NotYet(error.message, code=error.code) from error
+            raise
+
+    async def _latest_version(self) -> int:
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() >= self._known_until:
+                self._latest = await self._client.registry.latest(self._config.workflow)
+                self._known_until = loop.time() + VERSION_AGE_S
+            return self._latest
+
+
+class _Taking:
+    """The pull that deliveries came by; it is known only after the first of them may have come."""
+
+    def __init__(self) -> None:
+        self.pull: Pull | None = None
+
+
+def _backoff_s(attempts: int) -> float:
+    """How long an event that was delivered so often stays away."""
+    return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(attempts - 1, 10))
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Sleeps, unless `stop` is set before."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels and awaits what still runs."""
+    running = list(tasks)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

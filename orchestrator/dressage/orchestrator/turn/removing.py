@@ -1,0 +1,96 @@
+"""Removing what is done with: commands once they are covered, tasks once workers have acknowledged them.
+
+One purge takes away everything below a floor with a handful of fsyncs, where an acknowledgement on a WorkQueue
+stream costs one fsync each. A purge needs no fence: what is covered stays covered, whoever removes it, and however
+late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from dressage.brokers.interface import Connection
+from dressage.orchestrator.turn.doubt import Doubt
+from dressage.protocol.errors import BrokerError
+from dressage.protocol.names import Names
+
+_log = logging.getLogger("dressage.orchestrator")
+
+COMMANDS_EVERY_S: Final = 0.2
+TASKS_EVERY_S: Final = 1.0
+TASK_CONSUMER_PREFIX: Final = Names.task_consumer("")
+
+
+class CommandFloor:
+    """Which commands are done with. They are folded in stream order and covered in any order."""
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._covered: set[int] = set()
+        self.floor = 0
+
+    def folded(self, seq: int) -> None:
+        self._order.append(seq)
+
+    def covered(self, seq: int) -> None:
+        """Tells that nothing of this command is only in memory; moves the floor up as far as that goes."""
+        self._covered.add(seq)
+        while self._order and self._order[0] in self._covered:
+            self.floor = self._order.popleft()
+            self._covered.discard(self.floor)
+
+    @property
+    def open(self) -> int:
+        """How many commands are folded and not covered."""
+        return len(self._order) - len(self._covered)
+
+
+class Remover:
+    """Purges one shard's stream in the background."""
+
+    def __init__(self, connection: Connection, names: Names, shard: int, floor: CommandFloor) -> None:
+        self._connection = connection
+        self._stream = names.shard_stream(shard)
+        self._names = names
+        self._shard = shard
+        self._floor = floor
+        self._removed = 0
+        self._tasks_removed: dict[str, int] = {}
+
+    @property
+    def idle(self) -> bool:
+        return self._removed >= self._floor.floor
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        tasks_due = loop.time()
+        while True:
+            await asyncio.sleep(COMMANDS_EVERY_S)
+            try:
+                await self._commands()
+                if loop.time() >= tasks_due:
+                    await self._tasks()
+                    tasks_due = loop.time() + TASKS_EVERY_S
+            except BrokerError as error:
+                if self._connection.lost.is_set():
+                    raise Doubt(f"removing what is done with: {error.message}") from error
+                _log.warning("shard %d: removing what is done with: %s", self._shard, error)
+
+    async def _commands(self) -> None:
+        floor = self._floor.floor
+        if floor > self._removed:
+            await self._connection.purge(self._stream, self._names.commands(self._shard), floor + 1)
+            self._removed = floor
+
+    async def _tasks(self) -> None:
+        for consumer in await self._connection.consumers(self._stream):
+            if not consumer.startswith(TASK_CONSUMER_PREFIX):
+                continue
+            queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
+            floor = await self._connection.ack_floor(self._stream, consumer)
+            if floor > self._tasks_removed.get(queue, 0):
+                await self._connection.purge(self._stream, self._names.task(self._shard, queue), floor + 1)
+                self._tasks_removed[queue] = floor

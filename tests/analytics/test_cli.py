@@ -1,0 +1,127 @@
+"""`dressage analytics` and `dressage query` as a person runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import signal
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.cli.analytics import query
+
+if TYPE_CHECKING:
+    from tests.analytics.conftest import (  # pyright: ignore[reportMissingImports]
+        EventsStream,
+        Eventually,
+        Start,
+    )
+
+PROGRAM = "from dressage.cli.analytics import analytics; analytics()"
+
+
+@pytest.fixture
+async def process(
+    server: EmbeddedServer, events: EventsStream, db_path: Path, unused_port: int, eventually: Eventually
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`dressage analytics` with ten orders in its file."""
+    last = await events.publish_orders(10)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, "--server", server.url, "--namespace", "shop"),
+        *("--db", str(db_path), "--metrics-port", str(unused_port)),
+    )
+
+    async def ingested() -> bool:
+        result = await run("SELECT max(position) AS p FROM positions", server.url, "--format", "json")
+        return result.exit_code == 0 and json.loads(result.stdout) == [{"p": last}]
+
+    await eventually(ingested, "all events are in the file")
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def run(sql: str, url: str, *options: str) -> Result:
+    arguments = [sql, "--server", url, "--namespace", "shop", *options]
+    return await asyncio.to_thread(CliRunner().invoke, query, arguments)
+
+
+@pytest.mark.usefixtures("process")
+async def test_query_prints_a_table(server: EmbeddedServer) -> None:
+    result = await run("SELECT workflow, runs FROM workflow_stats", server.url)
+    assert [line.split() for line in result.stdout.splitlines() if "process-order" in line] == [
+        ["│", "process-order", "│", "10", "│"]
+    ]
+
+
+@pytest.mark.usefixtures("process")
+async def test_query_prints_json(server: EmbeddedServer) -> None:
+    sql = "SELECT status, count(*) AS n FROM runs GROUP BY 1 ORDER BY 1"
+    result = await run(sql, server.url, "--format", "json")
+    assert json.loads(result.stdout) == [{"status": "completed", "n": 8}, {"status": "failed", "n": 2}]
+
+
+@pytest.mark.usefixtures("process")
+async def test_query_prints_csv(server: EmbeddedServer) -> None:
+    result = await run("SELECT 'a,\"b\"' AS x, NULL AS y, [1, 2] AS z", server.url, "--format", "csv")
+    assert list(csv.reader(io.StringIO(result.stdout))) == [["x", "y", "z"], ['a,"b"', "", "[1, 2]"]]
+
+
+@pytest.mark.usefixtures("process")
+async def test_query_says_when_rows_are_left_out(server: EmbeddedServer) -> None:
+    result = await run("FROM events", server.url, "--limit", "3", "--format", "csv")
+    assert "only the first 3 rows are shown" in result.stderr
+
+
+@pytest.mark.usefixtures("process")
+async def test_query_fails_with_the_reason(server: EmbeddedServer) -> None:
+    result = await run("DELETE FROM events", server.url)
+    assert result.exit_code == 1
+    assert "QUERY_NOT_READ_ONLY" in result.stderr
+
+
+@pytest.mark.usefixtures("events")
+async def test_query_says_when_nobody_answers(server: EmbeddedServer) -> None:
+    result = await run("SELECT 1", server.url, "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "start `dressage analytics`" in result.stderr
+
+
+async def test_query_reads_a_file_that_nobody_writes(
+    events: EventsStream, start: Start, db_path: Path
+) -> None:
+    process = start()
+    await process.until(await events.publish_orders(4))
+    await process.stop()
+    result = await run(
+        "SELECT count(*) AS n FROM runs", "nats://unused", "--db", str(db_path), "--format", "csv"
+    )
+    assert result.stdout.split() == ["n", "4"]
+
+
+async def test_metrics_are_served(process: asyncio.subprocess.Process, unused_port: int) -> None:
+    def read() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{unused_port}/metrics", timeout=5) as response:
+            text: bytes = response.read()
+        return text.decode()
+
+    assert 'dressage_analytics_lag{namespace="shop"} 0.0' in await asyncio.to_thread(read)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_in_good_order(
+    process: asyncio.subprocess.Process, db_path: Path, number: signal.Signals
+) -> None:
+    process.send_signal(number)
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert not db_path.with_name(db_path.name + ".wal").exists()

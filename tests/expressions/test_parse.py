@@ -1,0 +1,53 @@
+"""Expressions in configuration: their text, their names, their refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from dressage.expressions import TypeTable, compile_expression, parse_expression
+from dressage.protocol.errors import DefinitionError
+
+EVENT = {"id": "o-1", "lines": [{"sku": "a", "count": 2}], "total": 12.5}
+
+
+def test_an_expression_over_given_names_has_its_value() -> None:
+    expr = parse_expression(" f\"order-{event['id']}-{len(event['lines'])}\" ", ["event"])
+    assert compile_expression(expr, TypeTable())({"event": EVENT}) == "order-o-1-1"
+
+
+def test_a_given_name_hides_a_builtin() -> None:
+    with pytest.raises(DefinitionError, match="function is not known"):
+        parse_expression("len(event)", ["event", "len"])
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "caret", "advice"),
+    [
+        ("event['id'] + nowhere", "name nowhere is not known", 14, "the names here are event"),
+        ("event.total > ", "this is no expression", 14, ""),
+        ("event = 1", "this is no expression", 0, ""),
+        ("", "this is no expression", 0, ""),
+        ("[line for line in event]", "ListComp is not part", 0, "let a task build the list"),
+        ("open('x')", "function is not known", 0, "the functions here are Decimal, abs"),
+        ("event.items()", "method items() is not part", 6, "call it in a task"),
+        ("event['lines'].append(1)", "method append()", 15, "items + [item]"),
+        ("'ä' + await_", "name await_ is not known", 6, "event"),
+        ("event is 5", "one object", 9, "use =="),
+        ("lambda: 1", "Lambda is not part", 0, "write the expression"),
+    ],
+)
+def test_a_refusal_shows_the_text_and_the_place(text: str, what: str, caret: int, advice: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        parse_expression(text, ["event"])
+    said, shown, pointer, *rest = refused.value.message.split("\n")
+    assert what in said
+    assert shown == f"    {text.strip()}"
+    assert abs(len(pointer) - 5 - caret) <= (1 if "no expression" in said else 0)
+    assert advice in "".join(rest)
+
+
+def test_a_text_that_nests_too_deep_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="too deep"):
+        parse_expression("-" * 150 + "1", [])
+    with pytest.raises(DefinitionError, match="no expression"):
+        parse_expression("(" * 5000 + ")" * 5000, [])
