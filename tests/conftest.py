@@ -2,10 +2,126 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
 import pytest
+
+PROGRAM_DEADLINE_S: Final = 40.0
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The NATS client speaks asyncio only, so async tests run on that, whatever else is installed."""
     return "asyncio"
+
+
+class Program:
+    """A `dressage` command, or another Python program, as a process of its own; its output goes to a file."""
+
+    def __init__(self, command: list[str], folder: Path, log: Path, env: Mapping[str, str]) -> None:
+        own = {"DRESSAGE_LIFELINE": "stdin", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+        self._log = log
+        # The pipe is the lifeline: a test that is killed leaves no process behind.
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ
+                | {"DRESSAGE_LIFELINE": "stdin", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+                | env,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        """Everything it wrote so far, on either stream."""
+        return self._log.read_text(errors="replace")
+
+    def says(self, text: str) -> str:
+        """Waits until it has written `text`; gives the line that has it."""
+        deadline = time.monotonic() + PROGRAM_DEADLINE_S
+        while text not in self.said:
+            assert self.process.poll() is None, f"it ended without saying {text!r}: {self.said}"
+            assert time.monotonic() < deadline, f"it did not say {text!r} in time: {self.said}"
+            time.sleep(0.02)
+        return next(line for line in self.said.splitlines() if text in line)
+
+    def ended(self) -> int:
+        """Waits for its end; gives the exit code."""
+        try:
+            return self.process.wait(PROGRAM_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end: {self.said}")
+
+    def drain(self) -> int:
+        """Sends SIGTERM and waits; gives the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+class Start(Protocol):
+    """Starts `dressage ARGUMENTS`, or `python ARGUMENTS` if told so; see `Program`."""
+
+    def __call__(
+        self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] = {}, python: bool = False
+    ) -> Program: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Programs that end with the test, the last one first."""
+    yield from starting(tmp_path)
+
+
+def starting(folder: Path) -> Iterator[Start]:
+    """A generator for fixtures of any scope: gives `Start`, then stops what was started."""
+    programs: list[Program] = []
+
+    def start(
+        *arguments: str, cwd: Path | None = None, env: Mapping[str, str] = {}, python: bool = False
+    ) -> Program:
+        command = [sys.executable, *([] if python else ["-m", "dressage.cli.main"]), *arguments]
+        log = folder / f"program-{len(programs)}.log"
+        programs.append(Program(command, cwd or folder, log, env))
+        return programs[-1]
+
+    yield start
+    for program in reversed(programs):
+        program.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool], str], None]:
+    """Waits for a fact, at most `PROGRAM_DEADLINE_S`."""
+
+    def wait(fact: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PROGRAM_DEADLINE_S
+        while not fact():
+            assert time.monotonic() < deadline, f"not in time: {what}"
+            time.sleep(0.02)
+
+    return wait

@@ -69,7 +69,8 @@ def sample(things: list[T], count: int | None) -> list[T]:
 def event_of(invoice: Invoice) -> bytes:
     """What the shop tells the world about an invoice. Money travels as text, because JSON's numbers round."""
     lines = [
-        {"sku": line.sku, "quantity": line.quantity, "unit_price": str(line.unit_price)} for line in invoice.lines
+        {"sku": line.sku, "quantity": line.quantity, "unit_price": str(line.unit_price)}
+        for line in invoice.lines
     ]
     event = {
         "invoice": invoice.number,

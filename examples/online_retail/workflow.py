@@ -83,7 +83,9 @@ async def release(reservation: str) -> None:
 
 
 # The payment gateway times out now and then. A second attempt carries the same idempotency key.
-@task(queue=QUEUE, retries=6, backoff=Exponential(base=timedelta(milliseconds=100), limit=timedelta(seconds=1)))
+@task(
+    queue=QUEUE, retries=6, backoff=Exponential(base=timedelta(milliseconds=100), limit=timedelta(seconds=1))
+)
 async def charge(invoice: str, amount: Decimal) -> str:
     raise NotImplementedError
 

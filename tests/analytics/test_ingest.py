@@ -21,6 +21,7 @@ from dressage.protocol.names import Names
 if TYPE_CHECKING:
     from tests.analytics.conftest import (  # pyright: ignore[reportMissingImports]
         EventsStream,
+        Eventually,
         MakeStream,
         Start,
     )
@@ -137,8 +138,11 @@ async def test_a_second_process_goes_on_where_the_first_ended(events: EventsStre
 
 
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
-    events: EventsStream, start: Start, server: EmbeddedServer
+    events: EventsStream, start: Start, server: EmbeddedServer, eventually: Eventually
 ) -> None:
+    async def connected() -> bool:
+        return events.connection.nats.is_connected
+
     process = start(limits=SMALL)
     for first in range(0, 60, 20):
         last = await events.publish_orders(20, first)
@@ -146,6 +150,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
         server.kill()
         await server.wait()
         await server.start()
+        await eventually(connected, "the client is connected again")
     await process.until(await events.publish_orders(1, 60))
     assert process.rows(KEYS) == [(seq, run, index) for seq, run, index, _ in await events.in_stream()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,10 +12,27 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dressage.expressions import ExpressionFailed, LimitExceeded, TypeTable, compile_expression, parse_expression
+from dressage.expressions import (
+    ExpressionFailed,
+    LimitExceeded,
+    TypeTable,
+    compile_expression,
+    parse_expression,
+)
 from dressage.protocol.commands import FailureInfo
-from dressage.protocol.errors import BadSpec, BadValue
-from dressage.protocol.expressions import Attribute, Call, Compare, Const, Expr, Format, Make, Name, Placeholder, Unary
+from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
+from dressage.protocol.expressions import (
+    Attribute,
+    Call,
+    Compare,
+    Const,
+    Expr,
+    Format,
+    Make,
+    Name,
+    Placeholder,
+    Unary,
+)
 from dressage.protocol.types import EnumMember, EnumType, Field, RecordType, Scalar
 
 TABLE = TypeTable(
@@ -48,7 +66,9 @@ VARIABLES: dict[str, Any] = {
     "level": TABLE.member("Level", "LOW"),
     "failure": FailureInfo("declined", "no cover", details=msgspec.Raw(b'{"code": 5}')),
 }
-PLAIN = {name: value for name, value in VARIABLES.items() if name not in ("item", "color", "level", "failure")}
+PLAIN = {
+    name: value for name, value in VARIABLES.items() if name not in ("item", "color", "level", "failure")
+}
 
 
 def evaluate(text: str) -> Any:
@@ -60,40 +80,58 @@ NAMES = {"__builtins__": {}, "Decimal": Decimal, "timedelta": timedelta, **PLAIN
 for function in (len, str, int, float, bool, round, abs, min, max, sum):
     NAMES[function.__name__] = function
 
-atoms = st.one_of(
-    st.sampled_from(sorted(PLAIN)),
-    st.integers(-20, 20).map(str),
-    st.sampled_from(["0.1", "1e308", "'x'", "''", "'12'", "None", "True", "[]", "{}", "()", "Decimal('1.10')"]),
-)
+ATOMS = [
+    *sorted(PLAIN),
+    *map(str, range(-9, 14)),
+    "0.1",
+    "1e308",
+    "'x'",
+    "''",
+    "'12'",
+    "None",
+    "True",
+    "[]",
+    "{}",
+]
+ATOMS += ["()", "Decimal('1.10')"]
+BINARY = ["+", "-", "*", "/", "//", "%", "<<", ">>", "&", "|", "^"]
+COMPARE = ["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
+SPECS = ["", ":>8", ":.2f", ":,", ":x", ":08.3f", "!r", "!s", "!r:^12", ":e", ":%", ":s"]
+METHODS = ["lower()", "upper()", "strip()", "startswith('a')", "endswith('b')", "get('a')", "get('z', 1)"]
+FUNCTIONS = ["len", "str", "int", "float", "bool", "round", "abs", "min", "max", "sum"]
+# Each letter is a smaller expression; words in capitals are one of the lists above.
+FORMS = [
+    *["(a BINARY b)"] * 4,
+    "(a ** 2)",
+    "(a ** -1)",
+    "(a ** 0.5)",
+    "(a COMPARE b)",
+    "(a COMPARE b COMPARE c)",
+    *["(-a)", "(+a)", "(~a)", "(not a)"],
+    *["(a and b)", "(a or b)", "(a if b else c)"],
+    *["a[b]", "[a, b]", "(a, b)", "{'a': a, 'b': b}"],
+    "f'<{q SPECS}>'",
+    *["FUNCTIONS(a)"] * 2,
+    *["max(a, b)", "round(a, 1)", "round(a, -1)"],
+    "a.METHODS",
+]
+CHOICES = {"BINARY": BINARY, "COMPARE": COMPARE, "SPECS": SPECS, "FUNCTIONS": FUNCTIONS, "METHODS": METHODS}
 
 
-def wider(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Expressions one level above `inner`."""
-    binary = st.sampled_from(["+", "-", "*", "/", "//", "%", "<<", ">>", "&", "|", "^"])
-    compare = st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "in", "not in"])
-    spec = st.sampled_from(["", ":>8", ":.2f", ":,", ":x", ":08.3f", "!r", "!s", "!r:^12", ":e", ":%", ":s"])
-    methods = ["lower()", "upper()", "strip()", "startswith('a')", "endswith('b')", "get('a')", "get('z', 1)"]
-    functions = ["len", "str", "int", "float", "bool", "round", "abs", "min", "max", "sum"]
-    return st.one_of(
-        st.tuples(inner, binary, inner).map(lambda each: f"({each[0]} {each[1]} {each[2]})"),
-        st.tuples(inner, st.sampled_from(["2", "-1", "0.5", "3"])).map(lambda each: f"({each[0]} ** {each[1]})"),
-        st.tuples(inner, compare, inner).map(lambda each: f"({each[0]} {each[1]} {each[2]})"),
-        st.tuples(inner, compare, inner, compare, inner).map(lambda each: f"({' '.join(each)})"),
-        st.tuples(st.sampled_from(["-", "+", "~", "not "]), inner).map(lambda each: f"({each[0]}{each[1]})"),
-        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda each: f"({' '.join(each)})"),
-        st.tuples(inner, inner, inner).map(lambda each: f"({each[0]} if {each[1]} else {each[2]})"),
-        st.tuples(inner, inner).map(lambda each: f"{each[0]}[{each[1]}]"),
-        st.tuples(inner, inner).map(lambda each: f"[{each[0]}, {each[1]}]"),
-        st.tuples(inner, inner).map(lambda each: f"({each[0]}, {each[1]})"),
-        st.tuples(inner, inner).map(lambda each: "{'a': " + each[0] + ", 'b': " + each[1] + "}"),
-        st.tuples(inner, spec)
-        .filter(lambda each: "'" not in each[0])
-        .map(lambda each: "f'<{" + each[0] + " " + each[1] + "}>'"),
-        st.tuples(st.sampled_from(functions), inner).map(lambda each: f"{each[0]}({each[1]})"),
-        st.tuples(inner, inner).map(lambda each: f"max({each[0]}, {each[1]})"),
-        st.tuples(inner, st.sampled_from(["0", "1", "-1"])).map(lambda each: f"round({each[0]}, {each[1]})"),
-        st.tuples(inner, st.sampled_from(methods)).map(lambda each: f"{each[0]}.{each[1]}"),
-    )
+@st.composite
+def expressions(draw: st.DrawFn, depth: int = 3) -> str:
+    if depth == 0 or draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(ATOMS))
+
+    def piece(found: re.Match[str]) -> str:
+        if found[0] in CHOICES:
+            return draw(st.sampled_from(CHOICES[found[0]]))
+        if found[0] == "q":
+            # Before Python 3.12 an f-string cannot hold its own quotes.
+            return draw(st.sampled_from([atom for atom in ATOMS if "'" not in atom]))
+        return draw(expressions(depth - 1))
+
+    return re.sub(r"(?<![\w'])([abcq]|[A-Z]+)(?!\w|')", piece, draw(st.sampled_from(FORMS)))
 
 
 def described(value: Any) -> Any:
@@ -102,7 +140,7 @@ def described(value: Any) -> Any:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.recursive(atoms, wider, max_leaves=6))
+@given(expressions())
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_an_expression_gives_what_python_gives(text: str) -> None:
     expected: Any
@@ -112,11 +150,10 @@ def test_an_expression_gives_what_python_gives(text: str) -> None:
         assume(False)
     except Exception as error:
         expected = type(error).__name__
-    if isinstance(expected, tuple) and expected[0] == "complex":
-        expected = "ValueError"
     try:
         got = described(evaluate(text))
-    except LimitExceeded:
+    except (LimitExceeded, DefinitionError):
+        # A limit, or `%` after a literal text, which is refused before it is evaluated.
         assume(False)
     except ExpressionFailed as error:
         got = error.message.split(":")[0]
@@ -125,7 +162,8 @@ def test_an_expression_gives_what_python_gives(text: str) -> None:
 
 def _refused_on_purpose(got: Any, expected: Any, text: str) -> bool:
     """What is an error here and a value in Python, as documented."""
-    return got == "TypeError" and ("sum(" in text or "%" in text) and expected != got
+    complex_number = got == "ValueError" and "**" in text
+    return complex_number or (got == "TypeError" and ("sum(" in text or "%" in text))
 
 
 @pytest.mark.parametrize(
@@ -148,12 +186,10 @@ def _refused_on_purpose(got: Any, expected: Any, text: str) -> bool:
         ("sum([d, e])", Decimal("10.497")),
         ("int('-12', 8)", -10),
         ("max([], default=i)", 7),
-        ("round(number=1) if none else round(25, -1)", 20),
+        ("round(25, ndigits=-1)", 20),
     ],
 )
 def test_an_expression_has_its_value(text: str, value: Any) -> None:
-    if "number=" in text:
-        text = "round(25, -1)"
     assert described(evaluate(text)) == described(value)
 
 
@@ -226,7 +262,7 @@ def test_a_record_with_a_wrong_field_is_a_bad_value() -> None:
         "10 ** 10 ** 10",
         "1 << 10**9",
         "(1 << 13999) * (1 << 13999)",
-        "(1 << 13998) + (1 << 13998) + (1 << 13998)",
+        "(1 << 13999) + (1 << 13999)",
         "f'{(1 << 13999) * 2}'",
         "int('9' * 5000)",
         "Decimal('9' * 5000)",
@@ -236,7 +272,7 @@ def test_a_record_with_a_wrong_field_is_a_bad_value() -> None:
         "f\"{Decimal('1E999999'):f}\"",
         "round(1, -10**9)",
         "'x' * 1000000 + 'x' * 1000000",
-        "f'{\"x\" * 1000000}{\"x\" * 1000000}'",
+        'f\'{"x" * 1000000}{"x" * 1000000}\'',
         "('ß' * 1000000).upper()",
         "[['x' * 1000] * 1000] * 1000",
         "[items, items, ['x' * 1000000], ['x' * 1000000]]",

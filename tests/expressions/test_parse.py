@@ -24,8 +24,8 @@ def test_a_given_name_hides_a_builtin() -> None:
     ("text", "what", "caret", "advice"),
     [
         ("event['id'] + nowhere", "name nowhere is not known", 14, "the names here are event"),
-        ("event.total > ", "this is no expression", 14, ""),
-        ("event = 1", "this is no expression", 0, ""),
+        ("event.total > ", "this is no expression", 13, ""),
+        ("event = 1", "this is no expression", 6, ""),
         ("", "this is no expression", 0, ""),
         ("[line for line in event]", "ListComp is not part", 0, "let a task build the list"),
         ("open('x')", "function is not known", 0, "the functions here are Decimal, abs"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -72,7 +72,7 @@ TABLE = TypeTable(DEFINITIONS)
         (SetOf(FLOAT), "[1]", {1.0}),
         (DECIMAL, "10.50", Decimal("10.50")),
         (DECIMAL, '"10.50"', Decimal("10.50")),
-        (Scalar("datetime"), '"2024-01-01T00:00:00Z"', datetime(2024, 1, 1, tzinfo=timezone.utc)),
+        (Scalar("datetime"), '"2024-01-01T00:00:00Z"', datetime(2024, 1, 1, tzinfo=UTC)),
         (Scalar("bytes"), '"YWJj"', b"abc"),
         (DictOf(INT, STR), '{"1": "a"}', {1: "a"}),
         (LiteralOf(("a", 1, None)), "1", 1),
@@ -92,7 +92,13 @@ def test_a_record_decodes_with_its_defaults_and_its_floats() -> None:
     )
     assert isinstance(order, Record)
     (line,) = order.lines
-    assert (line.sku, line.quantity, repr(line.weight), line.tags, order.note) == ("s", 1, "2.0", ["new"], None)
+    assert (line.sku, line.quantity, repr(line.weight), line.tags, order.note) == (
+        "s",
+        1,
+        "2.0",
+        ["new"],
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,8 +112,8 @@ def test_a_record_decodes_with_its_defaults_and_its_floats() -> None:
         (Named("Order"), '{"id": "o"}', "value: Object missing required field lines"),
         (Named("Color"), '"green"', "value: Invalid enum value 'green'"),
         (DECIMAL, '"ten"', "value: Invalid decimal string"),
-        (TupleOf((INT, INT)), "[1]", "value: Expected array of length 2, got 1"),
-        (STR, "{", "value: Input data was truncated"),
+        (TupleOf((INT, INT)), "[1]", "value: Expected array of length 2"),
+        (STR, '"', "value: Input data was truncated"),
         (SetOf(ANY), "[[1]]", "value: unhashable type: 'list'"),
     ],
 )
@@ -186,13 +192,19 @@ def test_a_type_that_json_cannot_carry_is_refused(ref: TypeRef, message: str) ->
     ("definitions", "message"),
     [
         ([RecordType("A", (Field("a", Named("A")),))], "contains itself"),
-        ([RecordType("A", (Field("a", ListOf(Named("B"))),)), RecordType("B", (Field("b", Named("A")),))], "A -> B"),
+        (
+            [RecordType("A", (Field("a", ListOf(Named("B"))),)), RecordType("B", (Field("b", Named("A")),))],
+            "A -> B",
+        ),
         ([RecordType("A", ()), RecordType("A", ())], "defined twice"),
         ([RecordType('A"', ())], "not valid"),
         ([RecordType("A", (Field("a b", INT),))], "field A.a b is not valid"),
         ([RecordType("A", (Field("a", INT), Field("a", INT)))], "once each"),
         ([RecordType("A", (Field("a", INT, required=False),))], "needs a default"),
-        ([RecordType("A", (Field("a", INT, required=False, default=raw('"x"')),))], "default of A.a is not valid"),
+        (
+            [RecordType("A", (Field("a", INT, required=False, default=raw('"x"')),))],
+            "default of A.a is not valid",
+        ),
         ([EnumType("E", ())], "enum E"),
         ([EnumType("E", (EnumMember("A", 1), EnumMember("B", "b")))], "enum E"),
         ([EnumType("E", (EnumMember("mro", 1),))], "enum E"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -36,7 +36,9 @@ TABLE = TypeTable(
     ]
 )
 
-zones = st.sampled_from([None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30))])
+zones = st.sampled_from([None, UTC, timezone(timedelta(hours=-5, minutes=-30))])
+# `fold` tells two readings of one local hour apart; JSON cannot, and zones of a fixed offset have no such hour.
+datetimes = st.datetimes(timezones=zones).map(lambda value: value.replace(fold=0))
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 scalars = st.one_of(
     st.none(),
@@ -48,7 +50,7 @@ scalars = st.one_of(
     texts.map(lambda text: "$" + text),
     st.binary(),
     st.decimals(),
-    st.datetimes(timezones=zones),
+    datetimes,
     st.dates(),
     st.timedeltas(),
     st.uuids(),
@@ -59,10 +61,12 @@ lines = st.builds(
     sku=texts,
     price=st.decimals(allow_nan=False),
     weight=st.one_of(st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
-    due=st.datetimes(timezones=zones),
+    due=datetimes,
 )
 records = lines | st.builds(
-    TABLE.classes["Order"], lines=st.lists(lines), color=st.sampled_from(list(TABLE.classes["Color"]))  # type: ignore[call-overload]
+    TABLE.classes["Order"],
+    lines=st.lists(lines),
+    color=st.sampled_from(list(TABLE.classes["Color"])),  # type: ignore[call-overload]
 )
 hashable = st.one_of(st.booleans(), st.integers(), texts, st.uuids(), st.tuples(st.integers(), texts))
 values = st.recursive(
@@ -110,7 +114,7 @@ def test_every_value_comes_back_as_it_was(value: Any) -> None:
         (2**70, "1180591620717411303424"),
         (b"abc", '{"$bytes":"YWJj"}'),
         (date(2024, 2, 29), '{"$date":"2024-02-29"}'),
-        (datetime(2024, 2, 29, 12, tzinfo=timezone.utc), '{"$datetime":"2024-02-29T12:00:00Z"}'),
+        (datetime(2024, 2, 29, 12, tzinfo=UTC), '{"$datetime":"2024-02-29T12:00:00Z"}'),
         (timedelta(days=1, seconds=2), '{"$timedelta":"P1DT2S"}'),
         (UUID(int=1), '{"$uuid":"00000000-0000-0000-0000-000000000001"}'),
         ((1, "a"), '{"$tuple":[1,"a"]}'),
@@ -129,12 +133,10 @@ def test_the_stored_form(value: Any, stored: str) -> None:
 
 def test_a_record_names_its_type_and_holds_wire_json() -> None:
     line = TABLE.record("Line").make(
-        {"sku": "s", "price": Decimal("1.50"), "weight": 2, "due": datetime(2024, 1, 1, tzinfo=timezone.utc)}
+        {"sku": "s", "price": Decimal("1.50"), "weight": 2, "due": datetime(2024, 1, 1, tzinfo=UTC)}
     )
     raw = encode_stored(line)
-    assert raw == (
-        b'{"$record":["Line",{"sku":"s","price":"1.50","weight":2,"due":"2024-01-01T00:00:00Z"}]}'
-    )
+    assert raw == (b'{"$record":["Line",{"sku":"s","price":"1.50","weight":2,"due":"2024-01-01T00:00:00Z"}]}')
     assert decode_stored(raw, TABLE) == line
 
 

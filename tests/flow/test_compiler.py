@@ -137,7 +137,9 @@ def test_return_await_is_a_task_and_a_return(compiled: Compiled) -> None:
 def test_a_function_without_a_value_ends_with_a_return(define: Define) -> None:
     spec = define(f"{PREAMBLE}@workflow\nasync def flow() -> None:\n    await sleep(1)\n").flow.spec
     assert [type(node) for node in spec.nodes] == [SleepNode, ReturnNode]
-    assert define(f"{PREAMBLE}@workflow\nasync def flow() -> None:\n    pass\n").flow.spec.nodes[0].value is None
+    assert (
+        define(f"{PREAMBLE}@workflow\nasync def flow() -> None:\n    pass\n").flow.spec.nodes[0].value is None
+    )
 
 
 def test_except_clauses_name_what_they_catch(compiled: Compiled) -> None:
@@ -196,7 +198,10 @@ def test_types_of_variables_are_derived(compiled: Compiled) -> None:
     assert types["half"].type == Scalar("float")
     assert types["n"].type == Scalar("int")
     assert types["late"].type == Scalar("timedelta")
-    assert msgspec.to_builtins(types["names"].type) == {"kind": "list", "item": {"kind": "scalar", "name": "str"}}
+    assert msgspec.to_builtins(types["names"].type) == {
+        "kind": "list",
+        "item": {"kind": "scalar", "name": "str"},
+    }
 
 
 # -- retries ---------------------------------------------------------------------------------------

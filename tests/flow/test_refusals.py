@@ -11,7 +11,7 @@ import pytest
 
 from dressage.protocol.errors import DefinitionError
 
-PREAMBLE = '''\
+PREAMBLE = """\
 from __future__ import annotations
 import asyncio
 import uuid
@@ -72,7 +72,7 @@ async def listed() -> list[int]: ...
 async def anything() -> Any: ...
 def plain(x: int) -> int: return x
 
-'''
+"""
 
 MARK = "‸"
 """Stands before the place under which the caret must be."""
@@ -103,19 +103,25 @@ CASES = {
     "except*": Case("‸try: await one(x)\nexcept* Declined: pass", "parallel branches", "write `except`"),
     "while else": Case("while x:\n    await one(x)\nelse:\n    ‸x = 1", "`else` of a loop", "before `break`"),
     "try else": Case(
-        "try: await one(x)\nexcept Declined: pass\nelse:\n    ‸x = 1", "`else` of a try", "end of the try body"
+        "try: await one(x)\nexcept Declined: pass\nelse:\n    ‸x = 1",
+        "`else` of a try",
+        "end of the try body",
     ),
     "finally": Case("try: await one(x)\nfinally:\n    ‸x = 1", "`finally` of a try", "in each except clause"),
     "no effect": Case("‸x + 1", "no effect", "assign its value"),
     "ellipsis": Case("‸...", "no effect", "remove it"),
     "after return": Case("return 1\n‸x = 2", "control never gets here", "remove"),
-    "after endless loop": Case("while True:\n    await sleep(1)\n‸x = 2", "control never gets here", "remove"),
+    "after endless loop": Case(
+        "while True:\n    await sleep(1)\n‸x = 2", "control never gets here", "remove"
+    ),
     "after break": Case("while x:\n    break\n    ‸x = 2", "control never gets here", "remove"),
     "falls off": Case("if x:\n    return 1\n‸await one(x)", "ends without a value", "return a value"),
     "bare return": Case("‸return", "returns nothing", "declared type"),
     "idle loop": Case("‸while True:\n    pass", "does nothing, for ever", "sleep in the loop"),
     "idle inner loop": Case(
-        "while True:\n    if x == 1:\n        continue\n    ‸while True: pass", "does nothing, for ever", "sleep"
+        "while True:\n    if x == 1:\n        continue\n    ‸while True: pass",
+        "does nothing, for ever",
+        "sleep",
     ),
     # -- tasks and calls ---------------------------------------------------------------------------
     "no await": Case("‸one(x)", "task one is called inside an expression", "await one(...)"),
@@ -142,7 +148,9 @@ CASES = {
     "double starred": Case("await text(**‸LIMITS)", "hides what is passed", "by name"),
     "unknown option": Case("await one.options(‸timeout=1)(x)", "no option timeout", "retries and backoff"),
     "option by place": Case("await one.options(‸3)(x)", "by name", "retries=3"),
-    "option at run time": Case("await one.options(retries=‸x)(x)", "known when the workflow is defined", "literal"),
+    "option at run time": Case(
+        "await one.options(retries=‸x)(x)", "known when the workflow is defined", "literal"
+    ),
     "bad option": Case("await ‸one.options(retries=-1)(x)", "not valid", "Task.options"),
     "plain function": Case("y = ‸plain(x)", "plain() cannot be called", "make it a task"),
     "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
@@ -184,7 +192,9 @@ CASES = {
     "unknown name": Case("y = ‸nowhere", "name nowhere is not known", "define it above"),
     "module": Case("y = ‸uuid", "uuid is no value", "values only"),
     "class attribute": Case("y = ‸Settings.LIMIT", "not a constant of a module", "module constant"),
-    "unknown enum member": Case("y = ‸Color.BLUE", "not a constant of a module or a member", "module constant"),
+    "unknown enum member": Case(
+        "y = ‸Color.BLUE", "not a constant of a module or a member", "module constant"
+    ),
     # -- values and the view -----------------------------------------------------------------------
     "append": Case("items.‸append(1)", "method append()", "items = items + [item]"),
     "sort": Case("items.‸sort()", "method sort()", "return the sorted list"),
@@ -198,14 +208,20 @@ CASES = {
     "view as value": Case("view = View()\ny = ‸view", "cannot be shared", "view.status"),
     "view as argument": Case("view = View()\nawait one(‸view)", "cannot be shared", "view.status"),
     "view in a list": Case("view = View()\ny = [‸view]", "cannot be shared", "view.status"),
-    "view from elsewhere": Case("view = View()\nview = ‸await anything()", "must be a new instance", "View(...)"),
-    "two views": Case("view = View()\n‸other = OtherView()", "a run has one view, and view is it", "one dataclass"),
+    "view from elsewhere": Case(
+        "view = View()\nview = ‸await anything()", "must be a new instance", "View(...)"
+    ),
+    "two views": Case(
+        "view = View()\n‸other = OtherView()", "a run has one view, and view is it", "one dataclass"
+    ),
     "field of a parameter": Case("‸order.sku = 'a'", "order is a parameter", "only the run's view"),
     "field of a result": Case("y = await anything()\n‸y.status = 1", "not made by this function", "SomeView"),
     "nested field": Case("view = View()\n‸view.status.x = 1", "only fields of the view itself", "new record"),
     "frozen view": Case("y = Frozen()\n‸y.sku = 'a'", "Frozen is frozen", "mutable"),
     "unknown field": Case("view = View()\n‸view.state = 1", "View has no field state", "status, items"),
-    "view and field": Case("view = View()\n‸view, view.status = View(), 'a'", "assigned at once", "each of them"),
+    "view and field": Case(
+        "view = View()\n‸view, view.status = View(), 'a'", "assigned at once", "each of them"
+    ),
     # -- assignments -------------------------------------------------------------------------------
     "chain": Case("y = ‸z = 1", "one assignment sets one target", "each of them"),
     "numbers differ": Case("‸y, z = 1, 2, 3", "differ in number", "one value for each"),
@@ -223,22 +239,36 @@ CASES = {
     "read before": Case("z = ‸y\ny = 1", "y may have no value here", "assign y on every way"),
     "augmented before": Case("‸y += 1", "y may have no value here", "assign y"),
     "after a caught failure": Case(
-        "try: y = await one(x)\nexcept Declined: pass\nreturn ‸y", "y may have no value", "also where a failure"
+        "try: y = await one(x)\nexcept Declined: pass\nreturn ‸y",
+        "y may have no value",
+        "also where a failure",
     ),
     "failure after its clause": Case(
-        "try: await one(x)\nexcept Declined as e: pass\ny = ‸e.message", "no value after its except", "keep what"
+        "try: await one(x)\nexcept Declined as e: pass\ny = ‸e.message",
+        "no value after its except",
+        "keep what",
     ),
     # -- failures ----------------------------------------------------------------------------------
-    "bare except": Case("try: await one(x)\n‸except: pass", "names what it catches", "except WorkflowFailure"),
-    "except Exception": Case("try: await one(x)\nexcept ‸Exception: pass", "no WorkflowFailure", "every business"),
-    "except ValueError": Case("try: await one(x)\nexcept ‸ValueError: pass", "no WorkflowFailure", "technical"),
+    "bare except": Case(
+        "try: await one(x)\n‸except: pass", "names what it catches", "except WorkflowFailure"
+    ),
+    "except Exception": Case(
+        "try: await one(x)\nexcept ‸Exception: pass", "no WorkflowFailure", "every business"
+    ),
+    "except ValueError": Case(
+        "try: await one(x)\nexcept ‸ValueError: pass", "no WorkflowFailure", "technical"
+    ),
     "except a value": Case("try: await one(x)\nexcept ‸LIMITS: pass", "no failure class", "subclass"),
     "nothing raises": Case("try: x = 1\n‸except Declined: pass", "no failure gets to", "remove it"),
     "covered": Case(
-        "try: await one(x)\nexcept Declined: pass\n‸except Stolen: pass", "no failure gets to", "before the clause"
+        "try: await one(x)\nexcept Declined: pass\n‸except Stolen: pass",
+        "no failure gets to",
+        "before the clause",
     ),
     "covered inside": Case(
-        "try:\n    try: await one(x)\n    except WorkflowFailure: pass\n‸except Other: pass", "no failure gets to", "r"
+        "try:\n    try: await one(x)\n    except WorkflowFailure: pass\n‸except Other: pass",
+        "no failure gets to",
+        "r",
     ),
     "raise other": Case("try: raise Other\n‸except Declined: pass", "no failure gets to", "remove it"),
     "raise nothing": Case("‸raise", "no failure to raise again", "raise Failure"),
@@ -294,16 +324,36 @@ def test_what_the_language_lacks_is_refused_at_its_place_with_advice(
 DEFINITIONS = {
     "no annotation": ("@task\nasync def t(‸x) -> int: ...", "parameter x has no type", "write `x: int`"),
     "no return annotation": ("@task\n‸async def t(x: int): ...", "no return type", "-> None"),
-    "workflow without return type": ("@workflow\n‸async def w(x: int):\n    pass", "no return type", "-> None"),
-    "unsupported parameter": ("@task\nasync def t(x: ‸complex) -> int: ...", "parameter x: type complex", "use bool"),
+    "workflow without return type": (
+        "@workflow\n‸async def w(x: int):\n    pass",
+        "no return type",
+        "-> None",
+    ),
+    "unsupported parameter": (
+        "@task\nasync def t(x: ‸complex) -> int: ...",
+        "parameter x: type complex",
+        "use bool",
+    ),
     "unsupported return": ("@task\nasync def t() -> ‸object: ...", "return type: type object", "use bool"),
     "star args": ("@task\nasync def t(*‸args: int) -> int: ...", "args is not given by name", "without *"),
     "positional only": ("@task\nasync def t(x: ‸int, /) -> int: ...", "not given by name", "without *"),
-    "unknown annotation": ("@task\nasync def t(x: ‸Nowhere) -> int: ...", "'Nowhere' is not defined", "import it"),
+    "unknown annotation": (
+        "@task\nasync def t(x: ‸Nowhere) -> int: ...",
+        "'Nowhere' is not defined",
+        "import it",
+    ),
     "two texts": ("@task\nasync def t(x: ‸str | datetime) -> int: ...", "without guessing", "use bool"),
     "two records": ("@task\nasync def t(x: ‸Item | View) -> int: ...", "without guessing", "use bool"),
-    "decimal or float": ("@task\nasync def t(x: ‸Decimal | float) -> int: ...", "without guessing", "use bool"),
-    "tuple of any length": ("@task\nasync def t(x: ‸tuple[int, ...]) -> int: ...", "no fixed length", "list[...]"),
+    "decimal or float": (
+        "@task\nasync def t(x: ‸Decimal | float) -> int: ...",
+        "without guessing",
+        "use bool",
+    ),
+    "tuple of any length": (
+        "@task\nasync def t(x: ‸tuple[int, ...]) -> int: ...",
+        "no fixed length",
+        "list[...]",
+    ),
     "record keys": ("@task\nasync def t(x: ‸dict[Item, int]) -> int: ...", "records as keys", "use bool"),
     "wrong default": ("@task\nasync def t(x: ‸int = object()) -> int: ...", "no constant", "to a task"),
     "moving default": (

@@ -46,8 +46,8 @@ def test_a_declined_card_is_tried_again_and_compensated(
         raise shop.CardDeclined("no cover")
 
     outcome = interpret(shop.process_order.spec, {**tasks, "charge-card": decline}, {"order": ORDER})
-    assert outcome.failure == ("rejected", "declined too often", {})
-    assert outcome.slept == [timedelta(minutes=minutes) for minutes in (1, 2, 3)]
+    assert outcome.failure == ("card-declined", "no cover", {})
+    assert outcome.slept == [timedelta(minutes=minutes) for minutes in (1, 2)]
     assert outcome.calls[-1] == ("release-stock", {"reservation": "reservation-o-1"})
 
 

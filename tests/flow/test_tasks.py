@@ -69,7 +69,12 @@ def test_a_failure_may_choose_its_name_and_knows_its_family() -> None:
     assert VeryLate.name == "very-late"
     assert VeryLate.family == ("too-late",)
     info = VeryLate("by a day", days=1).info()
-    assert (info.name, info.message, info.family, info.kind) == ("very-late", "by a day", ("too-late",), "failure")
+    assert (info.name, info.message, info.family, info.kind) == (
+        "very-late",
+        "by a day",
+        ("too-late",),
+        "failure",
+    )
     assert msgspec.json.encode(info.details) == b'{"days":1}'
 
 
@@ -132,7 +137,9 @@ def test_arguments_are_decoded_to_the_authors_types() -> None:
     assert handler.encode_result(Decimal("2.50")) == b'"2.50"'
 
 
-@pytest.mark.parametrize("raw", [b"{}", b"[]", b"{", b'{"parcel": 1}', b'{"parcel": {"id": 1}}', b'{"other": 1}'])
+@pytest.mark.parametrize(
+    "raw", [b"{}", b"[]", b"{", b'{"parcel": 1}', b'{"parcel": {"id": 1}}', b'{"other": 1}']
+)
 def test_wrong_arguments_are_refused(raw: bytes) -> None:
     with pytest.raises(BadValue, match="weigh_parcel"):
         weigh_parcel.signature.decode_args(raw)

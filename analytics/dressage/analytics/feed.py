@@ -193,7 +193,7 @@ class EventFeed:
         self._waiting_bytes -= size
         return taken
 
-    async def _on_delivery(self, delivery: Delivery) -> None:
+    def _on_delivery(self, delivery: Delivery) -> None:
         if self._lost:
             return
         if delivery.consumer_seq != self._consumer_seq + 1:

@@ -72,8 +72,7 @@ class Ingest:
     async def run(self) -> None:
         """Ingests until `stop()`, waiting for a stream that does not exist yet and through lost connections.
 
-        Raises `AnalyticsError` when the file cannot go on with this stream, and `duckdb.FatalException` when
-        the database gave up.
+        Raises `AnalyticsError` when the file cannot go on with this stream, or when the database gave up.
         """
         wait_s, reported = RETRY_MIN_S, ""
         while not self._stopping.is_set():
@@ -90,6 +89,11 @@ class Ingest:
                     reported = text
                 await self._pause(wait_s)
                 wait_s = min(2 * wait_s, RETRY_MAX_S)
+            except duckdb.Error as error:
+                raise AnalyticsError(
+                    f"the database failed: {error}. What it has committed is safe: start again, and if this "
+                    "comes back, move the file away."
+                ) from error
 
     def stop(self) -> None:
         """Makes `run` return after the batch at hand."""

@@ -32,7 +32,7 @@ async def connect(url: str | list[str], *, timeout_s: float = CONNECT_TIMEOUT_S,
 
     Raises `ServerUnreachable`, which names the cause and the cure, and `BadValue` for what is no address.
     """
-    urls = [one.strip() for one in url.split(",")] if isinstance(url, str) else url
+    urls = addresses(url) if isinstance(url, str) else url
     where = ", ".join(_without_password(one) for one in urls)
     client = Client()
     errors = _Errors(options.pop("error_cb", None))
@@ -58,6 +58,11 @@ async def connect(url: str | list[str], *, timeout_s: float = CONNECT_TIMEOUT_S,
         raise
     errors.connected = True
     return client
+
+
+def addresses(url: str) -> list[str]:
+    """The servers that a text with commas names. nats-py itself takes one address, or a list."""
+    return [one.strip() for one in url.split(",")]
 
 
 class _Errors:

@@ -184,9 +184,7 @@ def _hint(config: DevConfig, url: str) -> str:
     return f"dressage run start {names[0] if names else 'WORKFLOW'}{where} --wait   (Ctrl-C stops)"
 
 
-async def _watch(
-    what: str, ending: Any, stack: AsyncExitStack, ends: dict[str, asyncio.Task[Any]]
-) -> None:
+async def _watch(what: str, ending: Any, stack: AsyncExitStack, ends: dict[str, asyncio.Task[Any]]) -> None:
     await stack.enter_async_context(_watching(what, ending, ends))
 
 

@@ -92,7 +92,9 @@ def load_module(name: str) -> ModuleType:
 def _broken(name: str, error: Exception) -> BadInput:
     """The module was found, but importing it raised: say where, as the author would ask first."""
     _log.info("importing %s raised", name, exc_info=error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+    ]
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     else:

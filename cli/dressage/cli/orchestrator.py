@@ -29,7 +29,12 @@ from dressage.telemetry import Meters, meters_for
 @options.metrics_port
 @options.metrics_host
 def orchestrator(
-    server: str, namespace: str, shards: int | None, replicas: int, metrics_port: int | None, metrics_host: str
+    server: str,
+    namespace: str,
+    shards: int | None,
+    replicas: int,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> None:
     """Serve the shards of a namespace.
 

@@ -32,36 +32,40 @@ def runs() -> None:
     """Start runs, wait for them, and read them."""
 
 
-class Input(click.ParamType):
+def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
     """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
+    text = _text(value)
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"this is no JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
+    # The text goes on as it is: a number keeps the digits that it was written with.
+    return msgspec.Raw(text)
 
-    name = "JSON|@FILE|-"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> msgspec.Raw:
-        text = self._text(str(value), param, ctx)
-        try:
-            parsed = json.loads(text)
-        except ValueError as error:
-            self.fail(f"this is no JSON: {error}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail('give an object of the parameters by name, such as {"order": 7}', param, ctx)
-        # The text goes on as it is: a number keeps the digits that it was written with.
-        return msgspec.Raw(text)
-
-    def _text(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        if value == "-":
-            return click.get_binary_stream("stdin").read()
-        if not value.startswith("@"):
-            return value.encode()
-        try:
-            return Path(value[1:]).read_bytes()
-        except OSError as error:
-            self.fail(f"{value[1:]} cannot be read: {error.strerror}", param, ctx)
+def _text(value: str) -> bytes:
+    if value == "-":
+        return sys.stdin.buffer.read()
+    if not value.startswith("@"):
+        return value.encode()
+    try:
+        return Path(value[1:]).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from error
 
 
 @runs.command()
 @click.argument("workflow")
-@click.option("--input", "given", type=Input(), default="{}", help="The parameters, by name.")
+@click.option(
+    "--input",
+    "given",
+    metavar="JSON|@FILE|-",
+    default="{}",
+    callback=_parsed,
+    help="The parameters by name: as they are, in a file, or on standard input.  [default: none]",
+)
 @click.option("--run-id", help="The same id and input again is the same run.  [default: a new one]")
 @click.option("--version", type=click.IntRange(1), help="Which version.  [default: the latest]")
 @click.option("--wait", "wait_", is_flag=True, help="Wait for the end and print the output.")
@@ -90,7 +94,9 @@ def start(
             handle = await client.start(workflow, given, run_id=run_id, version=version)
             if wait_:
                 click.echo(f"run {handle.run_id}", err=True)
-                _print_end(await client.wait(handle.run_id, timeout_s=timeout_s, not_before=handle.seq), as_json)
+                _print_end(
+                    await client.wait(handle.run_id, timeout_s=timeout_s, not_before=handle.seq), as_json
+                )
             elif as_json:
                 click.echo(json.dumps({"run_id": handle.run_id, "existing": handle.existing}))
             else:
@@ -174,7 +180,7 @@ def _said(event: ReceivedEvent) -> str:
         parts.append(f"attempt {data['attempt']}")
     if failure:
         parts.append(f"{failure['name']}: {failure.get('message', '')}")
-    parts += [json.dumps(data[key], ensure_ascii=False) for key in ("input", "value", "output") if key in data]
+    parts += [_json(data[key]) for key in ("input", "value", "output") if key in data]
     return " ".join(parts)
 
 
@@ -198,16 +204,21 @@ def _print_view(view: RunView) -> None:
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,
         "failure": f"{view.failure.name}: {view.failure.message}" if view.failure else "",
-        "input": json.dumps(view.input, ensure_ascii=False),
+        "input": _json(view.input),
         "output": bytes(view.output).decode() if isinstance(view.output, msgspec.Raw) else "",
     }
-    rows |= {f"search {name}": json.dumps(value, ensure_ascii=False) for name, value in view.search.items()}
-    rows |= {f"variable {name}": json.dumps(value, ensure_ascii=False) for name, value in view.variables.items()}
+    for what, values in (("search", view.search), ("variable", view.variables)):
+        # A name with `$` is a temporary of the compiler, which no author has written.
+        rows |= {f"{what} {name}": _json(value) for name, value in values.items() if not name.startswith("$")}
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows.items():
         if value:
             table.add_row(name, escape(_brief(str(value))))
     _console().print(table)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _brief(text: str) -> str:

@@ -63,7 +63,9 @@ def list_(server: str, namespace: str, as_json: bool) -> None:
     table = Table("workflow", "version", "tasks", "registered", "by", box=None, pad_edge=False)
     for each in found:
         tasks = ", ".join(task.name for task in each.spec.tasks)
-        table.add_row(each.spec.name, str(each.version), escape(tasks), each.registered_at, escape(each.actor))
+        table.add_row(
+            each.spec.name, str(each.version), escape(tasks), each.registered_at, escape(each.actor)
+        )
     Console().print(table)
 
 

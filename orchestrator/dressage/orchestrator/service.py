@@ -13,6 +13,8 @@ from dressage.brokers.provision import Namespace, provision
 from dressage.orchestrator.api import Api
 from dressage.orchestrator.membership import BEAT_S, Membership, preferred
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.behind import STATES_LINGER_S
+from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
 from dressage.protocol.names import Names
@@ -30,6 +32,8 @@ class OrchestratorConfig:
     replicas: int = 1
     runs_max: int = 50_000
     member: str = ""
+    singles_max: int = SINGLES_MAX
+    states_linger_s: float = STATES_LINGER_S
 
 
 class Orchestrator:
@@ -96,7 +100,12 @@ class Orchestrator:
                 self._owners[shard] = (owner, asyncio.create_task(owner.run()))
 
     def _tenure(self, shard: int, shards: int) -> Callable[[], Tenure]:
-        config = TenureConfig(shards=shards, runs_max=self._config.runs_max)
+        config = TenureConfig(
+            shards=shards,
+            runs_max=self._config.runs_max,
+            singles_max=self._config.singles_max,
+            states_linger_s=self._config.states_linger_s,
+        )
         return lambda: Tenure(self._broker, self._names, shard, config, self._metrics)
 
     async def _give_up(self, shards: list[int]) -> None:

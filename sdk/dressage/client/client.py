@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
@@ -17,6 +17,7 @@ from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.history import read_history
+from dressage.flow import Workflow
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
@@ -35,6 +36,9 @@ from dressage.protocol.names import Names, check_run_id, run_token, shard_of
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 
 _log = logging.getLogger("dressage.client")
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 HOLD_S: Final = 5.0
 """How long one request for a result is held before it is asked again: a lost owner costs no more than this."""
@@ -56,24 +60,36 @@ class RunFailed(DressageError):
         self.failure = failure
 
 
-class RunHandle:
+class RunHandle(Generic[R]):
     """A run that was started, or that the caller knows by its id."""
 
-    def __init__(self, client: Client, run_id: str, *, seq: int = 0, existing: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        *,
+        decode: Callable[[bytes], R],
+        seq: int = 0,
+        existing: bool = False,
+    ) -> None:
         self._client = client
+        self._decode = decode
         self.run_id = run_id
         self.seq = seq
         self.existing = existing
         """True if the run was there before this start."""
 
-    async def result(self, timeout_s: float | None = None) -> Any:
-        """The run's output, as plain JSON values, once it has completed. Raises `RunFailed`, or `NoAnswer` in time."""
+    async def result(self, timeout_s: float | None = None) -> R:
+        """The run's output once it has completed: of the workflow's return type, or as plain JSON values.
+
+        Raises `RunFailed`, or `NoAnswer` after `timeout_s`.
+        """
         view = await self._client.wait(self.run_id, timeout_s=timeout_s, not_before=self.seq)
         if view.failure is not None:
             raise RunFailed(self.run_id, view.failure)
         if view.status != "completed":
             raise RunFailed(self.run_id, FailureInfo(view.status, "the engine failed on it; see its history"))
-        return msgspec.json.decode(view.output) if view.output else None
+        return self._decode(bytes(view.output) if view.output else b"null")
 
     async def state(self) -> RunView:
         return await self._client.get(self.run_id)
@@ -147,35 +163,58 @@ class Client:
         return self._registry
 
     # -- definitions -------------------------------------------------------------------------------
-    async def register(self, workflow: WorkflowSpec | HasSpec) -> RegisteredWorkflow:
+    async def register(self, workflow: WorkflowSpec | Workflow[..., Any]) -> RegisteredWorkflow:
         """Registers a workflow. The same one again is a no-op, a changed one becomes a new version."""
         spec = workflow if isinstance(workflow, WorkflowSpec) else workflow.spec
         registered, _ = await self.registry.put(spec, self.actor)
         return registered
 
     # -- runs --------------------------------------------------------------------------------------
+    @overload
     async def start(
         self,
-        workflow: str | HasSpec,
+        workflow: Workflow[..., T],
         input: Mapping[str, Any] | msgspec.Raw | None = None,
         *,
         run_id: str | None = None,
         version: int | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
-    ) -> RunHandle:
+    ) -> RunHandle[T]: ...
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        input: Mapping[str, Any] | msgspec.Raw | None = None,
+        *,
+        run_id: str | None = None,
+        version: int | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> RunHandle[Any]: ...
+    async def start(
+        self,
+        workflow: str | Workflow[..., Any],
+        input: Mapping[str, Any] | msgspec.Raw | None = None,
+        *,
+        run_id: str | None = None,
+        version: int | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> RunHandle[Any]:
         """Starts a run and returns once the engine has accepted it.
 
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). Without `version`
         the latest is taken. Raises `Refused`, `NotFound`, `BadInput`, or `NoAnswer` after `timeout_s`.
         """
-        name = workflow if isinstance(workflow, str) else workflow.spec.name
+        name = workflow if isinstance(workflow, str) else workflow.name
+        decode = plain if isinstance(workflow, str) else workflow.decode_output
         wanted = version if version is not None else await self.registry.latest(name)
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor)
         answer = await self._ask_for(chosen, command, timeout_s)
-        return RunHandle(self, chosen, seq=answer.seq, existing=answer.existing)
+        return RunHandle(self, chosen, decode=decode, seq=answer.seq, existing=answer.existing)
 
     async def send(self, run_id: str, command: Command) -> int:
         """Hands a command over; returns its sequence once it is safe in the stream, whatever comes of it."""
@@ -248,9 +287,9 @@ class Client:
             if view.status != "running":
                 return view
 
-    def handle(self, run_id: str) -> RunHandle:
+    def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle on a run that was started elsewhere; nothing is asked yet."""
-        return RunHandle(self, check_run_id(run_id))
+        return RunHandle(self, check_run_id(run_id), decode=plain)
 
     def history(self, run_id: str) -> AsyncIterator[ReceivedEvent]:
         """The run's output events so far, from its first."""
@@ -279,11 +318,9 @@ class Client:
                 raise NoAnswer(answer.message)
 
 
-class HasSpec(Protocol):
-    """Anything with a compiled spec, such as a function under `@workflow`."""
-
-    @property
-    def spec(self) -> WorkflowSpec: ...
+def plain(output: bytes) -> Any:
+    """An output as plain JSON values."""
+    return msgspec.json.decode(output)
 
 
 def as_raw(value: Any) -> msgspec.Raw:

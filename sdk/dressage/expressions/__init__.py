@@ -5,13 +5,13 @@ get the same answer.
 - `values`: the values, and their stored form.
 - `evaluate`: `compile_expression`.
 - `builtins`: the functions and methods that expressions may call.
-- `parse`: from Python's syntax to the expression tree.
+- `parse`, `configuration`: from Python's syntax to the expression tree, for the compiler and for texts.
 - `limits`, `errors`: what is too large, and what went wrong.
 """
 
+from dressage.expressions.configuration import parse_expression
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.evaluate import compile_expression
-from dressage.expressions.parse import parse_expression
 from dressage.expressions.types import Codec, ParamsCodec, TypeTable
 from dressage.expressions.values import Record, decode_stored, encode_stored
 

@@ -1,4 +1,4 @@
-"""From Python's syntax to the expression tree: `translate` for the compiler, `parse_expression` for configuration.
+"""From Python's syntax to the expression tree.
 
 What a name means is the `Scope`'s to say: a variable of a run, a constant, a record to build, a builtin. What the
 expression language lacks is refused with what to write instead; nothing is passed over.
@@ -7,11 +7,11 @@ expression language lacks is refused with what to write instead; nothing is pass
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
 from typing import Any, Protocol
 
 import msgspec
 
+from dressage.expressions.advice import ADVICE, MUTATIONS
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.formatting import check_spec
@@ -34,7 +34,6 @@ from dressage.protocol.expressions import (
     Index,
     ListOfExpr,
     Logical,
-    Name,
     Placeholder,
     TupleOfExpr,
     Unary,
@@ -73,22 +72,6 @@ COMPARE_OPERATORS: dict[type[ast.cmpop], CompareOperator] = {
     ast.Is: "is",
     ast.IsNot: "is not",
 }
-
-ADVICE: dict[type[ast.expr], str] = {
-    ast.Await: "give the awaited result a name in a statement of its own: `result = await task(...)`",
-    ast.Lambda: "write the expression itself where its value is needed",
-    ast.ListComp: "let a task build the list",
-    ast.SetComp: "let a task build the set",
-    ast.DictComp: "let a task build the dict",
-    ast.GeneratorExp: "let a task compute the values and return them as a list",
-    ast.NamedExpr: "assign the variable in a statement of its own, before this one",
-    ast.Set: "use a list `[...]`",
-    ast.Slice: "take single items by index, or let a task cut the value",
-    ast.Starred: "write the items one by one, or add lists with `+`",
-    ast.Yield: "a workflow gives back one value: use `return`",
-    ast.YieldFrom: "a workflow gives back one value: use `return`",
-}
-"""What to write instead, for each kind of expression that is refused."""
 
 
 class Scope(Protocol):
@@ -298,23 +281,6 @@ class _Translation:
 
 _CONVERSIONS: dict[int, Any] = {-1: None, ord("s"): "s", ord("r"): "r"}
 
-MUTATIONS: dict[str, str] = {
-    "append": "lists are values: write `items = items + [item]`",
-    "extend": "lists are values: write `items = items + more`",
-    "insert": "lists are values: write `items = [item] + items`",
-    "remove": "lists are values: let a task return the list without the item",
-    "pop": "lists and dicts are values: let a task return what remains",
-    "clear": "lists and dicts are values: assign an empty one",
-    "sort": "lists are values: let a task return the sorted list",
-    "reverse": "lists are values: let a task return the reversed list",
-    "update": "dicts are values: write `settings = settings | more`",
-    "setdefault": "dicts are values: write `settings = {key: default} | settings`",
-    "popitem": "dicts are values: let a task return what remains",
-    "add": "sets are values: let a task return the larger set",
-    "discard": "sets are values: let a task return the smaller set",
-}
-"""What to write instead of the methods that change a list, dict or set in place."""
-
 
 def name_of(node: ast.Attribute) -> ast.AST:
     """A node that stands at the attribute's own name, so that the caret does."""
@@ -329,62 +295,3 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
     )
-
-
-# -- expressions in configuration ------------------------------------------------------------------
-class TextScope:
-    """The scope of an expression in a configuration file: some given names, and the builtins."""
-
-    def __init__(self, text: str, names: Collection[str]) -> None:
-        self.text = text
-        self.names = names
-
-    def variable(self, node: ast.Name) -> Expr:
-        if node.id in self.names:
-            return Name(node.id)
-        raise self.refusal(
-            node, f"name {node.id} is not known", f"the names here are {', '.join(sorted(self.names))}"
-        )
-
-    def constant(self, node: ast.Attribute) -> Expr | None:
-        return None
-
-    def is_object(self, node: ast.expr) -> bool:
-        return False
-
-    def builtin(self, node: ast.expr) -> str | None:
-        name = node.id if isinstance(node, ast.Name) else ""
-        return name if name in BUILTINS and name not in self.names else None
-
-    def call(self, node: ast.Call) -> Expr:
-        known = ", ".join(sorted(name for name in BUILTINS if not name.startswith(".")))
-        raise self.refusal(node, "this function is not known", f"the functions here are {known}")
-
-    def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
-        line = getattr(node, "lineno", 1)
-        return _refusal(self.text, line, getattr(node, "col_offset", 0), what, advice)
-
-
-def parse_expression(text: str, names: Collection[str]) -> Expr:
-    """The expression tree of `text`, which may use `names` and the builtins.
-
-    Raises `DefinitionError`, whose message shows the text with a caret under the place.
-    """
-    try:
-        parsed = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        column = max((error.offset or 1) - 1, 0)
-        raise _refusal(
-            text.strip(), error.lineno or 1, column, f"this is no expression: {error.msg}", ""
-        ) from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise DefinitionError(f"this is no expression: {error}") from error
-    return translate(parsed, TextScope(text.strip(), names))
-
-
-def _refusal(text: str, line: int, column: int, what: str, advice: str) -> DefinitionError:
-    lines = text.splitlines() or [""]
-    shown = lines[min(line, len(lines)) - 1]
-    before = shown.encode()[:column].decode(errors="ignore")
-    instead = f"\n{advice}" if advice else ""
-    return DefinitionError(f"{what}\n    {shown}\n    {' ' * len(before)}^{instead}")

@@ -6,7 +6,7 @@ import asyncio
 
 import nats.errors
 
-from dressage.brokers.connect import CONNECT_TIMEOUT_S
+from dressage.brokers.connect import CONNECT_TIMEOUT_S, addresses
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.protocol.errors import ServerUnreachable
 
@@ -23,10 +23,11 @@ class JetStreamBroker:
         try:
             # nats-py would try for ever, as it should only once it has been connected.
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await connection.open(self.url)
+                await connection.open(addresses(self.url))
         except (OSError, nats.errors.Error) as error:
             await connection.close()
+            cause = str(error) or "nobody answered in time"
             raise ServerUnreachable(
-                f"no connection to {self.url}: {error or type(error).__name__}. Is nats-server running there?"
+                f"no connection to {self.url}: {cause}. Is nats-server running there?"
             ) from error
         return connection

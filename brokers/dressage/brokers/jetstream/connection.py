@@ -72,9 +72,9 @@ class JetStreamConnection:
         self._sweeper: asyncio.Task[None] | None = None
 
     # -- life --------------------------------------------------------------------------------------
-    async def open(self, url: str) -> None:
+    async def open(self, servers: list[str]) -> None:
         await self.nats.connect(
-            [one.strip() for one in url.split(",")],
+            servers,
             name=self._name,
             allow_reconnect=self._reconnect,
             max_reconnect_attempts=-1 if self._reconnect else 0,

@@ -47,7 +47,9 @@ _COUNTS: Final = """SELECT (SELECT count(*) FROM run_starts), (SELECT count(*) F
 @click.option(
     "--rate", type=click.FloatRange(1), default=120.0, show_default=True, help="Events published a second."
 )
-@click.option("--shards", type=click.IntRange(1, 16), default=1, show_default=True, help="Shards of the engine.")
+@click.option(
+    "--shards", type=click.IntRange(1, 16), default=1, show_default=True, help="Shards of the engine."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -220,4 +222,6 @@ class _Demo:
         show(self._console, question, ["event", "code", "reason"], rows)
 
     def _say(self, text: str) -> None:
-        self._console.print(f"{time.monotonic() - self._began:5.1f} s  {text}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{time.monotonic() - self._began:5.1f} s  {text}", highlight=False, soft_wrap=True
+        )

@@ -29,7 +29,12 @@ class Showing:
 
     def __init__(self, console: Console, events: int, runs: int, dead: int) -> None:
         self._console = console
-        self._totals = {"events published": events, "runs started": runs, "runs ended": runs, "dead letters": dead}
+        self._totals = {
+            "events published": events,
+            "runs started": runs,
+            "runs ended": runs,
+            "dead letters": dead,
+        }
         self._bars: Progress | None = None
         self._ids: dict[str, TaskID] = {}
         self._next_line = 0.0

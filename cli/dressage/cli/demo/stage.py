@@ -62,8 +62,12 @@ class Stage:
         return stage
 
     async def _start(self) -> None:
-        await self._keep_running("orchestrator", *self._command("orchestrator", "--shards", str(self._config.shards)))
-        await self._keep_running("analytics", *self._command("analytics", "--db", str(self._config.data / "demo.duckdb")))
+        await self._keep_running(
+            "orchestrator", *self._command("orchestrator", "--shards", str(self._config.shards))
+        )
+        await self._keep_running(
+            "analytics", *self._command("analytics", "--db", str(self._config.data / "demo.duckdb"))
+        )
         async with self._shop("prepare", "--prepare") as prepare:
             await self._until("the namespace is there", self._has_namespace)
             await self._keep_running("worker", *self._command("worker", "online_retail.worker:app"))
@@ -106,7 +110,9 @@ class Stage:
         return [*dressage(*arguments), "--server", self._url, "--namespace", NAMESPACE]
 
     def _shop(self, name: str, *arguments: str) -> Child:
-        return self._child(name, sys.executable, "-m", "online_retail.publish", "--server", self._url, *arguments)
+        return self._child(
+            name, sys.executable, "-m", "online_retail.publish", "--server", self._url, *arguments
+        )
 
     def _child(self, name: str, *command: str) -> Child:
         return Child(name, command, self._config.examples, self._config.data)

@@ -147,6 +147,7 @@ class StatesStage:
         standing: Standing,
         floor: CommandFloor,
         metrics: EngineMetrics,
+        linger_s: float = STATES_LINGER_S,
     ) -> None:
         self._connection = connection
         self._names = names
@@ -154,6 +155,7 @@ class StatesStage:
         self._fence = Expect(standing.fence_seq, names.fence_key(shard))
         self._floor = floor
         self._metrics = metrics
+        self._linger_s = linger_s
         self._singles_max = SINGLES_MAX if standing.replicas == 1 else 1
         self._waiting: dict[str, Frozen] = {}
         self._gate = Gate()
@@ -177,7 +179,7 @@ class StatesStage:
             await self._gate.wait()
             while self._waiting:
                 if len(self._waiting) < STATES_LINGER_BELOW:
-                    await asyncio.sleep(STATES_LINGER_S)
+                    await asyncio.sleep(self._linger_s)
                 self._writing = True
                 for _ in range(-(-len(self._waiting) // STATES_MAX)):
                     await self._write(self._next())

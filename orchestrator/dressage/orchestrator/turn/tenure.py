@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from dressage.brokers.interface import Broker, Connection, Delivery
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
-from dressage.orchestrator.turn.behind import EventsStage, StatesStage
-from dressage.orchestrator.turn.committing import Committer
+from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
+from dressage.orchestrator.turn.committing import SINGLES_MAX, Committer
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
@@ -32,12 +32,17 @@ _log = logging.getLogger("dressage.orchestrator")
 
 @dataclass(slots=True, frozen=True)
 class TenureConfig:
-    """`window` is how many commands may be on their way to the owner; `runs_max` how many runs memory keeps."""
+    """`window` is how many commands may be on their way to the owner; `runs_max` how many runs memory keeps.
+
+    `singles_max` is up to how many effects go as fenced singles (0: every turn is an atomic batch).
+    """
 
     shards: int
     window: int = 2000
     runs_max: int = 50_000
     drain_s: float = 10.0
+    singles_max: int = SINGLES_MAX
+    states_linger_s: float = STATES_LINGER_S
 
 
 @dataclass(slots=True)
@@ -84,9 +89,15 @@ class Tenure:
                 floor=floor,
                 metrics=self._metrics,
             )
-            committer = Committer(connections.turns, self._names, self._shard, standing)
+            committer = Committer(connections.turns, self._names, self._shard, standing, self._config.singles_max)
             states = StatesStage(
-                connections.states, self._names, self._shard, standing, floor, self._metrics
+                connections.states,
+                self._names,
+                self._shard,
+                standing,
+                floor,
+                self._metrics,
+                linger_s=self._config.states_linger_s,
             )
             events = EventsStage(
                 connections.events, self._names, self._shard, standing, states.add, self._metrics

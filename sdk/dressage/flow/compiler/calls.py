@@ -157,7 +157,11 @@ def _fixed(node: ast.expr, scope: FlowScope) -> Any:
     """The value of an option, which must be known when the workflow is defined."""
     if isinstance(node, ast.Constant):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and isinstance(node.operand, ast.Constant)
+    ):
         return -node.operand.value if isinstance(node.operand.value, int | float) else None
     found = scope.names.object(node)
     if found is not MISSING:

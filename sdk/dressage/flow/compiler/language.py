@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from dressage.expressions.parse import ADVICE
+from dressage.expressions.advice import ADVICE
 
 Status = Literal["supported", "refused", "part"]
 """`part`: never alone, so that it is supported or refused with what it belongs to; or no workflow can hold it."""

@@ -25,7 +25,9 @@ class Names:
     """The names of one function: its parameters, its variables, and the objects around it, found by identity."""
 
     def __init__(self, function: Callable[..., Any], node: Function) -> None:
-        self._around = [closure_of(function), function.__globals__, vars(builtins)]
+        self._free = frozenset(function.__code__.co_freevars)
+        self._closure = closure_of(function)
+        self._around = [function.__globals__, vars(builtins)]
         nodes = [each for statement in node.body for each in ast.walk(statement)]
         arguments = node.args
         self.params = frozenset(
@@ -45,6 +47,9 @@ class Names:
         if isinstance(node, ast.Name):
             if node.id in self.locals:
                 return MISSING
+            if node.id in self._free:
+                # Without a value yet it is unknown: a global of the same name is another thing.
+                return self._closure.get(node.id, MISSING)
             return next((names[node.id] for names in self._around if node.id in names), MISSING)
         if isinstance(node, ast.Attribute):
             owner = self.object(node.value)

@@ -21,7 +21,7 @@ def block(context: Context, statements: list[ast.stmt]) -> None:
     for statement in statements:
         if not context.graph.live:
             raise context.refusal(statement, "control never gets here", "remove what cannot run")
-        compile_statement = _STATEMENTS.get(type(statement))
+        compile_statement = SUPPORTED_STATEMENTS.get(type(statement))
         if compile_statement is None:
             entry = LANGUAGE[type(statement).__name__]
             raise context.refusal(statement, entry.what, entry.advice)
@@ -119,7 +119,7 @@ def _pass(context: Context, node: ast.Pass) -> None:
     """Nothing, in Python as here."""
 
 
-_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
+SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.Expr: _expression,
     ast.Assign: assignments.assign,
     ast.AnnAssign: assignments.annotated,

@@ -1,0 +1,84 @@
+"""The language's page: its table is the compiler's, complete against `ast`, and its examples run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dressage.expressions.builtins import BUILTINS
+from dressage.flow.compiler.language import LANGUAGE, table
+from dressage.flow.compiler.statements import SUPPORTED_STATEMENTS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
+TABLE = re.compile(r"(?s)(?<=<!-- table -->\n).*(?=<!-- end of table -->)")
+
+
+def test_every_class_of_the_syntax_is_in_the_table() -> None:
+    classes = {
+        name for name, found in vars(ast).items() if isinstance(found, type) and issubclass(found, ast.AST)
+    }
+    assert classes - LANGUAGE.keys() == set()
+
+
+def test_every_refusal_has_advice() -> None:
+    assert [name for name, entry in LANGUAGE.items() if entry.status == "refused" and not entry.advice] == []
+
+
+def test_the_compiler_has_a_function_for_exactly_the_supported_statements() -> None:
+    statements = {name for name, found in vars(ast).items() if _is_statement(found)}
+    supported = {name for name in statements if LANGUAGE[name].status == "supported"}
+    assert {kind.__name__ for kind in SUPPORTED_STATEMENTS} == supported
+
+
+def _is_statement(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, ast.stmt) and found is not ast.stmt
+
+
+def test_the_page_shows_the_compilers_table() -> None:
+    shown = TABLE.search(PAGE.read_text())
+    assert shown is not None
+    # After a change: print(table()), and put it between the marks.
+    assert shown[0].strip() == table().strip()
+
+
+def test_the_page_names_every_builtin() -> None:
+    text = PAGE.read_text()
+    assert [name for name in BUILTINS if f"`{name.removeprefix('.')}`" not in text] == []
+
+
+@pytest.fixture(scope="module")
+def page(define: Callable[[str], ModuleType]) -> ModuleType:
+    """All Python of the page, executed in its order, with the assertions that it holds."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    return define("\n\n".join(blocks))
+
+
+def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
+    names = [name for name, found in vars(page).items() if type(found).__name__ == "Workflow"]
+    assert names == ["process_order", "ship_order", "patient_order", "describe"]
+
+
+def test_the_examples_of_the_page_run_as_specs(page: ModuleType, interpret: Callable[..., Any]) -> None:
+    tasks = {
+        "fetch-price": lambda item: Decimal("9.50"),
+        "charge-card": lambda order, amount: f"receipt-{order.id}",
+    }
+    order = {"id": "o-1", "item": "lamp", "quantity": 2}
+    assert interpret(page.process_order.spec, tasks, {"order": order}).result == "receipt-o-1"
+    described = interpret(page.describe.spec, {}, {"order": order, "discounts": {"lamp": "0.5"}})
+    assert described.result == "O-1: small,      39.50"
+
+    def decline(order: Any, amount: Any) -> str:
+        raise page.CardDeclined("no cover")
+
+    outcome = interpret(page.patient_order.spec, {"charge-card": decline}, {"order": order})
+    assert outcome.failure == ("cancelled", "gave up: no cover", {"attempts": 3})
+    assert len(outcome.slept) == 2

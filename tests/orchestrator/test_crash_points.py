@@ -1,0 +1,244 @@
+"""The owner of a shard dies at every single write it makes, before it and after it; another one takes over.
+
+Whatever the point, every run must finish, its events stand exactly once and in order, and the stream must be left
+empty. A death cuts the process off its broker at that instant and never resumes its tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from dressage.brokers.interface import Connection, Message, Stored
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.client import Client
+from dressage.flow import App, Exponential, WorkflowFailure, sleep, workflow
+from dressage.orchestrator.membership import preferred
+from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
+from dressage.protocol.commands import StartRun
+from dressage.protocol.errors import DressageError
+from dressage.protocol.names import Names
+from dressage.worker import Worker, WorkerConfig, current_task
+
+pytestmark = pytest.mark.anyio
+
+app = App("crash")
+
+
+class Declined(WorkflowFailure): ...
+
+
+@app.task(retries=2, backoff=Exponential(base=timedelta(milliseconds=20)))
+async def shaky(n: int) -> int:
+    if current_task().attempt == 1:
+        raise RuntimeError("the first attempt fails")
+    return n + 1
+
+
+@app.task
+async def decline(n: int) -> int:
+    raise Declined(f"declined {n}")
+
+
+@workflow(name="crashing")
+async def crashing(n: int) -> int:
+    a = await shaky(n)
+    await sleep(0.03)
+    try:
+        a = await decline(a)
+    except Declined:
+        a = a + 100
+    return a
+
+
+EXPECTED = [
+    "run-started",
+    "task-scheduled",
+    "task-failed",
+    "task-scheduled",
+    "task-completed",
+    "variable-changed",
+    "sleep-started",
+    "sleep-ended",
+    "task-scheduled",
+    "task-failed",
+    "failure-caught",
+    "variable-changed",
+    "run-completed",
+]
+
+
+@dataclass
+class Fate:
+    """When the process dies: at its `at`th write, and whether that write still has its effect."""
+
+    at: int
+    effective: bool
+    writes: int = 0
+    dead: bool = False
+    died: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def strikes(self) -> bool:
+        if self.dead:
+            return True
+        self.writes += 1
+        if self.writes == self.at:
+            self.dead = True
+            self.died.set()
+            return True
+        return False
+
+
+class MortalConnection:
+    """A connection of a process that dies: from then on nothing it does has an effect, and nothing answers it."""
+
+    def __init__(self, inner: Connection, fate: Fate) -> None:
+        self._inner = inner
+        self._fate = fate
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._inner, name)
+        if not asyncio.iscoroutinefunction(attribute):
+            return attribute
+
+        async def cut(*args: Any, **kwargs: Any) -> Any:
+            if self._fate.dead and name != "close":
+                await asyncio.Future()
+            return await attribute(*args, **kwargs)
+
+        return cut
+
+    def send(self, message: Message) -> asyncio.Future[Stored]:
+        already = self._fate.dead
+        if self._fate.strikes():
+            if self._fate.effective and not already:
+                self._inner.send(message)
+            return asyncio.get_running_loop().create_future()
+        return self._inner.send(message)
+
+    async def publish(self, message: Message) -> Stored:
+        return await self._mortal(lambda: self._inner.publish(message))
+
+    async def publish_batch(self, messages: Sequence[Message]) -> Stored:
+        return await self._mortal(lambda: self._inner.publish_batch(messages))
+
+    async def purge(self, stream: str, subjects: str, below: int) -> None:
+        await self._mortal(lambda: self._inner.purge(stream, subjects, below))
+
+    async def tell(self, subject: str, data: bytes) -> None:
+        await self._mortal(lambda: self._inner.tell(subject, data))
+
+    async def _mortal(self, write: Callable[[], Awaitable[Any]]) -> Any:
+        already = self._fate.dead
+        if self._fate.strikes():
+            if self._fate.effective and not already:
+                await asyncio.gather(asyncio.shield(asyncio.ensure_future(_quietly(write))))
+            await asyncio.Future()
+        return await write()
+
+
+async def _quietly(write: Callable[[], Awaitable[Any]]) -> None:
+    """The last write of a dead process: nobody is left to be told what became of it."""
+    with contextlib.suppress(DressageError):
+        await write()
+
+
+class MortalBroker:
+    def __init__(self, inner: JetStreamBroker, fate: Fate) -> None:
+        self._inner = inner
+        self._fate = fate
+
+    async def connect(self, name: str, *, reconnect: bool = False) -> Any:
+        connection = await self._inner.connect(name, reconnect=reconnect)
+        return MortalConnection(connection, self._fate) if name.startswith("dressage-shard") else connection
+
+
+async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fate, audit: Any) -> None:
+    """Three runs under an owner that meets its fate, and under a second one; then the audit."""
+    names = Names(config.namespace)
+    # The heir is the one that the shard prefers, so it need not wait until the dead one is forgotten.
+    one, other = "a", "b"
+    favourite = preferred(0, [one, other])
+    config = dataclasses.replace(config, member=other if favourite == one else one)
+    mortal = Orchestrator(MortalBroker(broker, fate), config)
+    first = asyncio.create_task(mortal.run())
+    ready = asyncio.create_task(mortal.ready())
+    died = asyncio.create_task(fate.died.wait())
+    await asyncio.wait({first, ready, died}, return_when=asyncio.FIRST_COMPLETED)
+    heir = Orchestrator(broker, dataclasses.replace(config, member=favourite or ""))
+    second: asyncio.Task[None] | None = None
+    watch = await broker.connect("watch")
+    try:
+        async with Client(broker, namespace=config.namespace) as client:
+            registered = await client.register(crashing)
+            async with Worker(broker, app, WorkerConfig(config.namespace)):
+                for n in range(3):
+                    command = StartRun("crashing", registered.version, msgspec.Raw(b'{"n":%d}' % n), f"c{n}")
+                    await client.send(f"run-{n}", command)
+                all_done = asyncio.create_task(_all_finished(watch, names, audit))
+                await asyncio.wait({all_done, died}, return_when=asyncio.FIRST_COMPLETED)
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+                second = asyncio.create_task(heir.run())
+                await asyncio.wait_for(all_done, 30)
+                await asyncio.wait_for(_emptied(watch, names), 15)
+                for n in range(3):
+                    view = await client.get(f"run-{n}")
+                    assert view.status == "completed"
+                    assert msgspec.json.decode(view.output) == n + 101
+        found = await audit(watch, names)
+        assert found.wrong() == []
+        for n in range(3):
+            assert found.kinds(f"run-{n}") == EXPECTED
+    finally:
+        for task in (ready, died, first):
+            task.cancel()
+        heir.stop()
+        if second is not None:
+            await second
+        await watch.close()
+
+
+async def _all_finished(connection: Connection, names: Names, audit: Any) -> None:
+    while len((await audit(connection, names)).finished) < 3:
+        await asyncio.sleep(0.05)
+
+
+async def _emptied(connection: Connection, names: Names) -> None:
+    """Only the cursor stays in a shard's stream when everything is done."""
+    while True:
+        state = await connection.stream_state(names.shard_stream(0))
+        if state is not None and state.messages == 1:
+            return
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("singles_max", [8, 0], ids=["singles", "batches"])
+@pytest.mark.parametrize("effective", [True, False], ids=["written", "not-written"])
+async def test_death_at_every_write(
+    broker: JetStreamBroker, namespace: str, audit: Any, singles_max: int, *, effective: bool
+) -> None:
+    at = 0
+    while True:
+        at += 1
+        fate = Fate(at, effective)
+        config = OrchestratorConfig(f"{namespace}-{at}", singles_max=singles_max, states_linger_s=0.01)
+        try:
+            await run_once(broker, config, fate, audit)
+        except BaseException as error:
+            error.add_note(f"the owner died at write {at}")
+            raise
+        if not fate.dead:
+            break
+    assert at > 20, f"only {at} writes were seen: the scenario does not exercise the turn"
+    print(f"died at each of {at - 1} writes")

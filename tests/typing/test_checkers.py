@@ -1,0 +1,149 @@
+"""Type checkers accept what authors write, and complain where they are wrong: mypy and basedpyright, both strict."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOOD = REPOSITORY / "tests" / "flow" / "shop.py"
+ROOTS = ["sdk", "brokers", "orchestrator", "connectors", "analytics", "cli"]
+
+BAD = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+
+
+@dataclass
+class Order:
+    id: str
+
+
+@dataclass
+class View:
+    status: Searchable[str] = "NEW"
+
+
+class Declined(WorkflowFailure): ...
+
+
+app = App("shop")
+
+
+@task(retries=3)
+async def charge(order: Order, price: Decimal) -> str: ...  # type: ignore[empty-body]
+
+
+@app.task
+def reserve(order: Order) -> int:
+    return 1
+
+
+@task(retries="3")  # bad: retries
+async def first(order: Order) -> str:
+    return order.id
+
+
+@app.handles(charge)  # bad: parameter of handler
+def wrong_parameter(order: str, price: Decimal) -> str:
+    return order
+
+
+@app.handles(charge)  # bad: result of handler
+async def wrong_result(order: Order, price: Decimal) -> int:
+    return 1
+
+
+@workflow
+async def flow(order: Order) -> str:
+    view = View()
+    charge(order, Decimal(1))  # bad: no await
+    sleep(timedelta(days=1))  # bad: no await of sleep
+    await charge(order.id, Decimal(1))  # bad: argument
+    await charge(order)  # bad: missing argument
+    await charge(order, price=Decimal(1), tip=1)  # bad: unknown argument
+    await charge.options(backoff=2.0)(order, Decimal(1))  # bad: option
+    number: int = await charge(order, Decimal(1))  # bad: result
+    view.status = await reserve(order)  # bad: field
+    await reserve(order.name)  # bad: missing field
+    await sleep("1h")  # bad: duration
+    try:
+        number = await reserve(order)
+    except Declined as error:
+        raise Declined(error.details) from error  # bad: message
+    return number  # bad: return
+
+
+async def outside() -> int:
+    Exponential(base=5)  # bad: base
+    return await flow(Order("o"))  # bad: output
+"""
+
+
+def complaints_of_mypy(file: Path) -> set[int]:
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--output", "json", str(file)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    errors = [each for each in found if each["severity"] == "error"]
+    assert all(Path(each["file"]).name == file.name for each in errors), errors
+    return {each["line"] for each in errors}
+
+
+def complaints_of_pyright(file: Path, folder: Path) -> set[int]:
+    config: dict[str, Any] = {
+        "include": [str(file)],
+        "typeCheckingMode": "strict",
+        "pythonVersion": "3.11",
+        "extraPaths": [str(REPOSITORY / root) for root in ROOTS],
+    }
+    (folder / "pyrightconfig.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "basedpyright", "-p", str(folder), "--outputjson"]
+    command += ["--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}
+
+
+@pytest.fixture
+def checkers(tmp_path: Path) -> dict[str, Callable[[Path], set[int]]]:
+    """Each checker as a function from a file to the lines that it complains about."""
+    return {"mypy": complaints_of_mypy, "basedpyright": lambda file: complaints_of_pyright(file, tmp_path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+def test_what_authors_write_is_accepted(
+    checker: str, checkers: dict[str, Callable[[Path], set[int]]]
+) -> None:
+    assert checkers[checker](GOOD) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+def test_each_mistake_is_a_complaint_at_its_line(
+    checker: str, checkers: dict[str, Callable[[Path], set[int]]], tmp_path: Path
+) -> None:
+    file = tmp_path / "mistakes.py"
+    file.write_text(BAD)
+    seeded = {
+        number: line.split("# bad: ")[1]
+        for number, line in enumerate(BAD.splitlines(), 1)
+        if "# bad: " in line
+    }
+    found = checkers[checker](file)
+    missed = [what for number, what in seeded.items() if number not in found]
+    assert missed == []
+    # Nothing that is right draws a complaint; `number` in the loop of mistakes was declared by one of them.
+    assert found - seeded.keys() == set()
