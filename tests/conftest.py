@@ -33,9 +33,7 @@ class Program:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=os.environ
-                | {"DRESSAGE_LIFELINE": "stdin", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
-                | env,
+                env={**os.environ, **own, **env},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
+
+from dressage.cli.main import main
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -37,19 +41,33 @@ async def greeting(name: str) -> str:
 """
 
 
-class Call(Protocol):
-    """Runs `dressage ARGUMENTS` to its end in the folder of the application."""
-
-    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]: ...
-
-
 @dataclass(frozen=True)
 class Engine:
     """`dressage dev` with the application `greetings`: its address, and a folder for more modules."""
 
     url: str
     folder: Path
-    call: Call
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"DRESSAGE_SERVER": self.url, "DRESSAGE_ACTOR": "tests", "NO_COLOR": "1"}
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `dressage ARGUMENTS` to its end, as a process in the folder of the application."""
+        return subprocess.run(
+            [sys.executable, "-m", "dressage.cli.main", *arguments],
+            cwd=self.folder,
+            env=os.environ | self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def invoke(self, *arguments: str, stdin: str = "") -> Result:
+        """The same inside of this process, which is faster; for commands that import no module of the user's."""
+        with contextlib.chdir(self.folder):
+            return CliRunner().invoke(main, arguments, input=stdin, env=self.env)
 
 
 @pytest.fixture(scope="session")
@@ -73,27 +91,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         if line.startswith("ready"):
             break
     assert url, "dressage dev did not start"
-    yield Engine(url, folder, _calls(folder, url))
+    yield Engine(url, folder)
     process.terminate()
     process.wait(30)
     process.stderr.close()
     process.stdin.close()
-
-
-def _calls(folder: Path, url: str) -> Call:
-    def call(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "dressage.cli.main", *arguments],
-            cwd=folder,
-            env=os.environ | {"DRESSAGE_SERVER": url, "DRESSAGE_ACTOR": "tests", "NO_COLOR": "1"},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
 
 
 @pytest.fixture

@@ -23,101 +23,101 @@ def run_id() -> str:
 def ended(engine: Engine, run_id: str) -> str:
     """The id of a run that has completed."""
     assert (
-        engine.call("run", "start", "greeting", "--input", ADA, "--run-id", run_id, "--wait").returncode == 0
+        engine.invoke("run", "start", "greeting", "--input", ADA, "--run-id", run_id, "--wait").exit_code == 0
     )
     return run_id
 
 
 def test_start_prints_the_run_id_alone(engine: Engine, run_id: str) -> None:
-    done = engine.call("run", "start", "greeting", "--input", ADA, "--run-id", run_id)
+    done = engine.invoke("run", "start", "greeting", "--input", ADA, "--run-id", run_id)
     assert done.stdout == f"{run_id}\n"
 
 
 def test_start_and_wait_prints_the_output_alone(engine: Engine) -> None:
-    assert engine.call("run", "start", "greeting", "--input", ADA, "--wait").stdout == '"Hello Ada"\n'
+    assert engine.invoke("run", "start", "greeting", "--input", ADA, "--wait").stdout == '"Hello Ada"\n'
 
 
 def test_input_comes_from_a_file(engine: Engine) -> None:
     (engine.folder / "ada.json").write_text(ADA)
-    done = engine.call("run", "start", "greeting", "--input", "@ada.json", "--wait")
+    done = engine.invoke("run", "start", "greeting", "--input", "@ada.json", "--wait")
     assert done.stdout == '"Hello Ada"\n'
 
 
 def test_input_comes_from_standard_input(engine: Engine) -> None:
-    done = engine.call("run", "start", "greeting", "--input", "-", "--wait", stdin=ADA)
+    done = engine.invoke("run", "start", "greeting", "--input", "-", "--wait", stdin=ADA)
     assert done.stdout == '"Hello Ada"\n'
 
 
 @pytest.mark.parametrize("given", ["{", "[1]", "@no-such-file.json"])
 def test_input_that_is_no_object_is_a_usage_error(engine: Engine, given: str) -> None:
-    done = engine.call("run", "start", "greeting", "--input", given)
-    assert done.returncode == 2
+    done = engine.invoke("run", "start", "greeting", "--input", given)
+    assert done.exit_code == 2
     assert "Invalid value for '--input'" in done.stderr
 
 
 def test_the_same_start_again_is_the_same_run(engine: Engine, ended: str) -> None:
-    done = engine.call("run", "start", "greeting", "--input", ADA, "--run-id", ended, "--json")
+    done = engine.invoke("run", "start", "greeting", "--input", ADA, "--run-id", ended, "--json")
     assert json.loads(done.stdout) == {"run_id": ended, "existing": True}
 
 
 def test_the_same_id_with_other_input_is_a_conflict(engine: Engine, ended: str) -> None:
-    done = engine.call("run", "start", "greeting", "--input", '{"name": "Bob"}', "--run-id", ended)
-    assert done.returncode == 1
+    done = engine.invoke("run", "start", "greeting", "--input", '{"name": "Bob"}', "--run-id", ended)
+    assert done.exit_code == 1
     assert done.stderr.startswith("RUN_ID_CONFLICT: ")
 
 
 def test_a_run_that_fails_exits_with_1_and_the_failure(engine: Engine) -> None:
-    done = engine.call("run", "start", "greeting", "--input", '{"name": ""}', "--wait")
-    assert done.returncode == 1
+    done = engine.invoke("run", "start", "greeting", "--input", '{"name": ""}', "--wait")
+    assert done.exit_code == 1
     assert "RUN_FAILED: " in done.stderr
     assert "no-name: say who" in done.stderr
 
 
 def test_input_of_another_type_is_refused(engine: Engine) -> None:
-    done = engine.call("run", "start", "greeting", "--input", '{"name": 7}')
-    assert done.returncode == 1
+    done = engine.invoke("run", "start", "greeting", "--input", '{"name": 7}')
+    assert done.exit_code == 1
     assert done.stderr.startswith("INPUT_INVALID: ")
 
 
 def test_a_workflow_that_is_not_registered_is_named(engine: Engine) -> None:
-    done = engine.call("run", "start", "greetign")
-    assert done.returncode == 1
+    done = engine.invoke("run", "start", "greetign")
+    assert done.exit_code == 1
     assert done.stderr.startswith("WORKFLOW_UNKNOWN: workflow 'greetign' is not registered")
 
 
 def test_get_shows_who_asked_for_the_run(engine: Engine, ended: str) -> None:
-    assert json.loads(engine.call("run", "get", ended, "--json").stdout)["actor"] == "tests"
+    assert json.loads(engine.invoke("run", "get", ended, "--json").stdout)["actor"] == "tests"
 
 
 def test_get_shows_the_output(engine: Engine, ended: str) -> None:
-    assert '"Hello Ada"' in engine.call("run", "get", ended).stdout
+    assert '"Hello Ada"' in engine.invoke("run", "get", ended).stdout
 
 
 def test_wait_prints_the_output_of_a_run_that_ended_before(engine: Engine, ended: str) -> None:
-    assert engine.call("run", "wait", ended).stdout == '"Hello Ada"\n'
+    assert engine.invoke("run", "wait", ended).stdout == '"Hello Ada"\n'
 
 
 def test_history_begins_with_the_start_and_ends_with_the_end(engine: Engine, ended: str) -> None:
-    lines = engine.call("run", "history", ended, "--json").stdout.splitlines()
+    lines = engine.invoke("run", "history", ended, "--json").stdout.splitlines()
     kinds = [json.loads(line)["type"] for line in lines]
     assert kinds[0] == "dressage.run-started"
     assert kinds[-1] == "dressage.run-completed"
 
 
 def test_history_as_a_table_has_a_line_for_each_event(engine: Engine, ended: str) -> None:
-    events = engine.call("run", "history", ended, "--json").stdout.splitlines()
-    table = engine.call("run", "history", ended).stdout.splitlines()
+    events = engine.invoke("run", "history", ended, "--json").stdout.splitlines()
+    table = engine.invoke("run", "history", ended).stdout.splitlines()
     assert len(table) == len(events) + 1
 
 
 @pytest.mark.parametrize("command", ["get", "wait", "history"])
 def test_a_run_that_is_not_there_is_named(engine: Engine, command: str) -> None:
-    done = engine.call("run", command, "no-such-run")
-    assert done.returncode == 1
+    done = engine.invoke("run", command, "no-such-run")
+    assert done.exit_code == 1
     assert done.stderr.startswith("RUN_UNKNOWN: ")
 
 
 def test_no_answer_in_time_is_an_error_of_its_own(engine: Engine) -> None:
-    done = engine.call("run", "get", "any", "--server", "nats://127.0.0.1:9")
-    assert done.returncode == 1
+    done = engine.invoke("run", "get", "any", "--server", "nats://127.0.0.1:9")
+    assert done.exit_code == 1
     assert done.stderr.startswith("SERVER_UNREACHABLE: no NATS server answered at nats://127.0.0.1:9")

@@ -53,28 +53,28 @@ def test_a_run_of_an_older_version_can_still_be_asked_for(engine: Engine, module
     engine.call("workflow", "deploy", module)
     write(engine, name, 2)
     engine.call("workflow", "deploy", module)
-    done = engine.call("run", "start", name, "--version", "1", "--input", '{"number": 1}', "--wait")
+    done = engine.invoke("run", "start", name, "--version", "1", "--input", '{"number": 1}', "--wait")
     assert done.stdout == "2\n"
 
 
 def test_list_has_every_workflow(engine: Engine, module: str) -> None:
     engine.call("workflow", "deploy", module)
-    names = [each["name"] for each in json.loads(engine.call("workflow", "list", "--json").stdout)]
+    names = [each["name"] for each in json.loads(engine.invoke("workflow", "list", "--json").stdout)]
     assert {"greeting", module.replace("_", "-")} <= set(names)
 
 
 def test_show_has_the_source(engine: Engine) -> None:
-    assert "return await greet(name)" in engine.call("workflow", "show", "greeting").stdout
+    assert "return await greet(name)" in engine.invoke("workflow", "show", "greeting").stdout
 
 
 def test_show_as_json_has_the_spec(engine: Engine) -> None:
-    shown = json.loads(engine.call("workflow", "show", "greeting", "--json").stdout)
+    shown = json.loads(engine.invoke("workflow", "show", "greeting", "--json").stdout)
     assert shown["spec"]["name"] == "greeting"
 
 
 def test_a_version_that_is_not_there_is_named(engine: Engine) -> None:
-    done = engine.call("workflow", "show", "greeting", "--version", "99")
-    assert done.returncode == 1
+    done = engine.invoke("workflow", "show", "greeting", "--version", "99")
+    assert done.exit_code == 1
     assert done.stderr.startswith("WORKFLOW_UNKNOWN: workflow 'greeting' has no version 99")
 
 

@@ -80,20 +80,8 @@ NAMES = {"__builtins__": {}, "Decimal": Decimal, "timedelta": timedelta, **PLAIN
 for function in (len, str, int, float, bool, round, abs, min, max, sum):
     NAMES[function.__name__] = function
 
-ATOMS = [
-    *sorted(PLAIN),
-    *map(str, range(-9, 14)),
-    "0.1",
-    "1e308",
-    "'x'",
-    "''",
-    "'12'",
-    "None",
-    "True",
-    "[]",
-    "{}",
-]
-ATOMS += ["()", "Decimal('1.10')"]
+LITERALS = ["0.1", "1e308", "'x'", "''", "'12'", "None", "True", "[]", "{}", "()", "Decimal('1.10')"]
+ATOMS = [*sorted(PLAIN), *map(str, range(-9, 14)), *LITERALS]
 BINARY = ["+", "-", "*", "/", "//", "%", "<<", ">>", "&", "|", "^"]
 COMPARE = ["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
 SPECS = ["", ":>8", ":.2f", ":,", ":x", ":08.3f", "!r", "!s", "!r:^12", ":e", ":%", ":s"]

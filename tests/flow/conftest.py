@@ -77,6 +77,8 @@ class Interpreter:
             self._set(name, value)
         number: int | None = self.spec.entry
         for _ in range(STEPS_MAX):
+            if number is None:
+                return self.outcome
             node = self.spec.nodes[number]
             try:
                 number = self._step(node)
@@ -84,8 +86,6 @@ class Interpreter:
                 number = self._handle(node.scope, failure.info)
             except ExpressionFailed as error:
                 self.outcome.error = error.message.split(":")[0]
-                return self.outcome
-            if number is None:
                 return self.outcome
         raise AssertionError("the run does not end")
 

@@ -86,7 +86,8 @@ async def process_order(order: Order) -> Receipt:
         view.attempts += 1
         try:
             receipt = await charge_card.options(retries=5)(order, price)
-            break
+            view.status = "SHIPPING" if view.attempts == 1 else "SHIPPING LATE"
+            return receipt
         except CardStolen as error:
             await release_stock(reservation)
             raise Rejected(f"card {error.message}") from error
@@ -96,5 +97,3 @@ async def process_order(order: Order) -> Receipt:
                 raise
             view.status = "DECLINED"
             await sleep(timedelta(minutes=view.attempts))
-    view.status = "SHIPPING" if view.attempts == 1 else "SHIPPING LATE"
-    return receipt

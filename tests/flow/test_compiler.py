@@ -281,12 +281,12 @@ def test_five_hundred_nodes_compile_quickly(define: Define) -> None:
             "        s = f'{error.message} {x}'",
         ]
     text = f"{PREAMBLE}@workflow\nasync def flow(x: int) -> int:\n" + "\n".join(lines) + "\n    return x\n"
-    best = 1.0
+    best, nodes = 1.0, 0
     for _ in range(3):
         start = time.perf_counter()
-        spec = define(text).flow.spec
+        nodes = len(define(text).flow.spec.nodes)
         best = min(best, time.perf_counter() - start)
-    assert len(spec.nodes) >= 500
+    assert nodes >= 500
     # 200 ms is the aim on an idle machine; tests run beside others.
     assert best < 0.6
-    print(f"compiled {len(spec.nodes)} nodes in {best * 1000:.0f} ms")
+    print(f"compiled {nodes} nodes in {best * 1000:.0f} ms")

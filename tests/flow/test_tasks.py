@@ -57,7 +57,8 @@ def test_a_name_outside_the_rule_is_refused(name: str) -> None:
     [("CardDeclined", "card-declined"), ("HTTPError", "http-error"), ("Rejected2", "rejected2")],
 )
 def test_a_failure_is_named_for_its_class(identifier: str, name: str) -> None:
-    assert type(identifier, (WorkflowFailure,), {}).name == name
+    kind: type[WorkflowFailure] = type(identifier, (WorkflowFailure,), {})
+    assert kind.name == name
 
 
 def test_a_failure_may_choose_its_name_and_knows_its_family() -> None:

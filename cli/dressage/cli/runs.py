@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -23,7 +25,8 @@ _timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait.  [default: for ever]"
 )
 
-VALUE_SHOWN_MAX = 200
+EVENTS_LATE_S: Final = 5.0
+VALUE_SHOWN_MAX: Final = 200
 """Characters of a value that a table shows; `--json` shows all."""
 
 
@@ -153,11 +156,7 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     async def read() -> list[ReceivedEvent]:
         await require_answer(server)
         async with Client(server, namespace=namespace) as client:
-            events = [event async for event in client.history(run_id)]
-            if not events:
-                # An unknown run and one without events read alike; its owner knows the difference.
-                await client.get(run_id)
-            return events
+            return await _complete_history(client, run_id)
 
     events = run(read())
     if as_json:
@@ -168,6 +167,20 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     for event in events:
         table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
     _console().print(table)
+
+
+async def _complete_history(client: Client, run_id: str) -> list[ReceivedEvent]:
+    """The run's events up to now. Output events follow a turn a little later, so the last may have to be awaited.
+
+    Raises `NotFound` for a run that nobody knows.
+    """
+    known = (await client.get(run_id)).events
+    deadline = time.monotonic() + EVENTS_LATE_S
+    while True:
+        events = [event async for event in client.history(run_id)]
+        if len(events) >= known or time.monotonic() > deadline:
+            return events
+        await asyncio.sleep(0.02)
 
 
 def _said(event: ReceivedEvent) -> str:

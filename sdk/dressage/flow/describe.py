@@ -16,6 +16,7 @@ import msgspec
 
 from dressage.expressions.types import TypeTable
 from dressage.expressions.values import Record, Value, encode_stored
+from dressage.flow.members import Default, Unsupported, check_methods, enum_type, members_of, shown
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.types import (
     ANY,

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from dressage.flow.describe import TypeBook, Unsupported
+from dressage.flow.describe import TypeBook
+from dressage.flow.members import Unsupported
 from dressage.flow.source import source_of
 from dressage.protocol.errors import BadValue, DefinitionError
 from dressage.protocol.types import Field, TypeRef

@@ -9,7 +9,7 @@ from dressage.flow.compiler import calls
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Augmented, Context
 from dressage.flow.compiler.names import MISSING
-from dressage.flow.describe import Unsupported
+from dressage.flow.members import Unsupported
 from dressage.flow.signatures import closure_of
 from dressage.protocol.expressions import Attribute, Binary, Expr, Index, Name
 from dressage.protocol.spec import AssignNode

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dressage.flow.compiler.names import MISSING
-from dressage.flow.describe import Unsupported
 from dressage.flow.failures import WorkflowFailure
+from dressage.flow.members import Unsupported
 from dressage.flow.retries import Exponential
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError

@@ -9,8 +9,8 @@ from typing import Any
 from dressage.flow.compiler.graph import Graph, Label
 from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
-from dressage.flow.describe import Unsupported
 from dressage.flow.failures import WorkflowFailure
+from dressage.flow.members import Unsupported
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task

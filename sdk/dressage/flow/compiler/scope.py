@@ -13,7 +13,8 @@ import msgspec
 from dressage.expressions.parse import translate
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.names import MISSING, Names
-from dressage.flow.describe import TypeBook, Unsupported
+from dressage.flow.describe import TypeBook
+from dressage.flow.members import Unsupported
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
