@@ -48,7 +48,7 @@ class Process:
         return await asyncio.wait_for(self._process.wait(), 60)
 
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dressage.protocol.errors import DefinitionError
 from dressage.protocol.spec import (
     ANY_FAILURE,
     AssignNode,
@@ -265,6 +266,21 @@ def test_closures_are_constants(define: Define, interpret: Callable[..., Any]) -
     assert interpret(module.three.spec, {}, {}).result == 3
     assert interpret(module.four.spec, {}, {}).result == 4
     assert module.four.name == "flow-4"
+
+
+def test_a_variable_around_without_a_value_yet_is_not_a_global_of_that_name(define: Define) -> None:
+    text = dedent("""
+        limit = 1
+        def made():
+            @workflow
+            async def flow() -> int:
+                return limit
+            limit = 2
+            return flow
+        made()
+    """)
+    with pytest.raises(DefinitionError, match="name limit is not known"):
+        define(PREAMBLE + text)
 
 
 # -- speed -----------------------------------------------------------------------------------------

@@ -34,7 +34,33 @@ async def provision(connection: Connection, names: Names, *, shards: int | None,
     with another number of shards.
     """
     await connection.ensure_stream(_bucket(names.definitions_stream(), names.definitions_bucket, replicas))
-    namespace = await _agree(connection, names, shards)
+    while True:
+        found = await read_namespace(connection, names)
+        if found is not None and shards not in (None, found.shards):
+            raise BadInput(
+                f"namespace {names.namespace!r} has {found.shards} shards, not {shards}: leave --shards out, "
+                "or use another namespace",
+                code="SHARDS_DIFFER",
+            )
+        wanted = found or Namespace(shards or 1)
+        await _ensure_streams(connection, names, wanted.shards, replicas)
+        if found is not None or await _define(connection, names, wanted):
+            return wanted
+
+
+async def _define(connection: Connection, names: Names, namespace: Namespace) -> bool:
+    """Writes the definition last, so that whoever finds it finds all streams. False if another was faster."""
+    message = Message(names.namespace_key(), msgspec.json.encode(namespace), expect=Expect(0))
+    try:
+        await connection.publish(message)
+    except PublishRefused as refused:
+        if refused.err_code != WRONG_LAST_SEQUENCE:
+            raise
+        return False
+    return True
+
+
+async def _ensure_streams(connection: Connection, names: Names, shards: int, replicas: int) -> None:
     await connection.ensure_stream(_bucket(names.runs_stream(), names.runs_bucket, replicas))
     await connection.ensure_stream(
         StreamConfig(
@@ -59,7 +85,7 @@ async def provision(connection: Connection, names: Names, *, shards: int | None,
     await connection.ensure_stream(
         StreamConfig(names.dead_stream, names.dead_subjects(), replicas=replicas, max_age_s=DEAD_AGE_S)
     )
-    for shard in range(namespace.shards):
+    for shard in range(shards):
         await connection.ensure_stream(
             StreamConfig(
                 names.shard_stream(shard),
@@ -70,33 +96,11 @@ async def provision(connection: Connection, names: Names, *, shards: int | None,
                 description="commands, tasks, timers and the cursor of one shard",
             )
         )
-    return namespace
 
 
 def _bucket(stream: str, bucket: str, replicas: int) -> StreamConfig:
     """A KV bucket (ADR-8) without direct reads: what is folded on is read from the leader."""
     return StreamConfig(stream, [f"$KV.{bucket}.>"], per_subject_max=1, message_ttl=True, replicas=replicas)
-
-
-async def _agree(connection: Connection, names: Names, shards: int | None) -> Namespace:
-    while True:
-        found = await read_namespace(connection, names)
-        if found is not None:
-            if shards not in (None, found.shards):
-                raise BadInput(
-                    f"namespace {names.namespace!r} has {found.shards} shards, not {shards}: leave --shards out, "
-                    "or use another namespace",
-                    code="SHARDS_DIFFER",
-                )
-            return found
-        wanted = Namespace(shards or 1)
-        try:
-            await connection.publish(
-                Message(names.namespace_key(), msgspec.json.encode(wanted), expect=Expect(0))
-            )
-        except PublishRefused as refused:
-            if refused.err_code != WRONG_LAST_SEQUENCE:
-                raise
 
 
 async def read_namespace(connection: Connection, names: Names) -> Namespace | None:

@@ -53,14 +53,14 @@ _PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID"})
 class TriggerOptions:
     """How a process runs its triggers.
 
-    `in_flight` is how many events of one trigger are held at a time. An event of a process that died goes to
+    `in_flight` is how many events of one trigger are held at a time: from half of it to all are under way. An event of a process that died goes to
     another one `ack_wait_s` after its last sign of life. `pending_max` bounds what all processes of a trigger hold
     or have put back. `answer_s` is how long an event waits for the engine before it is put back, and `drain_s` how
     long a stop waits for the events in flight.
     """
 
     namespace: str = "default"
-    in_flight: int = 200
+    in_flight: int = 400
     ack_wait_s: float = 30.0
     pending_max: int = 5_000
     answer_s: float = 8.0
@@ -365,6 +365,8 @@ class _Engine:
 
     async def _latest_version(self) -> int:
         loop = asyncio.get_running_loop()
+        if loop.time() < self._known_until:
+            return self._latest
         async with self._asking:
             if loop.time() >= self._known_until:
                 self._latest = await self._client.registry.latest(self._config.workflow)

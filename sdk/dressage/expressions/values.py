@@ -58,6 +58,7 @@ class Record(msgspec.Struct, frozen=True):
 
 _to_json = msgspec.json.Encoder().encode
 _NONE = type(None)
+_STR = frozenset({str})
 _JSON_SCALARS = frozenset({str, int, bool, _NONE})
 
 
@@ -95,8 +96,9 @@ def _encode_float(value: float) -> bytes:
 
 
 def _encode_list(value: list[Value]) -> bytes:
-    if _is_plain(value):
-        return _to_json(value)
+    plain = _plain_json(value)
+    if plain is not None:
+        return plain
     return b"[%b]" % b",".join(map(_encode, value))
 
 
@@ -110,8 +112,9 @@ def _encode_set(value: set[Value]) -> bytes:
 
 
 def _encode_dict(value: dict[Value, Value]) -> bytes:
-    if _is_plain(value):
-        return _to_json(value)
+    plain = _plain_json(value)
+    if plain is not None:
+        return plain
     if all(type(key) is str and key[:1] != "$" for key in value):
         members = (b"%b:%b" % (_to_json(key), _encode(item)) for key, item in value.items())
         return b"{%b}" % b",".join(members)
@@ -119,8 +122,17 @@ def _encode_dict(value: dict[Value, Value]) -> bytes:
     return b'{"$dict":[%b]}' % b",".join(pairs)
 
 
+def _plain_json(value: Value) -> bytes | None:
+    """The JSON of a value that JSON alone can say, written in C in one go; None for any other."""
+    if not _is_plain(value):
+        return None
+    raw = _to_json(value)
+    # Only a text that begins with `$` gives these two bytes; as a key it needs the escaped form.
+    return None if b'"$' in raw else raw
+
+
 def _is_plain(value: Value) -> bool:
-    """Whether JSON alone can say what `value` is, so that the encoder in C can write it in one go."""
+    """Whether `value` consists of what JSON has, keys that begin with `$` apart."""
     kind = type(value)
     if kind in _JSON_SCALARS:
         return True
@@ -129,11 +141,10 @@ def _is_plain(value: Value) -> bool:
     if kind is list:
         return _JSON_SCALARS.issuperset(map(type, value)) or all(map(_is_plain, value))
     if kind is dict:
-        for key in value:
-            if type(key) is not str or key[:1] == "$":
-                return False
         items = value.values()
-        return _JSON_SCALARS.issuperset(map(type, items)) or all(map(_is_plain, items))
+        return _STR.issuperset(map(type, value)) and (
+            _JSON_SCALARS.issuperset(map(type, items)) or all(map(_is_plain, items))
+        )
     return False
 
 
@@ -179,16 +190,24 @@ def _decode(data: bytes, types: TypeTable) -> Value:
     # A `$` may also be written as an escape, by other encoders than ours.
     if b'"$' not in data and b"\\u0024" not in data:
         return _from_json(data)
-    if data.startswith(_RECORD_START):
-        name_end = data.index(b'"', len(_RECORD_START))
-        name = data[len(_RECORD_START) : name_end].decode()
+    if data.startswith(b'{"$') and data.endswith(b"}"):
         try:
-            return types.read_record(name, data[name_end + 2 : -2])
+            return _decode_as_written(data, types)
         except msgspec.ValidationError:
             raise
-        except msgspec.DecodeError:
-            pass  # spaced in another way than ours: read it step by step
+        except (msgspec.DecodeError, KeyError):
+            pass  # spaced in another way than ours, or wrong: read it step by step
     return _decode_by_steps(data.lstrip(), types)
+
+
+def _decode_as_written(data: bytes, types: TypeTable) -> Value:
+    """Reads what `_encode` wrote, by slicing. For other JSON it raises `msgspec.DecodeError` or `KeyError`."""
+    if data.startswith(_RECORD_START):
+        name_end = data.find(b'"', len(_RECORD_START))
+        name = data[len(_RECORD_START) : name_end].decode()
+        return types.read_record(name, data[name_end + 2 : -2])
+    tag_end = data.find(b'":', 3)
+    return _DECODERS[data[2:tag_end]](data[tag_end + 2 : -1], types)
 
 
 def _decode_by_steps(data: bytes, types: TypeTable) -> Value:
@@ -202,7 +221,7 @@ def _decode_by_steps(data: bytes, types: TypeTable) -> Value:
         if len(members) != 1:
             raise BadValue(f"a stored object mixes `$` with other keys: {', '.join(members)}")
         ((tag, content),) = members.items()
-        decode = _DECODERS.get(tag)
+        decode = _DECODERS.get(tag.encode())
         if decode is None:
             raise BadValue(f"a stored value has the unknown tag {tag}")
         return decode(bytes(content), types)
@@ -242,18 +261,18 @@ def _decode_record(data: bytes, types: TypeTable) -> Value:
     return types.read_record(name, bytes(fields))
 
 
-_DECODERS: dict[str, Callable[[bytes, TypeTable], Value]] = {
-    "$decimal": _typed(Decimal),
-    "$datetime": _typed(datetime),
-    "$date": _typed(date),
-    "$timedelta": _typed(timedelta),
-    "$uuid": _typed(UUID),
-    "$bytes": _typed(bytes),
-    "$failure": _typed(FailureInfo),
-    "$float": _decode_float,
-    "$tuple": lambda data, types: tuple(_decode_items(data, types)),
-    "$set": lambda data, types: set(_decode_items(data, types)),
-    "$dict": _decode_dict,
-    "$enum": _decode_enum,
-    "$record": _decode_record,
+_DECODERS: dict[bytes, Callable[[bytes, TypeTable], Value]] = {
+    b"$decimal": _typed(Decimal),
+    b"$datetime": _typed(datetime),
+    b"$date": _typed(date),
+    b"$timedelta": _typed(timedelta),
+    b"$uuid": _typed(UUID),
+    b"$bytes": _typed(bytes),
+    b"$failure": _typed(FailureInfo),
+    b"$float": _decode_float,
+    b"$tuple": lambda data, types: tuple(_decode_items(data, types)),
+    b"$set": lambda data, types: set(_decode_items(data, types)),
+    b"$dict": _decode_dict,
+    b"$enum": _decode_enum,
+    b"$record": _decode_record,
 }

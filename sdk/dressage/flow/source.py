@@ -58,8 +58,9 @@ class Source:
 def source_of(function: Callable[..., Any]) -> Source:
     """The source of a function. Raises `DefinitionError` where there is none, as in an interactive session."""
     code = inspect.unwrap(function).__code__
-    module = inspect.getmodule(function)
-    lines = linecache.getlines(code.co_filename, vars(module) if module else None)
+    # A file that was edited and imported again must not be read as it was.
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename, function.__globals__)
     file = _shown_path(code.co_filename)
     if not lines:
         raise DefinitionError(

@@ -1,0 +1,162 @@
+"""`dressage bench`: what the engine does on this machine, beside what bare JetStream does with the same messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.cli.bench.bare import drive
+from dressage.cli.bench.engine import EngineBench, Latency, Throughput
+from dressage.cli.bench.shape import Shape, read_shape
+from dressage.cli.bench.workload import TASKS_PER_RUN
+from dressage.cli.demo.children import Child, dressage
+from dressage.cli.running import run
+from dressage.client import Client
+from dressage.protocol.errors import DressageError
+
+
+@click.command()
+@click.option("--runs", default=6000, show_default=True, help="Runs of the throughput figure.")
+@click.option("--latency-runs", default=300, show_default=True, help="Runs of the latency figure.")
+@click.option("--analytics/--no-analytics", default=True, help="Measure again while DuckDB ingests.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(runs: int, latency_runs: int, *, analytics: bool, as_json: bool) -> None:
+    """Measure the engine beside bare JetStream, on this machine, with fsync before every acknowledgement."""
+    report = run(measure(runs, latency_runs, with_analytics=analytics))
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        show(report)
+
+
+async def measure(runs: int, latency_runs: int, *, with_analytics: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
+        base = Path(folder)
+        latency, plain, events, shape, beside = await measure_engine(base, runs, latency_runs, with_analytics)
+        ceiling = await measure_ceiling(base, runs, shape)
+    return {
+        "sync": "always",
+        "tasks_per_s": round(plain.tasks_per_s),
+        "workflows_per_s": round(plain.runs / plain.seconds),
+        "ceiling_tasks_per_s": round(ceiling),
+        "share_of_ceiling": round(plain.tasks_per_s / ceiling, 3),
+        "messages_per_workflow": round(shape.messages, 2),
+        "latency_ms": {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99},
+        "cpu_us_per_task": plain.cpu_us_per_task(),
+        "tasks_per_s_with_analytics": None if beside is None else round(beside.tasks_per_s),
+        "runs": runs,
+        "events": events,
+        "other_load_cores": plain.others_cores,
+    }
+
+
+async def measure_engine(
+    base: Path, runs: int, latency_runs: int, with_analytics: bool
+) -> tuple[Latency, Throughput, int, Shape, Throughput | None]:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(base / "engine"))
+        orchestrator = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
+        await stack.enter_async_context(orchestrator)
+        client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
+        worker = Child(
+            "worker",
+            dressage("worker", "dressage.cli.bench.workload:app", "--server", server.url, "--concurrency", "500"),
+            base,
+            base,
+        )
+        await stack.enter_async_context(worker)
+        pids = {"orchestrator": orchestrator.pid, "worker": worker.pid, "server": server.pid}
+        engine = EngineBench(client, pids | {"client": os.getpid()})
+        await engine.prepare(warm_up=500)
+        latency = await engine.latency(latency_runs)
+        plain = await engine.throughput(runs)
+        events = await engine.check_events()
+        shape = await read_shape(client, runs + latency_runs + 500)
+        beside = None
+        if with_analytics:
+            analytics = Child(
+                "analytics", dressage("analytics", "--server", server.url, "--db", str(base / "b.duckdb")), base, base
+            )
+            await stack.enter_async_context(analytics)
+            await asyncio.sleep(5)
+            beside = await engine.throughput(runs)
+            await engine.check_events()
+        for child in (orchestrator, worker):
+            child.check()
+    return latency, plain, events, shape, beside
+
+
+async def namespace_client(url: str, orchestrator: Child) -> Client:
+    """A client that is not connected yet, once there is a namespace to connect to."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        orchestrator.check()
+        try:
+            async with Client(url):
+                return Client(url, actor="bench")
+        except DressageError:
+            await asyncio.sleep(0.1)
+    raise orchestrator.failure()
+
+
+async def measure_ceiling(base: Path, runs: int, shape: Shape) -> float:
+    """Tasks per second of the same messages without an engine."""
+    shape_file = base / "shape.json"
+    shape_file.write_bytes(msgspec.json.encode(shape))
+    command = [sys.executable, "-m", "dressage.cli.bench.bare"]
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(base / "bare"))
+        for part in ("orchestrator", "worker"):
+            child = Child(f"bare-{part}", [*command, part, server.url, str(shape_file)], base, base)
+            await stack.enter_async_context(child)
+            await said_ready(child)
+        broker = JetStreamBroker(server.url)
+        await drive(broker, shape, 500)
+        began = time.perf_counter()
+        await drive(broker, shape, runs)
+        return runs * TASKS_PER_RUN / (time.perf_counter() - began)
+
+
+async def said_ready(child: Child) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        child.check()
+        if "ready" in child.log.read_text():
+            return
+        await asyncio.sleep(0.05)
+    raise child.failure()
+
+
+
+
+
+def show(report: dict[str, Any]) -> None:
+    table = Table(title="three-task workflow, fsync before every acknowledgement", show_header=False)
+    rows = [
+        ("tasks/s", f"{report['tasks_per_s']:,}"),
+        ("workflows/s", f"{report['workflows_per_s']:,}"),
+        ("bare JetStream with the same messages, tasks/s", f"{report['ceiling_tasks_per_s']:,}"),
+        ("messages per workflow", f"{report['messages_per_workflow']:g}"),
+        ("tasks/s while DuckDB ingests", f"{report['tasks_per_s_with_analytics'] or 0:,}"),
+        ("one run at a time, p50 / p95 / p99", " / ".join(f"{ms:g}" for ms in report["latency_ms"].values()) + " ms"),
+        ("CPU per task", ", ".join(f"{name} {us} us" for name, us in report["cpu_us_per_task"].items())),
+        ("events, counted and as many as they must be", f"{report['events']:,}"),
+        ("cores busy with something else", str(report["other_load_cores"])),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    Console().print(table)

@@ -1,0 +1,63 @@
+"""The workflow that is measured: three tasks in a row, 500 bytes in, 200 out, one searchable and three plain variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dressage.flow import App, Searchable, workflow
+
+app = App("bench")
+TASKS_PER_RUN: Final = 3
+EVENTS_PER_RUN: Final = 13
+"""run-started, two changes of the view, scheduled + completed + variable for each task, and run-completed."""
+
+
+@dataclass
+class Order:
+    id: str
+    customer: str
+    address: str
+    note: str
+
+
+@dataclass
+class View:
+    status: Searchable[str] = "RECEIVED"
+
+
+@app.task(retries=3)
+async def price(order: Order) -> str:
+    return "p" * 198
+
+
+@app.task(retries=3)
+async def charge(text: str) -> str:
+    return "c" * 198
+
+
+@app.task(retries=3)
+async def ship(text: str) -> str:
+    return "s" * 198
+
+
+@workflow(name="bench-order")
+async def bench_order(order: Order) -> str:
+    view = View()
+    priced = await price(order)
+    charged = await charge(priced)
+    shipped = await ship(charged)
+    view.status = "SHIPPED"
+    return shipped
+
+
+def order_input(number: int) -> dict[str, Any]:
+    """Input of about 500 bytes as JSON."""
+    return {
+        "order": {
+            "id": f"{number:012d}",
+            "customer": "c" * 36,
+            "address": "a" * 150,
+            "note": "n" * 232,
+        }
+    }
