@@ -38,7 +38,7 @@ def events(invoices: int | None, malformed: bool) -> Iterator[bytes]:
 async def publish(server: str, waiting: list[bytes], rate: float) -> int:
     """Publishes at `rate` events a second; returns how many the stream has acknowledged."""
     # A server that went away ends this program: its caller publishes again, and a second start is harmless.
-    client = await nats.connect(server, allow_reconnect=False)
+    client = await nats.connect(server, allow_reconnect=False, max_reconnect_attempts=1)
     try:
         stream = client.jetstream()
         await stream.add_stream(name=STREAM, subjects=["shop.orders.*"])

@@ -29,9 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shown(folder: Path) -> subprocess.CompletedProcess[str]:
     """A demo with sixty orders on three shards."""
+    arguments = ["--invoices", "60", "--shards", "3", "--data", str(folder)]
     return subprocess.run(
-        [sys.executable, "-m", "dressage.cli.main", "demo"]
-        + ["--invoices", "60", "--shards", "3", "--data", str(folder)],
+        [sys.executable, "-m", "dressage.cli.main", "demo", *arguments],
         capture_output=True,
         text=True,
         timeout=100,

@@ -28,7 +28,7 @@ from dressage.brokers.interface import (
     StreamState,
 )
 from dressage.brokers.jetstream import wire
-from dressage.brokers.jetstream.hot import HotClient
+from dressage.brokers.jetstream.hot import HotClient, publish_command
 from dressage.brokers.jetstream.pulling import StandingPull
 from dressage.protocol.errors import (
     BadInput,
@@ -175,8 +175,8 @@ class JetStreamConnection:
                     future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
                     future.exception()
 
-    def _write(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
-        """Raises `OutcomeUnknown` without a connection, `BadInput` for what the server would never take."""
+    def _command(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> bytes:
+        """Raises `BadInput` for what the server would never take."""
         try:
             if len(data) + len(headers) > self.nats.max_payload:
                 raise BadInput(
@@ -186,7 +186,18 @@ class JetStreamConnection:
                 )
             if _UNSAFE.search(subject):
                 raise BadInput(f"subject {subject!r} holds a space or a line break")
-            self.nats.write(subject, reply, data, headers)
+        except BadInput:
+            self._waiting.pop(reply, None)
+            raise
+        return publish_command(subject, reply, data, headers)
+
+    def write(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+        """Raises `OutcomeUnknown` without a connection, `BadInput` for what the server would never take."""
+        self._send_command(self._command(subject, data, reply, headers), reply)
+
+    def _send_command(self, command: bytes, reply: str) -> None:
+        try:
+            self.nats.write(command)
         except DressageError:
             self._waiting.pop(reply, None)
             raise
@@ -194,7 +205,7 @@ class JetStreamConnection:
     # -- writing -----------------------------------------------------------------------------------
     def send(self, message: Message) -> asyncio.Future[Stored]:
         token, future = self._expect(_settle_ack)
-        self._write(message.subject, message.data, token, wire.header_block(message))
+        self.write(message.subject, message.data, token, wire.header_block(message))
         return future
 
     async def publish(self, message: Message) -> Stored:
@@ -208,25 +219,28 @@ class JetStreamConnection:
         # A batch id must never be used twice in the life of a stream: the server would join the parts of
         # two writers into one batch.
         batch_id = uuid.uuid4().hex
+        commands: list[bytes] = []
         for number, message in enumerate(messages[:-1], 1):
             lines = wire.batch_lines(batch_id, number, commit=False)
-            self._write(message.subject, message.data, "", wire.header_block(message, lines))
+            commands.append(self._command(message.subject, message.data, "", wire.header_block(message, lines)))
         last = messages[-1]
-        token, future = self._expect(_settle_ack)
         lines = wire.batch_lines(batch_id, len(messages), commit=True)
-        self._write(last.subject, last.data, token, wire.header_block(last, lines))
+        block = wire.header_block(last, lines)
+        token, future = self._expect(_settle_ack)
+        commands.append(self._command(last.subject, last.data, token, block))
+        self._send_command(b"".join(commands), token)
         return await future
 
     # -- reading -----------------------------------------------------------------------------------
     async def _api(self, subject: str, body: object) -> bytes:
         token, future = self._expect(_settle_bytes)
-        self._write(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token)
+        self.write(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token)
         return await future
 
     def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
         token, future = self._expect(_settle_message)
         body = b'{"last_by_subj":"' + subject.encode() + b'"}'
-        self._write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
+        self.write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
         return future
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
@@ -235,7 +249,7 @@ class JetStreamConnection:
     async def next_message(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
         token, future = self._expect(_settle_message)
         body = msgspec.json.encode({"seq": seq, "next_by_subj": subject})
-        self._write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
+        self.write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
         return await future
 
     # -- streams and consumers ---------------------------------------------------------------------
@@ -325,7 +339,7 @@ class JetStreamConnection:
 
     # -- outside the streams -----------------------------------------------------------------------
     async def tell(self, subject: str, data: bytes) -> None:
-        self._write(subject, data)
+        self.write(subject, data)
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         try:

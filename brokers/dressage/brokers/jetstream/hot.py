@@ -23,6 +23,15 @@ DirectCallback = Callable[[str, str, bytes, bytes], None]
 """Gets subject, reply subject, data and the raw header block (empty without headers). Must not block."""
 
 
+def publish_command(subject: str, reply: str, data: bytes, headers: bytes) -> bytes:
+    """The protocol's line for one message; `headers` is a complete header block, or empty."""
+    where = f"{subject} {reply}" if reply else subject
+    if headers:
+        total = len(headers) + len(data)
+        return b"HPUB %b %d %d\r\n%b%b\r\n" % (where.encode(), len(headers), total, headers, data)
+    return b"PUB %b %d\r\n%b\r\n" % (where.encode(), len(data), data)
+
+
 class HotClient(Client):
     """See the module's docstring."""
 
@@ -43,19 +52,13 @@ class HotClient(Client):
     def forget_direct(self, subscription: Subscription) -> None:
         self._direct.pop(subscription._id, None)  # pyright: ignore[reportPrivateUsage]
 
-    def write(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
-        """Publishes without suspending; `headers` is a complete header block, or empty.
+    def write(self, command: bytes) -> None:
+        """Sends what `publish_command` made, one or many of them joined, without suspending.
 
         Raises `OutcomeUnknown` while there is no connection: what is buffered then could come out much later.
         """
         if not self.is_connected:
             raise OutcomeUnknown("there is no connection to the server: nothing was sent")
-        where = f"{subject} {reply}" if reply else subject
-        if headers:
-            total = len(headers) + len(data)
-            command = b"HPUB %b %d %d\r\n%b%b\r\n" % (where.encode(), len(headers), total, headers, data)
-        else:
-            command = b"PUB %b %d\r\n%b\r\n" % (where.encode(), len(data), data)
         self._pending.append(command)
         self._pending_data_size += len(command)
         if self._flush_queue is not None and self._flush_queue.empty():

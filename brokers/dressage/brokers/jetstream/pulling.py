@@ -92,7 +92,7 @@ class StandingPull:
         self._heard_at = asyncio.get_running_loop().time()
         request = {"batch": wanted, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         try:
-            self._connection.nats.write(self._subject, self._inbox, msgspec.json.encode(request), b"")
+            self._connection.write(self._subject, msgspec.json.encode(request), self._inbox)
         except OutcomeUnknown:
             self._asked -= wanted  # There is no connection; `restart` asks again when there is one.
 

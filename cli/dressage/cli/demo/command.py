@@ -126,10 +126,12 @@ class _Demo:
         self._began = time.monotonic()
 
     async def run(self) -> None:
-        plan = self._plan()
         self._say("starting a broker and one process each: orchestrator, worker, analytics, trigger, shop")
+        # Reading the invoices takes as long as the processes take to start.
+        planning = asyncio.create_task(asyncio.to_thread(self._plan))
         async with AsyncExitStack() as stack:
             stage = await Stage.open(self._config, stack)
+            plan = await planning
             again = plan.events - len(plan.expected) - plan.unreadable
             self._say(
                 f"publishing {len(plan.expected)} orders, {again} of them twice, and {plan.unreadable} events "

@@ -31,7 +31,7 @@ FROM workflow_stats WHERE workflow = '{WORKFLOW}'""",
     Question(
         "How long does an attempt of each task take, and what share of them fails?",
         f"""SELECT task, attempts, round(avg_ms, 1) AS average_ms, round(p95_ms, 1) AS p95_ms,
-       failed_share, errored / attempts AS technical_share, failed / attempts AS business_share
+       failed_share AS share_failed, errored / attempts AS technical, failed / attempts AS business
 FROM task_stats WHERE workflow = '{WORKFLOW}' ORDER BY attempts DESC, task""",
     ),
     Question(
@@ -41,12 +41,12 @@ FROM outcome_stats WHERE workflow = '{WORKFLOW}' ORDER BY orders DESC, because""
     ),
 )
 
-SHARES: Final = {"share", "failed_share", "technical_share", "business_share"}
+SHARES: Final = {"share", "share_failed", "technical", "business"}
 
 
 def show(console: Console, question: Question, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     console.print()
-    console.print(question.words, style="bold")
+    console.print(question.words, style="bold", highlight=False)
     console.print(question.sql, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = Table()
     for place, name in enumerate(columns):
