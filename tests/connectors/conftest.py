@@ -21,7 +21,6 @@ from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.client import Client
 from dressage.connectors import TriggerOptions, TriggerRunner, parse_triggers
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
-from dressage.protocol.commands import RunView
 from dressage.protocol.events import KIND, RUN_HEADER, RunStarted
 from dressage.protocol.expressions import Const, Index, Name
 from dressage.protocol.names import Names, run_id_of
@@ -58,6 +57,11 @@ def workflow(name: str = "take-order", parameter: Field | None = None) -> Workfl
 
 
 ONLY_TEXT = Field("order", Scalar("str"))
+
+
+def orders(count: int) -> list[str]:
+    """The runs of the first `count` orders."""
+    return [f"order-{number}" for number in range(count)]
 
 
 def order(number: int, total: float = 9.9, **more: Any) -> dict[str, Any]:
@@ -124,6 +128,16 @@ class Shop:
         found = await self.stored(self.names.events_stream, subject)
         return Counter(run_id_of((message.headers or {})[RUN_HEADER]) for message in found)
 
+    async def has_started(self, *runs: str) -> None:
+        """Waits for the output events of these runs, which come behind the acceptance; there must be no others."""
+        wanted = dict.fromkeys(runs, 1)
+
+        async def all_started() -> bool:
+            return len(await self.starts()) >= len(wanted)
+
+        await eventually(all_started, f"{len(wanted)} runs are started")
+        assert await self.starts() == wanted
+
     async def dead_letters(self, trigger: str = "orders") -> list[StoredMessage]:
         return await self.stored(self.names.dead_stream, self.names.dead_trigger(trigger))
 
@@ -175,10 +189,6 @@ async def eventually(fact: Callable[[], Awaitable[bool]], what: str) -> None:
     while not await fact():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
         await asyncio.sleep(0.02)
-
-
-def view_of(run: RunView) -> tuple[str, Any]:
-    return run.status, run.input
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,7 @@ class Process:
 
 
 @pytest.fixture
-def make_process(tmp_path: Path):  # noqa: ANN201
+def make_process(tmp_path: Path) -> Callable[..., Process]:
     def make(*arguments: str) -> Process:
         return Process(tmp_path / f"{arguments[0]}.log", *arguments)
 

@@ -75,7 +75,12 @@ class Load:
                 return
 
     async def count_ended(self) -> int:
-        return sum([await self._count(self._names.events_stream, f"{self._names.root}.events.*.*.{kind}.*") for kind in TERMINAL])
+        return sum(
+            [
+                await self._count(self._names.events_stream, f"{self._names.root}.events.*.*.{kind}.*")
+                for kind in TERMINAL
+            ]
+        )
 
     async def _count(self, stream: str, subjects: str) -> int:
         state = await self._client.connection.stream_state(stream, subjects=subjects)
@@ -115,7 +120,9 @@ async def read_events(connection: Connection, names: Names) -> dict[str, list[Re
         return found
 
     step = -(-state.last_seq // 16)
-    parts = await asyncio.gather(*(read(first, first + step - 1) for first in range(1, state.last_seq + 1, step)))
+    parts = await asyncio.gather(
+        *(read(first, first + step - 1) for first in range(1, state.last_seq + 1, step))
+    )
     runs: dict[str, list[ReceivedEvent]] = defaultdict(list)
     for event in (event for part in parts for event in part):
         runs[event.subject].append(event)
@@ -174,7 +181,10 @@ async def test_nothing_is_lost_or_doubled_by_kills(
             else:
                 await processes[victim].end(signal.SIGKILL)
                 await processes[victim].start()
-            print(f"kill {number} of {victim}: {moment.open_runs} runs open, {moment.unacknowledged} commands unacknowledged")
+            print(
+                f"kill {number} of {victim}: {moment.open_runs} runs open, "
+                f"{moment.unacknowledged} commands unacknowledged"
+            )
             assert moment.open_runs >= OPEN_MIN
             assert moment.unacknowledged > 0
         loading.cancel()
@@ -218,7 +228,9 @@ async def all_ended(client: Client, names: Names, started: int) -> dict[str, lis
         await asyncio.sleep(0.1)
 
 
-async def ingested(client: Client, names: Names, analytics: Any, database: Path, keys: set[tuple[str, int, str]]) -> None:
+async def ingested(
+    client: Client, names: Names, analytics: Any, database: Path, keys: set[tuple[str, int, str]]
+) -> None:
     """Analytics has come to the end of the stream, and its file holds exactly these events."""
     state = await client.connection.stream_state(names.events_stream)
     assert state is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,5 +80,5 @@ async def connection(broker: JetStreamBroker) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-def audit():  # noqa: ANN201
+def audit() -> Callable[[Connection, Names], Awaitable[Audit]]:
     return read_audit

@@ -6,7 +6,14 @@ from typing import Final
 
 import msgspec
 
-from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, ConsumerConfig, Expect, Message, StreamConfig
+from dressage.brokers.interface import (
+    WRONG_LAST_SEQUENCE,
+    Connection,
+    ConsumerConfig,
+    Expect,
+    Message,
+    StreamConfig,
+)
 from dressage.protocol.errors import BadInput, NotFound, PublishRefused
 from dressage.protocol.names import Names
 

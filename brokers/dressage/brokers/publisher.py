@@ -148,5 +148,3 @@ def _settle(waiting: _Waiting, stored: Stored) -> None:
 def _fail(waiting: _Waiting, error: DressageError) -> None:
     if not waiting.done.done():
         waiting.done.set_exception(error)
-
-

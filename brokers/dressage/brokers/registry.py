@@ -76,7 +76,9 @@ class Registry:
                 raise
 
     async def _pointer(self, name: str) -> tuple[Pointer | None, int]:
-        found = await self._connection.last_message(self._names.definitions_stream(), self._names.workflow_key(name))
+        found = await self._connection.last_message(
+            self._names.definitions_stream(), self._names.workflow_key(name)
+        )
         return (_pointer.decode(found.data), found.seq) if found is not None else (None, 0)
 
     async def _ensure_queues(self, spec: WorkflowSpec) -> None:
@@ -87,7 +89,9 @@ class Registry:
         """The number of the latest version. Raises `NotFound`."""
         pointer, _ = await self._pointer(check_name(name, "workflow"))
         if pointer is None:
-            raise NotFound(f"workflow {name!r} is not registered: put its definition first", code="WORKFLOW_UNKNOWN")
+            raise NotFound(
+                f"workflow {name!r} is not registered: put its definition first", code="WORKFLOW_UNKNOWN"
+            )
         return pointer.version
 
     async def get(self, name: str, version: int | None = None) -> RegisteredWorkflow:

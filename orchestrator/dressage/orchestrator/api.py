@@ -123,9 +123,7 @@ class Failed(msgspec.Struct):
 class Api:
     """Serves the operations in one queue group of all orchestrators."""
 
-    def __init__(
-        self, broker: Broker, connection: Connection, names: Names, metrics: EngineMetrics
-    ) -> None:
+    def __init__(self, broker: Broker, connection: Connection, names: Names, metrics: EngineMetrics) -> None:
         self._client = Client(broker, namespace=names.namespace)
         self._connection = connection
         self._names = names
@@ -176,7 +174,9 @@ class Api:
             return
         payload = msgspec.json.encode(answer)
         if len(payload) > self._connection.payload_bytes_max:
-            message = f"the answer takes {len(payload)} bytes, more than the server's max_payload: ask for less"
+            message = (
+                f"the answer takes {len(payload)} bytes, more than the server's max_payload: ask for less"
+            )
             payload = msgspec.json.encode(Failed("PAYLOAD_TOO_LARGE", message))
         await self._connection.tell(reply, payload)
 
@@ -197,7 +197,9 @@ class Api:
             return Failed(error.code, error.message, error.retryable)
         except Exception:
             _log.exception("API operation %s failed", operation)
-            return Failed("ENGINE_FAULT", "the engine failed on this request; its log has the traceback", True)
+            return Failed(
+                "ENGINE_FAULT", "the engine failed on this request; its log has the traceback", True
+            )
 
     async def _start(self, request: StartRequest) -> Started:
         handle = await self._client.start(
@@ -271,7 +273,8 @@ class Api:
         if verb == "INFO":
             answer["description"] = "Dressage: durable workflows on JetStream"
             answer["endpoints"] = [
-                {"name": name, "subject": self._names.api(name), "queue_group": QUEUE} for name in self._operations
+                {"name": name, "subject": self._names.api(name), "queue_group": QUEUE}
+                for name in self._operations
             ]
         if reply:
             await self._connection.tell(reply, msgspec.json.encode(answer))

@@ -49,7 +49,9 @@ class Membership:
         """Lets the others take over at once instead of after the TTL."""
         try:
             await self._connection.request(
-                f"$JS.API.STREAM.PURGE.{self._stream}", b'{"filter":"%s%s"}' % (self._prefix.encode(), self.member.encode()), 1.0
+                f"$JS.API.STREAM.PURGE.{self._stream}",
+                b'{"filter":"%s%s"}' % (self._prefix.encode(), self.member.encode()),
+                1.0,
             )
         except DressageError:
             return

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from dressage.telemetry import Meters, NoMeters
+from dressage.protocol.events import (
+    EventData,
+    RunCompleted,
+    RunFailed,
+    RunFaulted,
+    RunStarted,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+)
+from dressage.telemetry import Counter, Meters, NoMeters
 
 
 class EngineMetrics:
@@ -20,7 +30,25 @@ class EngineMetrics:
         self.tasks = meters.counter("tasks_total", "Attempts scheduled and ended, by outcome", ["outcome"])
         self.faults = meters.counter("engine_faults_total", "Commands whose fold raised: bugs of the engine")
         self.dead_letters = meters.counter("dead_letters_total", "Dead letters, by origin", ["origin"])
-        self.requests = meters.counter("api_requests_total", "API requests, by operation and code", ["op", "code"])
+        self.requests = meters.counter(
+            "api_requests_total", "API requests, by operation and code", ["op", "code"]
+        )
         self.tenures = meters.counter("tenures_total", "Tenures of shards that ended")
         self.owned = meters.gauge("shard_owned", "1 while this process serves the shard", ["shard"])
+        self._by_event: dict[type[EventData], Counter] = {
+            RunStarted: self.runs.labels("started"),
+            RunCompleted: self.runs.labels("completed"),
+            RunFailed: self.runs.labels("failed"),
+            RunFaulted: self.runs.labels("faulted"),
+            TaskScheduled: self.tasks.labels("scheduled"),
+            TaskCompleted: self.tasks.labels("completed"),
+        }
+        self._failed, self._errored = self.tasks.labels("failed"), self.tasks.labels("errored")
         self.backlog = meters.gauge("shard_backlog", "Commands delivered and not yet folded", ["shard"])
+
+    def happened(self, event: EventData) -> None:
+        """Counts what an output event says."""
+        if isinstance(event, TaskFailed):
+            (self._failed if event.failure.kind == "failure" else self._errored).inc()
+        elif (counter := self._by_event.get(type(event))) is not None:
+            counter.inc()

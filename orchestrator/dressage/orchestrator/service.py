@@ -39,7 +39,9 @@ class OrchestratorConfig:
 class Orchestrator:
     """Runs until `stop` is called; a lost broker is waited for."""
 
-    def __init__(self, broker: Broker, config: OrchestratorConfig | None = None, meters: Meters | None = None) -> None:
+    def __init__(
+        self, broker: Broker, config: OrchestratorConfig | None = None, meters: Meters | None = None
+    ) -> None:
         self._broker = broker
         self._config = config or OrchestratorConfig()
         self._names = Names(self._config.namespace)
@@ -52,6 +54,11 @@ class Orchestrator:
     def stop(self) -> None:
         """Asks for an orderly end: every shard is drained and given up."""
         self._stop.set()
+
+    @property
+    def shards(self) -> set[int]:
+        """The shards that this process serves now."""
+        return {shard for shard, (owner, _) in self._owners.items() if owner.serving.is_set()}
 
     async def ready(self) -> None:
         """Returns once every shard that falls to this process is served."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
-from dressage.brokers.interface import Broker, Connection, Message
+from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
@@ -106,7 +106,12 @@ class Client:
     """
 
     def __init__(
-        self, server: str | Broker, *, namespace: str = "default", actor: str = "", patience_s: float = START_TIMEOUT_S
+        self,
+        server: str | Broker,
+        *,
+        namespace: str = "default",
+        actor: str = "",
+        patience_s: float = START_TIMEOUT_S,
     ) -> None:
         self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
         self.names: Final = Names(namespace)
@@ -152,14 +157,18 @@ class Client:
     @property
     def connection(self) -> Connection:
         if self._connection is None:
-            raise BadInput("this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED")
+            raise BadInput(
+                "this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED"
+            )
         return self._connection
 
     @property
     def registry(self) -> Registry:
         """Definitions of the namespace. Raises `BadInput` before `connect`."""
         if self._registry is None:
-            raise BadInput("this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED")
+            raise BadInput(
+                "this client is not connected: use it as 'async with Client(...)'", code="NOT_CONNECTED"
+            )
         return self._registry
 
     # -- definitions -------------------------------------------------------------------------------
@@ -212,7 +221,9 @@ class Client:
         decode = plain if isinstance(workflow, str) else workflow.decode_output
         wanted = version if version is not None else await self.registry.latest(name)
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
-        command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor)
+        command = StartRun(
+            name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor
+        )
         answer = await self._ask_for(chosen, command, timeout_s)
         return RunHandle(self, chosen, decode=decode, seq=answer.seq, existing=answer.existing)
 
@@ -224,8 +235,8 @@ class Client:
         """Reports a task's result and awaits its acceptance. Raises `Refused` for one that nobody waits for."""
         return (await self._ask_for(check_run_id(run_id), result, timeout_s)).seq
 
-    async def _publish(self, run_id: str, command: Command, reply: str | None) -> Any:
-        assert self._publisher is not None, "checked by connection"  # noqa: S101
+    async def _publish(self, run_id: str, command: Command, reply: str | None) -> Stored:
+        assert self._publisher is not None, "checked by connection"
         shard = shard_of(run_id, self._shards)
         message = Message(
             self.names.command(shard, run_token(run_id)),

@@ -16,7 +16,9 @@ SILENCE_S: Final = 10.0
 WINDOW: Final = 500
 
 
-async def read_history(connection: Connection, names: Names, shards: int, run_id: str) -> AsyncIterator[ReceivedEvent]:
+async def read_history(
+    connection: Connection, names: Names, shards: int, run_id: str
+) -> AsyncIterator[ReceivedEvent]:
     """Yields the events that are stored now, in order. Raises `NoAnswer` when the server stops delivering."""
     subject = names.events_of_run(shard_of(run_id, shards), run_id)
     token = run_token(run_id)

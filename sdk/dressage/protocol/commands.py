@@ -166,7 +166,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
-_command_decoder = msgspec.json.Decoder(Command)
+_command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 encoder = msgspec.json.Encoder()
 
 

@@ -43,7 +43,9 @@ def check_run_id(run_id: object) -> str:
     try:
         size = len(run_id.encode())
     except UnicodeEncodeError as error:
-        raise BadRunId(f"run id {_shown(run_id)} cannot be encoded as UTF-8: remove lone surrogates") from error
+        raise BadRunId(
+            f"run id {_shown(run_id)} cannot be encoded as UTF-8: remove lone surrogates"
+        ) from error
     if size > RUN_ID_BYTES_MAX:
         raise BadRunId(f"run id {_shown(run_id)} has {size} bytes: at most {RUN_ID_BYTES_MAX} are allowed")
     return run_id

@@ -32,7 +32,9 @@ def check_spec(spec: WorkflowSpec) -> None:
     for number, node in enumerate(spec.nodes):
         for target in _targets(node):
             if not 0 <= target < nodes:
-                raise BadSpec(f"node {number} leads to node {target}, but the spec has nodes 0 to {nodes - 1}")
+                raise BadSpec(
+                    f"node {number} leads to node {target}, but the spec has nodes 0 to {nodes - 1}"
+                )
         if node.scope is not None and not 0 <= node.scope < scopes:
             raise BadSpec(f"node {number} names scope {node.scope}, but the spec has {scopes} scopes")
         if isinstance(node, TaskNode) and node.task not in tasks:
@@ -44,7 +46,9 @@ def check_spec(spec: WorkflowSpec) -> None:
             raise BadSpec(f"scope {number} has parent {scope.parent}: a parent comes before its children")
         for handler in scope.handlers:
             if not 0 <= handler.node < nodes:
-                raise BadSpec(f"a handler of scope {number} leads to node {handler.node}, which does not exist")
+                raise BadSpec(
+                    f"a handler of scope {number} leads to node {handler.node}, which does not exist"
+                )
 
 
 def _targets(node: Node) -> tuple[int, ...]:

@@ -31,11 +31,11 @@ class Histogram(Protocol):
 class Meters(Protocol):
     """Makes meters; names get the prefix `dressage_`."""
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter: ...
+    def counter(self, name: str, about: str, labels: Sequence[str] = ()) -> Counter: ...
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge: ...
+    def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge: ...
 
-    def histogram(self, name: str, help: str, labels: Sequence[str] = ()) -> Histogram: ...
+    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram: ...
 
 
 class _Silent:
@@ -55,13 +55,13 @@ class _Silent:
 class NoMeters:
     """Meters that measure nothing."""
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
+    def counter(self, name: str, about: str, labels: Sequence[str] = ()) -> Counter:
         return _Silent()
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+    def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
         return _Silent()
 
-    def histogram(self, name: str, help: str, labels: Sequence[str] = ()) -> Histogram:
+    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
         return _Silent()
 
 
@@ -74,14 +74,17 @@ class PrometheusMeters:
         self._module: Any = prometheus_client
         self.registry = prometheus_client.CollectorRegistry()
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
-        return self._module.Counter(f"dressage_{name}", help, labels, registry=self.registry)
+    def counter(self, name: str, about: str, labels: Sequence[str] = ()) -> Counter:
+        made: Counter = self._module.Counter(f"dressage_{name}", about, labels, registry=self.registry)
+        return made
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        return self._module.Gauge(f"dressage_{name}", help, labels, registry=self.registry)
+    def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
+        made: Gauge = self._module.Gauge(f"dressage_{name}", about, labels, registry=self.registry)
+        return made
 
-    def histogram(self, name: str, help: str, labels: Sequence[str] = ()) -> Histogram:
-        return self._module.Histogram(f"dressage_{name}", help, labels, registry=self.registry)
+    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
+        made: Histogram = self._module.Histogram(f"dressage_{name}", about, labels, registry=self.registry)
+        return made
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:
         """Serves the registry over HTTP at `/metrics` in a thread; returns the port (0 chooses a free one)."""

@@ -1,4 +1,4 @@
-"""Running a handler: async ones are awaited, plain ones run in a thread; what they raise becomes a failure or an error."""
+"""Running a handler: async ones are awaited, plain ones run in a thread; what they raise is told from results."""
 
 from __future__ import annotations
 

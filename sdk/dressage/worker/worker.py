@@ -179,7 +179,12 @@ class Worker:
             await asyncio.sleep(0.2)
 
     def _take(
-        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery, taking: _Taking
+        self,
+        connection: Connection,
+        publisher: GroupPublisher,
+        stream: str,
+        delivery: Delivery,
+        taking: _Taking,
     ) -> None:
         self._held[delivery.reply] = _Held(delivery, asyncio.get_running_loop().time())
         task = asyncio.create_task(self._attempt(connection, publisher, stream, delivery, taking))
@@ -187,7 +192,12 @@ class Worker:
         task.add_done_callback(self._running.discard)
 
     async def _attempt(
-        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery, taking: _Taking
+        self,
+        connection: Connection,
+        publisher: GroupPublisher,
+        stream: str,
+        delivery: Delivery,
+        taking: _Taking,
     ) -> None:
         try:
             async with self._slots:
@@ -252,7 +262,9 @@ class Worker:
         try:
             await publisher.publish(stream, Message(message.reply, encoder.encode(result), msg_id=msg_id))
         except BadInput as error:
-            too_large = FailureInfo("result-size", f"result of task {message.task!r}: {error.message}", "limit")
+            too_large = FailureInfo(
+                "result-size", f"result of task {message.task!r}: {error.message}", "limit"
+            )
             smaller = TaskResult(result.task_id, result.by, error=too_large)
             await publisher.publish(stream, Message(message.reply, encoder.encode(smaller)))
 

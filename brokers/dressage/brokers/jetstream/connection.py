@@ -78,7 +78,7 @@ class JetStreamConnection:
             name=self._name,
             allow_reconnect=self._reconnect,
             max_reconnect_attempts=-1 if self._reconnect else 0,
-            reconnect_time_wait=0.2,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds may be fractions
             connect_timeout=3,
             ping_interval=5,
             max_outstanding_pings=2,
@@ -140,7 +140,7 @@ class JetStreamConnection:
         self._waiting[token] = (future, lambda data: settle(data, future), loop.time() + ANSWER_S)
         return token, future
 
-    def _on_answer(self, subject: str, _: str, data: bytes, headers: bytes) -> None:
+    def _on_answer(self, subject: str, _reply: str, data: bytes, headers: bytes) -> None:
         entry = self._waiting.pop(subject, None)
         if entry is None:
             return
@@ -213,7 +213,9 @@ class JetStreamConnection:
 
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:
         if not 0 < len(messages) <= BATCH_MESSAGES_MAX:
-            raise InvariantBroken(f"a batch of {len(messages)} messages: 1 to {BATCH_MESSAGES_MAX} are possible")
+            raise InvariantBroken(
+                f"a batch of {len(messages)} messages: 1 to {BATCH_MESSAGES_MAX} are possible"
+            )
         if len(messages) == 1:
             return await self.publish(messages[0])
         # A batch id must never be used twice in the life of a stream: the server would join the parts of
@@ -222,7 +224,9 @@ class JetStreamConnection:
         commands: list[bytes] = []
         for number, message in enumerate(messages[:-1], 1):
             lines = wire.batch_lines(batch_id, number, commit=False)
-            commands.append(self._command(message.subject, message.data, "", wire.header_block(message, lines)))
+            commands.append(
+                self._command(message.subject, message.data, "", wire.header_block(message, lines))
+            )
         last = messages[-1]
         lines = wire.batch_lines(batch_id, len(messages), commit=True)
         block = wire.header_block(last, lines)
@@ -304,7 +308,8 @@ class JetStreamConnection:
         reply = wire.plain_reply.decode(await self._api(f"CONSUMER.CREATE.{stream}.{config.name}", body))
         if reply.error is not None:
             raise PublishRefused(
-                f"consumer {config.name} of {stream}: {reply.error.description}", err_code=reply.error.err_code
+                f"consumer {config.name} of {stream}: {reply.error.description}",
+                err_code=reply.error.err_code,
             )
 
     async def delete_consumer(self, stream: str, name: str) -> None:
@@ -345,8 +350,10 @@ class JetStreamConnection:
         try:
             return (await self.nats.request(subject, data, timeout=timeout_s)).data
         except nats.errors.NoRespondersError as error:
-            raise NoAnswer(f"nobody listens on {subject}: is an orchestrator running for this namespace?") from error
-        except (nats.errors.TimeoutError, asyncio.TimeoutError) as error:
+            raise NoAnswer(
+                f"nobody listens on {subject}: is an orchestrator running for this namespace?"
+            ) from error
+        except (TimeoutError, nats.errors.TimeoutError) as error:
             raise NoAnswer(f"no answer on {subject} in {timeout_s:g} s") from error
         except nats.errors.Error as error:
             raise NoAnswer(f"request on {subject} failed: {error}") from error

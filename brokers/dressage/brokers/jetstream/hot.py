@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -70,5 +69,3 @@ class HotClient(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         callback(subject.decode(), reply.decode(), data, headers or b"")
-
-

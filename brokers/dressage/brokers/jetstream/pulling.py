@@ -77,7 +77,7 @@ class StandingPull:
         if self._subscription is not None and not self._connection.lost.is_set():
             try:
                 await self._subscription.unsubscribe()
-            except Exception:  # noqa: S110 - the connection may be gone, and then so is the subscription
+            except Exception:
                 pass
 
     def _refill_if_due(self) -> None:

@@ -112,7 +112,9 @@ def header_block(message: Message, batch: str = "") -> bytes:
     if message.rollup:
         lines += f"{_ROLLUP}: sub\r\n"
     if message.schedule is not None:
-        lines += f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"
+        lines += (
+            f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"
+        )
     if message.cancels is not None:
         lines += f"{_SCHEDULE_NEXT}: purge\r\n{_SCHEDULER}: {message.cancels}\r\n"
     return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""

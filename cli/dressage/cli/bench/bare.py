@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +58,9 @@ async def prepare(connection: Connection) -> None:
 
 async def orchestrator(broker: JetStreamBroker, shape: Shape) -> None:
     """For a start: a task. For a result: the next task, or the end, told by the number in the subject."""
-    intake, turns, events, states = [await broker.connect(f"bare-{part}") for part in ("in", "turns", "events", "states")]
+    intake, turns, events, states = [
+        await broker.connect(f"bare-{part}") for part in ("in", "turns", "events", "states")
+    ]
     await prepare(intake)
     cursor = Message(NAMES.cursor(0), b"c" * 80, rollup=True)
     position = Message(NAMES.position(0), b"p" * 60, rollup=True)
@@ -81,7 +82,9 @@ async def orchestrator(broker: JetStreamBroker, shape: Shape) -> None:
         part = len(event) // 4 + (1 if done == 3 else 0)
         headers = {"Dressage-Run": "0" * 36, "content-type": "application/cloudevents+json"}
         for number in range(part):
-            behind.add(Message(NAMES.event(0, "bench-order", "task-completed", number), event[number], headers))
+            behind.add(
+                Message(NAMES.event(0, "bench-order", "task-completed", number), event[number], headers)
+            )
         owed += shape.states / 4
         if owed >= 1:
             owed -= 1
@@ -178,7 +181,6 @@ async def drive(broker: JetStreamBroker, shape: Shape, runs: int) -> None:
     work.cancel()
     await served.close()
     await connection.close()
-
 
 
 def main(part: str, url: str, shape_file: str) -> None:

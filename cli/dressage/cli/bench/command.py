@@ -74,7 +74,9 @@ async def measure_engine(
         client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
         worker = Child(
             "worker",
-            dressage("worker", "dressage.cli.bench.workload:app", "--server", server.url, "--concurrency", "500"),
+            dressage(
+                "worker", "dressage.cli.bench.workload:app", "--server", server.url, "--concurrency", "500"
+            ),
             base,
             base,
         )
@@ -89,7 +91,10 @@ async def measure_engine(
         beside = None
         if with_analytics:
             analytics = Child(
-                "analytics", dressage("analytics", "--server", server.url, "--db", str(base / "b.duckdb")), base, base
+                "analytics",
+                dressage("analytics", "--server", server.url, "--db", str(base / "b.duckdb")),
+                base,
+                base,
             )
             await stack.enter_async_context(analytics)
             await asyncio.sleep(5)
@@ -141,9 +146,6 @@ async def said_ready(child: Child) -> None:
     raise child.failure()
 
 
-
-
-
 def show(report: dict[str, Any]) -> None:
     table = Table(title="three-task workflow, fsync before every acknowledgement", show_header=False)
     rows = [
@@ -152,7 +154,10 @@ def show(report: dict[str, Any]) -> None:
         ("bare JetStream with the same messages, tasks/s", f"{report['ceiling_tasks_per_s']:,}"),
         ("messages per workflow", f"{report['messages_per_workflow']:g}"),
         ("tasks/s while DuckDB ingests", f"{report['tasks_per_s_with_analytics'] or 0:,}"),
-        ("one run at a time, p50 / p95 / p99", " / ".join(f"{ms:g}" for ms in report["latency_ms"].values()) + " ms"),
+        (
+            "one run at a time, p50 / p95 / p99",
+            " / ".join(f"{ms:g}" for ms in report["latency_ms"].values()) + " ms",
+        ),
         ("CPU per task", ", ".join(f"{name} {us} us" for name, us in report["cpu_us_per_task"].items())),
         ("events, counted and as many as they must be", f"{report['events']:,}"),
         ("cores busy with something else", str(report["other_load_cores"])),

@@ -88,7 +88,9 @@ class EngineBench:
         await self._many(runs)
         seconds = time.perf_counter() - began
         after, busy_after = read_cpu(self._pids), busy_seconds()
-        used = {name: after[name] - cpu[name] for name in cpu} if cpu is not None and after is not None else None
+        used = (
+            {name: after[name] - cpu[name] for name in cpu} if cpu is not None and after is not None else None
+        )
         others = None
         if used is not None and busy is not None and busy_after is not None:
             others = round(max(0.0, (busy_after - busy - sum(used.values())) / seconds), 2)
@@ -101,7 +103,9 @@ class EngineBench:
         counted = 0
         deadline = time.monotonic() + SETTLE_S
         while time.monotonic() < deadline:
-            state = await self._client.connection.stream_state(names.events_stream, subjects=names.all_events())
+            state = await self._client.connection.stream_state(
+                names.events_stream, subjects=names.all_events()
+            )
             counted = sum(state.subjects.values()) if state else 0
             if counted >= must:
                 break

@@ -42,7 +42,9 @@ async def read_shape(client: Client, runs: int) -> Shape:
         seq = found.seq + 1
     mean = sum(events) // len(events)
     states = await connection.stream_state(names.runs_stream())
-    state = await connection.next_message(names.runs_stream(), states.first_seq if states else 1, names.run_keys(0))
+    state = await connection.next_message(
+        names.runs_stream(), states.first_seq if states else 1, names.run_keys(0)
+    )
     return Shape(
         start=len(msgspec.json.encode(_start())),
         task=len(msgspec.json.encode(_task(names))),

@@ -73,15 +73,22 @@ def _expressions_of(node: Node) -> dict[str, Expr]:
         case SleepNode():
             return {"duration": node.duration}
         case RaiseNode():
-            given = {"message": node.message, "details": node.details}
+            return _given({"message": node.message, "details": node.details})
         case ReturnNode():
-            given = {"value": node.value}
-    return {name: expr for name, expr in given.items() if expr is not None}
+            return _given({"value": node.value})
+
+
+def _given(expressions: dict[str, Expr | None]) -> dict[str, Expr]:
+    return {name: expr for name, expr in expressions.items() if expr is not None}
 
 
 def _searchable(spec: WorkflowSpec) -> Iterator[str]:
     """Names of the searchable fields of the run's view."""
-    views = {variable.type.name for variable in spec.variables if variable.view and isinstance(variable.type, Named)}
+    views = {
+        variable.type.name
+        for variable in spec.variables
+        if variable.view and isinstance(variable.type, Named)
+    }
     for definition in spec.types:
         if isinstance(definition, RecordType) and definition.name in views:
             yield from (field.name for field in definition.fields if field.searchable)

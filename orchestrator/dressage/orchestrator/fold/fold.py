@@ -37,17 +37,10 @@ def fold(
     there is no such version. The state that is passed in is never changed.
     """
     try:
-        match command:
-            case StartRun():
-                outcome = _start(state, command, run_id, stamp, definition)
-            case TaskResult():
-                advance = _begin(state, run_id, stamp, definition)
-                on_result(advance, command)
-                outcome = _finish(advance)
-            case TimerFired():
-                advance = _begin(state, run_id, stamp, definition)
-                on_timer(advance, command)
-                outcome = _finish(advance)
+        if isinstance(command, StartRun):
+            outcome = _start(state, command, run_id, stamp, definition)
+        else:
+            outcome = _go_on(state, command, run_id, stamp, definition)
     except RefuseCommand as refusal:
         return Outcome(state, code=refusal.code, message=refusal.message)
     check(state, outcome)
@@ -81,7 +74,9 @@ def _start(
     try:
         arguments = definition.params.decode(bytes(command.input))
     except BadValue as error:
-        raise RefuseCommand("INPUT_INVALID", f"input of workflow {command.workflow!r}: {error.message}") from error
+        raise RefuseCommand(
+            "INPUT_INVALID", f"input of workflow {command.workflow!r}: {error.message}"
+        ) from error
     given = msgspec.Raw(msgspec.json.encode(arguments, order="sorted"))
     if state is not None:
         return _start_again(state, command, given)
@@ -115,11 +110,29 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
     return Outcome(state, existing=state.command_id != command.command_id)
 
 
+def _go_on(
+    state: RunState | None,
+    command: TaskResult | TimerFired,
+    run_id: str,
+    stamp: Stamp,
+    definition: Definition | None,
+) -> Outcome:
+    advance = _begin(state, run_id, stamp, definition)
+    match command:
+        case TaskResult():
+            on_result(advance, command)
+        case TimerFired():
+            on_timer(advance, command)
+    return _finish(advance)
+
+
 def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Definition | None) -> Advance:
     if state is None:
         raise RefuseCommand("RUN_UNKNOWN", f"there is no run {run_id!r}")
     if state.finished:
-        raise RefuseCommand("RUN_FINISHED", f"run {run_id!r} is {state.status}: nothing can change it any more")
+        raise RefuseCommand(
+            "RUN_FINISHED", f"run {run_id!r} is {state.status}: nothing can change it any more"
+        )
     if definition is None:
         raise LookupError(f"definition {state.workflow} version {state.version} is missing")
     changed = state.copy()
@@ -141,19 +154,31 @@ def _move(advance: Advance, thread: RunThread) -> None:
     while thread.wait is None and not advance.state.finished:
         steps += 1
         if steps > STEPS_PER_COMMAND_MAX:
-            advance.fail_run(_limit("steps-per-command", f"more than {STEPS_PER_COMMAND_MAX} steps without waiting"))
+            advance.fail_run(
+                _limit("steps-per-command", f"more than {STEPS_PER_COMMAND_MAX} steps without waiting")
+            )
             return
         number = thread.node
         ready = nodes[number]
         try:
             ENTER[type(ready.node)](advance, thread, ready)
         except ExpressionFailed as error:
-            advance.fail(thread, FailureInfo(error.kind, f"line {ready.node.line}: {error.message}", error.kind), number)
+            advance.fail(
+                thread,
+                FailureInfo(error.kind, f"line {ready.node.line}: {error.message}", error.kind),
+                number,
+            )
         except BadValue as error:
-            advance.fail(thread, FailureInfo("type-error", f"line {ready.node.line}: {error.message}", "type-error"), number)
+            advance.fail(
+                thread,
+                FailureInfo("type-error", f"line {ready.node.line}: {error.message}", "type-error"),
+                number,
+            )
     size = sum(len(bytes(raw)) for raw in advance.state.variables.values()) if steps else 0
     if size > VARIABLES_BYTES_MAX and not advance.state.finished:
-        advance.fail_run(_limit("variables-size", f"variables take {size} bytes of {VARIABLES_BYTES_MAX} allowed"))
+        advance.fail_run(
+            _limit("variables-size", f"variables take {size} bytes of {VARIABLES_BYTES_MAX} allowed")
+        )
 
 
 def _limit(name: str, message: str) -> FailureInfo:

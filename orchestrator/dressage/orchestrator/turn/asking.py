@@ -89,7 +89,9 @@ class Asking:
         while True:
             await asyncio.sleep(TICK_S)
             now = asyncio.get_running_loop().time()
-            for token in [token for token, waiters in self._ends.items() if any(w.deadline <= now for w in waiters)]:
+            for token in [
+                token for token, waiters in self._ends.items() if any(w.deadline <= now for w in waiters)
+            ]:
                 waiters = self._ends.pop(token)
                 self._ends[token] = [waiter for waiter in waiters if waiter.deadline > now]
                 for waiter in waiters:

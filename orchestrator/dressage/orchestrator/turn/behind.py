@@ -18,7 +18,7 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.committing import certain
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Position, encode
-from dressage.orchestrator.turn.removing import CommandFloor
+from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.takeover import Standing
 from dressage.orchestrator.turn.turn import Frozen, PlacedEvent, Turn
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
@@ -125,7 +125,6 @@ class EventsStage:
         for turn in turns:
             self._published(turn)
 
-
     async def _bury(self, turns: list[Turn]) -> None:
         """Dead letters go out before their commands are acknowledged; a repeat carries the same message id."""
         for message in [message for turn in turns for message in turn.dead]:
@@ -145,7 +144,7 @@ class StatesStage:
         names: Names,
         shard: int,
         standing: Standing,
-        floor: CommandFloor,
+        floor: Floor,
         metrics: EngineMetrics,
         linger_s: float = STATES_LINGER_S,
     ) -> None:
@@ -198,7 +197,9 @@ class StatesStage:
         return chosen
 
     async def _write(self, states: list[Frozen]) -> None:
-        messages = [Message(self._names.run_key(self._shard, frozen.run.token), frozen.data) for frozen in states]
+        messages = [
+            Message(self._names.run_key(self._shard, frozen.run.token), frozen.data) for frozen in states
+        ]
         while True:
             try:
                 await self._store(messages)

@@ -21,7 +21,6 @@ from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.names import Names
 
-
 SINGLES_MAX: Final = 8
 """Measured with fsync on one server: so many pipelined singles and a cursor cost what the smallest batch costs."""
 
@@ -30,7 +29,12 @@ class Committer:
     """Writes turns, one in flight. Anything but a positive reply is a `Doubt`."""
 
     def __init__(
-        self, connection: Connection, names: Names, shard: int, standing: Standing, singles_max: int = SINGLES_MAX
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        standing: Standing,
+        singles_max: int = SINGLES_MAX,
     ) -> None:
         self._connection = connection
         self._subject = names.cursor(shard)
@@ -78,7 +82,11 @@ async def certain(connection: Connection, messages: list[Message]) -> Stored:
     try:
         stored = await connection.publish_batch(messages)
     except (PublishRefused, OutcomeUnknown) as error:
-        raise Doubt(f"a write of {len(messages)} messages to {messages[-1].subject}: {error.message}") from error
+        raise Doubt(
+            f"a write of {len(messages)} messages to {messages[-1].subject}: {error.message}"
+        ) from error
     if stored.duplicate:
-        raise Doubt(f"the write to {messages[-1].subject} was answered as a duplicate: no proof that it is ours")
+        raise Doubt(
+            f"the write to {messages[-1].subject} was answered as a duplicate: no proof that it is ours"
+        )
     return stored

@@ -20,7 +20,7 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
-from dressage.orchestrator.turn.removing import CommandFloor
+from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import PlacedEvent, Turn
 from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun, decode_command
@@ -49,7 +49,7 @@ class Folder:
         maker: MessageMaker,
         committed: tuple[int, int],
         published: tuple[int, int],
-        floor: CommandFloor,
+        floor: Floor,
         metrics: EngineMetrics,
     ) -> None:
         self._names = names
@@ -130,7 +130,7 @@ class Folder:
         if seq <= self._folded:
             return  # A redelivery: it is folded, and will be removed when it is covered.
         self._folded = seq
-        self._floor.folded(seq)
+        self._floor.begun(seq)
         run = await self._runs.get(token)
         if run.state is not None and run.state.seq >= seq:
             self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
@@ -158,7 +158,9 @@ class Folder:
             self._metrics.faults.inc()
             self._bury(delivery, "ENGINE_FAULT", trace)
             if run.state is None:
-                return _refused(None, "ENGINE_FAULT", f"the engine failed on this command: {trace.splitlines()[-1]}")
+                return _refused(
+                    None, "ENGINE_FAULT", f"the engine failed on this command: {trace.splitlines()[-1]}"
+                )
             return fault(run.state, stamp, trace)
 
     async def _definition(self, state: RunState | None, command: Command) -> Definition | None:
@@ -230,6 +232,7 @@ class Folder:
         skip = published_events if seq == published_seq else 0
         for number, data in enumerate(outcome.events, 1):
             if number > skip:
+                self._metrics.happened(data)
                 index = outcome.first_event + number - 1
                 message = self._maker.event(data, index, outcome.state, run.token)
                 self._open.events.append(PlacedEvent(seq, number, message))

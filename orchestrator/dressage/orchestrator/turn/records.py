@@ -8,7 +8,6 @@ import msgspec
 
 from dressage.protocol.errors import BrokerError
 
-
 _T = TypeVar("_T")
 
 

@@ -24,19 +24,19 @@ TASKS_EVERY_S: Final = 1.0
 TASK_CONSUMER_PREFIX: Final = Names.task_consumer("")
 
 
-class CommandFloor:
-    """Which commands are done with. They are folded in stream order and covered in any order."""
+class Floor:
+    """Which commands, or sends, are done with. They begin in stream order and end in any order."""
 
     def __init__(self) -> None:
         self._order: deque[int] = deque()
         self._covered: set[int] = set()
         self.floor = 0
 
-    def folded(self, seq: int) -> None:
+    def begun(self, seq: int) -> None:
         self._order.append(seq)
 
     def covered(self, seq: int) -> None:
-        """Tells that nothing of this command is only in memory; moves the floor up as far as that goes."""
+        """Tells that nothing of it is only in memory; moves the floor up as far as that goes."""
         self._covered.add(seq)
         while self._order and self._order[0] in self._covered:
             self.floor = self._order.popleft()
@@ -44,25 +44,26 @@ class CommandFloor:
 
     @property
     def open(self) -> int:
-        """How many commands are folded and not covered."""
+        """How many have begun and are not covered."""
         return len(self._order) - len(self._covered)
 
 
 class Remover:
     """Purges one shard's stream in the background."""
 
-    def __init__(self, connection: Connection, names: Names, shard: int, floor: CommandFloor) -> None:
+    def __init__(
+        self, connection: Connection, names: Names, shard: int, commands: Floor, sends: Floor
+    ) -> None:
         self._connection = connection
         self._stream = names.shard_stream(shard)
         self._names = names
         self._shard = shard
-        self._floor = floor
-        self._removed = 0
-        self._tasks_removed: dict[str, int] = {}
+        self._floors = {names.commands(shard): commands, names.sends(shard): sends}
+        self._removed: dict[str, int] = {}
 
     @property
     def idle(self) -> bool:
-        return self._removed >= self._floor.floor
+        return all(self._removed.get(subjects, 0) >= floor.floor for subjects, floor in self._floors.items())
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -70,7 +71,8 @@ class Remover:
         while True:
             await asyncio.sleep(COMMANDS_EVERY_S)
             try:
-                await self._commands()
+                for subjects, floor in self._floors.items():
+                    await self._remove(subjects, floor.floor)
                 if loop.time() >= tasks_due:
                     await self._tasks()
                     tasks_due = loop.time() + TASKS_EVERY_S
@@ -79,11 +81,10 @@ class Remover:
                     raise Doubt(f"removing what is done with: {error.message}") from error
                 _log.warning("shard %d: removing what is done with: %s", self._shard, error)
 
-    async def _commands(self) -> None:
-        floor = self._floor.floor
-        if floor > self._removed:
-            await self._connection.purge(self._stream, self._names.commands(self._shard), floor + 1)
-            self._removed = floor
+    async def _remove(self, subjects: str, floor: int) -> None:
+        if floor > self._removed.get(subjects, 0):
+            await self._connection.purge(self._stream, subjects, floor + 1)
+            self._removed[subjects] = floor
 
     async def _tasks(self) -> None:
         for consumer in await self._connection.consumers(self._stream):
@@ -91,6 +92,4 @@ class Remover:
                 continue
             queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
             floor = await self._connection.ack_floor(self._stream, consumer)
-            if floor > self._tasks_removed.get(queue, 0):
-                await self._connection.purge(self._stream, self._names.task(self._shard, queue), floor + 1)
-                self._tasks_removed[queue] = floor
+            await self._remove(self._names.task(self._shard, queue), floor)

@@ -31,8 +31,10 @@ class Run:
     @property
     def clean(self) -> bool:
         """Nothing of it is only in memory: it may be evicted."""
-        return not self.uncovered and self.state is self.committed and (
-            self.state is None or self.covered >= self.state.seq
+        return (
+            not self.uncovered
+            and self.state is self.committed
+            and (self.state is None or self.covered >= self.state.seq)
         )
 
 

@@ -63,7 +63,9 @@ async def take_over(connection: Connection, names: Names, shard: int) -> Standin
                 code="FOLD_VERSION_NEWER",
             )
         since = found.since if found.fence else seq
-        won_cursor = Cursor(found.epoch, found.seq, found.effects, found.fold_version, fence=True, since=since)
+        won_cursor = Cursor(
+            found.epoch, found.seq, found.effects, found.fold_version, fence=True, since=since
+        )
         return encode(won_cursor)
 
     cursor_seq = await _fence(connection, stream, cursor_subject, fenced_cursor)

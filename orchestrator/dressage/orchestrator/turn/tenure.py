@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,9 +16,10 @@ from dressage.orchestrator.turn.committing import SINGLES_MAX, Committer
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
+from dressage.orchestrator.turn.forwarding import Forwarder
 from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.records import encode
-from dressage.orchestrator.turn.removing import CommandFloor, Remover
+from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Runs
 from dressage.orchestrator.turn.takeover import take_over
 from dressage.orchestrator.turn.turn import Turn
@@ -77,7 +78,7 @@ class Tenure:
             self.epoch = standing.epoch
             definitions = Definitions(connections.intake, self._names)
             runs = Runs(connections.intake, self._names, self._shard, self._config.runs_max)
-            floor = CommandFloor()
+            floor, sends = Floor(), Floor()
             folder = Folder(
                 names=self._names,
                 shard=self._shard,
@@ -89,7 +90,9 @@ class Tenure:
                 floor=floor,
                 metrics=self._metrics,
             )
-            committer = Committer(connections.turns, self._names, self._shard, standing, self._config.singles_max)
+            committer = Committer(
+                connections.turns, self._names, self._shard, standing, self._config.singles_max
+            )
             states = StatesStage(
                 connections.states,
                 self._names,
@@ -110,8 +113,9 @@ class Tenure:
                 definitions,
                 lambda: committer.place[0],
             )
-            remover = Remover(connections.intake, self._names, self._shard, floor)
-            stages = _Stages(folder, committer, events, states, asking, remover)
+            remover = Remover(connections.intake, self._names, self._shard, floor, sends)
+            forwarder = Forwarder(connections.intake, self._names, self._shard, sends)
+            stages = _Stages(folder, committer, events, states, asking, remover, forwarder)
             await self._work(connections, stages, stop)
 
     @asynccontextmanager
@@ -131,18 +135,21 @@ class Tenure:
             if not doubt.done():
                 doubt.set_exception(Doubt(f"the command consumer stands no longer: {reason}"))
 
-        def on_delivery(delivery: Delivery) -> None:
-            try:
-                stages.folder.deliver(delivery)
-            except (Doubt, OutcomeUnknown) as error:
-                if not doubt.done():
-                    doubt.set_exception(error)
+        def to(deliver: Callable[[Delivery], None]) -> Callable[[Delivery], None]:
+            def on_delivery(delivery: Delivery) -> None:
+                try:
+                    deliver(delivery)
+                except (Doubt, OutcomeUnknown) as error:
+                    if not doubt.done():
+                        doubt.set_exception(error)
 
-        intake = connections.intake
-        consumer = self._names.command_consumer(self.epoch)
-        pull = await intake.pull(
-            self._names.shard_stream(self._shard), consumer, self._config.window, on_delivery, on_end
-        )
+            return on_delivery
+
+        intake, stream, window = connections.intake, self._names.shard_stream(self._shard), self._config.window
+        commands, sends = self._names.command_consumer(self.epoch), self._names.forward_consumer(self.epoch)
+        pull = await intake.pull(stream, commands, window, to(stages.folder.deliver), on_end)
+        sent = await intake.pull(stream, sends, window, to(stages.forwarder.deliver), on_end)
+        stages.forwarder.on_forwarded = sent.taken
         asks = await intake.serve(self._names.ask(self._shard), stages.asking.on_ask)
         work = [
             stages.folder.run(pull.taken),
@@ -151,27 +158,27 @@ class Tenure:
             stages.states.run(),
             stages.asking.run(),
             stages.remover.run(),
+            stages.forwarder.run(),
+            self._observe(stages),
         ]
         tasks = [asyncio.ensure_future(part) for part in work]
-        watched = [asyncio.ensure_future(_lost(connection)) for connection in _each(connections)]
-        stopping = asyncio.ensure_future(stop.wait())
+        tasks += [asyncio.ensure_future(_lost(connection)) for connection in _each(connections)]
+        failing = [doubt, *tasks]
+        stopping = asyncio.ensure_future(_until(stop))
         self.serving.set()
         self._metrics.owned.labels(str(self._shard)).set(1)
         _log.info("shard %d: serving in epoch %d", self._shard, self.epoch)
         try:
-            await asyncio.wait({*tasks, *watched, doubt, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for failed in (doubt, *tasks, *watched):
-                if failed.done():
-                    failed.result()
+            await asyncio.wait({*failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            _raise_first(failing)
             await pull.close()
-            await self._drain(stages, [doubt, *tasks, *watched])
+            await self._drain(stages, failing)
         finally:
             self.serving.clear()
             self._metrics.owned.labels(str(self._shard)).set(0)
-            for task in (*tasks, *watched, stopping):
+            for task in (*failing, stopping):
                 task.cancel()
-            doubt.cancel()
-            await asyncio.gather(*tasks, *watched, stopping, return_exceptions=True)
+            await asyncio.gather(*failing, stopping, return_exceptions=True)
             await asks.close()
 
     async def _commit(self, intake: Connection, stages: _Stages) -> None:
@@ -186,6 +193,12 @@ class Tenure:
             stages.events.add(turn)
             self._committing = False
 
+    async def _observe(self, stages: _Stages) -> None:
+        backlog = self._metrics.backlog.labels(str(self._shard))
+        while True:
+            backlog.set(stages.folder.backlog)
+            await asyncio.sleep(1.0)
+
     async def _tell(self, intake: Connection, stages: _Stages, turn: Turn) -> None:
         """From here on the turn is a fact: readers see it, senders are answered, waiters are woken."""
         for frozen in turn.frozen:
@@ -198,14 +211,16 @@ class Tenure:
         """Everything delivered is committed, published, stored and acknowledged before the shard is let go."""
         deadline = asyncio.get_running_loop().time() + self._config.drain_s
         while asyncio.get_running_loop().time() < deadline:
-            for failed in failing:
-                if failed.done():
-                    failed.result()
+            _raise_first(failing)
             if stages.idle and not self._committing:
                 _log.info("shard %d: drained", self._shard)
                 return
             await asyncio.sleep(0.01)
-        _log.warning("shard %d: not drained in %g s; the next owner folds the rest again", self._shard, self._config.drain_s)
+        _log.warning(
+            "shard %d: not drained in %g s; the next owner folds the rest again",
+            self._shard,
+            self._config.drain_s,
+        )
 
 
 @dataclass(slots=True)
@@ -216,14 +231,30 @@ class _Stages:
     states: StatesStage
     asking: Asking
     remover: Remover
+    forwarder: Forwarder
 
     @property
     def idle(self) -> bool:
-        return self.folder.idle and self.events.idle and self.states.idle and self.remover.idle
+        return all(
+            stage.idle for stage in (self.folder, self.events, self.states, self.forwarder, self.remover)
+        )
 
 
 def _each(connections: _Connections) -> tuple[Connection, ...]:
     return connections.intake, connections.turns, connections.events, connections.states
+
+
+def _raise_first(failing: list[asyncio.Future[None]]) -> None:
+    for failed in failing:
+        if failed.done():
+            try:
+                failed.result()
+            except* Doubt as doubts:
+                raise Doubt(str(doubts.exceptions[0])) from doubts
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def _lost(connection: Connection) -> None:

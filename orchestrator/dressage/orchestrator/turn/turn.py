@@ -56,7 +56,9 @@ class Turn:
     @property
     def full(self) -> bool:
         return (
-            len(self.effects) >= EFFECTS_MAX or self.commands >= COMMANDS_MAX or self.effect_bytes >= BYTES_MAX
+            len(self.effects) >= EFFECTS_MAX
+            or self.commands >= COMMANDS_MAX
+            or self.effect_bytes >= BYTES_MAX
         )
 
     def room_for(self, effects: int) -> bool:

@@ -10,7 +10,7 @@ from dressage.protocol.spec import AssignNode
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, AssignNode)  # noqa: S101
+    assert isinstance(node, AssignNode)
     value = advance.evaluate(ready, "value")
     if node.attribute is None:
         advance.assign(node.target, value)

@@ -10,5 +10,5 @@ from dressage.protocol.spec import BranchNode
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, BranchNode)  # noqa: S101
+    assert isinstance(node, BranchNode)
     thread.node = node.then if advance.evaluate(ready, "test") else node.otherwise

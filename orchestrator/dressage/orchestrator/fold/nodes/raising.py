@@ -13,7 +13,7 @@ from dressage.protocol.spec import RaiseNode
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, RaiseNode)  # noqa: S101
+    assert isinstance(node, RaiseNode)
     advance.fail(thread, _failure(advance, ready, node), thread.node)
 
 
@@ -24,5 +24,7 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
             return held
     name = node.failure or "failure"
     message = str(advance.evaluate(ready, "message")) if node.message is not None else ""
-    details = msgspec.Raw(wire(advance.evaluate(ready, "details"))) if node.details is not None else msgspec.UNSET
+    details = (
+        msgspec.Raw(wire(advance.evaluate(ready, "details"))) if node.details is not None else msgspec.UNSET
+    )
     return FailureInfo(name, message, details=details, family=advance.definition.families.get(name, ()))

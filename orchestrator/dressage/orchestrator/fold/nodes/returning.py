@@ -12,7 +12,7 @@ from dressage.protocol.spec import ReturnNode
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, ReturnNode)  # noqa: S101
+    assert isinstance(node, ReturnNode)
     value = None if node.value is None else advance.evaluate(ready, "value")
     try:
         output = advance.definition.output.encode(value)

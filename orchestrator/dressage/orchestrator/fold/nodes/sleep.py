@@ -22,7 +22,7 @@ SLEEP_S_MAX = 100 * 365 * 86_400
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, SleepNode)  # noqa: S101
+    assert isinstance(node, SleepNode)
     until = advance.state.time_ms + _milliseconds(advance.evaluate(ready, "duration"))
     timer_id = advance.begun_id(thread, thread.node)
     thread.wait = SleepWait(timer_id, thread.node, until)
@@ -36,7 +36,7 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
         wait = thread.wait
         if isinstance(wait, SleepWait) and wait.timer_id == command.timer_id:
             node = advance.definition.spec.nodes[wait.node]
-            assert isinstance(node, SleepNode)  # noqa: S101
+            assert isinstance(node, SleepNode)
             advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
             thread.node, thread.wait = node.next, None
             advance.emit(SleepEnded(wait.node, wait.timer_id))
@@ -50,7 +50,9 @@ def _milliseconds(duration: object) -> int:
     elif isinstance(duration, int | float) and not isinstance(duration, bool):
         seconds = float(duration)
     else:
-        raise ExpressionFailed(f"TypeError: sleep takes a timedelta or seconds, not {type(duration).__name__}")
+        raise ExpressionFailed(
+            f"TypeError: sleep takes a timedelta or seconds, not {type(duration).__name__}"
+        )
     if not seconds <= SLEEP_S_MAX:
         raise ExpressionFailed(f"ValueError: sleep of {seconds:g} s is longer than {SLEEP_S_MAX} s")
     return max(0, math.ceil(seconds * 1000))

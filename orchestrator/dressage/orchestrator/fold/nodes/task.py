@@ -19,7 +19,7 @@ from dressage.protocol.spec import Retry, TaskNode, effective_retry
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
-    assert isinstance(node, TaskNode)  # noqa: S101
+    assert isinstance(node, TaskNode)
     args = {name: advance.evaluate(ready, name) for name in node.args}
     task = advance.definition.task(node.task)
     wait = TaskWait(
@@ -69,7 +69,11 @@ def on_result(advance: Advance, result: TaskResult) -> None:
 
 
 def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult) -> None:
-    given = [part for part in (result.output, result.failure, result.error) if part is not None and part is not msgspec.UNSET]
+    given = [
+        part
+        for part in (result.output, result.failure, result.error)
+        if part is not None and part is not msgspec.UNSET
+    ]
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
     if result.error is not None:
@@ -83,13 +87,17 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
         _completed(advance, thread, wait, result, bytes(result.output))
 
 
-def _completed(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, output: bytes) -> None:
+def _completed(
+    advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, output: bytes
+) -> None:
     node = advance.definition.spec.nodes[wait.node]
-    assert isinstance(node, TaskNode)  # noqa: S101
+    assert isinstance(node, TaskNode)
     try:
         value = advance.definition.task_outputs[wait.task].decode(output)
     except BadValue as error:
-        message = f"worker {result.by.worker} returned a value that is not of the task's type: {error.message}"
+        message = (
+            f"worker {result.by.worker} returned a value that is not of the task's type: {error.message}"
+        )
         _errored(advance, thread, wait, result, FailureInfo("output-type", message, "type-error"))
         return
     advance.emit(
@@ -109,10 +117,12 @@ def _completed(advance: Advance, thread: RunThread, wait: TaskWait, result: Task
         advance.assign(node.target, value)
 
 
-def _errored(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, error: FailureInfo) -> None:
+def _errored(
+    advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResult, error: FailureInfo
+) -> None:
     """A technical error: another attempt while the policy allows it; a wrong type is wrong every time."""
     node = advance.definition.spec.nodes[wait.node]
-    assert isinstance(node, TaskNode)  # noqa: S101
+    assert isinstance(node, TaskNode)
     retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
     again = error.kind == "task-error" and wait.attempt <= retry.retries
     _report_failure(advance, wait, result, error, retry=again)

@@ -1,0 +1,146 @@
+"""Two processes and one shard: the cursor decides who may write, whatever either of them believes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.provision import provision
+from dressage.client import Client
+from dressage.flow import App, workflow
+from dressage.orchestrator.fold.fold import FOLD_VERSION
+from dressage.orchestrator.membership import preferred
+from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
+from dressage.orchestrator.turn.committing import Committer
+from dressage.orchestrator.turn.doubt import Doubt, Replaced
+from dressage.orchestrator.turn.records import Cursor, Position, encode
+from dressage.orchestrator.turn.takeover import take_over
+from dressage.orchestrator.turn.turn import Turn
+from dressage.protocol.errors import BrokerError, PublishRefused
+from dressage.protocol.names import Names
+from dressage.worker import Worker, WorkerConfig
+
+pytestmark = pytest.mark.anyio
+
+app = App("takeover")
+
+
+@app.task
+async def step(n: int) -> int:
+    await asyncio.sleep(0.01)
+    return n + 1
+
+
+@workflow(name="steps")
+async def steps(n: int) -> int:
+    a = await step(n)
+    b = await step(a)
+    c = await step(b)
+    return c
+
+
+@pytest.fixture
+async def names(connection: Connection, namespace: str) -> Names:
+    names = Names(namespace)
+    await provision(connection, names, shards=1, replicas=1)
+    return names
+
+
+async def test_a_replaced_owner_commits_nothing(connection: Connection, names: Names) -> None:
+    old = await take_over(connection, names, 0)
+    await take_over(connection, names, 0)
+    turn = Turn((5, 1), [Message(names.task(0, "q"), b"{}")])
+    for singles_max in (0, 8):
+        with pytest.raises(Doubt, match="10071"):
+            await Committer(connection, names, 0, old, singles_max).commit(turn)
+    state = await connection.stream_state(names.shard_stream(0), subjects=names.task(0, "q"))
+    assert state is not None
+    assert not state.subjects
+
+
+async def test_a_replaced_owner_writes_no_state(connection: Connection, names: Names) -> None:
+    old = await take_over(connection, names, 0)
+    await take_over(connection, names, 0)
+    late = Message(names.run_key(0, "r"), b"{}", expect=Expect(old.fence_seq, names.fence_key(0)))
+    with pytest.raises(PublishRefused) as refused:
+        await connection.publish(late)
+    assert refused.value.err_code == WRONG_LAST_SEQUENCE
+
+
+async def test_the_fence_holds_for_a_whole_batch_of_states(connection: Connection, names: Names) -> None:
+    old = await take_over(connection, names, 0)
+    await take_over(connection, names, 0)
+    batch = [Message(names.run_key(0, f"r{number}"), b"{}") for number in range(20)]
+    batch[0].expect = Expect(old.fence_seq, names.fence_key(0))
+    with pytest.raises(PublishRefused) as refused:
+        await connection.publish_batch(batch)
+    assert refused.value.err_code == WRONG_LAST_SEQUENCE
+    assert await connection.last_message(names.runs_stream(), names.run_key(0, "r7")) is None
+
+
+async def test_epochs_rise_and_consumers_carry_them(connection: Connection, names: Names) -> None:
+    first = await take_over(connection, names, 0)
+    second = await take_over(connection, names, 0)
+    assert second.epoch > first.epoch
+    assert sorted(await connection.consumers(names.shard_stream(0))) == [
+        names.forward_consumer(second.epoch),
+        names.command_consumer(second.epoch),
+    ]
+
+
+async def test_whoever_meets_a_higher_epoch_stops(connection: Connection, names: Names) -> None:
+    position = Message(names.position(0), encode(Position(epoch=10**9)), rollup=True)
+    await connection.publish(position)
+    with pytest.raises(Replaced):
+        await take_over(connection, names, 0)
+
+
+async def test_what_a_newer_release_folded_is_left_alone(connection: Connection, names: Names) -> None:
+    await connection.publish(Message(names.cursor(0), encode(Cursor(fold_version=FOLD_VERSION + 1)), rollup=True))
+    with pytest.raises(BrokerError, match="upgrade this orchestrator"):
+        await take_over(connection, names, 0)
+
+
+async def test_two_owners_that_both_believe_do_no_harm(
+    broker: JetStreamBroker, connection: Connection, namespace: str, audit: Callable[..., Awaitable[Any]]
+) -> None:
+    """The same member name twice: each of them believes that every shard is its own."""
+    first, first_task = await run_beside(broker, OrchestratorConfig(namespace, member="same"))
+    async with Client(broker, namespace=namespace) as client, Worker(broker, app, WorkerConfig(namespace)):
+        await client.register(steps)
+        handles = [await client.start(steps, {"n": n}, run_id=f"r{n}") for n in range(20)]
+        second = Orchestrator(broker, OrchestratorConfig(namespace, member="same"))
+        second_task = asyncio.create_task(second.run())
+        handles += [await client.start(steps, {"n": n}, run_id=f"r{n}") for n in range(20, 40)]
+        assert [await handle.result(60) for handle in handles] == [n + 3 for n in range(40)]
+        first.stop()
+        second.stop()
+        await asyncio.gather(first_task, second_task)
+    found = await audit(connection, Names(namespace))
+    assert found.wrong() == []
+    assert len(found.finished) == 40
+
+
+async def test_shards_are_shared_and_given_back(broker: JetStreamBroker, namespace: str) -> None:
+    members = ["left", "right"]
+    owned = {member: {shard for shard in range(8) if preferred(shard, members) == member} for member in members}
+    assert all(owned.values())
+    left, left_task = await run_beside(broker, OrchestratorConfig(namespace, shards=8, member="left"))
+    assert left.shards == set(range(8))
+    right, right_task = await run_beside(broker, OrchestratorConfig(namespace, member="right"))
+    await asyncio.wait_for(until(lambda: left.shards == owned["left"] and right.shards == owned["right"]), 15)
+    right.stop()
+    await right_task
+    await asyncio.wait_for(until(lambda: left.shards == set(range(8))), 15)
+    left.stop()
+    await left_task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
