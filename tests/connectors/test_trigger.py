@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.connectors.conftest import CONFIG, ONLY_TEXT, eventually, order, workflow
+import pytest
+from tests.connectors.conftest import CONFIG, CONSUMER, ONLY_TEXT, QUICK, eventually, order, orders, workflow
 
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.interface import StoredMessage
 from dressage.client import Client
+from dressage.connectors import TriggerRunner, parse_triggers
+from dressage.protocol.errors import ServerUnreachable
 
 if TYPE_CHECKING:
-    from tests.connectors.conftest import Shop, StartTrigger
+    from tests.connectors.conftest import Shop, StartTrigger, Trigger
+
+FEW = replace(QUICK, in_flight=20)
+
+
+def starting_at(place: str) -> str:
+    return CONFIG.replace("when =", f"start = {place}\nwhen =")
 
 
 # -- what an event becomes -------------------------------------------------------------------------

@@ -30,7 +30,9 @@ async def sent(n: int) -> int:
 
 def runs_of(shard: int) -> list[str]:
     found = (f"s{number}" for number in range(100_000))
-    return [run for run, _ in zip((run for run in found if shard_of(run, 2) == shard), range(SENDS), strict=False)]
+    return [
+        run for run, _ in zip((run for run in found if shard_of(run, 2) == shard), range(SENDS), strict=False)
+    ]
 
 
 async def commit_sends(connection: Connection, names: Names, version: int, runs: list[str]) -> None:
@@ -39,14 +41,18 @@ async def commit_sends(connection: Connection, names: Names, version: int, runs:
         [
             Message(
                 names.send(0, 1, run_token(run)),
-                encoder.encode(StartRun("sent", version, msgspec.Raw(b'{"n":%d}' % number), f"send-{number}")),
+                encoder.encode(
+                    StartRun("sent", version, msgspec.Raw(b'{"n":%d}' % number), f"send-{number}")
+                ),
             )
             for number, run in enumerate(runs)
         ]
     )
 
 
-async def started_in_order(connection: Connection, names: Names, audit: Callable[..., Awaitable[Any]]) -> list[str]:
+async def started_in_order(
+    connection: Connection, names: Names, audit: Callable[..., Awaitable[Any]]
+) -> list[str]:
     while True:
         found = await audit(connection, names)
         if len(found.finished) >= SENDS:

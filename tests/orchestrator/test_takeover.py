@@ -40,8 +40,7 @@ async def step(n: int) -> int:
 async def steps(n: int) -> int:
     a = await step(n)
     b = await step(a)
-    c = await step(b)
-    return c
+    return await step(b)
 
 
 @pytest.fixture
@@ -101,7 +100,9 @@ async def test_whoever_meets_a_higher_epoch_stops(connection: Connection, names:
 
 
 async def test_what_a_newer_release_folded_is_left_alone(connection: Connection, names: Names) -> None:
-    await connection.publish(Message(names.cursor(0), encode(Cursor(fold_version=FOLD_VERSION + 1)), rollup=True))
+    await connection.publish(
+        Message(names.cursor(0), encode(Cursor(fold_version=FOLD_VERSION + 1)), rollup=True)
+    )
     with pytest.raises(BrokerError, match="upgrade this orchestrator"):
         await take_over(connection, names, 0)
 
@@ -128,7 +129,9 @@ async def test_two_owners_that_both_believe_do_no_harm(
 
 async def test_shards_are_shared_and_given_back(broker: JetStreamBroker, namespace: str) -> None:
     members = ["left", "right"]
-    owned = {member: {shard for shard in range(8) if preferred(shard, members) == member} for member in members}
+    owned = {
+        member: {shard for shard in range(8) if preferred(shard, members) == member} for member in members
+    }
     assert all(owned.values())
     left, left_task = await run_beside(broker, OrchestratorConfig(namespace, shards=8, member="left"))
     assert left.shards == set(range(8))

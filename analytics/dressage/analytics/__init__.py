@@ -3,8 +3,8 @@
 from dressage.analytics.errors import AnalyticsError as AnalyticsError
 from dressage.analytics.errors import QueryError as QueryError
 from dressage.analytics.feed import BatchLimits as BatchLimits
+from dressage.analytics.metrics import Metered as Metered
 from dressage.analytics.metrics import Metrics as Metrics
-from dressage.analytics.metrics import PrometheusMetrics as PrometheusMetrics
 from dressage.analytics.query import QueryResult as QueryResult
 from dressage.analytics.query import query as query
 from dressage.analytics.query import query_file as query_file

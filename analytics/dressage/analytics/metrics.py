@@ -1,8 +1,10 @@
-"""What analytics counts. `NoMetrics` counts nothing; `PrometheusMetrics` needs the extra `server`."""
+"""What analytics counts. `NoMetrics` counts nothing, `Metered` with the meters of the process."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from dressage.telemetry import Meters
 
 
 class Metrics(Protocol):
@@ -39,32 +41,19 @@ class NoMetrics:
     def answered(self, code: str, seconds: float) -> None: ...
 
 
-class PrometheusMetrics:
-    """See `Metrics`. Registers with the default registry, so there is one for each namespace and process."""
+class Metered:
+    """See `Metrics`."""
 
-    def __init__(self, namespace: str) -> None:
-        # Optional at run time: a service without metrics does not install the client.
-        from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-
-        registry: CollectorRegistry = REGISTRY
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"dressage_analytics_{name}", text, ["namespace"], registry=registry)
-
-        self._events = counter("events", "Output events written to the file").labels(namespace)
-        self._rejects = counter("rejects", "Messages that are no output events").labels(namespace)
-        self._gaps = counter("gaps", "Ranges that the stream dropped before they were read").labels(namespace)
-        self._missed = counter("gap_sequences", "Stream sequences inside those ranges").labels(namespace)
-        self._lag = Gauge(
-            "dressage_analytics_lag", "Stream sequences not yet in the file", ["namespace"], registry=registry
-        ).labels(namespace)
-        self._queries = Counter(
-            "dressage_analytics_queries", "Queries by result", ["namespace", "code"], registry=registry
+    def __init__(self, meters: Meters) -> None:
+        self._events = meters.counter("analytics_events_total", "Output events written to the file")
+        self._rejects = meters.counter("analytics_rejects_total", "Messages that are no output events")
+        self._gaps = meters.counter(
+            "analytics_gaps_total", "Ranges that the stream dropped before they were read"
         )
-        self._seconds = Histogram(
-            "dressage_analytics_query_seconds", "Time to answer a query", ["namespace"], registry=registry
-        ).labels(namespace)
-        self._namespace = namespace
+        self._missed = meters.counter("analytics_gap_sequences_total", "Stream sequences inside those ranges")
+        self._lag = meters.gauge("analytics_lag", "Stream sequences not yet in the file")
+        self._queries = meters.counter("analytics_queries_total", "Queries, by result", ["code"])
+        self._seconds = meters.histogram("analytics_query_seconds", "Time to answer a query")
 
     def ingested(self, events: int) -> None:
         self._events.inc(events)
@@ -80,5 +69,5 @@ class PrometheusMetrics:
         self._lag.set(sequences)
 
     def answered(self, code: str, seconds: float) -> None:
-        self._queries.labels(self._namespace, code or "OK").inc()
+        self._queries.labels(code or "OK").inc()
         self._seconds.observe(seconds)

@@ -63,13 +63,10 @@ class _Lane:
                 await self._singles(group[start : start + IN_FLIGHT_MAX])
 
     def _take(self) -> list[_Waiting]:
-        size = 0
-        for count, waiting in enumerate(self._waiting[:BATCH_MAX], 1):
-            size += len(waiting.message.data)
-            if size >= BATCH_BYTES_MAX:
-                break
-        else:
-            count = BATCH_MAX
+        size = count = 0
+        while count < min(len(self._waiting), BATCH_MAX) and size < BATCH_BYTES_MAX:
+            size += len(self._waiting[count].message.data)
+            count += 1
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         return group
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-import logging
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,30 +16,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.protocol.errors import DressageError
+from dressage.cli import options
+from dressage.cli.running import run, signals
 from dressage.protocol.names import Names
+from dressage.telemetry import Meters, meters_for
 
 # DuckDB is an extra, and takes a moment to import: only the commands here do, when they run.
 if TYPE_CHECKING:
     from dressage.analytics import QueryResult
 
-_server = click.option(
-    "--server",
-    envvar="DRESSAGE_SERVER",
-    default="nats://127.0.0.1:4222",
-    show_default=True,
-    help="Address of a NATS server.",
-)
-_namespace = click.option(
-    "--namespace", envvar="DRESSAGE_NAMESPACE", default="default", show_default=True, help="Whose events."
-)
-
-_MISSING = "DuckDB is not installed: pip install 'dressage[analytics]'"
-
 
 @click.command()
-@_server
-@_namespace
+@options.server
+@options.namespace
 @click.option(
     "--db",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -49,40 +36,23 @@ _MISSING = "DuckDB is not installed: pip install 'dressage[analytics]'"
     show_default=True,
     help="The file to write. It belongs to this process while it runs.",
 )
-@click.option(
-    "--metrics-port", type=int, default=None, help="Serve Prometheus metrics on this loopback port."
-)
-def analytics(server: str, namespace: str, db: Path, metrics_port: int | None) -> None:
+@options.metrics_port
+@options.metrics_host
+def analytics(server: str, namespace: str, db: Path, metrics_port: int | None, metrics_host: str) -> None:
     """Write the output events into a DuckDB file, exactly once, and answer `dressage query`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        asyncio.run(_serve(server, namespace, db, metrics_port))
-    except DressageError as error:
-        raise click.ClickException(str(error)) from error
+    run(_serve(server, namespace, db, meters_for(metrics_port, metrics_host)))
 
 
-async def _serve(server: str, namespace: str, db: Path, metrics_port: int | None) -> None:
-    try:
-        from dressage.analytics import AnalyticsService, PrometheusMetrics
-    except ModuleNotFoundError as error:
-        raise click.ClickException(_MISSING) from error
-    metrics = None
-    if metrics_port is not None:
-        try:
-            from prometheus_client import start_http_server
-        except ModuleNotFoundError as error:
-            raise click.ClickException("metrics need: pip install 'dressage[server]'") from error
-        metrics = PrometheusMetrics(namespace)
-        start_http_server(metrics_port, addr="127.0.0.1")
-    service = AnalyticsService(server, namespace, db, metrics=metrics)
-    loop = asyncio.get_running_loop()
+async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
+    from dressage.analytics import AnalyticsService, Metered
+
+    service = AnalyticsService(server, namespace, db, metrics=Metered(meters))
     async with service:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, service.stop)
-        click.echo(
-            f"analytics of namespace {namespace} in {db}, behind sequence {service.position}", err=True
-        )
-        await service.wait()
+        with signals(service.stop):
+            click.echo(
+                f"analytics of namespace {namespace} in {db}, behind sequence {service.position}", err=True
+            )
+            await service.wait()
 
 
 @click.command()
@@ -95,8 +65,8 @@ async def _serve(server: str, namespace: str, db: Path, metrics_port: int | None
     show_default=True,
     help="How to print the rows.",
 )
-@_server
-@_namespace
+@options.server
+@options.namespace
 @click.option(
     "--db",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -117,10 +87,7 @@ def query(
     timeout_s: float,
 ) -> None:
     """Ask the analytics process, also while it ingests: dressage query "FROM workflow_stats"."""
-    try:
-        result = asyncio.run(_ask(sql, server, namespace, db, limit_rows, timeout_s))
-    except DressageError as error:
-        raise click.ClickException(str(error)) from error
+    result = run(_ask(sql, server, namespace, db, limit_rows, timeout_s))
     _print(result, output)
     if result.truncated:
         click.echo(
@@ -131,11 +98,9 @@ def query(
 async def _ask(
     sql: str, server: str, namespace: str, db: Path | None, limit_rows: int, timeout_s: float
 ) -> QueryResult:
-    try:
-        from dressage.analytics import query as ask
-        from dressage.analytics import query_file
-    except ModuleNotFoundError as error:
-        raise click.ClickException(_MISSING) from error
+    from dressage.analytics import query as ask
+    from dressage.analytics import query_file
+
     if db is not None:
         return await asyncio.to_thread(query_file, db, sql, limit_rows=limit_rows)
     connection = await JetStreamBroker(server).connect("query")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +23,6 @@ _timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait.  [default: for ever]"
 )
 
-EVENTS_LATE_S: Final = 5.0
 VALUE_SHOWN_MAX: Final = 200
 """Characters of a value that a table shows; `--json` shows all."""
 
@@ -156,7 +153,7 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     async def read() -> list[ReceivedEvent]:
         await require_answer(server)
         async with Client(server, namespace=namespace) as client:
-            return await _complete_history(client, run_id)
+            return [event async for event in client.history(run_id)]
 
     events = run(read())
     if as_json:
@@ -167,20 +164,6 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     for event in events:
         table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
     _console().print(table)
-
-
-async def _complete_history(client: Client, run_id: str) -> list[ReceivedEvent]:
-    """The run's events up to now. Output events follow a turn a little later, so the last may have to be awaited.
-
-    Raises `NotFound` for a run that nobody knows.
-    """
-    known = (await client.get(run_id)).events
-    deadline = time.monotonic() + EVENTS_LATE_S
-    while True:
-        events = [event async for event in client.history(run_id)]
-        if len(events) >= known or time.monotonic() > deadline:
-            return events
-        await asyncio.sleep(0.02)
 
 
 def _said(event: ReceivedEvent) -> str:

@@ -180,7 +180,8 @@ class _Trigger:
             await _cancelled([*beside, *self._running])
 
     async def _drain(self) -> None:
-        if self._running:
+        """Finishes the events in flight, unless a fault lasts, for then they would not get there."""
+        if self._running and not self._faults["engine"]:
             _log.info("trigger %r: finishing %d events", self._config.name, len(self._running))
             await asyncio.wait(self._running, timeout=self._options.drain_s)
         await _cancelled(self._running)

@@ -204,7 +204,7 @@ class Client:
     async def start(
         self,
         workflow: str | Workflow[..., Any],
-        input: Mapping[str, Any] | msgspec.Raw | None = None,
+        input: Mapping[str, Any] | msgspec.Raw | None = None,  # noqa: A002
         *,
         run_id: str | None = None,
         version: int | None = None,
@@ -302,9 +302,15 @@ class Client:
         """A handle on a run that was started elsewhere; nothing is asked yet."""
         return RunHandle(self, check_run_id(run_id), decode=plain)
 
-    def history(self, run_id: str) -> AsyncIterator[ReceivedEvent]:
-        """The run's output events so far, from its first."""
-        return read_history(self.connection, self.names, self._shards, check_run_id(run_id))
+    async def history(self, run_id: str) -> AsyncIterator[ReceivedEvent]:
+        """The run's output events so far, from its first.
+
+        Events follow the turn that caused them by a moment; what the run's state counts already is waited for.
+        Raises `NotFound`, or `NoAnswer` when the server stops delivering.
+        """
+        view = await self.get(run_id)
+        async for event in read_history(self.connection, self.names, self._shards, run_id, view.events):
+            yield event
 
     async def _ask(self, ask: Ask, timeout_s: float | None) -> RunView:
         loop = asyncio.get_running_loop()

@@ -13,19 +13,19 @@ from dressage.protocol.events import RUN_HEADER, ReceivedEvent, decode_event
 from dressage.protocol.names import Names, run_token, shard_of
 
 SILENCE_S: Final = 10.0
+"""How long the next event of a run may take to appear in the stream; also how long one that is gone is looked for."""
+
 WINDOW: Final = 500
 
 
 async def read_history(
-    connection: Connection, names: Names, shards: int, run_id: str
+    connection: Connection, names: Names, shards: int, run_id: str, count: int
 ) -> AsyncIterator[ReceivedEvent]:
-    """Yields the events that are stored now, in order. Raises `NoAnswer` when the server stops delivering."""
-    subject = names.events_of_run(shard_of(run_id, shards), run_id)
-    token = run_token(run_id)
-    state = await connection.stream_state(names.events_stream, subjects=subject)
-    left = sum(state.subjects.values()) if state else 0
-    if not left:
-        return
+    """Yields the run's first `count` events in order, or fewer where the stream has already dropped them.
+
+    Raises `NoAnswer` when the server stops delivering.
+    """
+    subject, token = names.events_of_run(shard_of(run_id, shards), run_id), run_token(run_id)
     queue: asyncio.Queue[Delivery] = asyncio.Queue()
     consumer = f"history_{uuid.uuid4().hex}"
     await connection.create_consumer(
@@ -34,14 +34,19 @@ async def read_history(
     )
     pull = await connection.pull(names.events_stream, consumer, WINDOW, queue.put_nowait, lambda _: None)
     try:
-        for _ in range(left):
+        index = -1
+        while index < count - 1:
             try:
                 delivery = await asyncio.wait_for(queue.get(), SILENCE_S)
             except TimeoutError as error:
-                raise NoAnswer(f"reading the history of run {run_id!r} stalled") from error
+                raise NoAnswer(
+                    f"reading the history of run {run_id!r} stalled after event {index}"
+                ) from error
             await pull.taken()
             if delivery.headers and delivery.headers.get(RUN_HEADER) == token:
-                yield decode_event(delivery.data)
+                event = decode_event(delivery.data)
+                index = event.index
+                yield event
     finally:
         await pull.close()
         await connection.delete_consumer(names.events_stream, consumer)

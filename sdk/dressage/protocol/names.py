@@ -27,7 +27,8 @@ def check_name(name: object, what: str) -> str:
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise BadName(
-        f"{what} name {_shown(name)} is not valid: use 1 to 63 characters a-z, 0-9 and '-', starting with a letter or digit"
+        f"{what} name {_shown(name)} is not valid: use 1 to 63 characters a-z, 0-9 and '-', "
+        "starting with a letter or digit"
     )
 
 

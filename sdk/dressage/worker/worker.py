@@ -16,7 +16,7 @@ import msgspec
 
 from dressage.brokers.interface import Broker, Connection, Delivery, Message, Pull
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, require_namespace
+from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, read_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.flow import App, Handler
 from dressage.protocol.commands import FailureInfo, TaskMessage, TaskResult, WorkerInfo, encoder
@@ -30,6 +30,7 @@ _log = logging.getLogger("dressage.worker")
 
 SIGN_OF_LIFE_S: Final = TASK_ACK_WAIT_S / 3
 UNKNOWN_TASK_DELAY_S: Final = 5.0
+NAMESPACE_POLL_S: Final = 0.5
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,12 +95,12 @@ class Worker:
             await self._beside
 
     async def run(self) -> None:
-        """Raises `ServerUnreachable`, or `NotFound` when no orchestrator has served the namespace yet."""
+        """Raises `ServerUnreachable`. Waits for a namespace that no orchestrator has served yet."""
         connection = await self._broker.connect(f"dressage-worker-{self._identity}", reconnect=True)
         publisher = GroupPublisher(connection, patience_s=None)
         beat = asyncio.create_task(self._show_life(connection))
         try:
-            shards = (await require_namespace(connection, self._names)).shards
+            shards = await self._await_namespace(connection)
             pulls = [
                 asyncio.create_task(self._keep_pulling(connection, publisher, shards, shard, queue))
                 for shard in range(shards)
@@ -115,6 +116,22 @@ class Worker:
             publisher.close()
             await connection.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _await_namespace(self, connection: Connection) -> int:
+        """The number of shards, once an orchestrator has made the namespace: processes start in any order."""
+        said = False
+        while not self._stop.is_set():
+            namespace = await read_namespace(connection, self._names)
+            if namespace is not None:
+                return namespace.shards
+            if not said:
+                _log.warning(
+                    "namespace %r does not exist yet: waiting for an orchestrator to serve it",
+                    self._names.namespace,
+                )
+                said = True
+            await asyncio.sleep(NAMESPACE_POLL_S)
+        return 0
 
     async def _drain(self, connection: Connection) -> None:
         if self._running:

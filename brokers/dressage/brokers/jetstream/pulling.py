@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from dressage.brokers.interface import DeliveryCallback, EndCallback
@@ -75,10 +77,8 @@ class StandingPull:
         if self._subscription is not None:
             self._connection.nats.forget_direct(self._subscription)
         if self._subscription is not None and not self._connection.lost.is_set():
-            try:
+            with contextlib.suppress(nats.errors.Error):
                 await self._subscription.unsubscribe()
-            except Exception:
-                pass
 
     def _refill_if_due(self) -> None:
         """Asks for half a window at a time, or for what there is room for when nothing is asked any more."""

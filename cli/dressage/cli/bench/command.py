@@ -23,7 +23,7 @@ from dressage.cli.bench.bare import drive
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
 from dressage.cli.bench.shape import Shape, read_shape
 from dressage.cli.bench.workload import TASKS_PER_RUN
-from dressage.cli.demo.children import Child, dressage
+from dressage.cli.children import Child, dressage
 from dressage.cli.running import run
 from dressage.client import Client
 from dressage.protocol.errors import DressageError

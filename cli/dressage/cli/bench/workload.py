@@ -1,4 +1,4 @@
-"""The workflow that is measured: three tasks in a row, 500 bytes in, 200 out, one searchable and three plain variables."""
+"""The workflow that is measured: three tasks, 500 bytes in, 200 out, one searchable and three plain variables."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.brokers.provision import read_namespace
-from dressage.cli.demo.children import Child, dressage
+from dressage.cli.children import Child, dressage
 from dressage.protocol.errors import DressageError, NoAnswer
 from dressage.protocol.names import Names
 

@@ -145,7 +145,11 @@ class Tenure:
 
             return on_delivery
 
-        intake, stream, window = connections.intake, self._names.shard_stream(self._shard), self._config.window
+        intake, stream, window = (
+            connections.intake,
+            self._names.shard_stream(self._shard),
+            self._config.window,
+        )
         commands, sends = self._names.command_consumer(self.epoch), self._names.forward_consumer(self.epoch)
         pull = await intake.pull(stream, commands, window, to(stages.folder.deliver), on_end)
         sent = await intake.pull(stream, sends, window, to(stages.forwarder.deliver), on_end)

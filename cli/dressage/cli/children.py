@@ -1,4 +1,4 @@
-"""The demo's processes: started one by one, watched, stopped in order, and never left behind."""
+"""Processes that a command starts: one by one, watched, stopped in order, and never left behind."""
 
 from __future__ import annotations
 
