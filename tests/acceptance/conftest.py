@@ -67,7 +67,15 @@ class Engine:
             orchestrator, task = self._running
             self._running = None
             orchestrator.stop()
-            await asyncio.wait_for(task, DEADLINE_S)
+            await asyncio.wait_for(task, 2 * DEADLINE_S)
+
+    def crash(self) -> BaseException | None:
+        """What ended the orchestrator although nobody stopped it. After that it counts as down."""
+        if self._running is None or not self._running[1].done():
+            return None
+        task = self._running[1]
+        self._running = None
+        return task.exception()
 
     async def client(self, actor: str = "tester") -> Client:
         return await self._stack.enter_async_context(Client(self.url, namespace=self.namespace, actor=actor))

@@ -45,6 +45,7 @@ class Schedule:
 class Message:
     """Something to publish.
 
+    `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
     `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject that storing
     this message removes (harmless when it is not there). `msg_id` makes the server drop a repeat within its
     duplicate window, which is an optimisation and never a guarantee.
@@ -52,7 +53,8 @@ class Message:
 
     subject: str
     data: bytes
-    headers: dict[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    lines: str = ""
     expect: Expect | None = None
     rollup: bool = False
     schedule: Schedule | None = None

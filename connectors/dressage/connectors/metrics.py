@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 from dressage.telemetry import Counter, Gauge, Meters
 
 
@@ -37,6 +39,8 @@ class TriggerMetrics:
         self.existing: Counter = all_triggers.existing.labels(trigger)
         self.skipped: Counter = all_triggers.skipped.labels(trigger)
         self.lag: Gauge = all_triggers.lag.labels(trigger)
+        # Until it has been asked for it is not known to be none.
+        self.lag.set(nan)
         self.faulty: Gauge = all_triggers.faulty.labels(trigger)
 
     def dead_letter(self, code: str) -> None:

@@ -36,6 +36,8 @@ _log = logging.getLogger("dressage.connectors")
 RETRY_S: Final = 1.0
 """Between two looks for what is not there: the namespace, the source."""
 
+CANCEL_AGAIN_S: Final = 0.5
+
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 
@@ -395,8 +397,9 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancels and awaits what still runs."""
-    running = list(tasks)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    """Cancels and awaits what still runs; again and again, because `wait_for` of Python 3.11 may swallow it once."""
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)

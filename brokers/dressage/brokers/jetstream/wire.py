@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -97,7 +98,7 @@ def header_block(message: Message, batch: str = "") -> bytes:
 
     `batch` is what `batch_lines` made. Raises `BadInput` for a header that would end its line early.
     """
-    lines = batch
+    lines = batch + message.lines
     if message.headers:
         for name, value in message.headers.items():
             if _BREAKS.search(name) or _BREAKS.search(value):
@@ -133,13 +134,39 @@ def delivery_of(subject: str, data: bytes, headers: bytes, reply: str) -> Delive
     return Delivery(
         subject=subject,
         data=data,
-        headers=parse_headers(headers) if headers else None,
+        headers=LazyHeaders(headers) if headers else None,
         attempts=int(parts[base]),
         stream_seq=int(parts[base + 1]),
         consumer_seq=int(parts[base + 2]),
         time_ns=int(parts[base + 3]),
         reply=reply,
     )
+
+
+class LazyHeaders(Mapping[str, str]):
+    """The headers of a delivery, parsed when somebody looks: most deliveries are never asked for theirs."""
+
+    __slots__ = ("_block", "_parsed")
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._parsed: dict[str, str] | None = None
+
+    def _all(self) -> dict[str, str]:
+        if self._parsed is None:
+            self._parsed = parse_headers(self._block) or {}
+        return self._parsed
+
+    def __getitem__(self, name: str) -> str:
+        if self._parsed is None and name.encode() not in self._block:
+            raise KeyError(name)
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 def status_of(headers: bytes) -> tuple[str, str]:

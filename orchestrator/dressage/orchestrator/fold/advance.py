@@ -59,6 +59,7 @@ class Advance:
         self.events: list[EventData] = []
         self.scope = Scope(state.variables, definition)
         self.first_event = state.events
+        self._stored = False
 
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
@@ -94,7 +95,14 @@ class Advance:
         self._store(name, record)
         self._field_changed(attribute, value)
 
+    def variable_bytes(self) -> int:
+        """Stored size of all variables if this fold changed one, else 0."""
+        if not self._stored:
+            return 0
+        return sum(memoryview(raw).nbytes for raw in self.state.variables.values())
+
     def _store(self, name: str, value: Any) -> None:
+        self._stored = True
         self.state.variables[name] = msgspec.Raw(encode_stored(value))
         self.scope.remember(name, value)
 

@@ -174,7 +174,7 @@ def _move(advance: Advance, thread: RunThread) -> None:
                 FailureInfo("type-error", f"line {ready.node.line}: {error.message}", "type-error"),
                 number,
             )
-    size = sum(len(bytes(raw)) for raw in advance.state.variables.values()) if steps else 0
+    size = advance.variable_bytes()
     if size > VARIABLES_BYTES_MAX and not advance.state.finished:
         advance.fail_run(
             _limit("variables-size", f"variables take {size} bytes of {VARIABLES_BYTES_MAX} allowed")

@@ -4,48 +4,62 @@ from __future__ import annotations
 
 from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import RunState, TaskWait
 from dressage.protocol.errors import InvariantBroken
 
 
 def check(before: RunState | None, outcome: Outcome) -> None:
     """Raises `InvariantBroken`."""
+    broken = _broken(before, outcome)
+    if broken:
+        raise InvariantBroken(broken)
+
+
+def _broken(before: RunState | None, outcome: Outcome) -> str:
+    """The first rule that does not hold, in words; empty when all hold."""
     after = outcome.state
     if after is None or after is before:
-        _hold(not outcome.effects and not outcome.events, "nothing changed, yet something happened")
-        return
-    counted = before.events if before is not None else 0
-    _hold(outcome.first_event == counted, "the first event does not follow the last one")
-    _hold(after.events == counted + len(outcome.events), "events were not counted")
+        return "nothing changed, yet something happened" if outcome.effects or outcome.events else ""
+    counted = 0 if before is None else before.events
+    if outcome.first_event != counted or after.events != counted + len(outcome.events):
+        return "events were not counted, or do not follow the last one"
     if before is not None:
-        _hold(after.seq > before.seq, "a command was folded twice")
-        _hold(after.time_ms >= before.time_ms, "the run's time ran backwards")
-        _hold(not before.finished, "a finished run changed")
+        if after.seq <= before.seq:
+            return "a command was folded twice"
+        if after.time_ms < before.time_ms:
+            return "the run's time ran backwards"
+        if before.finished:
+            return "a finished run changed"
     if after.finished:
-        _hold(not after.threads and after.ended_ms > 0, "a finished run has threads, or no end")
-        _hold(bool(after.output) == (after.status == "completed"), "only a completed run has an output")
-    else:
-        _hold(bool(after.threads), "a running run has no threads")
-        _hold(all(thread.wait is not None for thread in after.threads), "a thread neither moves nor waits")
-    _waits_are_served(after, outcome)
+        return _broken_end(after)
+    return _broken_waits(after, outcome)
 
 
-def _waits_are_served(after: RunState, outcome: Outcome) -> None:
-    """Every wait that began in this fold has its effect, and every effect its wait."""
-    asked = {effect.task_id for effect in outcome.effects if isinstance(effect, DispatchTask)}
-    asked |= {effect.timer_id for effect in outcome.effects if isinstance(effect, SetTimer)}
+def _broken_end(after: RunState) -> str:
+    if after.threads or after.ended_ms <= 0:
+        return "a finished run has threads, or no end"
+    if bool(after.output) != (after.status == "completed"):
+        return "only a completed run has an output"
+    return ""
+
+
+def _broken_waits(after: RunState, outcome: Outcome) -> str:
+    """Every thread waits; what began to wait in this fold has its effect, and every effect its wait."""
+    asked: set[str] = set()
+    for effect in outcome.effects:
+        if isinstance(effect, DispatchTask):
+            asked.add(effect.task_id)
+        elif isinstance(effect, SetTimer):
+            asked.add(effect.timer_id)
     begun: set[str] = set()
+    seq = str(after.seq)
     for thread in after.threads:
-        match thread.wait:
-            case TaskWait(task_id=wait_id) | SleepWait(timer_id=wait_id):
-                if wait_id.split("-")[2] == str(after.seq):
-                    begun.add(wait_id)
-            case None:
-                pass
-    _hold(begun <= asked, f"waits without an effect: {begun - asked}")
-    _hold(asked <= begun or after.finished, f"effects that nobody waits for: {asked - begun}")
-
-
-def _hold(condition: bool, rule: str) -> None:
-    if not condition:
-        raise InvariantBroken(rule)
+        wait = thread.wait
+        if wait is None:
+            return "a thread neither moves nor waits"
+        wait_id = wait.task_id if isinstance(wait, TaskWait) else wait.timer_id
+        if wait_id.split("-")[2] == seq:
+            begun.add(wait_id)
+    if not after.threads:
+        return "a running run has no threads"
+    return "" if begun == asked else f"waits {begun} and effects {asked} do not match"

@@ -1,4 +1,8 @@
-"""The state of a run: small, typed, and without history (history is the output events)."""
+"""The state of a run: small, typed, and without history (history is the output events).
+
+The structs are outside the garbage collector (`gc=False`): they hold no cycles, and an owner keeps tens of thousands
+of them in memory, which a full collection would walk through again and again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from dressage.protocol.commands import FailureInfo, Json, RunStatus
 STATE_FORMAT: Literal[1] = 1
 
 
-class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True):
+class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the result of exactly one attempt: the one with this `task_id`.
 
     `args` are kept in wire form, so that a retry gets what the first attempt got.
@@ -27,7 +31,7 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     args: msgspec.Raw
 
 
-class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True):
+class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     timer_id: str
     node: int
     until_ms: int
@@ -36,7 +40,7 @@ class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit
 Wait = TaskWait | SleepWait
 
 
-class RunThread(msgspec.Struct, omit_defaults=True):
+class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     """A path of control: at `node`, and waiting there if `wait` is set."""
 
     id: int
@@ -44,7 +48,7 @@ class RunThread(msgspec.Struct, omit_defaults=True):
     wait: Wait | None = None
 
 
-class RunState(msgspec.Struct, omit_defaults=True):
+class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     """Everything the fold knows of a run.
 
     `seq` is the stream sequence of the last command folded into it, `time_ms` the run's own time (broker time

@@ -230,12 +230,11 @@ class Folder:
         if seq < published_seq:
             return
         skip = published_events if seq == published_seq else 0
-        for number, data in enumerate(outcome.events, 1):
-            if number > skip:
-                self._metrics.happened(data)
-                index = outcome.first_event + number - 1
-                message = self._maker.event(data, index, outcome.state, run.token)
-                self._open.events.append(PlacedEvent(seq, number, message))
+        fresh = outcome.events[skip:]
+        messages = self._maker.events(fresh, outcome.first_event + skip, outcome.state, run.token)
+        for number, (data, message) in enumerate(zip(fresh, messages, strict=True), skip + 1):
+            self._metrics.happened(data)
+            self._open.events.append(PlacedEvent(seq, number, message))
 
     def _record_answer(self, delivery: Delivery, outcome: Outcome) -> None:
         kind = "accepted" if outcome.code is None else outcome.code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from dressage.brokers.interface import Message, Schedule
@@ -67,24 +69,30 @@ class MessageMaker:
             return Message(self._names.command(target, token), _encode(effect.command))
         return Message(self._names.send(self._shard, target, token), _encode(effect.command))
 
-    def event(self, data: EventData, index: int, state: RunState, token: str) -> Message:
-        """The CloudEvent of one output event; `state` is the state after the fold that made it."""
-        kind = KIND[type(data)]
-        event = OutputEvent(
-            id=f"{state.run_id}/{index}",
-            source=self._source,
-            type=TYPE_PREFIX + kind,
-            time=rfc3339(state.time_ms),
-            subject=state.run_id,
-            workflow=state.workflow,
-            version=state.version,
-            index=index,
-            command=str(state.seq),
-            data=data,
-            actor=state.actor or msgspec.UNSET,
-        )
-        return Message(
-            self._names.event(self._shard, state.workflow, kind, event_bucket(state.run_id)),
-            _encode(event),
-            {RUN_HEADER: token, "content-type": CONTENT_TYPE},
-        )
+    def events(
+        self, events: Sequence[EventData], first_index: int, state: RunState, token: str
+    ) -> list[Message]:
+        """The CloudEvents of consecutive output events of one command; `state` is the state after its fold."""
+        run_id, workflow = state.run_id, state.workflow
+        time, command, actor = rfc3339(state.time_ms), str(state.seq), state.actor or msgspec.UNSET
+        bucket = event_bucket(run_id)
+        lines = f"{RUN_HEADER}: {token}\r\ncontent-type: {CONTENT_TYPE}\r\n"
+        messages: list[Message] = []
+        for index, data in enumerate(events, first_index):
+            kind = KIND[type(data)]
+            event = OutputEvent(
+                id=f"{run_id}/{index}",
+                source=self._source,
+                type=TYPE_PREFIX + kind,
+                time=time,
+                subject=run_id,
+                workflow=workflow,
+                version=state.version,
+                index=index,
+                command=command,
+                data=data,
+                actor=actor,
+            )
+            subject = self._names.event(self._shard, workflow, kind, bucket)
+            messages.append(Message(subject, _encode(event), lines=lines))
+        return messages
