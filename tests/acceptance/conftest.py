@@ -160,10 +160,17 @@ async def sharded(server: EmbeddedServer, request: pytest.FixtureRequest) -> Asy
 
 
 @pytest.fixture(scope="session")
-async def shared(server: EmbeddedServer) -> AsyncIterator[Engine]:
-    """An engine of three shards that many tests share, each with run ids of its own."""
+async def served(server: EmbeddedServer) -> AsyncIterator[Engine]:
     made = Engine(server.url, 3)
     await made.up()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def shared(served: Engine) -> AsyncIterator[Engine]:
+    """An engine of three shards that many tests share: clients and workers are the test's own, as run ids must be."""
+    made = Engine(served.url, served.shards, served.namespace)
     yield made
     await made.close()
 

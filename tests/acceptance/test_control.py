@@ -68,7 +68,6 @@ async def keyed(items: dict[str, int], key: str) -> int:
 async def endless(n: int) -> int:
     while True:
         n += 1
-    return n
 
 
 @workflow
@@ -124,8 +123,8 @@ def line_of(source: str) -> int:
         return next(n for n, line in enumerate(own, 1) if line.strip() == source)
 
 
-async def slept(engine: Engine, run_id: str) -> timedelta:
-    client = await engine.client()
+async def slept(shared: Engine, run_id: str) -> timedelta:
+    client = await shared.client()
     times = {event.kind: event.time async for event in client.history(run_id)}
     return datetime.fromisoformat(times["sleep-ended"]) - datetime.fromisoformat(times["sleep-started"])
 
@@ -140,9 +139,9 @@ async def test_a_sleep_is_not_early(sharded: Engine) -> None:
         assert await slept(sharded, f"s{n}") >= timedelta(seconds=0.1 * n), loop
 
 
-async def test_a_sleep_may_be_a_timedelta(engine: Engine) -> None:
-    client = await engine.registered(delta)
-    await (await client.start(delta, {}, run_id="d")).result(5)
+async def test_a_sleep_may_be_a_timedelta(shared: Engine) -> None:
+    client = await shared.registered(delta)
+    await (await client.start(delta, {}, run_id="delta")).result(5)
     assert timedelta(milliseconds=300) <= await slept(engine, "d") < timedelta(seconds=3)
 
 
@@ -167,8 +166,8 @@ async def test_a_sleep_that_spans_a_restart_is_not_early(sharded: Engine) -> Non
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-async def test_a_sleep_of_no_time_ends_at_once(engine: Engine, seconds: float) -> None:
-    client = await engine.registered(napping)
+async def test_a_sleep_of_no_time_ends_at_once(shared: Engine, seconds: float) -> None:
+    client = await shared.registered(napping)
     assert await (await client.start(napping, {"seconds": seconds})).result(5) == "awake"
 
 
@@ -273,15 +272,15 @@ async def test_other_runs_go_on_beside_endless_loops(engine: Engine) -> None:
         assert (await client.wait(f"loop-{n}", timeout_s=8)).status == "failed"
 
 
-async def test_a_loop_of_a_hundred_turns_needs_no_waiting(engine: Engine) -> None:
-    client = await engine.registered(counted)
+async def test_a_loop_of_a_hundred_turns_needs_no_waiting(shared: Engine) -> None:
+    client = await shared.registered(counted)
     assert await (await client.start(counted, {"n": 100})).result(5) == 5050
 
 
-async def test_a_loop_of_thousands_of_turns_is_whole_or_ends_by_limit(engine: Engine) -> None:
-    client = await engine.registered(counted)
-    handle = await client.start(counted, {"n": 3000}, run_id="long", timeout_s=8)
-    view = await client.wait("long", timeout_s=8)
+async def test_a_loop_of_thousands_of_turns_is_whole_or_ends_by_limit(shared: Engine) -> None:
+    client = await shared.registered(counted)
+    handle = await client.start(counted, {"n": 3000}, run_id="long-loop", timeout_s=8)
+    view = await client.wait("long-loop", timeout_s=8)
     assert view.status == "completed" or (view.failure is not None and view.failure.kind == "limit")
     indexes = [event.index async for event in handle.history()]
     assert indexes == list(range(view.events))

@@ -104,7 +104,9 @@ def test_all_mistakes_of_a_file_are_told_at_once() -> None:
 def test_a_bad_expression_is_shown_with_a_caret() -> None:
     with pytest.raises(ConfigInvalid) as caught:
         parse_triggers(GOOD + "when = 'event[\"total\"] > limit'", "shop.toml")
-    assert 'shop.toml: trigger "orders": when: EXPRESSION_INVALID: name limit is not known' in str(caught.value)
+    assert 'shop.toml: trigger "orders": when: EXPRESSION_INVALID: name limit is not known' in str(
+        caught.value
+    )
     assert '    event["total"] > limit\n                     ^' in str(caught.value)
 
 

@@ -25,7 +25,11 @@ MEBIBYTE = 1024 * 1024
 
 
 def event(
-    payload: object, *, subject: str = "orders.new", headers: Mapping[str, str] | None = None, time_ns: int = 0
+    payload: object,
+    *,
+    subject: str = "orders.new",
+    headers: Mapping[str, str] | None = None,
+    time_ns: int = 0,
 ) -> Delivery:
     data = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
     return Delivery(subject, data, headers, 7, 1, 1, time_ns, "reply")
@@ -94,7 +98,9 @@ def letter(given: Delivery, reason: str = "because", payload_bytes_max: int = ME
 
 def size(message: Any) -> int:
     """What the server counts: headers and payload."""
-    return len(message.data) + sum(len(f"{name}: {value}\r\n".encode()) for name, value in message.headers.items())
+    return len(message.data) + sum(
+        len(f"{name}: {value}\r\n".encode()) for name, value in message.headers.items()
+    )
 
 
 def test_a_dead_letter_says_which_event_it_was_and_why() -> None:

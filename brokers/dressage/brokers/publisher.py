@@ -1,7 +1,7 @@
 """Group commit for whoever publishes commands: one write in flight for each stream, what arrives meanwhile is the next.
 
-With fsync before the acknowledgement one publish costs one fsync, and so does a batch of 500. Nothing waits for
-a timer: an idle publisher sends at once, a busy one sends large batches.
+With fsync before the acknowledgement one publish costs one fsync, and so does a batch of 500. An idle publisher
+sends at once; a busy one sends large batches, and waits a moment where that makes them larger.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ _log = logging.getLogger("dressage.brokers")
 
 SINGLES_MAX: Final = 8
 """Up to so many messages go as pipelined singles: below it the cost of staging a batch exceeds their fsyncs."""
+
+COMPANY_WANTED: Final = 150
+COMPANY_S: Final = 0.004
+"""A batch smaller than this waits so long for company: staging and syncing it costs more than the wait, whatever its
+size, and there is load, or it would not be a batch."""
 
 BATCH_MAX: Final = 500
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -56,6 +61,8 @@ class _Lane:
 
     async def _work(self) -> None:
         while self._waiting:
+            if SINGLES_MAX < len(self._waiting) < COMPANY_WANTED:
+                await asyncio.sleep(COMPANY_S)
             group = self._take()
             if len(group) > SINGLES_MAX and await self._batch(group):
                 continue

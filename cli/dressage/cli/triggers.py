@@ -2,86 +2,64 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
 from pathlib import Path
 
 import click
 
-from dressage.connectors import ConfigInvalid, TriggerConfig, TriggerOptions, TriggerRunner, load_triggers
-from dressage.protocol.errors import DressageError
-from dressage.telemetry import meters_for
+from dressage.cli import options
+from dressage.cli.running import inspect_server, run, signals
+from dressage.connectors import TriggerConfig, TriggerOptions, TriggerRunner, load_triggers
+from dressage.telemetry import Meters, meters_for
 
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 @click.group()
 def trigger() -> None:
-    """Start a run for each event of a stream that belongs to another service."""
+    """Start runs from the events of other services.
+
+    FILE declares triggers in TOML: which events of which JetStream stream start which workflow, under which run id
+    and with which input. See docs/triggers.md.
+    """
 
 
 @trigger.command()
 @_file
 def check(file: Path) -> None:
-    """Say what is wrong with FILE, or what it declares. Needs no server."""
-    for each in _load(file):
+    """Tell what FILE declares, or everything that is wrong with it. Needs no server."""
+    for each in load_triggers(file):
         click.echo(f"{each.name}: {_described(each)}")
 
 
-@trigger.command()
+@trigger.command("run")
 @_file
-@click.option(
-    "--server",
-    envvar="DRESSAGE_SERVER",
-    default="nats://127.0.0.1:4222",
-    show_default=True,
-    help="Address of a NATS server.",
-)
-@click.option(
-    "--namespace",
-    envvar="DRESSAGE_NAMESPACE",
-    default="default",
-    show_default=True,
-    help="Where runs are started.",
-)
-@click.option(
-    "--metrics-port", type=int, default=None, help="Serve Prometheus metrics on this loopback port."
-)
-def run(file: Path, server: str, namespace: str, metrics_port: int | None) -> None:
-    """Run the triggers that FILE declares, until SIGTERM or Ctrl-C. More processes share the events."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    triggers = _load(file)
-    try:
-        options = TriggerOptions(namespace=namespace)
-        asyncio.run(_run(server, triggers, options, metrics_port))
-    except DressageError as error:
-        raise click.ClickException(str(error)) from error
+@options.server
+@options.namespace
+@options.metrics_port
+@options.metrics_host
+def run_(file: Path, server: str, namespace: str, metrics_port: int | None, metrics_host: str) -> None:
+    """Run the triggers that FILE declares.
+
+    Several processes share the events. On SIGTERM one finishes the events in flight, and takes no more.
+    """
+    triggers = load_triggers(file)
+    run(_serve(server, triggers, TriggerOptions(namespace), meters_for(metrics_port, metrics_host)))
 
 
-async def _run(
-    server: str, triggers: list[TriggerConfig], options: TriggerOptions, metrics_port: int | None
+async def _serve(
+    server: str, triggers: list[TriggerConfig], settings: TriggerOptions, meters: Meters
 ) -> None:
-    runner = TriggerRunner(server, triggers, options, meters_for(metrics_port))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, runner.stop)
+    await inspect_server(server)
+    runner = TriggerRunner(server, triggers, settings, meters)
     names = ", ".join(each.name for each in triggers)
-    click.echo(f"triggers of namespace {options.namespace}: {names}", err=True)
-    await runner.run()
-
-
-def _load(file: Path) -> list[TriggerConfig]:
-    try:
-        return load_triggers(file)
-    except ConfigInvalid as error:
-        raise click.ClickException(error.message) from error
+    with signals(runner.stop):
+        click.echo(f"trigger {names}: starting runs of namespace {settings.namespace}", err=True)
+        await runner.run()
+    click.echo(f"trigger {names}: stopped, nothing left in flight", err=True)
 
 
 def _described(each: TriggerConfig) -> str:
     source = each.source
-    whence = " ".join(
-        part for part in (f"stream {source.stream}" if source.stream else "", source.subject or "") if part
-    )
+    whence = " ".join(part for part in (source.stream and f"stream {source.stream}", source.subject) if part)
     version = f" version {each.version}" if each.version else ""
     return f"{whence} -> {each.workflow}{version}, run id {each.run_id.text}"

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -55,10 +55,10 @@ _PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID"})
 class TriggerOptions:
     """How a process runs its triggers.
 
-    `in_flight` is how many events of one trigger are held at a time: from half of it to all are under way. An event of a process that died goes to
-    another one `ack_wait_s` after its last sign of life. `pending_max` bounds what all processes of a trigger hold
-    or have put back. `answer_s` is how long an event waits for the engine before it is put back, and `drain_s` how
-    long a stop waits for the events in flight.
+    `in_flight` is how many events of one trigger are held at a time: from half of it to all are under way. An
+    event of a process that died goes to another one `ack_wait_s` after its last sign of life. `pending_max` bounds
+    what all processes of a trigger hold or have put back. `answer_s` is how long an event waits for the engine
+    before it is put back, `drain_s` how long a stop waits for the events in flight.
     """
 
     namespace: str = "default"
@@ -167,6 +167,8 @@ class _Trigger:
         )
         self._faults = Faults(config.name, metrics.faulty)
         self._gate = Gate(self._faults, "engine")
+        self._told: set[str] = set()
+        """Codes of dead letters: the first of each is a warning, the others are counted."""
         self._held: dict[str, tuple[Delivery, float]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
@@ -282,7 +284,7 @@ class _Trigger:
             return
         (self._metrics.existing if run.existing else self._metrics.started).inc()
 
-    async def _start(self, start: Start) -> RunHandle:
+    async def _start(self, start: Start) -> RunHandle[Any]:
         """Raises `BadInput` or `Refused` for what this event will never get, other errors for what may pass."""
         async with self._gate.passage():
             try:
@@ -313,7 +315,11 @@ class _Trigger:
             raise
         self._faults.end("dead letters")
         self._metrics.dead_letter(error.code)
-        _log.info("trigger %r: event %d is a dead letter: %s", self._config.name, delivery.stream_seq, error)
+        level = logging.INFO if error.code in self._told else logging.WARNING
+        self._told.add(error.code)
+        _log.log(
+            level, "trigger %r: event %d is a dead letter: %s", self._config.name, delivery.stream_seq, error
+        )
 
     async def _put_back(self, delivery: Delivery, code: str) -> None:
         self._metrics.retry(code)
@@ -345,7 +351,7 @@ class _Engine:
         self._known_until = 0.0
         self._asking = asyncio.Lock()
 
-    async def start(self, start: Start) -> RunHandle:
+    async def start(self, start: Start) -> RunHandle[Any]:
         """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
         if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
             raise Unmappable(

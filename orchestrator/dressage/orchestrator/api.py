@@ -19,10 +19,10 @@ import msgspec
 from dressage.brokers.interface import Broker, Connection
 from dressage.client import Client
 from dressage.client.client import START_TIMEOUT_S
-from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.definitions import make_definition
 from dressage.protocol.commands import RunView, TaskResult
-from dressage.protocol.errors import BadSpec, DressageError
+from dressage.protocol.errors import DressageError
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
@@ -233,18 +233,10 @@ class Api:
         return Accepted(await self._client.report(request.run_id, request.result))
 
     async def _put_workflow(self, request: PutWorkflowRequest) -> WorkflowAnswer:
-        self._check_compiles(request.spec)
+        # A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it.
+        make_definition(RegisteredWorkflow(request.spec, 0, ""))
         registered, created = await self._client.registry.put(request.spec, request.actor)
         return WorkflowAnswer(registered, created)
-
-    def _check_compiles(self, spec: WorkflowSpec) -> None:
-        """A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it."""
-        try:
-            Definition(RegisteredWorkflow(spec, 0, ""))
-        except DressageError:
-            raise
-        except Exception as error:
-            raise BadSpec(f"workflow {spec.name!r} cannot be compiled: {error}") from error
 
     async def _get_workflow(self, request: GetWorkflowRequest) -> WorkflowAnswer:
         return WorkflowAnswer(await self._client.registry.get(request.name, request.version))

@@ -84,6 +84,7 @@ RefusalCode = Literal[
     "SPEC_INVALID",
     "NAME_INVALID",
     "RUN_ID_INVALID",
+    "SHARD_WRONG",
     "PAYLOAD_TOO_LARGE",
     "OPERATION_UNKNOWN",
     "REQUEST_MALFORMED",

@@ -22,6 +22,10 @@ from dressage.protocol.events import (
 )
 from dressage.protocol.spec import catches
 
+VALUE_BYTES_MAX = 256 * 1024
+"""Bytes of one input, of the arguments of one call, of one result, and of a run's output. With the variables, which
+have the same limit, a state stays below a server's default max_payload of 1 MiB."""
+
 
 class Scope(Mapping[str, Any]):
     """The run's variables as values: decoded when first read, remembered for this fold only."""
@@ -115,6 +119,9 @@ class Advance:
 
     # -- ends --------------------------------------------------------------------------------------
     def complete(self, output: bytes) -> None:
+        if len(output) > VALUE_BYTES_MAX:
+            self.fail_run(too_large("output-size", "the run's output", output))
+            return
         state = self.state
         state.output = result = msgspec.Raw(output)
         self._end("completed")
@@ -144,6 +151,12 @@ class Advance:
         self.state.status = status
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []
+
+
+def too_large(name: str, what: str, data: bytes) -> FailureInfo:
+    """The failure of a value beyond `VALUE_BYTES_MAX`."""
+    message = f"{what} takes {len(data)} bytes of {VALUE_BYTES_MAX} allowed: pass a reference to it instead"
+    return FailureInfo(name, message, "limit")
 
 
 def wire(value: Any) -> bytes:

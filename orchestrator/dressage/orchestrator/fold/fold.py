@@ -6,7 +6,7 @@ import msgspec
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.nodes import ENTER
@@ -26,6 +26,8 @@ STEPS_PER_COMMAND_MAX = 10_000
 
 VARIABLES_BYTES_MAX = 256 * 1024
 """Stored size of a run's variables, summed; more fails that run by name."""
+
+INPUT_BYTES_MAX = VALUE_BYTES_MAX
 
 
 def fold(
@@ -70,6 +72,11 @@ def _start(
         raise RefuseCommand(
             "WORKFLOW_UNKNOWN",
             f"workflow {command.workflow!r} has no version {command.version}: register it first",
+        )
+    if len(bytes(command.input)) > INPUT_BYTES_MAX:
+        raise RefuseCommand(
+            "INPUT_INVALID",
+            f"the input takes {len(bytes(command.input))} bytes of {INPUT_BYTES_MAX} allowed: pass a reference to it",
         )
     try:
         arguments = definition.params.decode(bytes(command.input))

@@ -17,7 +17,7 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.runs import Runs, read_state
 from dressage.protocol.commands import Ask, AskAnswer, RunView
-from dressage.protocol.errors import BadRunId
+from dressage.protocol.errors import BadInput, BadRunId
 from dressage.protocol.names import Names, run_token
 
 HOLD_S_MAX: Final = 30.0
@@ -130,8 +130,13 @@ class Asking:
         return read_state(found) if found is not None and found.data else None
 
     async def _reply(self, reply: str, answer: AskAnswer) -> None:
-        if reply:
+        if not reply:
+            return
+        try:
             await self._connection.tell(reply, _encode(answer))
+        except BadInput as error:
+            small = AskAnswer(code="PAYLOAD_TOO_LARGE", message=f"the answer does not fit: {error.message}")
+            await self._connection.tell(reply, _encode(small))
 
     async def _view(self, state: RunState, ask: Ask) -> RunView:
         view = RunView(

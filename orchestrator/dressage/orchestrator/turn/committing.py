@@ -25,6 +25,11 @@ SINGLES_MAX: Final = 8
 """Measured with fsync on one server: so many pipelined singles and a cursor cost what the smallest batch costs."""
 
 
+COMPANY_WANTED: Final = 150
+COMPANY_S: Final = 0.004
+"""On one server a batch smaller than this waits so long for company, because its price hardly depends on its size."""
+
+
 class Committer:
     """Writes turns, one in flight. Anything but a positive reply is a `Doubt`."""
 
@@ -40,8 +45,13 @@ class Committer:
         self._subject = names.cursor(shard)
         self._epoch = standing.epoch
         self._cursor_seq = standing.cursor_seq
-        self._singles_max = singles_max if standing.replicas == 1 else 0
+        self._alone = standing.replicas == 1
+        self._singles_max = singles_max if self._alone else 0
         self.place = standing.cursor.place
+
+    def wants_company(self, effects: int) -> bool:
+        """Whether a turn with so many effects would be a small batch where batches are dear."""
+        return self._alone and self._singles_max < effects < COMPANY_WANTED
 
     async def commit(self, turn: Turn) -> None:
         if turn.place <= self.place:

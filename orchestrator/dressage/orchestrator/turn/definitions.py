@@ -6,7 +6,7 @@ import msgspec
 
 from dressage.brokers.interface import Connection
 from dressage.orchestrator.fold.definition import Definition
-from dressage.protocol.errors import BadName, BadSpec
+from dressage.protocol.errors import BadName, BadSpec, DressageError
 from dressage.protocol.names import Names, check_name
 from dressage.protocol.spec import RegisteredWorkflow
 
@@ -38,5 +38,15 @@ class Definitions:
             registered = _decoder.decode(found.data)
         except msgspec.MsgspecError as error:
             raise BadSpec(f"workflow {workflow!r} version {version} does not decode: {error}") from error
-        definition = self._known[workflow, version] = Definition(registered)
+        definition = self._known[workflow, version] = make_definition(registered)
         return definition
+
+
+def make_definition(registered: RegisteredWorkflow) -> Definition:
+    """Raises `BadSpec` for a spec that cannot be used, whatever is wrong with it."""
+    try:
+        return Definition(registered)
+    except DressageError:
+        raise
+    except Exception as error:
+        raise BadSpec(f"workflow {registered.spec.name!r} cannot be compiled: {error}") from error

@@ -7,8 +7,8 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
-
-import msgspec
+from dataclasses import dataclass
+from typing import Final
 
 from dressage.brokers.interface import Delivery, Message
 from dressage.orchestrator.fold.definition import Definition
@@ -20,16 +20,23 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_run_id, token_of
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import PlacedEvent, Turn
-from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun, decode_command
-from dressage.protocol.errors import BadRunId, BadSpec
-from dressage.protocol.names import Names, run_id_of
+from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun
+from dressage.protocol.errors import BadSpec, InvariantBroken
+from dressage.protocol.names import Names
 
 _log = logging.getLogger("dressage.orchestrator")
 
-FOLDS_BEFORE_YIELD = 50
+FOLDS_BEFORE_YIELD: Final = 50
+
+HEADERS_BYTES_MAX: Final = 4096
+"""Left free below the server's max_payload for the headers of a message."""
+
+_TRACE_MAX: Final = 8000
+_REASON_MAX: Final = 1500
 
 
 class Folder:
@@ -44,6 +51,8 @@ class Folder:
         *,
         names: Names,
         shard: int,
+        shards: int,
+        payload_max: int,
         runs: Runs,
         definitions: Definitions,
         maker: MessageMaker,
@@ -54,6 +63,8 @@ class Folder:
     ) -> None:
         self._names = names
         self._shard = shard
+        self._shards = shards
+        self._payload_max = payload_max - HEADERS_BYTES_MAX
         self._runs = runs
         self._definitions = definitions
         self._maker = maker
@@ -80,7 +91,19 @@ class Folder:
         self._inbox.append(delivery)
         self._arrived.set()
         if delivery.stream_seq > self._folded:
-            self._runs.prefetch(_token(delivery))
+            self._prefetch(token_of(delivery))
+
+    def _prefetch(self, token: str) -> None:
+        try:
+            read_run_id(token, self._shard, self._shards)
+        except Unreadable:
+            return  # It is refused when its turn comes.
+        self._runs.prefetch(token)
+
+    @property
+    def open_effects(self) -> int:
+        """Effects in the open turn so far."""
+        return len(self._open.effects)
 
     @property
     def backlog(self) -> int:
@@ -126,26 +149,38 @@ class Folder:
 
     async def _fold(self, delivery: Delivery) -> None:
         seq = delivery.stream_seq
-        token = _token(delivery)
         if seq <= self._folded:
             return  # A redelivery: it is folded, and will be removed when it is covered.
         self._folded = seq
         self._floor.begun(seq)
+        token = token_of(delivery)
+        try:
+            run_id = read_run_id(token, self._shard, self._shards)
+        except Unreadable as unreadable:
+            self._bury(delivery, unreadable.code, unreadable.message)
+            await self._record(
+                delivery, Run(token), _refused(None, unreadable.code, unreadable.message), None
+            )
+            return
         run = await self._runs.get(token)
         if run.state is not None and run.state.seq >= seq:
             self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
             return
-        outcome = await self._outcome(delivery, run)
-        await self._record(delivery, run, outcome)
-
-    async def _outcome(self, delivery: Delivery, run: Run) -> Outcome:
-        stamp = Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
+        outcome = await self._outcome(delivery, run, run_id)
         try:
-            run_id = run_id_of(run.token)
-            command = decode_command(delivery.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, BadRunId, RecursionError) as error:
-            self._bury(delivery, "COMMAND_MALFORMED", str(error))
-            return _refused(run.state, "COMMAND_MALFORMED", f"the command does not decode: {error}")
+            made = self._made(outcome, token)
+        except InvariantBroken as broken:
+            outcome = self._fault(delivery, run, broken.message)
+            made = self._made(outcome, token)
+        await self._record(delivery, run, outcome, made)
+
+    async def _outcome(self, delivery: Delivery, run: Run, run_id: str) -> Outcome:
+        stamp = _stamp(delivery)
+        try:
+            command = read_command(delivery)
+        except Unreadable as unreadable:
+            self._bury(delivery, unreadable.code, unreadable.message)
+            return _refused(run.state, unreadable.code, unreadable.message)
         try:
             definition = await self._definition(run.state, command)
         except BadSpec as error:
@@ -153,15 +188,33 @@ class Folder:
         try:
             return fold(run.state, command, run_id, stamp, definition)
         except Exception:
-            trace = traceback.format_exc()
-            _log.exception("folding command %d of run %r failed", stamp.seq, run_id)
-            self._metrics.faults.inc()
-            self._bury(delivery, "ENGINE_FAULT", trace)
-            if run.state is None:
-                return _refused(
-                    None, "ENGINE_FAULT", f"the engine failed on this command: {trace.splitlines()[-1]}"
+            return self._fault(delivery, run, traceback.format_exc())
+
+    def _fault(self, delivery: Delivery, run: Run, trace: str) -> Outcome:
+        """A bug of ours: it stops this run, loudly, and no other."""
+        _log.error("folding command %d of run %s failed\n%s", delivery.stream_seq, run.token, trace)
+        self._metrics.faults.inc()
+        self._bury(delivery, "ENGINE_FAULT", trace)
+        if run.state is None or run.state.finished:
+            last = trace.strip().splitlines()[-1]
+            return _refused(run.state, "ENGINE_FAULT", f"the engine failed on this command: {last}")
+        return fault(run.state, _stamp(delivery), trace[-_TRACE_MAX:])
+
+    def _made(self, outcome: Outcome, token: str) -> _Made:
+        """The messages of an outcome. Raises `InvariantBroken` for one that no server would store."""
+        state = outcome.state
+        if state is None:
+            return _Made([], [])
+        made = _Made(
+            [self._maker.effect(effect, state, token) for effect in outcome.effects],
+            self._maker.events(outcome.events, outcome.first_event, state, token),
+        )
+        for message in (*made.effects, *made.events):
+            if len(message.data) > self._payload_max:
+                raise InvariantBroken(
+                    f"a message of {len(message.data)} bytes to {message.subject}: at most {self._payload_max} go"
                 )
-            return fault(run.state, stamp, trace)
+        return made
 
     async def _definition(self, state: RunState | None, command: Command) -> Definition | None:
         """The immutable version that the state names; a start names its own, unless the run exists already."""
@@ -174,67 +227,63 @@ class Folder:
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {
             "Dressage-Code": code,
-            "Dressage-Reason": " ".join(reason[-1500:].split()),
+            "Dressage-Reason": " ".join(reason[-_REASON_MAX:].split()),
             "Dressage-Subject": delivery.subject,
             "Dressage-Sequence": str(delivery.stream_seq),
         }
         message = Message(
             self._names.dead_command(self._shard),
-            delivery.data,
+            delivery.data[: self._payload_max],
             headers,
             msg_id=f"{self._shard}-{delivery.stream_seq}",
         )
         self._open.dead.append(message)
 
     # -- recording ---------------------------------------------------------------------------------
-    async def _record(self, delivery: Delivery, run: Run, outcome: Outcome) -> None:
-        await self._record_effects(delivery.stream_seq, run, outcome)
+    async def _record(self, delivery: Delivery, run: Run, outcome: Outcome, made: _Made | None) -> None:
+        seq = delivery.stream_seq
+        if made is not None:
+            await self._record_effects(seq, outcome, made.effects)
+            self._record_events(seq, outcome, made.events)
         turn = self._open
         turn.commands += 1
-        turn.place = max(turn.place, (delivery.stream_seq, len(outcome.effects)))
-        self._record_events(delivery.stream_seq, run, outcome)
+        turn.place = max(turn.place, (seq, len(outcome.effects)))
         if outcome.state is not None and outcome.state is not run.state:
             run.state = outcome.state
             turn.changed[run.token] = run
-            run.uncovered.append(delivery.stream_seq)
+            run.uncovered.append(seq)
         else:
-            turn.stateless.append(delivery.stream_seq)
+            turn.stateless.append(seq)
         self._record_answer(delivery, outcome)
         self.ready.set()
 
-    async def _record_effects(self, seq: int, run: Run, outcome: Outcome) -> None:
+    async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message]) -> None:
         """Adds the effects that no commit holds yet; more than a turn can take go into several turns.
 
         Until the last of these turns nothing else of the command may show: the state that it leads to must not be
         frozen before all its effects are committed.
         """
         committed_seq, committed_effects = self._committed
-        if seq < committed_seq or not outcome.effects or outcome.state is None:
+        done = committed_effects if seq == committed_seq else 0
+        if seq < committed_seq or done >= len(effects):
             return
-        effects = outcome.effects[committed_effects:] if seq == committed_seq else outcome.effects
-        done = len(outcome.effects) - len(effects)
-        if not self._open.room_for(len(effects)) and self.ready.is_set():
+        if not self._open.room_for(len(effects) - done) and self.ready.is_set():
             await self._until_taken()
-        for effect in effects:
+        for number in range(done, len(effects)):
             if not self._open.room_for(1):
-                self._open.place = (seq, done)
+                self._open.place = (seq, number)
                 await self._until_taken()
-            self._open.add_effect(self._maker.effect(effect, outcome.state, run.token))
-            self._open.has_send = self._open.has_send or isinstance(effect, SendCommand)
-            done += 1
+            self._open.add_effect(effects[number])
+            self._open.has_send = self._open.has_send or isinstance(outcome.effects[number], SendCommand)
 
-    def _record_events(self, seq: int, run: Run, outcome: Outcome) -> None:
-        if not outcome.events or outcome.state is None:
-            return
+    def _record_events(self, seq: int, outcome: Outcome, events: list[Message]) -> None:
         published_seq, published_events = self._published
         if seq < published_seq:
             return
         skip = published_events if seq == published_seq else 0
-        fresh = outcome.events[skip:]
-        messages = self._maker.events(fresh, outcome.first_event + skip, outcome.state, run.token)
-        for number, (data, message) in enumerate(zip(fresh, messages, strict=True), skip + 1):
-            self._metrics.happened(data)
-            self._open.events.append(PlacedEvent(seq, number, message))
+        for number in range(skip, len(events)):
+            self._metrics.happened(outcome.events[number])
+            self._open.events.append(PlacedEvent(seq, number + 1, events[number]))
 
     def _record_answer(self, delivery: Delivery, outcome: Outcome) -> None:
         kind = "accepted" if outcome.code is None else outcome.code
@@ -252,8 +301,17 @@ class Folder:
         self._open.answers.append((reply, answer))
 
 
-def _token(delivery: Delivery) -> str:
-    return delivery.subject.rsplit(".", 1)[1]
+@dataclass(slots=True, frozen=True)
+class _Made:
+    """What an outcome becomes on the wire: effects and output events, in their order."""
+
+    effects: list[Message]
+    events: list[Message]
+
+
+def _stamp(delivery: Delivery) -> Stamp:
+    """Rounded up: a timer that is set from it must not be early."""
+    return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
 
 
 def _refused(state: RunState | None, code: RefusalCode, message: str) -> Outcome:

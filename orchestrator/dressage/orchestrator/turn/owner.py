@@ -45,6 +45,10 @@ class Owner:
             except (Doubt, BrokerError) as error:
                 pause_s = PAUSE_S_MIN if tenure.epoch else min(PAUSE_S_MAX, pause_s * 2)
                 _log.warning("shard %d: taking over again: %s", self.shard, error)
+            except Exception:
+                # A bug of ours must not take the process with it: empty memory and a pause are the best cure we have.
+                _log.exception("shard %d: taking over again after an unexpected error", self.shard)
+                pause_s = min(PAUSE_S_MAX, pause_s * 2)
             finally:
                 mirror.cancel()
                 self.serving.clear()

@@ -12,7 +12,7 @@ from dressage.brokers.interface import Broker, Connection, Delivery
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
-from dressage.orchestrator.turn.committing import SINGLES_MAX, Committer
+from dressage.orchestrator.turn.committing import COMPANY_S, SINGLES_MAX, Committer
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
@@ -82,6 +82,8 @@ class Tenure:
             folder = Folder(
                 names=self._names,
                 shard=self._shard,
+                shards=self._config.shards,
+                payload_max=connections.turns.payload_bytes_max,
                 runs=runs,
                 definitions=definitions,
                 maker=MessageMaker(self._names, self._shard, self._config.shards),
@@ -189,6 +191,8 @@ class Tenure:
         """One commit in flight; what is folded meanwhile forms the next turn."""
         while True:
             await stages.folder.ready.wait()
+            if stages.committer.wants_company(stages.folder.open_effects):
+                await asyncio.sleep(COMPANY_S)
             turn = stages.folder.take()
             self._committing = True
             await stages.committer.commit(turn)

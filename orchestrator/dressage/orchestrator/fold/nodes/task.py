@@ -6,7 +6,7 @@ import zlib
 
 import msgspec
 
-from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance, too_large
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask
 from dressage.orchestrator.fold.outcome import RefuseCommand
@@ -16,12 +16,21 @@ from dressage.protocol.errors import BadValue
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
 from dressage.protocol.spec import Retry, TaskNode, effective_retry
 
+DETAILS_BYTES_MAX = 32 * 1024
+MESSAGE_CHARS_MAX = 8192
+
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, TaskNode)
     args = {name: advance.evaluate(ready, name) for name in node.args}
     task = advance.definition.task(node.task)
+    wire_args = advance.definition.task_params[task.name].encode(args)
+    if len(wire_args) > VALUE_BYTES_MAX:
+        advance.fail(
+            thread, too_large("arguments-size", f"the arguments of task {task.name}", wire_args), thread.node
+        )
+        return
     wait = TaskWait(
         task_id=advance.attempt_id(thread, thread.node, 1),
         call_id=advance.begun_id(thread, thread.node),
@@ -30,7 +39,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         node=thread.node,
         attempt=1,
         scheduled_ms=advance.state.time_ms,
-        args=msgspec.Raw(advance.definition.task_params[task.name].encode(args)),
+        args=msgspec.Raw(wire_args),
     )
     _dispatch(advance, thread, wait)
 
@@ -77,10 +86,10 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
     if result.error is not None:
-        _errored(advance, thread, wait, result, result.error)
+        _errored(advance, thread, wait, result, bounded(result.error))
     elif result.failure is not None:
         family = advance.definition.families.get(result.failure.name, result.failure.family)
-        failure = msgspec.structs.replace(result.failure, kind="failure", family=family)
+        failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family))
         _report_failure(advance, wait, result, failure, retry=False)
         advance.fail(thread, failure, wait.node)
     elif result.output:
@@ -92,6 +101,11 @@ def _completed(
 ) -> None:
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, TaskNode)
+    if len(output) > VALUE_BYTES_MAX:
+        _errored(
+            advance, thread, wait, result, too_large("result-size", f"the result of task {wait.task}", output)
+        )
+        return
     try:
         value = advance.definition.task_outputs[wait.task].decode(output)
     except BadValue as error:
@@ -165,3 +179,11 @@ def backoff_ms(retry: Retry, attempt: int, seed: str) -> int:
         delay_s = retry.limit_s
     share = zlib.crc32(seed.encode()) / 0xFFFFFFFF * 2 - 1
     return max(1, round(delay_s * (1 + retry.jitter * share) * 1000))
+
+
+def bounded(failure: FailureInfo) -> FailureInfo:
+    """A failure as a worker sent it, cut to what a state and an event may hold."""
+    details = failure.details
+    if details and len(bytes(details)) > DETAILS_BYTES_MAX:
+        details = msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
+    return msgspec.structs.replace(failure, message=failure.message[:MESSAGE_CHARS_MAX], details=details)

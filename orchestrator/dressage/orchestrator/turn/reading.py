@@ -1,0 +1,45 @@
+"""From a delivery to a command: what cannot be one is refused here, before anything is looked up for it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dressage.brokers.interface import Delivery
+from dressage.protocol.commands import Command, RefusalCode, decode_command
+from dressage.protocol.errors import BadRunId
+from dressage.protocol.names import run_id_of, shard_of
+
+
+class Unreadable(Exception):
+    """The message is no command for this shard."""
+
+    def __init__(self, code: RefusalCode, message: str) -> None:
+        super().__init__(message)
+        self.code: RefusalCode = code
+        self.message = message
+
+
+def token_of(delivery: Delivery) -> str:
+    return delivery.subject.rsplit(".", 1)[1]
+
+
+def read_run_id(token: str, shard: int, shards: int) -> str:
+    """Raises `Unreadable` for a subject that names no run, or one of another shard."""
+    try:
+        run_id = run_id_of(token)
+    except BadRunId as error:
+        raise Unreadable("RUN_ID_INVALID", error.message) from error
+    right = shard_of(run_id, shards)
+    if right != shard:
+        raise Unreadable(
+            "SHARD_WRONG", f"run {run_id!r} belongs to shard {right} of {shards}, not to {shard}"
+        )
+    return run_id
+
+
+def read_command(delivery: Delivery) -> Command:
+    """Raises `Unreadable` for a payload that is no command."""
+    try:
+        return decode_command(delivery.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable("COMMAND_MALFORMED", f"the command does not decode: {error}") from error
