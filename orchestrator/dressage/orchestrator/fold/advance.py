@@ -27,6 +27,10 @@ VALUE_BYTES_MAX = 256 * 1024
 have the same limit, a state stays below a server's default max_payload of 1 MiB."""
 
 
+DETAILS_BYTES_MAX = 32 * 1024
+MESSAGE_CHARS_MAX = 8192
+
+
 class Scope(Mapping[str, Any]):
     """The run's variables as values: decoded when first read, remembered for this fold only."""
 
@@ -157,6 +161,14 @@ def too_large(name: str, what: str, data: bytes) -> FailureInfo:
     """The failure of a value beyond `VALUE_BYTES_MAX`."""
     message = f"{what} takes {len(data)} bytes of {VALUE_BYTES_MAX} allowed: pass a reference to it instead"
     return FailureInfo(name, message, "limit")
+
+
+def bounded(failure: FailureInfo) -> FailureInfo:
+    """A failure as its author wrote it, cut to what a state and an event may hold."""
+    details = failure.details
+    if details and len(bytes(details)) > DETAILS_BYTES_MAX:
+        details = msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
+    return msgspec.structs.replace(failure, message=failure.message[:MESSAGE_CHARS_MAX], details=details)
 
 
 def wire(value: Any) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.orchestrator.fold.advance import Advance, wire
+from dressage.orchestrator.fold.advance import Advance, bounded, wire
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.commands import FailureInfo
@@ -14,7 +14,7 @@ from dressage.protocol.spec import RaiseNode
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, RaiseNode)
-    advance.fail(thread, _failure(advance, ready, node), thread.node)
+    advance.fail(thread, bounded(_failure(advance, ready, node)), thread.node)
 
 
 def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo:

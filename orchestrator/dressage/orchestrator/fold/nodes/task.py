@@ -6,7 +6,7 @@ import zlib
 
 import msgspec
 
-from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance, too_large
+from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance, bounded, too_large
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask
 from dressage.orchestrator.fold.outcome import RefuseCommand
@@ -15,10 +15,6 @@ from dressage.protocol.commands import FailureInfo, TaskResult
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
 from dressage.protocol.spec import Retry, TaskNode, effective_retry
-
-DETAILS_BYTES_MAX = 32 * 1024
-MESSAGE_CHARS_MAX = 8192
-
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
@@ -179,11 +175,3 @@ def backoff_ms(retry: Retry, attempt: int, seed: str) -> int:
         delay_s = retry.limit_s
     share = zlib.crc32(seed.encode()) / 0xFFFFFFFF * 2 - 1
     return max(1, round(delay_s * (1 + retry.jitter * share) * 1000))
-
-
-def bounded(failure: FailureInfo) -> FailureInfo:
-    """A failure as a worker sent it, cut to what a state and an event may hold."""
-    details = failure.details
-    if details and len(bytes(details)) > DETAILS_BYTES_MAX:
-        details = msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
-    return msgspec.structs.replace(failure, message=failure.message[:MESSAGE_CHARS_MAX], details=details)
