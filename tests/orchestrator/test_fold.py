@@ -155,10 +155,9 @@ def test_a_technical_error_is_retried_with_backoff_and_the_same_arguments() -> N
 
 
 def test_the_last_attempt_that_errors_fails_the_run_by_name() -> None:
-    state = apply(None, start(n=9), 7).state
+    outcome = apply(None, start(n=9), 7)
     for seq in (8, 9, 10):
-        outcome = apply(state, errored(state), seq)
-        state = outcome.state
+        outcome = apply(outcome.state, errored(outcome.state), seq)
     failure = outcome.events[-1]
     assert isinstance(failure, RunFailed)
     assert (failure.failure.name, failure.failure.kind) == ("OSError", "task-error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -90,10 +91,9 @@ class Orchestrator:
             mine = {shard for shard in range(shards) if preferred(shard, members) == membership.member}
             await self._serve_only(mine, shards)
             self._assigned.set()
-            try:
-                await asyncio.wait_for(self._stop.wait(), BEAT_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._stop.wait()
         await self._give_up(list(self._owners))
 
     async def _serve_only(self, mine: set[int], shards: int) -> None:

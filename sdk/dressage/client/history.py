@@ -37,7 +37,8 @@ async def read_history(
         index = -1
         while index < count - 1:
             try:
-                delivery = await asyncio.wait_for(queue.get(), SILENCE_S)
+                async with asyncio.timeout(SILENCE_S):
+                    delivery = await queue.get()
             except TimeoutError as error:
                 raise NoAnswer(
                     f"reading the history of run {run_id!r} stalled after event {index}"

@@ -14,6 +14,7 @@ from dressage.brokers.interface import (
     Message,
     all_of,
 )
+from dressage.orchestrator.fold.state import encode_state
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.committing import certain
 from dressage.orchestrator.turn.doubt import Doubt
@@ -31,7 +32,7 @@ EVENTS_LINGER_BELOW: Final = 200
 """Fewer events than this wait a moment for company: the smallest batch costs several fsyncs of the disk that turns
 are committed to. Under load there is company at once, and nothing lingers."""
 
-STATES_LINGER_S: Final = 0.3
+STATES_LINGER_S: Final = 0.8
 STATES_LINGER_BELOW: Final = 10_000
 """States wait longer: a run that moves on meanwhile is written once instead of at each turn, and all that waits for
 the write is the removal of commands, which nobody sees. It bounds what a take-over has to fold again."""
@@ -181,25 +182,25 @@ class StatesStage:
                     await asyncio.sleep(self._linger_s)
                 self._writing = True
                 for _ in range(-(-len(self._waiting) // STATES_MAX)):
-                    await self._write(self._next())
+                    await self._write(*self._next())
                 self._writing = False
 
-    def _next(self) -> list[Frozen]:
+    def _next(self) -> tuple[list[Frozen], list[Message]]:
         chosen: list[Frozen] = []
+        messages: list[Message] = []
         size = 0
         for frozen in self._waiting.values():
             if len(chosen) >= STATES_MAX or size >= BYTES_MAX:
                 break
+            data = encode_state(frozen.state)
             chosen.append(frozen)
-            size += len(frozen.data)
+            messages.append(Message(self._names.run_key(self._shard, frozen.run.token), data))
+            size += len(data)
         for frozen in chosen:
             del self._waiting[frozen.run.token]
-        return chosen
+        return chosen, messages
 
-    async def _write(self, states: list[Frozen]) -> None:
-        messages = [
-            Message(self._names.run_key(self._shard, frozen.run.token), frozen.data) for frozen in states
-        ]
+    async def _write(self, states: list[Frozen], messages: list[Message]) -> None:
         while True:
             try:
                 await self._store(messages)

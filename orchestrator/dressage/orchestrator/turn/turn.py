@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dressage.brokers.interface import Message
-from dressage.orchestrator.fold.state import RunState, encode_state
+from dressage.orchestrator.fold.state import RunState
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.commands import Answer
 
@@ -30,11 +30,13 @@ class PlacedEvent:
 
 @dataclass(slots=True)
 class Frozen:
-    """A run's state as it stood at the end of its turn; `data` may be stored once cursor and position cover `seq`."""
+    """A run's state as it stood at the end of its turn; it may be stored once cursor and position cover its `seq`.
+
+    A fold works on a copy, so holding the state is enough: what never gets written need not be encoded.
+    """
 
     run: Run
     state: RunState
-    data: bytes
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class Turn:
         self.effect_bytes += len(message.data)
 
     def freeze(self) -> None:
-        """Encodes every changed run as it stands now: what memory holds later is ahead of this turn."""
+        """Holds every changed run's state as it stands now: what memory holds later is ahead of this turn."""
         for run in self.changed.values():
             if run.state is not None:
-                self.frozen.append(Frozen(run, run.state, encode_state(run.state)))
+                self.frozen.append(Frozen(run, run.state))
