@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 DEADLINE_S: Final = 10.0
 
 
-async def until(fact: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+async def until(
+    fact: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, timeout_s: float = 10.0
+) -> None:
     """Waits until `fact` holds; fails after `timeout_s`."""
     end = asyncio.get_running_loop().time() + timeout_s
     while True:
@@ -215,8 +218,6 @@ async def scraped(
 
 @pytest.fixture
 def free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -226,4 +227,3 @@ def free_port() -> int:
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[..., Awaitable[None]]:
     return until
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -81,7 +82,8 @@ async def counted(n: int) -> int:
 
 @workflow
 async def huge_power(n: int) -> int:
-    return 10**n
+    power: int = 10**n
+    return power
 
 
 @workflow
@@ -119,8 +121,8 @@ async def raising(n: int) -> str:
 
 
 def line_of(source: str) -> int:
-    with open(__file__) as own:
-        return next(n for n, line in enumerate(own, 1) if line.strip() == source)
+    lines = Path(__file__).read_text().splitlines()
+    return next(n for n, line in enumerate(lines, 1) if line.strip() == source)
 
 
 async def slept(shared: Engine, run_id: str) -> timedelta:
@@ -142,7 +144,7 @@ async def test_a_sleep_is_not_early(sharded: Engine) -> None:
 async def test_a_sleep_may_be_a_timedelta(shared: Engine) -> None:
     client = await shared.registered(delta)
     await (await client.start(delta, {}, run_id="delta")).result(5)
-    assert timedelta(milliseconds=300) <= await slept(engine, "d") < timedelta(seconds=3)
+    assert timedelta(milliseconds=300) <= await slept(shared, "delta") < timedelta(seconds=3)
 
 
 async def test_a_sleep_that_is_due_while_nobody_serves_ends_after_the_restart(sharded: Engine) -> None:

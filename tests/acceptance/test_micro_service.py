@@ -68,7 +68,9 @@ async def test_its_info_lists_every_operation_of_this_namespace(shared: Engine) 
 
 
 @pytest.mark.xfail(
-    strict=True, raises=NoRespondersError, reason="a micro service answers PING, INFO and STATS; nobody answers STATS"
+    strict=True,
+    raises=NoRespondersError,
+    reason="a micro service answers PING, INFO and STATS; nobody answers STATS",
 )
 async def test_its_stats_count_requests_and_errors(shared: Engine) -> None:
     async def stats(operation: str) -> tuple[int, int]:
@@ -103,7 +105,9 @@ async def test_the_same_definition_again_is_no_new_version(shared: Engine) -> No
 async def test_a_run_is_started_waited_for_and_read(shared: Engine) -> None:
     await shared.registered(served_sum)
     await shared.worker(app)
-    started = await shared.call("start", {"workflow": "served-sum", "input": {"n": 1}, "run_id": "api-1", "actor": "node"})
+    started = await shared.call(
+        "start", {"workflow": "served-sum", "input": {"n": 1}, "run_id": "api-1", "actor": "node"}
+    )
     assert (started["ok"], started["run_id"], started["existing"]) == (True, "api-1", False)
     waited = await shared.call("wait", {"run_id": "api-1", "timeout_s": 5})
     assert (waited["run"]["status"], waited["run"]["output"]) == ("completed", 2)
@@ -163,7 +167,12 @@ async def test_a_task_is_executed_by_a_program_that_is_no_dressage_worker(shared
     pull = await stream.pull_subscribe_bind("task_foreign", f"dressage_{shared.namespace}_{shard}")
     (message,) = await pull.fetch(1, timeout=5)
     work = json.loads(message.data)
-    assert (work["task"], work["args"], work["attempt"], work["run_id"]) == ("add", {"n": 1}, 1, "api-foreign")
+    assert (work["task"], work["args"], work["attempt"], work["run_id"]) == (
+        "add",
+        {"n": 1},
+        1,
+        "api-foreign",
+    )
     result = {"task_id": work["task_id"], "by": {"worker": "node", "duration_ms": 1.0}, "output": 77}
     answer = await shared.call("result", {"run_id": "api-foreign", "result": result})
     assert answer["ok"], answer
@@ -172,7 +181,9 @@ async def test_a_task_is_executed_by_a_program_that_is_no_dressage_worker(shared
 
 
 @pytest.mark.parametrize("operation", OPERATIONS[:-1])
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"nothing": 1}', b'"text"', b"{" * 5000])
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"nothing": 1}', b'"text"', b"{" * 5000]
+)
 async def test_a_malformed_request_gets_a_code(shared: Engine, operation: str, payload: bytes) -> None:
     answer = await shared.call(operation, payload, 5)
     assert not answer["ok"]
@@ -190,19 +201,38 @@ REFUSED: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "definition-name": ("get-workflow", {"name": "a.>"}, {"NAME_INVALID"}),
     "run-id-empty": ("get", {"run_id": ""}, {"RUN_ID_INVALID"}),
     "run-id-long": ("get", {"run_id": "x" * 129}, {"RUN_ID_INVALID"}),
-    "start-run-id-long": ("start", {"workflow": "served-sum", "run_id": "x" * 129, "input": {"n": 1}}, {"RUN_ID_INVALID"}),
-    "start-run-id-empty": ("start", {"workflow": "served-sum", "run_id": "", "input": {"n": 1}}, {"RUN_ID_INVALID"}),
+    "start-run-id-long": (
+        "start",
+        {"workflow": "served-sum", "run_id": "x" * 129, "input": {"n": 1}},
+        {"RUN_ID_INVALID"},
+    ),
+    "start-run-id-empty": (
+        "start",
+        {"workflow": "served-sum", "run_id": "", "input": {"n": 1}},
+        {"RUN_ID_INVALID"},
+    ),
     "input-type": ("start", {"workflow": "served-sum", "input": {"n": "x"}}, {"INPUT_INVALID"}),
     "input-list": ("start", {"workflow": "served-sum", "input": [1]}, {"INPUT_INVALID", "REQUEST_MALFORMED"}),
     "input-missing": ("start", {"workflow": "served-sum"}, {"INPUT_INVALID"}),
-    "version": ("start", {"workflow": "served-sum", "version": 99, "input": {"n": 1}}, {"WORKFLOW_UNKNOWN", "NOT_FOUND"}),
+    "version": (
+        "start",
+        {"workflow": "served-sum", "version": 99, "input": {"n": 1}},
+        {"WORKFLOW_UNKNOWN", "NOT_FOUND"},
+    ),
     "version-0": ("get-workflow", {"name": "served-sum", "version": 0}, {"WORKFLOW_UNKNOWN", "NOT_FOUND"}),
     "result-unknown-run": (
         "result",
-        {"run_id": "nobody", "result": {"task_id": "1-1", "by": {"worker": "w", "duration_ms": 1}, "output": 1}},
+        {
+            "run_id": "nobody",
+            "result": {"task_id": "1-1", "by": {"worker": "w", "duration_ms": 1}, "output": 1},
+        },
         {"RUN_UNKNOWN"},
     ),
-    "negative-limit": ("history", {"run_id": "nobody", "limit": -1}, {"REQUEST_MALFORMED", "RUN_UNKNOWN", "NOT_FOUND"}),
+    "negative-limit": (
+        "history",
+        {"run_id": "nobody", "limit": -1},
+        {"REQUEST_MALFORMED", "RUN_UNKNOWN", "NOT_FOUND"},
+    ),
     "spec-empty": ("put-workflow", {"spec": {}}, {"SPEC_INVALID", "REQUEST_MALFORMED"}),
 }
 

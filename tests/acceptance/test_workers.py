@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -12,12 +13,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from dressage.client import RunFailed
 from dressage.flow import App, Exponential, WorkflowFailure, task, workflow
-from dressage.protocol.errors import DressageError
-from dressage.worker import Worker, current_task
+from dressage.worker import current_task
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
@@ -237,7 +238,9 @@ async def test_plain_functions_run_in_threads_beside_each_other(shared: Engine) 
     await asyncio.gather(*(handle.result(5) for handle in handles))
     began = seen.of("blocking")
     assert threading.get_ident() not in seen.threads
-    assert max(began) - min(began) < 0.8, "eight of 0.2 s each, one after the other, take 1.4 s from first to last"
+    assert max(began) - min(began) < 0.8, (
+        "eight of 0.2 s each, one after the other, take 1.4 s from first to last"
+    )
     assert len(seen.threads) > 1
 
 
@@ -251,7 +254,9 @@ async def test_a_business_failure_is_not_retried(shared: Engine) -> None:
     assert len(seen.calls) == 1
 
 
-@pytest.mark.parametrize(("kind", "said"), [("stolen", "caught stolen: it is stolen"), ("x", "caught refusal: no")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("stolen", "caught stolen: it is stolen"), ("x", "caught refusal: no")]
+)
 async def test_a_failure_is_caught_by_its_family(shared: Engine, kind: str, said: str) -> None:
     client = await shared.registered(guarded)
     await shared.worker(app)
@@ -287,8 +292,6 @@ async def test_the_waits_of_different_runs_are_spread(shared: Engine) -> None:
     for handle in handles:
         async for event in handle.history():
             if event.kind == "task-scheduled" and b'"delay_s":0.0' not in bytes(event.data):
-                import msgspec
-
                 delays.add(msgspec.json.decode(event.data)["delay_s"])
     assert len(delays) > 6
     assert all(0.18 <= delay <= 0.22 for delay in delays)
@@ -330,7 +333,9 @@ async def test_a_result_of_a_wrong_type_fails_the_run_and_is_not_retried(shared:
 
 
 @pytest.mark.parametrize("size", [500_000, 1_100_000, 2_000_000])
-async def test_a_large_result_is_applied_or_fails_the_run_by_name_and_others_go_on(engine: Engine, size: int) -> None:
+async def test_a_large_result_is_applied_or_fails_the_run_by_name_and_others_go_on(
+    engine: Engine, size: int
+) -> None:
     client = await engine.registered(enlarged, shorts)
     await engine.worker(app)
     try:
@@ -415,12 +420,6 @@ async def test_a_stopped_worker_finishes_what_runs_and_takes_no_more(
     assert len(seen.calls) == 4
 
 
-async def test_a_worker_without_a_server_says_so() -> None:
-    with pytest.raises(DressageError) as caught:
-        await asyncio.wait_for(Worker("nats://127.0.0.1:1", app).run(), 9)
-    assert caught.value.code == "SERVER_UNREACHABLE"
-
-
 async def test_a_worker_goes_on_after_a_restart_of_the_orchestrator(sharded: Engine) -> None:
     client = await sharded.registered(shorts)
     await sharded.worker(app)
@@ -431,8 +430,6 @@ async def test_a_worker_goes_on_after_a_restart_of_the_orchestrator(sharded: Eng
 
 async def test_a_task_dispatched_with_missing_arguments_fails_its_run_without_retry(shared: Engine) -> None:
     """A spec that another language wrote may call a task wrongly; the worker refuses the types."""
-    import json
-
     client = await shared.registered(lied)
     spec = json.loads(lied.spec.encode())
     spec["name"] = "called-wrongly"

@@ -18,17 +18,27 @@ import pytest
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.provision import TASK_ACK_WAIT_S, TASKS_PENDING_MAX, Namespace
+from dressage.brokers.provision import MEMBER_TTL_S, TASK_ACK_WAIT_S, TASKS_PENDING_MAX, Namespace
 from dressage.brokers.registry import Pointer
 from dressage.client import Client
 from dressage.connectors.metrics import Metrics
 from dressage.flow import App, Workflow
 from dressage.orchestrator.api import WorkflowAnswer
+from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX
+from dressage.orchestrator.fold.fold import STEPS_PER_COMMAND_MAX, VARIABLES_BYTES_MAX
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
+from dressage.orchestrator.turn.behind import (
+    EVENTS_LINGER_BELOW,
+    EVENTS_LINGER_S,
+    STATES_LINGER_BELOW,
+    STATES_LINGER_S,
+)
+from dressage.orchestrator.turn.committing import SINGLES_MAX
+from dressage.orchestrator.turn.turn import COMMANDS_MAX, EFFECTS_MAX
 from dressage.protocol.commands import Answer, Ask, AskAnswer, RefusalCode, StartRun, TaskMessage, TaskResult
 from dressage.protocol.events import KIND, OutputEvent, decode_data, decode_event
-from dressage.protocol.names import run_token
+from dressage.protocol.names import RUN_ID_BYTES_MAX, run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
 from dressage.worker import Worker
@@ -301,6 +311,22 @@ async def test_the_metrics_are_those_that_exist() -> None:
 
 
 # -- operations ------------------------------------------------------------------------------------
+def test_limits_and_waits_are_those_of_the_code() -> None:
+    kib = f"{VALUE_BYTES_MAX // 1024} KiB"
+    assert f"| variables of a run, in stored form | {VARIABLES_BYTES_MAX // 1024} KiB" in OPERATIONS
+    assert f"| input of a run | {kib} |" in OPERATIONS
+    assert f"| arguments of a call, result of a task, output of a run | {kib} each |" in OPERATIONS
+    assert f"| run id | 1 to {RUN_ID_BYTES_MAX} bytes" in OPERATIONS
+    assert f"without waiting | {STEPS_PER_COMMAND_MAX:,} |" in OPERATIONS
+    assert f"| effects, commands and bytes of one turn | {EFFECTS_MAX}, {COMMANDS_MAX}, 4 MiB |" in OPERATIONS
+    assert f"{MEMBER_TTL_S:g} s after its last sign of life" in OPERATIONS
+    group_commit = (DOCS / "decisions" / "0008-group-commit.md").read_text()
+    assert f"**Events**: fewer than {EVENTS_LINGER_BELOW} wait {EVENTS_LINGER_S * 1000:g} ms" in group_commit
+    assert f"**States**: fewer than {STATES_LINGER_BELOW:,} wait {STATES_LINGER_S:g} s" in group_commit
+    forms = (DOCS / "decisions" / "0004-two-commit-forms.md").read_text()
+    assert f"up to {SINGLES_MAX} effects (`SINGLES_MAX`)" in forms
+
+
 async def test_the_streams_are_those_that_are_documented(server: EmbeddedServer) -> None:
     client = await nats.connect(server.url)
     streams = await client.jetstream().streams_info()

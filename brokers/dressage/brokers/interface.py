@@ -22,6 +22,10 @@ FENCE_IN_PROCESS: Final = 10164
 """The subject of the compare-and-set has a write in process: no verdict, send again."""
 
 
+CONSUMER_DELETED: Final = "Consumer Deleted"
+"""Why a pull ended whose consumer somebody removed."""
+
+
 @dataclass(slots=True, frozen=True)
 class Expect:
     """Compare-and-set: the last message on `subject` must have sequence `seq` (0: none yet).
@@ -46,6 +50,7 @@ class Message:
     """Something to publish.
 
     `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
+    `never_expires` exempts it from the stream's age limit.
     `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject that storing
     this message removes (harmless when it is not there). `msg_id` makes the server drop a repeat within its
     duplicate window, which is an optimisation and never a guarantee.
@@ -60,6 +65,7 @@ class Message:
     schedule: Schedule | None = None
     cancels: str | None = None
     msg_id: str | None = None
+    never_expires: bool = False
 
 
 @dataclass(slots=True, frozen=True)

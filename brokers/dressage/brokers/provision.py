@@ -85,6 +85,7 @@ async def _ensure_streams(connection: Connection, names: Names, shards: int, rep
             names.events_subjects(),
             replicas=replicas,
             max_age_s=EVENTS_AGE_S,
+            message_ttl=True,
             direct_reads=True,
             description="output events",
         )

@@ -50,4 +50,4 @@ async def _serve(server: str, config: OrchestratorConfig, meters: Meters) -> Non
     with signals(served.stop):
         click.echo(f"orchestrator: serving namespace {config.namespace} at {server}", err=True)
         await served.run()
-    click.echo("orchestrator: stopped, everything covered and acknowledged", err=True)
+    click.echo("orchestrator: stopped", err=True)

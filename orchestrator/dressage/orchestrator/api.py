@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
@@ -34,13 +34,16 @@ VERSION: Final = "0.1.0"
 HISTORY_MAX: Final = 5000
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+
+
 class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     workflow: str
     input: msgspec.Raw = msgspec.Raw(b"{}")
     run_id: str | None = None
     version: int | None = None
     actor: str = ""
-    timeout_s: float = START_TIMEOUT_S
+    timeout_s: Seconds = START_TIMEOUT_S
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +52,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 class WaitRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
-    timeout_s: float = 30.0
+    timeout_s: Seconds = 30.0
 
 
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +60,7 @@ class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     run_id: str
     after: int = -1
-    limit: int = 500
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 500
 
 
 class ResultRequest(msgspec.Struct, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from dressage.brokers.interface import Broker
 from dressage.brokers.provision import Namespace, provision
@@ -18,10 +19,13 @@ from dressage.orchestrator.turn.behind import STATES_LINGER_S
 from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
+from dressage.protocol.errors import ServerUnsuitable
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters
 
 _log = logging.getLogger("dressage.orchestrator")
+
+PAYLOAD_BYTES_MIN: Final = 1024 * 1024
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,6 +75,7 @@ class Orchestrator:
         """Raises `ServerUnreachable` or `BadInput` if it cannot even begin."""
         connection = await self._broker.connect("dressage-orchestrator", reconnect=True)
         try:
+            _require_payload(connection.payload_bytes_max)
             self.namespace = await provision(
                 connection, self._names, shards=self._config.shards, replicas=self._config.replicas
             )
@@ -121,6 +126,16 @@ class Orchestrator:
             owner.stop()
         for _, task in leaving:
             await task
+
+
+def _require_payload(bytes_max: int) -> None:
+    """A run's state has limits of its own, and has to fit one message (see `docs/operations.md`)."""
+    if bytes_max < PAYLOAD_BYTES_MIN:
+        raise ServerUnsuitable(
+            f"the server's max_payload is {bytes_max} bytes, below the {PAYLOAD_BYTES_MIN} that run states may need: "
+            "raise max_payload in its configuration (1 MiB is NATS's default)",
+            code="PAYLOAD_LIMIT_TOO_SMALL",
+        )
 
 
 async def run_beside(broker: Broker, config: OrchestratorConfig) -> tuple[Orchestrator, asyncio.Task[None]]:

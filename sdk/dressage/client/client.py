@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
@@ -30,7 +30,7 @@ from dressage.protocol.commands import (
     TaskResult,
     encoder,
 )
-from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, Refused
+from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, check_run_id, run_token, shard_of
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
@@ -45,6 +45,7 @@ HOLD_S: Final = 5.0
 
 START_TIMEOUT_S: Final = 30.0
 ANSWER_S: Final = 2.0
+RETRY_S: Final = 0.1
 _answers = msgspec.json.Decoder(Answer)
 _ask_answers = msgspec.json.Decoder(AskAnswer)
 
@@ -175,8 +176,19 @@ class Client:
     async def register(self, workflow: WorkflowSpec | Workflow[..., Any]) -> RegisteredWorkflow:
         """Registers a workflow. The same one again is a no-op, a changed one becomes a new version."""
         spec = workflow if isinstance(workflow, WorkflowSpec) else workflow.spec
-        registered, _ = await self.registry.put(spec, self.actor)
+        registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor))
         return registered
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Repeats what has no known outcome, while the client's patience lasts; it must be harmless to repeat."""
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        while True:
+            try:
+                return await ask()
+            except OutcomeUnknown:
+                if asyncio.get_running_loop().time() >= deadline or self.connection.lost.is_set():
+                    raise
+            await asyncio.sleep(RETRY_S)
 
     # -- runs --------------------------------------------------------------------------------------
     @overload
@@ -219,7 +231,7 @@ class Client:
         """
         name = workflow if isinstance(workflow, str) else workflow.name
         decode = plain if isinstance(workflow, str) else workflow.decode_output
-        wanted = version if version is not None else await self.registry.latest(name)
+        wanted = version if version is not None else await self._patiently(lambda: self.registry.latest(name))
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         command = StartRun(
             name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor
@@ -306,7 +318,7 @@ class Client:
         """The run's output events so far, from its first.
 
         Events follow the turn that caused them by a moment; what the run's state counts already is waited for.
-        Raises `NotFound`, or `NoAnswer` when the server stops delivering.
+        Raises `NotFound`, `NoAnswer` or `OutcomeUnknown`.
         """
         view = await self.get(run_id)
         async for event in read_history(self.connection, self.names, self._shards, run_id, view.events):

@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
-from dressage.protocol.errors import NoAnswer
 from dressage.protocol.events import RUN_HEADER, ReceivedEvent, decode_event
 from dressage.protocol.names import Names, run_token, shard_of
 
-SILENCE_S: Final = 10.0
+SILENCE_S: Final = 5.0
 """How long the next event of a run may take to appear in the stream; also how long one that is gone is looked for."""
 
 WINDOW: Final = 500
@@ -23,7 +22,7 @@ async def read_history(
 ) -> AsyncIterator[ReceivedEvent]:
     """Yields the run's first `count` events in order, or fewer where the stream has already dropped them.
 
-    Raises `NoAnswer` when the server stops delivering.
+    Raises `OutcomeUnknown` when the server cannot be asked.
     """
     subject, token = names.events_of_run(shard_of(run_id, shards), run_id), run_token(run_id)
     queue: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -39,10 +38,10 @@ async def read_history(
             try:
                 async with asyncio.timeout(SILENCE_S):
                     delivery = await queue.get()
-            except TimeoutError as error:
-                raise NoAnswer(
-                    f"reading the history of run {run_id!r} stalled after event {index}"
-                ) from error
+            except TimeoutError:
+                # Either the server is gone, which this tells, or the rest was dropped by the stream's age limit.
+                await connection.stream_state(names.events_stream)
+                return
             await pull.taken()
             if delivery.headers and delivery.headers.get(RUN_HEADER) == token:
                 event = decode_event(delivery.data)

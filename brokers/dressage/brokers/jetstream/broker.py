@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import nats.errors
 
 from dressage.brokers.connect import CONNECT_TIMEOUT_S, addresses
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.protocol.errors import ServerUnreachable
+
+OWNER_TIMEOUT_S: Final = 1.5
 
 
 class JetStreamBroker:
@@ -22,7 +25,8 @@ class JetStreamBroker:
         connection = JetStreamConnection(name=name, reconnect=reconnect)
         try:
             # nats-py would try for ever, as it should only once it has been connected.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            # An owner's connection is tried again by its owner, so an attempt that hangs is given up soon.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S if reconnect else OWNER_TIMEOUT_S):
                 await connection.open(addresses(self.url))
         except (OSError, nats.errors.Error) as error:
             await connection.close()

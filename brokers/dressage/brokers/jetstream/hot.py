@@ -4,7 +4,7 @@ Per message nats-py builds a dict of headers, a `Msg`, a queue entry and a task 
 writes with a regular expression: measured 25 us in and 12 us out, where a whole task should cost 150. The two
 methods here keep its connection, parser, reconnects and authentication, and replace only what happens per message.
 They rest on names that nats-py does not promise to keep (`_process_msg`, `_pending`, `_flush_queue`), so its minor
-version is pinned, and the broker's contract tests run through them.
+version is pinned, and every test that has a broker runs through them.
 """
 
 from __future__ import annotations

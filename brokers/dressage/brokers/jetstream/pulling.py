@@ -13,7 +13,7 @@ import msgspec
 import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from dressage.brokers.interface import DeliveryCallback, EndCallback
+from dressage.brokers.interface import CONSUMER_DELETED, DeliveryCallback, EndCallback
 from dressage.brokers.jetstream.wire import delivery_of, parse_headers, status_of
 from dressage.protocol.errors import OutcomeUnknown
 
@@ -24,7 +24,7 @@ EXPIRES_S: Final = 30.0
 HEARTBEAT_S: Final = 2.0
 SILENCE_S: Final = 3 * HEARTBEAT_S
 
-_GONE: Final = frozenset({"Consumer Deleted", "Consumer is push based"})
+_GONE: Final = frozenset({CONSUMER_DELETED, "Consumer is push based"})
 
 
 class StandingPull:

@@ -18,6 +18,7 @@ _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 _ROLLUP: Final = "Nats-Rollup"
 _MSG_ID: Final = "Nats-Msg-Id"
+_TTL: Final = "Nats-TTL"
 _SCHEDULE: Final = "Nats-Schedule"
 _SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 _SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
@@ -112,6 +113,8 @@ def header_block(message: Message, batch: str = "") -> bytes:
             lines += f"{_EXPECTED_SUBJECT}: {message.expect.subject}\r\n"
     if message.rollup:
         lines += f"{_ROLLUP}: sub\r\n"
+    if message.never_expires:
+        lines += f"{_TTL}: never\r\n"
     if message.schedule is not None:
         lines += (
             f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"

@@ -161,7 +161,9 @@ class Asking:
         variables: dict[str, Any] = {}
         search: dict[str, Any] = {}
         if definition is not None:
-            for name, raw in state.variables.items():
+            shown = [name for name in state.variables if name not in definition.temporaries]
+            for name in shown:
+                raw = state.variables[name]
                 variables[name] = msgspec.Raw(wire(decode_stored(raw, definition.types)))
             searchable = definition.searchable
             for name in definition.views & state.variables.keys():

@@ -16,7 +16,7 @@ from dressage.brokers.interface import (
 )
 from dressage.orchestrator.fold.state import encode_state
 from dressage.orchestrator.metrics import EngineMetrics
-from dressage.orchestrator.turn.committing import certain
+from dressage.orchestrator.turn.committing import certain, doubt_of
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Position, encode
 from dressage.orchestrator.turn.removing import Floor
@@ -116,6 +116,7 @@ class EventsStage:
                 encode(Position(self._epoch, last.seq, last.number)),
                 expect=Expect(self._position_seq),
                 rollup=True,
+                never_expires=True,
             )
             batch = [event.message for event in events]
             self._position_seq = (await certain(self._connection, [*batch, position])).seq
@@ -127,7 +128,7 @@ class EventsStage:
             self._published(turn)
 
     async def _bury(self, turns: list[Turn]) -> None:
-        """Dead letters go out before their commands are acknowledged; a repeat carries the same message id."""
+        """Dead letters go out before their commands are removed; a repeat carries the same message id."""
         for message in [message for turn in turns for message in turn.dead]:
             try:
                 await self._connection.publish(message)
@@ -207,7 +208,7 @@ class StatesStage:
                 break
             except PublishRefused as refused:
                 if refused.err_code != FENCE_IN_PROCESS:
-                    raise Doubt(f"a write of states was refused: {refused.message}") from refused
+                    raise doubt_of(refused, "a write of states") from refused
             except OutcomeUnknown as unknown:
                 raise Doubt(f"a write of states: {unknown.message}") from unknown
             await asyncio.sleep(0.02)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dressage.brokers.interface import Connection, Expect, Message, Stored, all_of
+from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message, Stored, all_of
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Cursor, encode
@@ -82,7 +82,7 @@ class Committer:
             waiting = [self._connection.send(effect) for effect in effects]
             stored = await all_of(waiting)
         except (PublishRefused, OutcomeUnknown) as error:
-            raise Doubt(f"an effect of the turn: {error.message}") from error
+            raise doubt_of(error, "an effect of the turn") from error
         if any(each.duplicate for each in stored):
             raise Doubt("an effect of the turn was answered as a duplicate")
 
@@ -92,11 +92,15 @@ async def certain(connection: Connection, messages: list[Message]) -> Stored:
     try:
         stored = await connection.publish_batch(messages)
     except (PublishRefused, OutcomeUnknown) as error:
-        raise Doubt(
-            f"a write of {len(messages)} messages to {messages[-1].subject}: {error.message}"
-        ) from error
+        raise doubt_of(error, f"a write of {len(messages)} messages to {messages[-1].subject}") from error
     if stored.duplicate:
         raise Doubt(
             f"the write to {messages[-1].subject} was answered as a duplicate: no proof that it is ours"
         )
     return stored
+
+
+def doubt_of(error: PublishRefused | OutcomeUnknown, what: str) -> Doubt:
+    """A compare-and-set that failed means that another owner has written."""
+    contested = isinstance(error, PublishRefused) and error.err_code == WRONG_LAST_SEQUENCE
+    return Doubt(f"{what}: {error.message}", contested=contested)

@@ -17,6 +17,8 @@ _log = logging.getLogger("dressage.orchestrator")
 
 PAUSE_S_MIN: Final = 0.05
 PAUSE_S_MAX: Final = 2.0
+CONTESTED_S: Final = 1.0
+"""Longer than a heartbeat of the membership: by then it is known whether the shard still falls to this process."""
 
 
 class Owner:
@@ -43,7 +45,10 @@ class Owner:
             except Replaced as replaced:
                 _log.warning("shard %d: replaced: %s", self.shard, replaced)
                 pause_s = PAUSE_S_MAX
-            except (Doubt, BrokerError) as error:
+            except Doubt as doubt:
+                pause_s = CONTESTED_S if doubt.contested else PAUSE_S_MIN
+                _log.warning("shard %d: taking over again: %s", self.shard, doubt)
+            except BrokerError as error:
                 pause_s = PAUSE_S_MIN if tenure.epoch else min(PAUSE_S_MAX, pause_s * 2)
                 _log.warning("shard %d: taking over again: %s", self.shard, error)
             except Exception:

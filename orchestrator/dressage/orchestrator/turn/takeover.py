@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -29,9 +30,11 @@ from dressage.orchestrator.turn.records import (
 from dressage.protocol.errors import BrokerError, OutcomeUnknown, PublishRefused
 from dressage.protocol.names import Names
 
+_log = logging.getLogger("dressage.orchestrator")
+
 FENCE_TRIES: Final = 100
 ACK_WAIT_S: Final = 60.0
-"""Far above the longest turn: redelivery of commands is for lost acknowledgements only."""
+"""Far above the longest turn. Commands are removed rather than acknowledged; one that comes again is not folded."""
 
 
 @dataclass(slots=True)
@@ -79,7 +82,9 @@ async def take_over(connection: Connection, names: Names, shard: int) -> Standin
         won_position = Position(epoch, found.seq, found.events)
         return encode(won_position)
 
-    position_seq = await _fence(connection, names.events_stream, position_subject, fenced_position)
+    position_seq = await _fence(
+        connection, names.events_stream, position_subject, fenced_position, never_expires=True
+    )
 
     def fenced_states(data: bytes | None, _: int) -> bytes:
         _refuse_higher((Fence() if data is None else decode_fence(data)).epoch, epoch)
@@ -99,23 +104,33 @@ def _refuse_higher(found: int, epoch: int) -> None:
 
 
 async def _fence(
-    connection: Connection, stream: str, subject: str, rewrite: Callable[[bytes | None, int], bytes]
+    connection: Connection,
+    stream: str,
+    subject: str,
+    rewrite: Callable[[bytes | None, int], bytes],
+    *,
+    never_expires: bool = False,
 ) -> int:
     """Rewrites the last message of `subject` under compare-and-set, until one write is known to have won."""
     for attempt in range(FENCE_TRIES):
         found = await connection.last_message(stream, subject)
         seq = found.seq if found else 0
         message = Message(
-            subject, rewrite(found.data if found else None, seq), expect=Expect(seq), rollup=True
+            subject,
+            rewrite(found.data if found else None, seq),
+            expect=Expect(seq),
+            rollup=True,
+            never_expires=never_expires,
         )
         try:
             return (await connection.publish(message)).seq
         except PublishRefused as refused:
             if refused.err_code not in (WRONG_LAST_SEQUENCE, FENCE_IN_PROCESS):
                 raise
-        except OutcomeUnknown:
+        except OutcomeUnknown as unknown:
             if connection.lost.is_set():
                 raise
+            _log.warning("shard fence on %s: %s; reading again", subject, unknown.message)
         await asyncio.sleep(min(0.5, 0.005 * (attempt + 1)))
     raise Doubt(f"the fence on {subject} could not be written in {FENCE_TRIES} tries")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from dressage.brokers.interface import Broker, Connection, Delivery
+from dressage.brokers.interface import CONSUMER_DELETED, Broker, Connection, Delivery
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
@@ -135,7 +135,8 @@ class Tenure:
 
         def on_end(reason: str) -> None:
             if not doubt.done():
-                doubt.set_exception(Doubt(f"the command consumer stands no longer: {reason}"))
+                contested = reason == CONSUMER_DELETED
+                doubt.set_exception(Doubt(f"a consumer stands no longer: {reason}", contested=contested))
 
         def to(deliver: Callable[[Delivery], None]) -> Callable[[Delivery], None]:
             def on_delivery(delivery: Delivery) -> None:
@@ -216,7 +217,7 @@ class Tenure:
         await stages.asking.committed([(frozen.run.token, frozen.state) for frozen in turn.frozen])
 
     async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:
-        """Everything delivered is committed, published, stored and acknowledged before the shard is let go."""
+        """Everything delivered is committed, published, stored and removed before the shard is let go."""
         deadline = asyncio.get_running_loop().time() + self._config.drain_s
         while asyncio.get_running_loop().time() < deadline:
             _raise_first(failing)
@@ -258,7 +259,8 @@ def _raise_first(failing: list[asyncio.Future[None]]) -> None:
             try:
                 failed.result()
             except* Doubt as doubts:
-                raise Doubt(str(doubts.exceptions[0])) from doubts
+                first = doubts.exceptions[0]
+                raise Doubt(str(first), contested=isinstance(first, Doubt) and first.contested) from doubts
 
 
 async def _until(stop: asyncio.Event) -> None:

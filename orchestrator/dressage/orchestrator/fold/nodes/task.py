@@ -16,6 +16,7 @@ from dressage.protocol.errors import BadValue
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
 from dressage.protocol.spec import Retry, TaskNode, effective_retry
 
+
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, TaskNode)
@@ -82,7 +83,7 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
     if result.error is not None:
-        _errored(advance, thread, wait, result, bounded(result.error))
+        _errored(advance, thread, wait, result, bounded(_technical(result.error)))
     elif result.failure is not None:
         family = advance.definition.families.get(result.failure.name, result.failure.family)
         failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family))
@@ -90,6 +91,11 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
         advance.fail(thread, failure, wait.node)
     elif result.output:
         _completed(advance, thread, wait, result, bytes(result.output))
+
+
+def _technical(error: FailureInfo) -> FailureInfo:
+    """What a worker reports as an error is one, whatever kind it names: only `failure` is for business outcomes."""
+    return msgspec.structs.replace(error, kind="task-error") if error.kind == "failure" else error
 
 
 def _completed(
