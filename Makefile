@@ -27,7 +27,7 @@ contracts: $(INSTALLED) ## who may import whom
 	@$(BIN)/lint-imports
 
 pytest: $(INSTALLED) ## the tests alone, the kill tests included
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 faults: $(INSTALLED) ## only the tests that kill processes under load
 	@$(BIN)/pytest -m faults

@@ -115,7 +115,7 @@ async def test_metrics_are_served(process: asyncio.subprocess.Process, unused_po
             text: bytes = response.read()
         return text.decode()
 
-    assert 'dressage_analytics_lag 0.0' in await asyncio.to_thread(read)
+    assert "dressage_analytics_lag 0.0" in await asyncio.to_thread(read)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

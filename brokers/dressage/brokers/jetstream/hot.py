@@ -76,7 +76,7 @@ class HotParser(Parser):
         sid = int(fields[2])
         callback = self.nc.direct.get(sid)
         if callback is None:
-            await self.nc._process_msg(sid, fields[1], reply, payload, block)
+            await self.nc._process_msg(sid, fields[1], reply, payload, block)  # pyright: ignore[reportPrivateUsage]
         else:
             callback(fields[1].decode(), reply.decode(), payload, block)
 
