@@ -23,24 +23,34 @@ _FORCED: Final = 130
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine to its end, on uvloop where that is installed."""
-    calm_collector()
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # there is none for Windows and PyPy
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with calm_collector(), asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         return runner.run(main)
 
 
-def calm_collector() -> None:
-    """Makes full garbage collections rare.
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none for Windows and PyPy
+        return None
+    return new_event_loop
+
+
+@contextlib.contextmanager
+def calm_collector() -> Iterator[None]:
+    """Makes full garbage collections rare within the block.
 
     Almost nothing here is in cycles, and an orchestrator keeps tens of thousands of runs in memory: walking them
-    took a quarter of its CPU with Python's defaults. What was imported is taken out for good.
+    took a quarter of its CPU with Python's defaults. What was imported before is left out meanwhile.
     """
+    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 200)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
