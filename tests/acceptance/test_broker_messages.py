@@ -92,15 +92,7 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     return {name: each.end() for name, each in calls.items()}
 
 
-OTHER_WORDS = pytest.mark.xfail(
-    strict=True, reason="names no cure: neither --server nor how to start a server"
-)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(each, marks=OTHER_WORDS) if each in ("query", "analytics") else each for each in COMMANDS],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_unreachable_server_is_named_with_a_cure_and_no_traceback(
     lost: dict[str, Ended], command: str
 ) -> None:
@@ -118,9 +110,6 @@ def test_an_address_that_is_none_is_refused_without_a_traceback(lost: dict[str, 
     assert "Traceback" not in lost[url].said
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the server is asked first, so the wrong name is only told where one answers"
-)
 @pytest.mark.parametrize("name", BAD_NAMESPACES)
 def test_a_bad_namespace_is_told_before_a_server_is_looked_for(lost: dict[str, Ended], name: str) -> None:
     assert lost[name].code > 0

@@ -67,11 +67,6 @@ async def test_its_info_lists_every_operation_of_this_namespace(shared: Engine) 
     assert {f"dressage.{shared.namespace}.api.{operation}" for operation in OPERATIONS} <= subjects
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NoRespondersError,
-    reason="a micro service answers PING, INFO and STATS; nobody answers STATS",
-)
 async def test_its_stats_count_requests_and_errors(shared: Engine) -> None:
     async def stats(operation: str) -> tuple[int, int]:
         subject = f"dressage.{shared.namespace}.api.{operation}"

@@ -176,7 +176,6 @@ async def test_tasks_longer_than_the_brokers_ack_wait_are_executed_once(shop: Sh
     assert (shop.begun(), shop.ended()) == (2, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="SystemExit is not taken for an exception of the task")
 @pytest.mark.parametrize("workflow", ["left", "left-async"])
 async def test_a_task_that_calls_sys_exit_is_a_technical_error_and_its_worker_goes_on(
     shop: Shop, until: Callable[..., Awaitable[None]], workflow: str

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
-from dressage.cli.running import run, signals
+from dressage.cli.running import require_answer, run, signals
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters, meters_for
 
@@ -46,6 +46,7 @@ def analytics(server: str, namespace: str, db: Path, metrics_port: int | None, m
 async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
     from dressage.analytics import AnalyticsService, Metered
 
+    await require_answer(server)
     service = AnalyticsService(server, namespace, db, metrics=Metered(meters))
     async with service:
         with signals(service.stop):
@@ -103,6 +104,7 @@ async def _ask(
 
     if db is not None:
         return await asyncio.to_thread(query_file, db, sql, limit_rows=limit_rows)
+    await require_answer(server)
     connection = await JetStreamBroker(server).connect("query")
     try:
         return await ask(connection, Names(namespace), sql, limit_rows=limit_rows, timeout_s=timeout_s)

@@ -8,6 +8,8 @@ from typing import Final
 
 import click
 
+from dressage.protocol.names import check_name
+
 DEFAULT_SERVER: Final = "nats://127.0.0.1:4222"
 
 server = click.option(
@@ -18,8 +20,16 @@ server = click.option(
     show_envvar=True,
     help="Address of a NATS server; those of a cluster with commas between.",
 )
+
+
+def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Refuses a name that no server has to be asked about."""
+    return check_name(value, "namespace")
+
+
 namespace = click.option(
     "--namespace",
+    callback=_checked,
     envvar="DRESSAGE_NAMESPACE",
     default="default",
     show_default=True,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Annotated, Any, Final, Self
 
@@ -123,6 +126,35 @@ class Failed(msgspec.Struct):
     ok: bool = False
 
 
+@dataclass(slots=True)
+class EndpointStats:
+    """What `$SRV.STATS` tells of one operation; times are nanoseconds."""
+
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    took_ns: int = 0
+
+    def count(self, took_ns: int, error: str) -> None:
+        self.requests += 1
+        self.took_ns += took_ns
+        if error:
+            self.errors += 1
+            self.last_error = error
+
+    def shown(self, name: str, subject: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "subject": subject,
+            "queue_group": QUEUE,
+            "num_requests": self.requests,
+            "num_errors": self.errors,
+            "last_error": self.last_error,
+            "processing_time": self.took_ns,
+            "average_processing_time": self.took_ns // max(1, self.requests),
+        }
+
+
 class Api:
     """Serves the operations in one queue group of all orchestrators."""
 
@@ -134,6 +166,7 @@ class Api:
         self._id = uuid.uuid4().hex
         self._stack = AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
+        self._started = datetime.now(UTC).isoformat()
         self._operations: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
             "start": (StartRequest, self._start),
             "get": (RunRequest, self._get),
@@ -144,6 +177,7 @@ class Api:
             "get-workflow": (GetWorkflowRequest, self._get_workflow),
             "list-workflows": (ListRequest, self._list_workflows),
         }
+        self._stats = {name: EndpointStats() for name in self._operations}
 
     async def __aenter__(self) -> Self:
         await self._client.connect()
@@ -169,9 +203,12 @@ class Api:
         task.add_done_callback(self._running.discard)
 
     async def _handle(self, operation: str, data: bytes, reply: str) -> None:
+        began = time.perf_counter_ns()
         answer = await self._answer(operation, data)
         code = answer.code if isinstance(answer, Failed) else "OK"
         known = operation if operation in self._operations else "unknown"
+        if known in self._stats:
+            self._stats[known].count(time.perf_counter_ns() - began, "" if code == "OK" else code)
         self._metrics.requests.labels(known, code).inc()
         if not reply:
             return
@@ -249,9 +286,9 @@ class Api:
 
     # -- discovery ---------------------------------------------------------------------------------
     async def _discoverable(self) -> None:
-        """Answers `$SRV.PING` and `$SRV.INFO`, as ADR-32 has it."""
+        """Answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, as ADR-32 has it."""
         name = "dressage"
-        for verb in ("PING", "INFO"):
+        for verb in ("PING", "INFO", "STATS"):
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{self._id}"):
                 served = await self._connection.serve(subject, self._on_discovery)
                 self._stack.push_async_callback(served.close)
@@ -270,6 +307,11 @@ class Api:
             answer["endpoints"] = [
                 {"name": name, "subject": self._names.api(name), "queue_group": QUEUE}
                 for name in self._operations
+            ]
+        if verb == "STATS":
+            answer["started"] = self._started
+            answer["endpoints"] = [
+                self._stats[name].shown(name, self._names.api(name)) for name in self._operations
             ]
         if reply:
             await self._connection.tell(reply, msgspec.json.encode(answer))

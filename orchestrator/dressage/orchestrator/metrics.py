@@ -23,6 +23,9 @@ class EngineMetrics:
         self.commands = meters.counter(
             "commands_total", "Commands folded, by outcome: accepted, or the code of the refusal", ["outcome"]
         )
+        self.unanswered = meters.counter(
+            "answers_unsent_total", "Answers whose reply subject cannot be sent to"
+        )
         self.turns = meters.counter("turns_total", "Turns committed")
         self.events = meters.counter("events_total", "Output events published")
         self.states = meters.counter("states_total", "Run states written to the bucket")

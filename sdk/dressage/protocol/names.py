@@ -22,6 +22,11 @@ EVENT_BUCKETS: Final = 64
 """How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
 
 
+def is_name(name: str) -> bool:
+    """Whether `name` follows the rule for names."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: object, what: str) -> str:
     """Returns `name` if it is a valid name, else raises `BadName` telling the rule; `what` says whose name."""
     if isinstance(name, str) and _NAME.fullmatch(name):

@@ -48,7 +48,8 @@ async def run_handler(handler: Handler, args: msgspec.Raw, threads: Executor) ->
         value = await _called(handler, arguments, threads)
     except WorkflowFailure as failure:
         return Ended(failure=failure.info())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A handler that calls sys.exit() means its own end, not that of the worker with everything else it runs.
         return Ended(error=_technical(error))
     try:
         return Ended(output=msgspec.Raw(handler.encode_result(value)))
@@ -68,7 +69,7 @@ def _mismatch(message: str) -> Ended:
     return Ended(error=FailureInfo("type-error", message, "type-error"))
 
 
-def _technical(error: Exception) -> FailureInfo:
+def _technical(error: Exception | SystemExit) -> FailureInfo:
     trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
     details = msgspec.Raw(msgspec.json.encode({"traceback": trace}))
     return FailureInfo(type(error).__name__, str(error)[:_MESSAGE_MAX], "task-error", details)

@@ -60,6 +60,7 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
         faulted,
         events=[RunFaulted(stamp.seq, error)],
         first_event=state.events,
+        actor="orchestrator",
         code="ENGINE_FAULT",
         message=f"the engine failed on this command; the run is kept for rescue: {error.splitlines()[-1]}",
     )
@@ -103,7 +104,7 @@ def _start(
     )
     advance = Advance(fresh, definition, stamp)
     advance.emit(RunStarted(given))
-    return _finish(advance)
+    return _finish(advance, command.actor)
 
 
 def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outcome:
@@ -125,12 +126,11 @@ def _go_on(
     definition: Definition | None,
 ) -> Outcome:
     advance = _begin(state, run_id, stamp, definition)
-    match command:
-        case TaskResult():
-            on_result(advance, command)
-        case TimerFired():
-            on_timer(advance, command)
-    return _finish(advance)
+    if isinstance(command, TimerFired):
+        on_timer(advance, command)
+        return _finish(advance, command.actor)
+    on_result(advance, command)
+    return _finish(advance, command.actor or command.by.worker)
 
 
 def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Definition | None) -> Advance:
@@ -148,11 +148,11 @@ def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Defini
     return Advance(changed, definition, stamp)
 
 
-def _finish(advance: Advance) -> Outcome:
+def _finish(advance: Advance, actor: str) -> Outcome:
     """Moves every thread on until it waits, then hands everything over."""
     for thread in advance.state.threads:
         _move(advance, thread)
-    return Outcome(advance.state, advance.effects, advance.events, advance.first_event)
+    return Outcome(advance.state, advance.effects, advance.events, advance.first_event, actor=actor)
 
 
 def _move(advance: Advance, thread: RunThread) -> None:

@@ -14,7 +14,8 @@ from dressage.protocol.events import EventData
 class Outcome:
     """The new state (None: the run does not exist), what to perform, and what happened.
 
-    A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run.
+    A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run;
+    `actor` is who caused them.
     """
 
     state: RunState | None
@@ -24,6 +25,7 @@ class Outcome:
     code: RefusalCode | None = None
     message: str = ""
     existing: bool = False
+    actor: str = ""
 
 
 @dataclass(slots=True, frozen=True)

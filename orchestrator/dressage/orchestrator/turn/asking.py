@@ -106,6 +106,18 @@ class Asking:
                     message = f"command {waiter.ask.not_before} is not folded yet: ask again"
                     await self._reply(waiter.reply, AskAnswer(code="RETRY", message=message))
 
+    async def release(self) -> None:
+        """Answers everything that is held with how it stands, so that its askers turn to the next owner at once."""
+        ends, self._ends = self._ends, {}
+        for token, waiters in ends.items():
+            for waiter in waiters:
+                await self._answer(token, waiter, final=True)
+        early, self._early = self._early, []
+        for waiter in early:
+            await self._reply(
+                waiter.reply, AskAnswer(code="RETRY", message="the shard changes its owner: ask again")
+            )
+
     async def _answer(self, token: str, waiter: _Waiter, *, final: bool) -> None:
         state = await self._state(token)
         if state is None:

@@ -207,7 +207,7 @@ class Folder:
             return _Made([], [])
         made = _Made(
             [self._maker.effect(effect, state, token) for effect in outcome.effects],
-            self._maker.events(outcome.events, outcome.first_event, state, token),
+            self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor),
         )
         for message in (*made.effects, *made.events):
             if len(message.data) > self._payload_max:

@@ -70,11 +70,11 @@ class MessageMaker:
         return Message(self._names.send(self._shard, target, token), _encode(effect.command))
 
     def events(
-        self, events: Sequence[EventData], first_index: int, state: RunState, token: str
+        self, events: Sequence[EventData], first_index: int, state: RunState, token: str, actor_name: str
     ) -> list[Message]:
         """The CloudEvents of consecutive output events of one command; `state` is the state after its fold."""
         run_id, workflow = state.run_id, state.workflow
-        time, command, actor = rfc3339(state.time_ms), str(state.seq), state.actor or msgspec.UNSET
+        time, command, actor = rfc3339(state.time_ms), str(state.seq), actor_name or msgspec.UNSET
         bucket = event_bucket(run_id)
         lines = f"{RUN_HEADER}: {token}\r\ncontent-type: {CONTENT_TYPE}\r\n"
         messages: list[Message] = []

@@ -23,7 +23,7 @@ from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Runs
 from dressage.orchestrator.turn.takeover import take_over
 from dressage.orchestrator.turn.turn import Turn
-from dressage.protocol.errors import OutcomeUnknown
+from dressage.protocol.errors import BadInput, OutcomeUnknown
 from dressage.protocol.names import Names
 
 __all__ = ["Tenure", "TenureConfig"]
@@ -179,6 +179,7 @@ class Tenure:
             await asyncio.wait({*failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             _raise_first(failing)
             await pull.close()
+            await stages.asking.release()
             await self._drain(stages, failing)
         finally:
             self.serving.clear()
@@ -213,7 +214,12 @@ class Tenure:
         for frozen in turn.frozen:
             frozen.run.committed = frozen.state
         for reply, answer in turn.answers:
-            await intake.tell(reply, encode(answer))
+            try:
+                await intake.tell(reply, encode(answer))
+            except BadInput as error:
+                # The sender chose a subject that nothing can be sent to; that is its loss alone.
+                _log.info("shard %d: an answer cannot be sent: %s", self._shard, error)
+                self._metrics.unanswered.inc()
         await stages.asking.committed([(frozen.run.token, frozen.state) for frozen in turn.frozen])
 
     async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:

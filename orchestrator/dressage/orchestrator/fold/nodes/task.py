@@ -14,6 +14,7 @@ from dressage.orchestrator.fold.state import RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, TaskResult
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
+from dressage.protocol.names import is_name
 from dressage.protocol.spec import Retry, TaskNode, effective_retry
 
 
@@ -85,6 +86,11 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     if result.error is not None:
         _errored(advance, thread, wait, result, bounded(_technical(result.error)))
     elif result.failure is not None:
+        if not is_name(result.failure.name):
+            message = f"worker {result.by.worker} reported a failure under {result.failure.name!r}, which is no name"
+            wrong = FailureInfo("result-malformed", message, "type-error")
+            _errored(advance, thread, wait, result, wrong)
+            return
         family = advance.definition.families.get(result.failure.name, result.failure.family)
         failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family))
         _report_failure(advance, wait, result, failure, retry=False)
