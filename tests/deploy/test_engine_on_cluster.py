@@ -40,8 +40,7 @@ async def double(n: int) -> int:
 async def on_cluster(n: int) -> int:
     a = await double(n)
     await sleep(0.5)
-    b = await double(a)
-    return b
+    return await double(a)
 
 
 @pytest.fixture

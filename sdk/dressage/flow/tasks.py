@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dressage.flow.failures import wire_name
@@ -19,7 +18,8 @@ R = TypeVar("R")
 
 DEFAULT_QUEUE = "default"
 
-_fakes: ContextVar[dict[str, Callable[..., Any]]] = ContextVar("dressage-fakes")
+_fakes: dict[str, Callable[..., Any]] = {}
+"""Process-wide, and not a context variable: a fixture and the async test that uses it often run in two contexts."""
 
 
 class Task(Generic[P, R]):
@@ -48,7 +48,7 @@ class Task(Generic[P, R]):
         return self.definition.name
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        function = cast("Callable[P, object]", _fakes.get({}).get(self.name, self.function))
+        function = cast("Callable[P, object]", _fakes.get(self.name, self.function))
         result: object = function(*args, **kwargs)
         if inspect.isawaitable(result):
             return await cast("Awaitable[R]", result)
@@ -61,12 +61,16 @@ class Task(Generic[P, R]):
 
     @contextmanager
     def faked(self, function: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]]) -> Iterator[None]:
-        """Inside the `with` block, calls of this task run `function`: for unit tests of workflows."""
-        token = _fakes.set({**_fakes.get({}), self.name: function})
+        """Inside the `with` block, calls of this task run `function`, in the whole process: for unit tests."""
+        before = _fakes.get(self.name)
+        _fakes[self.name] = function
         try:
             yield
         finally:
-            _fakes.reset(token)
+            if before is None:
+                del _fakes[self.name]
+            else:
+                _fakes[self.name] = before
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
