@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
+
 BATCH_MESSAGES_MAX: Final = 1000
 """JetStream refuses a larger atomic batch (err_code 10199)."""
 
@@ -26,8 +28,7 @@ CONSUMER_DELETED: Final = "Consumer Deleted"
 """Why a pull ended whose consumer somebody removed."""
 
 
-@dataclass(slots=True, frozen=True)
-class Expect:
+class Expect(msgspec.Struct, frozen=True, gc=False):
     """Compare-and-set: the last message on `subject` must have sequence `seq` (0: none yet).
 
     `subject` None means the subject of the message itself.
@@ -37,16 +38,14 @@ class Expect:
     subject: str | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True, gc=False):
     """Turns the message into a timer: at `at` (RFC 3339) the server publishes its data to `target`."""
 
     at: str
     target: str
 
 
-@dataclass(slots=True)
-class Message:
+class Message(msgspec.Struct, gc=False):
     """Something to publish.
 
     `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
@@ -68,24 +67,21 @@ class Message:
     never_expires: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """Where a publish ended up. `duplicate` means the server knew the message id: no proof of ownership."""
 
     seq: int
     duplicate: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class StoredMessage:
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     subject: str
     seq: int
     data: bytes
     headers: Mapping[str, str] | None
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, gc=False):
     """A message from a consumer. `time_ns` is when the stream's leader stored it."""
 
     subject: str

@@ -17,13 +17,13 @@ CONTENT_TYPE = "application/cloudevents+json"
 TYPE_PREFIX = "dressage."
 
 
-class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-started"""
 
     input: msgspec.Raw
 
 
-class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view."""
 
     name: str
@@ -31,7 +31,7 @@ class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True):
     searchable: bool = False
 
 
-class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-scheduled: an attempt was handed to the queue; `delay_s` is the backoff before it."""
 
     task: str
@@ -42,7 +42,7 @@ class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True):
     delay_s: float = 0.0
 
 
-class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-completed: `waited_ms` from scheduled to result, `duration_ms` inside the handler."""
 
     task: str
@@ -55,7 +55,7 @@ class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
     output: msgspec.Raw
 
 
-class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-failed: the attempt ended in a business failure or a technical error.
 
     `retry` says whether another attempt follows.
@@ -72,14 +72,14 @@ class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True):
     retry: bool = False
 
 
-class FailureCaught(msgspec.Struct, frozen=True, omit_defaults=True):
+class FailureCaught(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind failure-caught: a handler of the workflow took the failure."""
 
     node: int
     failure: FailureInfo
 
 
-class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind sleep-started"""
 
     node: int
@@ -87,28 +87,28 @@ class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     until: str
 
 
-class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True):
+class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind sleep-ended"""
 
     node: int
     timer_id: str
 
 
-class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-completed"""
 
     output: msgspec.Raw
     duration_ms: float
 
 
-class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-failed"""
 
     failure: FailureInfo
     duration_ms: float
 
 
-class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-faulted: a bug of the engine; the command is in the dead letters."""
 
     command_seq: int
@@ -145,7 +145,7 @@ KIND: dict[type[EventData], str] = {
 KINDS = frozenset(KIND.values())
 
 
-class OutputEvent(msgspec.Struct, frozen=True):
+class OutputEvent(msgspec.Struct, frozen=True, gc=False):
     """The envelope. `time` is the broker's (RFC 3339, UTC); `subject` is the run id; `data` one of `EventData`.
 
     `command` is the stream sequence of the command that caused it, as text because a CloudEvents integer has

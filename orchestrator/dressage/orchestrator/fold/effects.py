@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from dressage.protocol.commands import Command
 
 
-@dataclass(slots=True, frozen=True)
-class DispatchTask:
+class DispatchTask(msgspec.Struct, frozen=True, gc=False):
     """Hand one attempt to the workers of `queue`; `not_before_ms` delays it by a timer named `timer_id`."""
 
     queue: str
@@ -24,8 +21,7 @@ class DispatchTask:
     timer_id: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True, gc=False):
     """Send `command` to this run at `due_ms`."""
 
     timer_id: str
@@ -33,13 +29,11 @@ class SetTimer:
     command: Command
 
 
-@dataclass(slots=True, frozen=True)
-class CancelTimer:
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     timer_id: str
 
 
-@dataclass(slots=True, frozen=True)
-class SendCommand:
+class SendCommand(msgspec.Struct, frozen=True, gc=False):
     """Send a command to another run, whichever shard it lives on, in order and applied once."""
 
     run_id: str

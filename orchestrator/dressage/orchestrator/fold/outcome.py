@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
 from dressage.orchestrator.fold.state import RunState
@@ -10,8 +10,7 @@ from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """The new state (None: the run does not exist), what to perform, and what happened.
 
     A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run;
@@ -19,8 +18,8 @@ class Outcome:
     """
 
     state: RunState | None
-    effects: list[Effect] = field(default_factory=list[Effect])
-    events: list[EventData] = field(default_factory=list[EventData])
+    effects: list[Effect] = msgspec.field(default_factory=list[Effect])
+    events: list[EventData] = msgspec.field(default_factory=list[EventData])
     first_event: int = 0
     code: RefusalCode | None = None
     message: str = ""
@@ -28,8 +27,7 @@ class Outcome:
     actor: str = ""
 
 
-@dataclass(slots=True, frozen=True)
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Where and when the broker stored the command: its stream sequence and the leader's clock."""
 
     seq: int

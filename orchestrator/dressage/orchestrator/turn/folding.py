@@ -94,6 +94,8 @@ class Folder:
             self._prefetch(token_of(delivery))
 
     def _prefetch(self, token: str) -> None:
+        if self._runs.peek(token) is not None:
+            return
         try:
             read_run_id(token, self._shard, self._shards)
         except Unreadable:
@@ -154,8 +156,12 @@ class Folder:
         self._folded = seq
         self._floor.begun(seq)
         token = token_of(delivery)
+        known = self._runs.peek(token)
         try:
-            run_id = read_run_id(token, self._shard, self._shards)
+            if known is None or known.state is None:
+                run_id = read_run_id(token, self._shard, self._shards)
+            else:
+                run_id = known.state.run_id
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
             await self._record(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from dressage.brokers.interface import Message
 from dressage.orchestrator.fold.state import RunState
 from dressage.orchestrator.turn.runs import Run
@@ -19,8 +21,7 @@ COMMANDS_MAX: Final = 500
 BYTES_MAX: Final = 4 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class PlacedEvent:
+class PlacedEvent(msgspec.Struct, gc=False):
     """An output event with its place: the `number`th of command `seq`, counted from 1."""
 
     seq: int
