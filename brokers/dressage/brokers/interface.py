@@ -50,8 +50,7 @@ class Message(msgspec.Struct, gc=False):
 
     `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
     `never_expires` exempts it from the stream's age limit.
-    `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject that storing
-    this message removes (harmless when it is not there). `msg_id` makes the server drop a repeat within its
+    `rollup` keeps this message as the only one on its subject. `msg_id` makes the server drop a repeat within its
     duplicate window, which is an optimisation and never a guarantee.
     """
 
@@ -62,7 +61,6 @@ class Message(msgspec.Struct, gc=False):
     expect: Expect | None = None
     rollup: bool = False
     schedule: Schedule | None = None
-    cancels: str | None = None
     msg_id: str | None = None
     never_expires: bool = False
 

@@ -29,10 +29,6 @@ class SetTimer(msgspec.Struct, frozen=True, gc=False):
     command: Command
 
 
-class CancelTimer(msgspec.Struct, frozen=True, gc=False):
-    timer_id: str
-
-
 class SendCommand(msgspec.Struct, frozen=True, gc=False):
     """Send a command to another run, whichever shard it lives on, in order and applied once."""
 
@@ -40,4 +36,4 @@ class SendCommand(msgspec.Struct, frozen=True, gc=False):
     command: Command
 
 
-Effect = DispatchTask | SetTimer | CancelTimer | SendCommand
+Effect = DispatchTask | SetTimer | SendCommand

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dressage.brokers.interface import Message, Schedule
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.state import RunState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import TaskMessage
@@ -36,8 +36,6 @@ class MessageMaker:
                     _encode(effect.command),
                     schedule=Schedule(rfc3339(effect.due_ms), self._names.command(self._shard, token)),
                 )
-            case CancelTimer():
-                raise NotImplementedError("no construct of this release cancels a timer")
             case SendCommand():
                 return self._send(effect)
 
