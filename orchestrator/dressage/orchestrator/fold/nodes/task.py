@@ -149,7 +149,8 @@ def _errored(
     again = error.kind == "task-error" and wait.attempt <= retry.retries
     _report_failure(advance, wait, result, error, retry=again)
     if not again:
-        advance.fail(thread, error, wait.node)
+        where = f"task {wait.task}, attempt {wait.attempt} of {retry.retries + 1}"
+        advance.fail(thread, msgspec.structs.replace(error, message=f"{error.message} ({where})"), wait.node)
         return
     delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
     following = msgspec.structs.replace(
