@@ -147,3 +147,25 @@ async def test_shards_are_shared_and_given_back(broker: JetStreamBroker, namespa
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.02)
+
+
+async def test_a_huge_malformed_command_in_any_script_is_refused_and_its_shard_goes_on(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    """What the sender wrote comes back in the decoder's error, and from there in headers that have to fit."""
+    names = Names(namespace)
+    orchestrator, task = await run_beside(broker, OrchestratorConfig(namespace))
+    async with Client(broker, namespace=namespace) as client, Worker(broker, app, WorkerConfig(namespace)):
+        await client.register(steps)
+        fill = "\U0001f600" * ((connection.payload_bytes_max - 200) // 4)
+        await connection.publish(Message(names.command(0, "huge"), f'{{"type":"{fill}"}}'.encode()))
+        handle = await client.start(steps, {"n": 1}, timeout_s=10)
+        assert await handle.result(20) == 4
+        dead = None
+        async with asyncio.timeout(10):
+            while dead is None:
+                dead = await connection.last_message(names.dead_stream, names.dead_command(0))
+        assert dead.headers is not None
+        assert dead.headers["Dressage-Code"] == "COMMAND_MALFORMED"
+    orchestrator.stop()
+    await task

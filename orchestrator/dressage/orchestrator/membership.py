@@ -33,17 +33,19 @@ class Membership:
         self._connection = connection
         self._stream = f"KV_{names.members_bucket}"
         self._prefix = f"$KV.{names.members_bucket}."
+        self._known = frozenset({member})
         self.member = member
 
     async def beat(self) -> frozenset[str]:
-        """Renews this member and returns all live ones; only this one while the broker cannot be asked."""
+        """Renews this member and returns all live ones; those known last while the broker cannot be asked."""
         try:
             await self._connection.publish(Message(self._prefix + self.member, b"{}"))
             state = await self._connection.stream_state(self._stream, subjects=f"{self._prefix}*")
         except DressageError:
-            return frozenset({self.member})
+            return self._known
         found = state.subjects if state else {}
-        return frozenset(subject[len(self._prefix) :] for subject in found) | {self.member}
+        self._known = frozenset(subject[len(self._prefix) :] for subject in found) | {self.member}
+        return self._known
 
     async def leave(self) -> None:
         """Lets the others take over at once instead of after the TTL."""

@@ -52,6 +52,7 @@ class Orchestrator:
         self._names = Names(self._config.namespace)
         self._metrics = EngineMetrics(meters)
         self._owners: dict[int, tuple[Owner, asyncio.Task[None]]] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
         self._assigned = asyncio.Event()
         self.namespace: Namespace | None = None
@@ -85,25 +86,29 @@ class Orchestrator:
                 await self._serve(membership, self.namespace.shards)
             await membership.leave()
         finally:
-            for _, task in self._owners.values():
+            tasks = [*(task for _, task in self._owners.values()), *self._leaving.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in self._owners.values()), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await connection.close()
 
     async def _serve(self, membership: Membership, shards: int) -> None:
         while not self._stop.is_set():
             members = await membership.beat()
             mine = {shard for shard in range(shards) if preferred(shard, members) == membership.member}
-            await self._serve_only(mine, shards)
+            self._serve_only(mine, shards)
             self._assigned.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_S):
                     await self._stop.wait()
-        await self._give_up(list(self._owners))
+        self._give_up(list(self._owners))
+        for leaving in list(self._leaving.values()):
+            await leaving
 
-    async def _serve_only(self, mine: set[int], shards: int) -> None:
-        await self._give_up([shard for shard in self._owners if shard not in mine])
-        for shard in sorted(mine):
+    def _serve_only(self, mine: set[int], shards: int) -> None:
+        self._leaving = {shard: task for shard, task in self._leaving.items() if not task.done()}
+        self._give_up([shard for shard in self._owners if shard not in mine])
+        for shard in sorted(mine - self._leaving.keys()):
             held = self._owners.get(shard)
             if held is not None and held[1].done():
                 held[1].result()
@@ -120,12 +125,11 @@ class Orchestrator:
         )
         return lambda: Tenure(self._broker, self._names, shard, config, self._metrics)
 
-    async def _give_up(self, shards: list[int]) -> None:
-        leaving = [self._owners.pop(shard) for shard in shards]
-        for owner, _ in leaving:
+    def _give_up(self, shards: list[int]) -> None:
+        """Begins to drain shards. Nobody waits here: this process must go on saying that it is alive."""
+        for shard in shards:
+            owner, self._leaving[shard] = self._owners.pop(shard)
             owner.stop()
-        for _, task in leaving:
-            await task
 
 
 def _require_payload(bytes_max: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -20,7 +21,7 @@ from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, read_names
 from dressage.brokers.publisher import GroupPublisher
 from dressage.flow import App, Handler
 from dressage.protocol.commands import FailureInfo, TaskMessage, TaskResult, WorkerInfo, encoder
-from dressage.protocol.errors import BadInput, DressageError
+from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.calls import run_handler
@@ -121,7 +122,9 @@ class Worker:
         """The number of shards, once an orchestrator has made the namespace: processes start in any order."""
         said = False
         while not self._stop.is_set():
-            namespace = await read_namespace(connection, self._names)
+            namespace = None
+            with contextlib.suppress(OutcomeUnknown):
+                namespace = await read_namespace(connection, self._names)
             if namespace is not None:
                 return namespace.shards
             if not said:
@@ -225,6 +228,10 @@ class Worker:
             held = self._held.get(delivery.reply)
             if held is not None and not held.reported:
                 del self._held[delivery.reply]  # Unacknowledged, it is delivered again.
+        except Exception:
+            # A bug of ours. Held on, the attempt would be shown alive for ever and never be executed again.
+            _log.exception("an attempt could not be handled")
+            self._held.pop(delivery.reply, None)
         finally:
             if taking.pull is not None:
                 await taking.pull.taken()

@@ -233,8 +233,8 @@ class Folder:
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {
             "Dressage-Code": code,
-            "Dressage-Reason": " ".join(reason[-_REASON_MAX:].split()),
-            "Dressage-Subject": delivery.subject,
+            "Dressage-Reason": _short(" ".join(reason[-_REASON_MAX:].split())),
+            "Dressage-Subject": _short(delivery.subject),
             "Dressage-Sequence": str(delivery.stream_seq),
         }
         message = Message(
@@ -320,5 +320,10 @@ def _stamp(delivery: Delivery) -> Stamp:
     return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
 
 
+def _short(text: str) -> str:
+    """At most `_REASON_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
+    return text.encode()[:_REASON_MAX].decode(errors="ignore")
+
+
 def _refused(state: RunState | None, code: RefusalCode, message: str) -> Outcome:
-    return Outcome(state, code=code, message=message)
+    return Outcome(state, code=code, message=_short(message))
