@@ -4,8 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SEEDS ?= 1..200
+FUZZ_S ?= 60
 
-.PHONY: help demo test lint types contracts pytest faults bench format clean
+.PHONY: help demo test lint types contracts pytest fuzz faults simulate bench format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,8 +31,14 @@ contracts: $(INSTALLED) ## who may import whom
 pytest: $(INSTALLED) ## the tests alone, the kill tests included
 	@$(BIN)/pytest -n 2 --dist loadfile
 
+fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, FUZZ_S=3600 for an hour each
+	@$(BIN)/python tests/fuzz/guided.py --seconds $(FUZZ_S)
+
 faults: $(INSTALLED) ## only the tests that kill processes under load
 	@$(BIN)/pytest -m faults
+
+simulate: $(INSTALLED) ## the engine under seeded faults on virtual time; SEEDS=1..20000 for the long run
+	@$(BIN)/dressage simulate --seeds $(SEEDS) --mutants
 
 bench: $(INSTALLED) ## tasks per second and latency, beside what bare JetStream does
 	@$(BIN)/dressage bench

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dressage.protocol.commands import FailureInfo
-from dressage.protocol.events import EventData, RunCompleted, RunFaulted, RunStarted, VariableChanged
+from dressage.protocol.events import (
+    EventData,
+    RunCancelled,
+    RunCompleted,
+    RunFaulted,
+    RunStarted,
+    VariableChanged,
+)
 
 if TYPE_CHECKING:
     from tests.analytics.conftest import (  # pyright: ignore[reportMissingImports]
@@ -120,6 +127,17 @@ async def test_a_fault_of_the_engine_is_a_status(events: EventsStream, start: St
     await process.until(await events.publish(events.run("order-1", happened)))
     rows = process.rows("SELECT status, failure_name, failure_message FROM runs")
     assert rows == [("engine-fault", "engine-fault", "Traceback: KeyError")]
+
+
+async def test_a_cancelled_run_has_its_status_and_its_reason(
+    events: EventsStream, start: Start, raw: Raw
+) -> None:
+    process = start()
+    happened: list[EventData] = [RunStarted(raw({})), RunCancelled(5.0, "no longer wanted")]
+    await process.until(await events.publish(events.run("order-1", happened)))
+    rows = process.rows("SELECT status, duration_ms, failure_name, failure_message FROM runs")
+    assert rows == [("cancelled", 5.0, None, "no longer wanted")]
+    assert process.rows("SELECT runs, failed, cancelled FROM workflow_stats") == [(1, 0, 1)]
 
 
 async def test_a_rescued_run_counts_by_its_last_end(events: EventsStream, start: Start, raw: Raw) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
 GREETINGS = """
-from dressage.flow import App, WorkflowFailure, workflow
+from dressage.flow import App, WorkflowFailure, sleep, workflow
 
 app = App("greetings")
 
@@ -38,6 +38,11 @@ async def greeting(name: str) -> str:
     if name == "":
         raise NoName("say who")
     return await greet(name)
+
+
+@workflow
+async def napping(seconds: float) -> None:
+    await sleep(seconds)
 """
 
 

@@ -110,7 +110,41 @@ def test_history_as_a_table_has_a_line_for_each_event(engine: Engine, ended: str
     assert len(table) == len(events) + 1
 
 
-@pytest.mark.parametrize("command", ["get", "wait", "history"])
+@pytest.fixture
+def cancelled(engine: Engine, run_id: str) -> str:
+    """The id of a run that was cancelled in its sleep."""
+    engine.invoke("run", "start", "napping", "--input", '{"seconds": 3600}', "--run-id", run_id)
+    done = engine.invoke("run", "cancel", run_id, "--reason", "no [bold]longer[/bold] wanted")
+    assert (done.exit_code, done.output) == (0, "")
+    return run_id
+
+
+def test_a_cancelled_run_says_so_and_why(engine: Engine, cancelled: str) -> None:
+    view = json.loads(engine.invoke("run", "get", cancelled, "--json").stdout)
+    assert (view["status"], view["reason"]) == ("cancelled", "no [bold]longer[/bold] wanted")
+    assert "no [bold]longer[/bold] wanted" in engine.invoke("run", "get", cancelled).stdout
+    last = engine.invoke("run", "history", cancelled).stdout.splitlines()[-1]
+    assert "run-cancelled" in last
+    assert "no [bold]longer[/bold] wanted" in last
+
+
+def test_to_wait_for_a_cancelled_run_is_an_error_of_its_own(engine: Engine, cancelled: str) -> None:
+    done = engine.invoke("run", "wait", cancelled)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("RUN_CANCELLED: ")
+
+
+def test_to_cancel_a_cancelled_run_again_is_no_error(engine: Engine, cancelled: str) -> None:
+    assert engine.invoke("run", "cancel", cancelled).exit_code == 0
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(engine: Engine, ended: str) -> None:
+    done = engine.invoke("run", "cancel", ended)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("RUN_FINISHED: ")
+
+
+@pytest.mark.parametrize("command", ["get", "wait", "history", "cancel"])
 def test_a_run_that_is_not_there_is_named(engine: Engine, command: str) -> None:
     done = engine.invoke("run", command, "no-such-run")
     assert done.exit_code == 1

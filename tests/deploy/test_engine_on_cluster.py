@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.faults.cluster import Servers  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.server_binary import find_server_binary
 from dressage.client import Client
 from dressage.flow import App, sleep, workflow
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
 from dressage.protocol.errors import DressageError
+from dressage.protocol.names import Names
 from dressage.worker import Worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(240)]
 
-CONFIG: Final = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
 RUNS: Final = 60
 
 app = App("cluster")
@@ -43,36 +40,21 @@ async def on_cluster(n: int) -> int:
     return await double(a)
 
 
+@workflow
+async def dozing(seconds: float) -> None:
+    await sleep(seconds)
+
+
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[tuple[list[str], list[subprocess.Popen[bytes]]]]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(9)]
-        ports: list[int] = [one.getsockname()[1] for one in sockets]
-    clients, routes, monitors = ports[:3], ports[3:6], ports[6:]
-    processes: list[subprocess.Popen[bytes]] = []
-    for index in range(3):
-        environment = {
-            "NATS_NAME": f"nats-{index + 1}",
-            "NATS_LISTEN": f"127.0.0.1:{clients[index]}",
-            "NATS_MONITOR": f"127.0.0.1:{monitors[index]}",
-            "NATS_CLUSTER_LISTEN": f"127.0.0.1:{routes[index]}",
-            "NATS_ROUTES": json.dumps([f"nats://127.0.0.1:{port}" for port in routes]),
-            "NATS_DATA": str(tmp_path / f"nats-{index + 1}"),
-        }
-        command = [find_server_binary(), "-c", str(CONFIG)]
-        with (tmp_path / f"nats-{index + 1}.log").open("wb") as log:
-            processes.append(subprocess.Popen(command, env=os.environ | environment, stderr=log))
-    yield [f"nats://127.0.0.1:{port}" for port in clients], processes
-    for process in processes:
-        process.kill()
-        process.wait()
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    with Family(tmp_path) as family:
+        servers = Servers(family)
+        servers.start()
+        yield servers
 
 
-async def test_runs_end_on_three_replicas_although_a_server_dies(
-    servers: tuple[list[str], list[subprocess.Popen[bytes]]],
-) -> None:
-    urls, processes = servers
-    broker = JetStreamBroker(",".join(urls))
+async def test_runs_end_on_three_replicas_although_a_server_dies(servers: Servers) -> None:
+    broker = JetStreamBroker(servers.url)
     orchestrator = Orchestrator(broker, OrchestratorConfig(shards=2, replicas=3))
     task = await served(orchestrator)
     async with Client(broker, patience_s=90) as client, Worker(broker, app):
@@ -80,13 +62,31 @@ async def test_runs_end_on_three_replicas_although_a_server_dies(
         handles = [
             await client.start(on_cluster, {"n": n}, run_id=f"c{n}", timeout_s=60) for n in range(RUNS)
         ]
-        processes[0].kill()
-        processes[0].wait()
+        await servers.all[0].process.kill()
         assert [await handle.result(120) for handle in handles] == [4 * n for n in range(RUNS)]
         for n in range(0, RUNS, 10):
             history = [event async for event in client.history(f"c{n}")]
             assert [event.index for event in history] == list(range(len(history)))
             assert history[-1].kind == "run-completed"
+    orchestrator.stop()
+    await task
+
+
+async def test_cancels_take_their_timers_away_on_three_replicas(servers: Servers) -> None:
+    broker = JetStreamBroker(servers.url)
+    orchestrator = Orchestrator(broker, OrchestratorConfig(shards=1, replicas=3))
+    task = await served(orchestrator)
+    names = Names()
+    async with Client(broker, patience_s=90) as client:
+        await client.register(dozing)
+        runs = [f"c{n}" for n in range(RUNS)]
+        for run in runs:
+            await client.start(dozing, {"seconds": 3600.0}, run_id=run, timeout_s=60)
+        await asyncio.gather(*(client.cancel(run, timeout_s=60) for run in runs))
+        assert {(await client.get(run)).status for run in runs} == {"cancelled"}
+        left = await client.connection.stream_state(names.shard_stream(0), names.timer(0, "*", "*"))
+        assert left is not None
+        assert not left.subjects
     orchestrator.stop()
     await task
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,47 +12,22 @@ import nats.errors
 import nats.js.errors
 import pytest
 from nats.aio.client import Client
+from tests.faults.cluster import SERVERS, Servers  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.connect import connect
-from dressage.brokers.server_binary import find_server_binary
 from dressage.brokers.server_check import ServerFacts, check_server
 from dressage.protocol.errors import BrokerError
 
-CONFIG: Final = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
-SERVERS: Final = 3
 DEADLINE_S: Final = 60.0
 
 
 @pytest.fixture
-def urls(tmp_path: Path) -> Iterator[list[str]]:
-    """Where the three servers listen for clients."""
-    ports = free_ports(3 * SERVERS)
-    clients, routes, monitors = ports[:SERVERS], ports[SERVERS : 2 * SERVERS], ports[2 * SERVERS :]
-    processes: list[subprocess.Popen[bytes]] = []
-    with contextlib.ExitStack() as logs:
-        for index in range(SERVERS):
-            environment = {
-                "NATS_NAME": f"nats-{index + 1}",
-                "NATS_LISTEN": f"127.0.0.1:{clients[index]}",
-                "NATS_MONITOR": f"127.0.0.1:{monitors[index]}",
-                "NATS_CLUSTER_LISTEN": f"127.0.0.1:{routes[index]}",
-                "NATS_ROUTES": json.dumps([f"nats://127.0.0.1:{port}" for port in routes]),
-                "NATS_DATA": str(tmp_path / f"nats-{index + 1}"),
-            }
-            log = logs.enter_context((tmp_path / f"nats-{index + 1}.log").open("wb"))
-            command = [find_server_binary(), "-c", str(CONFIG)]
-            processes.append(subprocess.Popen(command, env=os.environ | environment, stderr=log))
-        yield [f"nats://127.0.0.1:{port}" for port in clients]
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Every server must know the others' ports before any of them runs, so they are chosen here."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    with Family(tmp_path) as family:
+        servers = Servers(family)
+        servers.start()
+        yield servers
 
 
 async def facts_when_formed(client: Client) -> ServerFacts:
@@ -82,8 +53,8 @@ async def add_replicated_stream(client: Client) -> int:
 
 
 @pytest.mark.slow
-async def test_three_servers_form_a_cluster_that_writes_before_it_acknowledges(urls: list[str]) -> None:
-    client = await connect(",".join(urls), timeout_s=DEADLINE_S)
+async def test_three_servers_form_a_cluster_that_writes_before_it_acknowledges(servers: Servers) -> None:
+    client = await connect(servers.url, timeout_s=DEADLINE_S)
     try:
         facts = await facts_when_formed(client)
         assert facts.cluster == "dressage"

@@ -36,7 +36,17 @@ from dressage.orchestrator.turn.behind import (
 )
 from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.turn import COMMANDS_MAX, EFFECTS_MAX
-from dressage.protocol.commands import Answer, Ask, AskAnswer, RefusalCode, StartRun, TaskMessage, TaskResult
+from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
+    Answer,
+    Ask,
+    AskAnswer,
+    CancelRun,
+    RefusalCode,
+    StartRun,
+    TaskMessage,
+    TaskResult,
+)
 from dressage.protocol.events import KIND, OutputEvent, decode_data, decode_event
 from dressage.protocol.names import RUN_ID_BYTES_MAX, run_token
 from dressage.protocol.spec import WorkflowSpec
@@ -52,7 +62,14 @@ OPERATIONS: Final = (DOCS / "operations.md").read_text()
 PROGRAM_S: Final = 40.0
 ADDRESS: Final = "nats://127.0.0.1:4222"
 
-VARIES: Final = {"started_at", "updated_at", "ended_at", "time", "duration_ms", "waited_ms", "seq", "command"}
+FIGURES: Final = {
+    *("member", "where", "epoch", "position", "lag", "backlog", "behind", "open_runs", "commands_s", "tasks_s"),
+    "fold_version",
+}
+VARIES: Final = {
+    *("started_at", "updated_at", "ended_at", "time", "duration_ms", "waited_ms", "seq", "command"),
+    *FIGURES,
+}
 """Fields of an answer whose value is another each time: their type is compared."""
 
 
@@ -175,6 +192,7 @@ REFUSED: Final = [
     ("put-workflow", '{"spec": {"format": 1}}', "SPEC_INVALID"),
     ("get", '{"run_id": "nobody"}', "RUN_UNKNOWN"),
     ("wait", '{"run_id": "nobody"}', "RUN_UNKNOWN"),
+    ("cancel", '{"run_id": "nobody"}', "RUN_UNKNOWN"),
     (
         "result",
         '{"run_id": "nobody", "result": {"type": "task-result", "task_id": "1",'
@@ -251,7 +269,7 @@ async def test_a_worker_and_a_client_that_know_nothing_of_dressage(
 # -- messages --------------------------------------------------------------------------------------
 STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
-    for struct in (Namespace, Pointer, TaskMessage, TaskResult, StartRun, Answer, Ask, AskAnswer)
+    for struct in (Namespace, Pointer, TaskMessage, TaskResult, StartRun, CancelRun, Answer, Ask, AskAnswer)
 }
 
 
@@ -316,6 +334,8 @@ def test_limits_and_waits_are_those_of_the_code() -> None:
     assert f"| variables of a run, in stored form | {VARIABLES_BYTES_MAX // 1024} KiB" in OPERATIONS
     assert f"| input of a run | {kib} |" in OPERATIONS
     assert f"| arguments of a call, result of a task, output of a run | {kib} each |" in OPERATIONS
+    assert f"| the reason of a cancel | {REASON_BYTES_MAX:,} bytes" in OPERATIONS
+    assert f"at\nmost {REASON_BYTES_MAX:,} bytes" in API
     assert f"| run id | 1 to {RUN_ID_BYTES_MAX} bytes" in OPERATIONS
     assert f"without waiting | {STEPS_PER_COMMAND_MAX:,} |" in OPERATIONS
     assert f"| effects, commands and bytes of one turn | {EFFECTS_MAX}, {COMMANDS_MAX}, 4 MiB |" in OPERATIONS

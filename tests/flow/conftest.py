@@ -7,8 +7,6 @@ nodes and sends every argument and result through wire JSON, as an engine would.
 from __future__ import annotations
 
 import importlib.util
-import itertools
-import linecache
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,9 +33,9 @@ from dressage.protocol.spec import (
     WorkflowSpec,
     catches,
 )
+from dressage.simulation import programs
 
 STEPS_MAX = 20_000
-_numbers = itertools.count()
 
 
 @dataclass
@@ -157,18 +155,6 @@ class Interpreter:
         return None
 
 
-def _module_of(text: str) -> ModuleType:
-    """A module whose source `inspect` can read, though no file holds it."""
-    name = f"defined_{next(_numbers)}"
-    file = f"{name}.py"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    module = ModuleType(name)
-    module.__file__ = file
-    sys.modules[name] = module
-    exec(compile(text, file, "exec"), module.__dict__)
-    return module
-
-
 @pytest.fixture(scope="session")
 def interpret() -> Callable[..., Outcome]:
     """Runs a spec: `interpret(spec, tasks by name, params as JSON values)`."""
@@ -178,7 +164,7 @@ def interpret() -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def define() -> Callable[[str], ModuleType]:
     """Executes the text of a module."""
-    return _module_of
+    return programs.define
 
 
 @pytest.fixture(scope="session")

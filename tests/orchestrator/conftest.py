@@ -16,7 +16,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.protocol.events import ReceivedEvent, decode_event
 from dressage.protocol.names import Names
 
-TERMINAL = {"run-completed", "run-failed", "run-faulted"}
+TERMINAL = {"run-completed", "run-failed", "run-cancelled", "run-faulted"}
 
 
 @dataclass

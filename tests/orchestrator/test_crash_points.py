@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,9 +20,8 @@ from dressage.brokers.interface import Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.flow import App, Exponential, WorkflowFailure, sleep, workflow
-from dressage.orchestrator.membership import preferred
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
-from dressage.protocol.commands import StartRun
+from dressage.protocol.commands import CancelRun, StartRun
 from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 from dressage.worker import Worker, WorkerConfig, current_task
@@ -61,6 +59,35 @@ async def crashing(n: int) -> int:
         a = a + 100
     return a
 
+
+@app.task(retries=1, backoff=Exponential(base=timedelta(hours=1), limit=timedelta(hours=1)))
+async def hopeless(n: int) -> int:
+    raise RuntimeError("every attempt fails")
+
+
+@workflow(name="dozing")
+async def dozing(n: int) -> int:
+    await sleep(3600)
+    return n
+
+
+@workflow(name="backing-off")
+async def backing_off(n: int) -> int:
+    return await hopeless(n)
+
+
+CANCELLED = {
+    "cancelled-at-once": ["run-started", "sleep-started", "run-cancelled"],
+    "cancelled-asleep": ["run-started", "sleep-started", "run-cancelled"],
+    "cancelled-backing-off": [
+        "run-started",
+        "task-scheduled",
+        "task-failed",
+        "task-scheduled",
+        "run-cancelled",
+    ],
+}
+"""The histories of runs that are cancelled while a timer of theirs is pending."""
 
 EXPECTED = [
     "run-started",
@@ -165,18 +192,14 @@ class MortalBroker:
 
 
 async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fate, audit: Any) -> None:
-    """Three runs under an owner that meets its fate, and under a second one; then the audit."""
+    """Runs under an owner that meets its fate, and under a second one; then the audit."""
     names = Names(config.namespace)
-    # The heir is the one that the shard prefers, so it need not wait until the dead one is forgotten.
-    one, other = "a", "b"
-    favourite = preferred(0, [one, other])
-    config = dataclasses.replace(config, member=other if favourite == one else one)
     mortal = Orchestrator(MortalBroker(broker, fate), config)
     first = asyncio.create_task(mortal.run())
     ready = asyncio.create_task(mortal.ready())
     died = asyncio.create_task(fate.died.wait())
     await asyncio.wait({first, ready, died}, return_when=asyncio.FIRST_COMPLETED)
-    heir = Orchestrator(broker, dataclasses.replace(config, member=favourite or ""))
+    heir = Orchestrator(broker, config)
     second: asyncio.Task[None] | None = None
     watch = await broker.connect("watch")
     try:
@@ -186,7 +209,7 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
                 for n in range(3):
                     command = StartRun("crashing", registered.version, msgspec.Raw(b'{"n":%d}' % n), f"c{n}")
                     await client.send(f"run-{n}", command)
-                all_done = asyncio.create_task(_all_finished(watch, names, audit))
+                all_done = asyncio.create_task(_all_finished(client, watch, names, audit))
                 await asyncio.wait({all_done, died}, return_when=asyncio.FIRST_COMPLETED)
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
@@ -195,13 +218,15 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
                 await asyncio.wait_for(_emptied(watch, names), 15)
                 for n in range(3):
                     view = await client.get(f"run-{n}")
-                    assert view.status == "completed"
+                    assert view.status == "completed", view.failure
                     assert view.output
                     assert msgspec.json.decode(view.output) == n + 101
         found = await audit(watch, names)
         assert found.wrong() == []
         for n in range(3):
             assert found.kinds(f"run-{n}") == EXPECTED
+        for run, kinds in CANCELLED.items():
+            assert found.kinds(run) == kinds
     finally:
         for task in (ready, died, first):
             task.cancel()
@@ -211,8 +236,20 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
         await watch.close()
 
 
-async def _all_finished(connection: Connection, names: Names, audit: Any) -> None:
-    while len((await audit(connection, names)).finished) < 3:
+async def _all_finished(client: Client, connection: Connection, names: Names, audit: Any) -> None:
+    """Also sees to it that runs are cancelled: one behind its start, the others once their timer is set."""
+    for each in (dozing, backing_off):
+        await client.register(each)
+    for run in CANCELLED:
+        what = "backing-off" if run.endswith("backing-off") else "dozing"
+        await client.send(run, StartRun(what, 1, msgspec.Raw(b'{"n":0}'), f"c-{run}"))
+    await client.send("cancelled-at-once", CancelRun("x"))
+    waiting = dict(CANCELLED) | {"cancelled-at-once": []}
+    while len((found := await audit(connection, names)).finished) < 3 + len(CANCELLED):
+        for run, kinds in waiting.items():
+            if kinds and found.kinds(run) == kinds[:-1]:
+                await client.send(run, CancelRun("x"))
+                waiting[run] = []
         await asyncio.sleep(0.05)
 
 

@@ -13,13 +13,29 @@ from hypothesis import strategies as st
 
 from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, workflow
 from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.nodes.task import backoff_ms
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
-from dressage.protocol.commands import Command, FailureInfo, StartRun, TaskResult, TimerFired, WorkerInfo
-from dressage.protocol.events import KIND, FailureCaught, RunFailed, TaskScheduled, VariableChanged
+from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
+    CancelRun,
+    Command,
+    FailureInfo,
+    StartRun,
+    TaskResult,
+    TimerFired,
+    WorkerInfo,
+)
+from dressage.protocol.events import (
+    KIND,
+    FailureCaught,
+    RunCancelled,
+    RunFailed,
+    TaskScheduled,
+    VariableChanged,
+)
 from dressage.protocol.spec import RegisteredWorkflow, Retry
 
 app = App("fold")
@@ -183,6 +199,76 @@ def test_a_sleep_sets_a_timer_and_ends_by_it_alone() -> None:
     assert apply(awake.state, TimerFired(timer.timer_id), 11).code == "RESULT_STALE"
 
 
+CANCEL = CancelRun("cancel-1", "no longer wanted", "bob")
+
+
+def test_a_cancel_ends_the_run_with_its_reason_and_its_actor() -> None:
+    state = apply(None, start(n=9), 7).state
+    outcome = apply(state, CANCEL, 9)
+    assert outcome.state is not None
+    assert (outcome.state.status, outcome.state.reason, outcome.state.ended_ms) == (
+        "cancelled",
+        "no longer wanted",
+        9000,
+    )
+    assert outcome.events == [RunCancelled(2000.0, "no longer wanted")]
+    assert (outcome.actor, outcome.existing) == ("bob", False)
+
+
+def test_a_cancel_takes_the_timer_of_a_sleep_back() -> None:
+    state = apply(None, start(n=9), 7).state
+    asleep = apply(state, failed(state), 8)
+    (timer,) = asleep.effects
+    assert isinstance(timer, SetTimer)
+    cancelled = apply(asleep.state, CANCEL, 9)
+    assert cancelled.effects == [CancelTimer(timer.timer_id)]
+    assert apply(cancelled.state, TimerFired(timer.timer_id), 10).code == "RUN_FINISHED"
+
+
+def test_a_cancel_takes_the_delay_of_a_retry_back() -> None:
+    state = apply(None, start(n=9), 7).state
+    retried = apply(state, errored(state), 8)
+    (delayed,) = retried.effects
+    assert isinstance(delayed, DispatchTask)
+    cancelled = apply(retried.state, CANCEL, 9)
+    assert cancelled.effects == [CancelTimer(delayed.timer_id)]
+    assert apply(cancelled.state, done(retried.state, 6), 10).code == "RUN_FINISHED"
+
+
+def test_a_cancel_of_a_run_that_waits_for_a_first_attempt_has_no_effect_to_ask_for() -> None:
+    state = apply(None, start(n=9), 7).state
+    assert apply(state, CANCEL, 8).effects == []
+
+
+def test_a_run_that_fails_by_its_last_attempt_takes_back_no_timer_that_has_fired() -> None:
+    outcome = apply(None, start(n=9), 7)
+    for seq in (8, 9, 10):
+        outcome = apply(outcome.state, errored(outcome.state), seq)
+    assert kinds(outcome)[-1] == "run-failed"
+    assert outcome.effects == []
+
+
+@pytest.mark.parametrize("other", [CANCEL, CancelRun("cancel-2"), CancelRun("3", "x" * REASON_BYTES_MAX * 2)])
+def test_a_cancelled_run_takes_every_further_cancel_and_changes_nothing(other: CancelRun) -> None:
+    state = apply(apply(None, start(n=9), 7).state, CANCEL, 8).state
+    again = apply(state, other, 9)
+    assert again.state is state
+    assert (again.code, again.existing, again.effects, again.events) == (None, True, [], [])
+
+
+def test_a_cancel_of_what_is_not_there_or_has_ended_is_refused() -> None:
+    assert apply(None, CANCEL, 7).code == "RUN_UNKNOWN"
+    state = apply(None, start(n=9), 7).state
+    assert apply(apply(state, done(state, 9), 8).state, CANCEL, 9).code == "RUN_FINISHED"
+
+
+def test_a_reason_is_bounded_in_bytes() -> None:
+    state = apply(None, start(n=9), 7).state
+    assert apply(state, CancelRun("c", "é" * (REASON_BYTES_MAX // 2)), 8).code is None
+    refused = apply(state, CancelRun("c", "é" * (REASON_BYTES_MAX // 2) + "e"), 8)
+    assert (refused.code, refused.state) == ("REASON_TOO_LONG", state)
+
+
 def test_the_runs_time_never_goes_backwards() -> None:
     state = apply(None, start(n=9), 7, time_ms=5000).state
     outcome = apply(state, done(state, 6), 8, time_ms=3000)
@@ -229,7 +315,9 @@ def test_backoff_is_the_same_when_it_is_folded_again() -> None:
     assert backoff_ms(Retry(), 3, "r/1") == backoff_ms(Retry(), 3, "r/1")
 
 
-steps = st.lists(st.sampled_from(["done", "failed", "errored", "stale", "timer", "start"]), max_size=25)
+steps = st.lists(
+    st.sampled_from(["done", "failed", "errored", "stale", "timer", "start", "cancel"]), max_size=25
+)
 
 
 @given(steps)
@@ -258,6 +346,8 @@ def test_replay_equals_state_with_a_restart_after_every_step(history: list[str])
 
 
 def _command(step: str, state: RunState) -> Command:
+    if step == "cancel":
+        return CANCEL
     wait = state.threads[0].wait if state.threads else None
     if step == "start" or wait is None:
         return start(n=8)

@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS run_starts (
 CREATE TABLE IF NOT EXISTS run_ends (
     stream_seq      UBIGINT NOT NULL,
     run_id          VARCHAR NOT NULL,
-    status          VARCHAR NOT NULL, -- completed, failed, engine-fault
+    status          VARCHAR NOT NULL, -- completed, failed, cancelled, engine-fault
     ended_at        TIMESTAMPTZ NOT NULL,
     duration_ms     DOUBLE,
     failure_name    VARCHAR,

@@ -64,15 +64,18 @@ _FROM_BATCH: Final = (
     INSERT INTO run_ends
     SELECT
         stream_seq, run_id,
-        CASE kind WHEN 'run-completed' THEN 'completed' WHEN 'run-failed' THEN 'failed' ELSE 'engine-fault' END,
+        CASE kind
+            WHEN 'run-completed' THEN 'completed' WHEN 'run-failed' THEN 'failed'
+            WHEN 'run-cancelled' THEN 'cancelled' ELSE 'engine-fault'
+        END,
         time, d.duration_ms, coalesce(d.failure.name, if(d.error IS NULL, NULL, 'engine-fault')),
-        coalesce(d.failure.message, d.error),
+        coalesce(d.failure.message, d.error, d.reason),
         CASE WHEN d.failure IS NOT NULL THEN coalesce(d.failure.kind, 'failure') END,
         d.output
     FROM (
         SELECT *, from_json(data,
-            '{{"duration_ms":"DOUBLE","output":"JSON","error":"VARCHAR","failure":{_FAILURE}}}') AS d
-        FROM batch WHERE kind IN ('run-completed', 'run-failed', 'run-faulted')
+            '{{"duration_ms":"DOUBLE","output":"JSON","error":"VARCHAR","reason":"VARCHAR","failure":{_FAILURE}}}') AS d
+        FROM batch WHERE kind IN ('run-completed', 'run-failed', 'run-cancelled', 'run-faulted')
     )
     """,
     """

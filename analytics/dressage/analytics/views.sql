@@ -99,6 +99,7 @@ SELECT
     count(*) FILTER (status = 'running') AS running,
     count(*) FILTER (status = 'completed') AS completed,
     count(*) FILTER (status = 'failed') AS failed,
+    count(*) FILTER (status = 'cancelled') AS cancelled,
     count(*) FILTER (status = 'engine-fault') AS faulted,
     avg(duration_ms) AS avg_ms,
     quantile_cont(duration_ms, 0.5) AS p50_ms,

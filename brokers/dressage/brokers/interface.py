@@ -50,8 +50,11 @@ class Message(msgspec.Struct, gc=False):
 
     `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
     `never_expires` exempts it from the stream's age limit.
-    `rollup` keeps this message as the only one on its subject. `msg_id` makes the server drop a repeat within its
-    duplicate window, which is an optimisation and never a guarantee.
+    `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject: storing this
+    message removes the timer. That is harmless when it is not there, and a message that is refused removes nothing;
+    but it needs a message on another subject than the timer's, and one without `rollup` and `schedule`: 2.12.1
+    ignores it beside them. `msg_id` makes the server drop a repeat within its duplicate window, which is
+    an optimisation and never a guarantee.
     """
 
     subject: str
@@ -61,6 +64,7 @@ class Message(msgspec.Struct, gc=False):
     expect: Expect | None = None
     rollup: bool = False
     schedule: Schedule | None = None
+    cancels: str | None = None
     msg_id: str | None = None
     never_expires: bool = False
 
@@ -107,7 +111,10 @@ class StreamConfig:
 
 @dataclass(slots=True, frozen=True)
 class ConsumerConfig:
-    """A pull consumer. `max_ack_pending` -1 is unlimited; redelivery is always unlimited."""
+    """A pull consumer. `max_ack_pending` -1 is unlimited; redelivery is always unlimited.
+
+    `memory` keeps it in the memory of one server, whatever the stream's replicas: it is lost with that server.
+    """
 
     name: str
     filters: Sequence[str]

@@ -14,12 +14,15 @@ from dressage.brokers.interface import (
     Message,
     StreamConfig,
 )
-from dressage.protocol.errors import BadInput, NotFound, PublishRefused
+from dressage.protocol.errors import BadInput, BrokerError, NotFound, PublishRefused
 from dressage.protocol.names import Names
+from dressage.protocol.shardmap import ShardMap
 
 EVENTS_AGE_S: Final = 30 * 86_400.0
 DEAD_AGE_S: Final = 30 * 86_400.0
-MEMBER_TTL_S: Final = 3.0
+MEMBER_TTL_S: Final = 10.0
+"""When the entry of an orchestrator that died is cleaned away. The others do not wait for it: they count beats."""
+
 TASK_ACK_WAIT_S: Final = 30.0
 """How long after a worker's last sign of life its tasks go to another one."""
 
@@ -28,36 +31,50 @@ TASKS_PENDING_MAX: Final = 10_000
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """The namespace's own definition. `shards` is fixed while runs live, because it decides where they are."""
+    """The namespace's own definition: the shard map (see `ShardMap`), because it decides where runs are."""
 
     shards: int
     format: int = 1
+    generation: int = 1
+    previous: int | None = None
+    older: tuple[int, ...] = ()
+
+    @property
+    def map(self) -> ShardMap:
+        return ShardMap(self.generation, self.shards, self.previous, self.older)
+
+    @staticmethod
+    def of(shard_map: ShardMap) -> Namespace:
+        return Namespace(shard_map.shards, 1, shard_map.generation, shard_map.previous, shard_map.older)
 
 
 async def provision(connection: Connection, names: Names, *, shards: int | None, replicas: int) -> Namespace:
     """Brings the namespace's streams about, and returns its definition. May be repeated by anyone at any time.
 
-    `shards` None takes what the namespace has, or 1 for a new one. Raises `BadInput` when the namespace exists
-    with another number of shards.
+    `shards` None takes what the namespace has, or 1 for a new one. A number that the namespace had before it grew is
+    taken for what it has now. Raises `BadInput` (SHARDS_DIFFER) for one that it never had.
     """
     await connection.ensure_stream(_bucket(names.definitions_stream(), names.definitions_bucket, replicas))
     while True:
         found = await read_namespace(connection, names)
-        if found is not None and shards not in (None, found.shards):
+        if found is not None and shards not in (None, found.shards, found.previous, *found.older):
             raise BadInput(
                 f"namespace {names.namespace!r} has {found.shards} shards, not {shards}: leave --shards out, "
-                "or use another namespace",
+                "use another namespace, or, for more shards, call `dressage shards grow`",
                 code="SHARDS_DIFFER",
             )
         wanted = found or Namespace(shards or 1)
-        await _ensure_streams(connection, names, wanted.shards, replicas)
-        if found is not None or await _define(connection, names, wanted):
+        await ensure_streams(connection, names, wanted.shards, replicas)
+        if found is not None or await define(connection, names, wanted, 0):
             return wanted
 
 
-async def _define(connection: Connection, names: Names, namespace: Namespace) -> bool:
-    """Writes the definition last, so that whoever finds it finds all streams. False if another was faster."""
-    message = Message(names.namespace_key(), msgspec.json.encode(namespace), expect=Expect(0))
+async def define(connection: Connection, names: Names, namespace: Namespace, seq: int) -> bool:
+    """Writes the definition last, so that whoever finds it finds all streams. False if another was faster.
+
+    `seq` is that of the definition that this one replaces.
+    """
+    message = Message(names.namespace_key(), msgspec.json.encode(namespace), expect=Expect(seq))
     try:
         await connection.publish(message)
     except PublishRefused as refused:
@@ -67,11 +84,12 @@ async def _define(connection: Connection, names: Names, namespace: Namespace) ->
     return True
 
 
-async def _ensure_streams(connection: Connection, names: Names, shards: int, replicas: int) -> None:
+async def ensure_streams(connection: Connection, names: Names, shards: int, replicas: int) -> None:
+    """Makes the streams of a namespace with so many shards, or brings them to their configuration."""
     await connection.ensure_stream(_bucket(names.runs_stream(), names.runs_bucket, replicas))
     await connection.ensure_stream(
         StreamConfig(
-            name=f"KV_{names.members_bucket}",
+            name=names.members_stream(),
             subjects=[f"$KV.{names.members_bucket}.>"],
             per_subject_max=1,
             max_age_s=MEMBER_TTL_S,
@@ -113,10 +131,23 @@ def _bucket(stream: str, bucket: str, replicas: int) -> StreamConfig:
 
 async def read_namespace(connection: Connection, names: Names) -> Namespace | None:
     """The namespace's definition; None if no orchestrator has ever served it on this server."""
+    return (await read_definition(connection, names))[0]
+
+
+async def read_definition(connection: Connection, names: Names) -> tuple[Namespace | None, int]:
+    """The namespace's definition, and its sequence."""
     if await connection.stream_state(names.definitions_stream()) is None:
-        return None
+        return None, 0
     found = await connection.last_message(names.definitions_stream(), names.namespace_key())
-    return msgspec.json.decode(found.data, type=Namespace) if found is not None else None
+    if found is None:
+        return None, 0
+    try:
+        return msgspec.json.decode(found.data, type=Namespace), found.seq
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BrokerError(
+            f"the definition of namespace {names.namespace!r} is unreadable: {error}",
+            code="RECORD_UNREADABLE",
+        ) from error
 
 
 async def require_namespace(connection: Connection, names: Names) -> Namespace:

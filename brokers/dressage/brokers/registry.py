@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
 import msgspec
 
 from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message
-from dressage.brokers.provision import ensure_queue
-from dressage.protocol.errors import BadSpec, NotFound, PublishRefused
-from dressage.protocol.names import Names, check_name
+from dressage.brokers.provision import ensure_queue, require_namespace
+from dressage.protocol.errors import BadInput, BadSpec, NotFound, PublishRefused
+from dressage.protocol.names import Names, check_actor, check_name
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
+from dressage.protocol.spec_reading import check_spec_size, read_registered
 
 
 class Pointer(msgspec.Struct, frozen=True):
@@ -22,17 +24,15 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 _pointer = msgspec.json.Decoder(Pointer)
-_registered = msgspec.json.Decoder(RegisteredWorkflow)
 _encode = msgspec.json.Encoder().encode
 
 
 class Registry:
     """Reads and writes definitions of one namespace."""
 
-    def __init__(self, connection: Connection, names: Names, shards: int) -> None:
+    def __init__(self, connection: Connection, names: Names) -> None:
         self._connection = connection
         self._names = names
-        self._shards = shards
 
     async def put(self, spec: WorkflowSpec, actor: str = "") -> tuple[RegisteredWorkflow, bool]:
         """Registers a spec; gives it with its version, and whether that version is new.
@@ -41,6 +41,8 @@ class Registry:
         a crash left behind is moved on by whoever comes next. Raises `BadSpec` or `BadName`.
         """
         check_spec(spec)
+        check_spec_size(spec)
+        check_actor(actor)
         digest = spec.digest()
         while True:
             pointer, pointer_seq = await self._pointer(spec.name)
@@ -79,11 +81,31 @@ class Registry:
         found = await self._connection.last_message(
             self._names.definitions_stream(), self._names.workflow_key(name)
         )
-        return (_pointer.decode(found.data), found.seq) if found is not None else (None, 0)
+        if found is None:
+            return None, 0
+        try:
+            return _pointer.decode(found.data), found.seq
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadSpec(f"the latest version of workflow {name!r} is unreadable: {error}") from error
 
     async def _ensure_queues(self, spec: WorkflowSpec) -> None:
-        for queue in sorted({task.queue for task in spec.tasks}):
-            await ensure_queue(self._connection, self._names, self._shards, queue)
+        """Behind the version: whoever adds shards meanwhile finds either that, or us the shards."""
+        shards = (await require_namespace(self._connection, self._names)).shards
+        for queue in _queues(spec):
+            await ensure_queue(self._connection, self._names, shards, queue)
+
+    async def queues(self) -> list[str]:
+        """The queues of all versions of all workflows; a version that no engine can use has none."""
+        state = await self._connection.stream_state(
+            self._names.definitions_stream(), subjects=self._names.workflow_version_keys()
+        )
+        found: set[str] = set()
+        for subject in state.subjects if state else ():
+            stored = await self._connection.last_message(self._names.definitions_stream(), subject)
+            if stored is not None:
+                with contextlib.suppress(BadInput):
+                    found.update(_queues(read_registered(stored.data).spec))
+        return sorted(found)
 
     async def latest(self, name: str) -> int:
         """The number of the latest version. Raises `NotFound`."""
@@ -102,9 +124,9 @@ class Registry:
         if found is None:
             raise NotFound(f"workflow {name!r} has no version {wanted}", code="WORKFLOW_UNKNOWN")
         try:
-            return _registered.decode(found.data)
-        except msgspec.MsgspecError as error:
-            raise BadSpec(f"workflow {name!r} version {wanted} does not decode: {error}") from error
+            return read_registered(found.data)
+        except BadInput as error:
+            raise BadSpec(f"workflow {name!r} version {wanted}: {error.message}") from error
 
     async def names(self) -> list[str]:
         """All workflows that are registered."""
@@ -113,3 +135,7 @@ class Registry:
         )
         prefix = len(self._names.workflow_key(""))
         return sorted(subject[prefix:] for subject in state.subjects) if state else []
+
+
+def _queues(spec: WorkflowSpec) -> list[str]:
+    return sorted({task.queue for task in spec.tasks})

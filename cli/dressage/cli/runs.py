@@ -1,4 +1,4 @@
-"""`dressage run`: starting runs, waiting for them, reading them."""
+"""`dressage run`: starting runs, waiting for them, cancelling them, reading them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from rich.table import Table
 
 from dressage.cli import options
 from dressage.cli.running import require_answer, run
-from dressage.client import Client, RunFailed
-from dressage.protocol.commands import FailureInfo, RunView
+from dressage.client import Client
+from dressage.client.client import raise_without_output
+from dressage.protocol.commands import RunView
 from dressage.protocol.events import ReceivedEvent
 
 _timeout = click.option(
@@ -29,7 +30,7 @@ VALUE_SHOWN_MAX: Final = 200
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, wait for them, and read them."""
+    """Start runs, wait for them, cancel them, and read them."""
 
 
 def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
@@ -37,7 +38,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.R
     text = _text(value)
     try:
         parsed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"this is no JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
@@ -49,7 +50,7 @@ def _text(value: str) -> bytes:
     if value == "-":
         return sys.stdin.buffer.read()
     if not value.startswith("@"):
-        return value.encode()
+        return value.encode(errors="surrogateescape")  # As the bytes were that the shell gave us.
     try:
         return Path(value[1:]).read_bytes()
     except OSError as error:
@@ -94,9 +95,10 @@ def start(
             handle = await client.start(workflow, given, run_id=run_id, version=version)
             if wait_:
                 click.echo(f"run {handle.run_id}", err=True)
-                _print_end(
-                    await client.wait(handle.run_id, timeout_s=timeout_s, not_before=handle.seq), as_json
+                view = await client.wait(
+                    handle.run_id, timeout_s=timeout_s, not_before=handle.seq, shard=handle.shard
                 )
+                _print_end(view, as_json)
             elif as_json:
                 click.echo(json.dumps({"run_id": handle.run_id, "existing": handle.existing}))
             else:
@@ -132,7 +134,7 @@ def get(run_id: str, server: str, namespace: str, as_json: bool) -> None:
 @options.namespace
 @options.as_json
 def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_json: bool) -> None:
-    """Wait for a run to end and print its output. Exits with 1 if it failed."""
+    """Wait for a run to end and print its output. Exits with 1 if it failed or was cancelled."""
 
     async def read() -> RunView:
         await require_answer(server)
@@ -140,6 +142,27 @@ def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_j
             return await client.wait(run_id, timeout_s=timeout_s)
 
     _print_end(run(read()), as_json)
+
+
+@runs.command()
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with the run, for whoever looks at it later.")
+@options.actor
+@options.server
+@options.namespace
+def cancel(run_id: str, reason: str, actor: str, server: str, namespace: str) -> None:
+    """End a run where it stands. To cancel a cancelled run again changes nothing.
+
+    No handler of the workflow runs any more. An attempt that is with a worker is still executed; its result is
+    refused.
+    """
+
+    async def end() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.cancel(run_id, reason)
+
+    run(end())
 
 
 @runs.command()
@@ -172,6 +195,8 @@ def _said(event: ReceivedEvent) -> str:
     name = data.get("task") or data.get("name") or ""
     failure = data.get("failure")
     parts = [str(name)] if name else []
+    if data.get("reason"):
+        parts.append(data["reason"])
     if data.get("attempt", 1) > 1:
         parts.append(f"attempt {data['attempt']}")
     if failure:
@@ -181,12 +206,10 @@ def _said(event: ReceivedEvent) -> str:
 
 
 def _print_end(view: RunView, as_json: bool) -> None:
-    """Prints the output of a run that ended. Raises `RunFailed` if it has none."""
+    """Prints the output of a run that ended. Raises `RunFailed` or `RunCancelled` if it has none."""
     if as_json:
         click.echo(msgspec.json.encode(view))
-    if view.status != "completed":
-        failure = view.failure or FailureInfo(view.status, "the engine failed on it; see its history")
-        raise RunFailed(view.run_id, failure)
+    raise_without_output(view)
     if not as_json:
         click.echo(bytes(view.output) if isinstance(view.output, msgspec.Raw) else b"null")
 
@@ -200,6 +223,7 @@ def _print_view(view: RunView) -> None:
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,
         "failure": f"{view.failure.name}: {view.failure.message}" if view.failure else "",
+        "cancelled for": view.reason,
         "input": _json(view.input),
         "output": bytes(view.output).decode() if isinstance(view.output, msgspec.Raw) else "",
     }

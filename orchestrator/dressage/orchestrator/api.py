@@ -1,7 +1,8 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, history, result (of a task), put-workflow,
-get-workflow, list-workflows. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, history, result (of a task),
+put-workflow, get-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or
+`{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -23,12 +24,15 @@ from dressage.brokers.interface import Broker, Connection
 from dressage.client import Client
 from dressage.client.client import START_TIMEOUT_S
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.overview import MemberView, ShardView, read_overview
 from dressage.orchestrator.turn.definitions import make_definition
 from dressage.protocol.commands import RunView, TaskResult
-from dressage.protocol.errors import DressageError
+from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
-from dressage.protocol.names import Names
-from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.names import Names, is_reply_subject
+from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
+from dressage.protocol.spec import RegisteredWorkflow
+from dressage.protocol.spec_reading import read_spec
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -58,6 +62,13 @@ class WaitRequest(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Seconds = 30.0
 
 
+class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    reason: str = ""
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`after` is the index of the last event that the caller has."""
 
@@ -72,7 +83,7 @@ class ResultRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PutWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
-    spec: WorkflowSpec
+    spec: msgspec.Raw
     actor: str = ""
 
 
@@ -119,11 +130,35 @@ class NamesAnswer(msgspec.Struct):
     ok: bool = True
 
 
+class ShardsAnswer(msgspec.Struct):
+    shards: list[ShardView]
+    members: list[MemberView]
+    generation: int
+    previous: int | None
+    ok: bool = True
+
+
 class Failed(msgspec.Struct):
     code: str
     message: str
     retryable: bool = False
     ok: bool = False
+
+
+_Request = TypeVar("_Request")
+
+
+def read_request(operation: str, kind: type[_Request], data: bytes) -> _Request:
+    """What is asked of an operation. Raises `BadInput` for anything that is no request of its kind."""
+    code, levels = "REQUEST_MALFORMED", COMMAND_DEPTH_MAX
+    if operation == "put-workflow":
+        code, levels = "SPEC_INVALID", SPEC_DEPTH_MAX
+    if nests_deeper(data, levels):
+        raise BadInput(f"the request for {operation!r} nests deeper than {levels} levels", code=code)
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the request for {operation!r} does not decode: {error}", code=code) from error
 
 
 @dataclass(slots=True)
@@ -171,11 +206,13 @@ class Api:
             "start": (StartRequest, self._start),
             "get": (RunRequest, self._get),
             "wait": (WaitRequest, self._wait),
+            "cancel": (CancelRequest, self._cancel),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
             "get-workflow": (GetWorkflowRequest, self._get_workflow),
             "list-workflows": (ListRequest, self._list_workflows),
+            "shards": (ListRequest, self._shards),
         }
         self._stats = {name: EndpointStats() for name in self._operations}
 
@@ -210,7 +247,7 @@ class Api:
         if known in self._stats:
             self._stats[known].count(time.perf_counter_ns() - began, "" if code == "OK" else code)
         self._metrics.requests.labels(known, code).inc()
-        if not reply:
+        if not is_reply_subject(reply):
             return
         payload = msgspec.json.encode(answer)
         if len(payload) > self._connection.payload_bytes_max:
@@ -227,11 +264,7 @@ class Api:
             return Failed("OPERATION_UNKNOWN", f"there is no operation {operation!r}: use one of {offered}")
         kind, handle = known
         try:
-            request = msgspec.json.decode(data or b"{}", type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            code = "SPEC_INVALID" if operation == "put-workflow" else "REQUEST_MALFORMED"
-            return Failed(code, f"the request for {operation!r} does not decode: {error}")
-        try:
+            request = read_request(operation, kind, data)
             return await handle(request)
         except DressageError as error:
             return Failed(error.code, error.message, error.retryable)
@@ -258,6 +291,13 @@ class Api:
     async def _wait(self, request: WaitRequest) -> RunAnswer:
         return RunAnswer(await self._client.wait(request.run_id, timeout_s=request.timeout_s))
 
+    async def _cancel(self, request: CancelRequest) -> Accepted:
+        return Accepted(
+            await self._client.cancel(
+                request.run_id, request.reason, timeout_s=request.timeout_s, actor=request.actor
+            )
+        )
+
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []
         limit = min(request.limit, HISTORY_MAX)
@@ -273,9 +313,10 @@ class Api:
         return Accepted(await self._client.report(request.run_id, request.result))
 
     async def _put_workflow(self, request: PutWorkflowRequest) -> WorkflowAnswer:
+        spec = read_spec(bytes(request.spec))
         # A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it.
-        make_definition(RegisteredWorkflow(request.spec, 0, ""))
-        registered, created = await self._client.registry.put(request.spec, request.actor)
+        make_definition(RegisteredWorkflow(spec, 0, ""))
+        registered, created = await self._client.registry.put(spec, request.actor)
         return WorkflowAnswer(registered, created)
 
     async def _get_workflow(self, request: GetWorkflowRequest) -> WorkflowAnswer:
@@ -283,6 +324,10 @@ class Api:
 
     async def _list_workflows(self, _: ListRequest) -> NamesAnswer:
         return NamesAnswer(await self._client.registry.names())
+
+    async def _shards(self, _: ListRequest) -> ShardsAnswer:
+        overview = await read_overview(self._connection, self._names)
+        return ShardsAnswer(overview.shards, overview.members, overview.generation, overview.previous)
 
     # -- discovery ---------------------------------------------------------------------------------
     async def _discoverable(self) -> None:

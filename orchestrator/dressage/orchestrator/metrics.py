@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dressage.protocol.events import (
     EventData,
+    RunCancelled,
     RunCompleted,
     RunFailed,
     RunFaulted,
@@ -42,6 +43,7 @@ class EngineMetrics:
             RunStarted: self.runs.labels("started"),
             RunCompleted: self.runs.labels("completed"),
             RunFailed: self.runs.labels("failed"),
+            RunCancelled: self.runs.labels("cancelled"),
             RunFaulted: self.runs.labels("faulted"),
             TaskScheduled: self.tasks.labels("scheduled"),
             TaskCompleted: self.tasks.labels("completed"),

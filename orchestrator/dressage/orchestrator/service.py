@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dressage.brokers.interface import Broker
-from dressage.brokers.provision import Namespace, provision
+from dressage.brokers.interface import Broker, Connection
+from dressage.brokers.provision import Namespace, provision, read_namespace
 from dressage.orchestrator.api import Api
-from dressage.orchestrator.membership import BEAT_S, Membership, preferred
+from dressage.orchestrator.fold.fold import FOLD_VERSION
+from dressage.orchestrator.membership import BEAT_S, Heartbeat, Membership
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.sharing import Member, to_serve
+from dressage.orchestrator.trying import Vain
 from dressage.orchestrator.turn.behind import STATES_LINGER_S
 from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
-from dressage.protocol.errors import ServerUnsuitable
+from dressage.protocol.errors import DressageError, OutcomeUnknown, ServerUnsuitable
 from dressage.protocol.names import Names
+from dressage.protocol.shardmap import ShardMap
 from dressage.telemetry import Meters
 
 _log = logging.getLogger("dressage.orchestrator")
@@ -30,7 +36,11 @@ PAYLOAD_BYTES_MIN: Final = 1024 * 1024
 
 @dataclass(slots=True, frozen=True)
 class OrchestratorConfig:
-    """`shards` None takes what the namespace has, or 1. `runs_max` is how many runs one shard keeps in memory."""
+    """`shards` None takes what the namespace has, or 1. `runs_max` is how many runs one shard keeps in memory.
+
+    `member` and `where` (its host and process) are found out if left empty. `fold_version` is the newest fold that
+    this release has.
+    """
 
     namespace: str = "default"
     shards: int | None = None
@@ -39,6 +49,17 @@ class OrchestratorConfig:
     member: str = ""
     singles_max: int = SINGLES_MAX
     states_linger_s: float = STATES_LINGER_S
+    where: str = ""
+    fold_version: int = FOLD_VERSION
+
+
+@dataclass(slots=True)
+class _Held:
+    """A shard that this process tries, serves, or drains."""
+
+    owner: Owner
+    task: asyncio.Task[None]
+    draining: bool = False
 
 
 class Orchestrator:
@@ -51,85 +72,156 @@ class Orchestrator:
         self._config = config or OrchestratorConfig()
         self._names = Names(self._config.namespace)
         self._metrics = EngineMetrics(meters)
-        self._owners: dict[int, tuple[Owner, asyncio.Task[None]]] = {}
-        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._held: dict[int, _Held] = {}
+        self._vain = Vain()
+        self._released = False
         self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
         self._assigned = asyncio.Event()
+        self._where = self._config.where or f"{socket.gethostname()}:{os.getpid()}"
         self.namespace: Namespace | None = None
 
     def stop(self) -> None:
         """Asks for an orderly end: every shard is drained and given up."""
         self._stop.set()
+        self._wake.set()
 
     @property
     def shards(self) -> set[int]:
         """The shards that this process serves now."""
-        return {shard for shard, (owner, _) in self._owners.items() if owner.serving.is_set()}
+        return {
+            shard for shard, held in self._held.items() if held.owner.serving.is_set() and not held.draining
+        }
 
     async def ready(self) -> None:
         """Returns once every shard that falls to this process is served."""
         await self._assigned.wait()
-        for owner, _ in list(self._owners.values()):
-            await owner.serving.wait()
+        for held in list(self._held.values()):
+            serving = asyncio.ensure_future(held.owner.serving.wait())
+            await asyncio.wait({serving, held.task}, return_when=asyncio.FIRST_COMPLETED)
+            serving.cancel()
 
     async def run(self) -> None:
         """Raises `ServerUnreachable` or `BadInput` if it cannot even begin."""
         connection = await self._broker.connect("dressage-orchestrator", reconnect=True)
         try:
             _require_payload(connection.payload_bytes_max)
-            self.namespace = await provision(
-                connection, self._names, shards=self._config.shards, replicas=self._config.replicas
-            )
+            self.namespace = await self._provisioned(connection)
             member = self._config.member or uuid.uuid4().hex[:12]
             membership = Membership(connection, self._names, member)
             async with Api(self._broker, connection, self._names, self._metrics):
-                await self._serve(membership, self.namespace.shards)
+                await self._serve(connection, membership)
             await membership.leave()
         finally:
-            tasks = [*(task for _, task in self._owners.values()), *self._leaving.values()]
+            tasks = [held.task for held in self._held.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await connection.close()
 
-    async def _serve(self, membership: Membership, shards: int) -> None:
-        while not self._stop.is_set():
-            members = await membership.beat()
-            mine = {shard for shard in range(shards) if preferred(shard, members) == membership.member}
-            self._serve_only(mine, shards)
-            self._assigned.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
-                    await self._stop.wait()
-        self._give_up(list(self._owners))
-        for leaving in list(self._leaving.values()):
-            await leaving
+    async def _provisioned(self, connection: Connection) -> Namespace:
+        """A cluster that elects leaders answers nothing for some seconds: no reason to give up."""
+        while True:
+            try:
+                return await provision(
+                    connection, self._names, shards=self._config.shards, replicas=self._config.replicas
+                )
+            except OutcomeUnknown as unknown:
+                if self._stop.is_set() or connection.lost.is_set():
+                    raise
+                _log.warning("the namespace cannot be brought about yet: %s", unknown.message)
+            await asyncio.sleep(BEAT_S)
 
-    def _serve_only(self, mine: set[int], shards: int) -> None:
-        self._leaving = {shard: task for shard, task in self._leaving.items() if not task.done()}
-        self._give_up([shard for shard in self._owners if shard not in mine])
-        for shard in sorted(mine - self._leaving.keys()):
-            held = self._owners.get(shard)
-            if held is not None and held[1].done():
-                held[1].result()
-            if held is None or held[1].done():
-                owner = Owner(shard, self._tenure(shard, shards), self._metrics)
-                self._owners[shard] = (owner, asyncio.create_task(owner.run()))
+    async def _serve(self, connection: Connection, membership: Membership) -> None:
+        """Says what it holds, looks at the others, and follows; until it is stopped and everything is drained."""
+        nudges = await connection.serve(self._names.nudge(), self._on_nudge)
+        loop = asyncio.get_running_loop()
+        try:
+            while not self._stop.is_set() or self._held:
+                self._wake.clear()
+                began = loop.time()
+                released, self._released = self._released, False
+                said = self._heartbeat(membership)
+                found = await membership.beat(said)
+                if released:
+                    await membership.nudge()
+                members = {name: heartbeat.as_member() for name, heartbeat in found.items()}
+                changed = self._follow(membership.member, members, await self._shards_defined(connection))
+                self._assigned.set()
+                if changed:
+                    continue  # The others should know at once.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(began + BEAT_S):
+                        await self._wake.wait()
+        finally:
+            await nudges.close()
 
-    def _tenure(self, shard: int, shards: int) -> Callable[[], Tenure]:
+    async def _shards_defined(self, connection: Connection) -> int:
+        """How many shards there are now: the namespace may have grown."""
+        try:
+            self.namespace = await read_namespace(connection, self._names) or self.namespace
+        except DressageError as error:
+            _log.info("reading the namespace: %s", error)
+        return self._map().shards
+
+    def _map(self) -> ShardMap:
+        assert self.namespace is not None, "nothing is served before it is known"
+        return self.namespace.map
+
+    async def _on_nudge(self, _: str, __: bytes, ___: str) -> None:
+        self._wake.set()
+
+    def _heartbeat(self, membership: Membership) -> Heartbeat:
+        now = asyncio.get_running_loop().time()
+        for shard, held in self._held.items():
+            if held.owner.refused:
+                self._vain.refused(shard)
+            elif held.owner.serving.is_set():
+                self._vain.served(shard)
+            elif not held.draining:
+                self._vain.tried(shard, now, membership.heard_s, hopeless=held.owner.hopeless)
+        return Heartbeat(
+            where=self._where,
+            fold_version=self._config.fold_version,
+            shards={shard: held.owner.figures() for shard, held in sorted(self._held.items())},
+            unable=tuple(sorted(self._vain.unable(now))),
+            leaving=self._stop.is_set(),
+            resting=membership.resting,
+        )
+
+    def _follow(self, me: str, members: Mapping[str, Member], shards: int) -> bool:
+        """Begins to try and to drain what the members' words say. Nobody waits here: the next beat is due soon.
+
+        True if this process now holds other shards, or others of them drain, than it has said.
+        """
+        ended = [shard for shard, held in self._held.items() if held.task.done()]
+        for shard in ended:
+            self._held.pop(shard).task.result()
+        self._released = self._released or bool(ended)
+        wanted: frozenset[int] = frozenset()
+        if not self._stop.is_set():
+            wanted = to_serve(me, shards, members)
+        superfluous = [
+            held for shard, held in self._held.items() if shard not in wanted and not held.draining
+        ]
+        for held in superfluous:
+            held.draining = True
+            held.owner.stop()
+        begun = sorted(wanted - self._held.keys() - set(ended))
+        for shard in begun:
+            owner = Owner(shard, self._tenure(shard), self._metrics, self._wake.set)
+            self._held[shard] = _Held(owner, asyncio.create_task(owner.run()))
+            self._held[shard].task.add_done_callback(lambda _: self._wake.set())
+        return bool(ended or superfluous or begun)
+
+    def _tenure(self, shard: int) -> Callable[[], Tenure]:
         config = TenureConfig(
-            shards=shards,
             runs_max=self._config.runs_max,
             singles_max=self._config.singles_max,
             states_linger_s=self._config.states_linger_s,
+            fold_version=self._config.fold_version,
         )
-        return lambda: Tenure(self._broker, self._names, shard, config, self._metrics)
-
-    def _give_up(self, shards: list[int]) -> None:
-        """Begins to drain shards. Nobody waits here: this process must go on saying that it is alive."""
-        for shard in shards:
-            owner, self._leaving[shard] = self._owners.pop(shard)
-            owner.stop()
+        return lambda: Tenure(self._broker, self._names, shard, config, self._metrics, self._map)
 
 
 def _require_payload(bytes_max: int) -> None:

@@ -1,5 +1,5 @@
 """Starting runs, waiting for them, reading them, and registering definitions."""
 
-from dressage.client.client import Client, RunFailed, RunHandle
+from dressage.client.client import Client, RunCancelled, RunFailed, RunHandle
 
-__all__ = ["Client", "RunFailed", "RunHandle"]
+__all__ = ["Client", "RunCancelled", "RunFailed", "RunHandle"]

@@ -23,6 +23,7 @@ from dressage.protocol.commands import (
     Answer,
     Ask,
     AskAnswer,
+    CancelRun,
     Command,
     FailureInfo,
     RunView,
@@ -32,7 +33,8 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
-from dressage.protocol.names import Names, check_run_id, run_token, shard_of
+from dressage.protocol.names import Names, check_actor, check_run_id, run_token
+from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 
 _log = logging.getLogger("dressage.client")
@@ -61,6 +63,29 @@ class RunFailed(DressageError):
         self.failure = failure
 
 
+class RunCancelled(RunFailed):
+    """Somebody cancelled the run; `reason` is what they said."""
+
+    code = "RUN_CANCELLED"
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        DressageError.__init__(self, f"run {run_id!r} was cancelled" + (f": {reason}" if reason else ""))
+        self.run_id = run_id
+        self.reason = reason
+        self.failure = FailureInfo("cancelled", reason)
+
+
+def raise_without_output(view: RunView) -> None:
+    """Raises `RunCancelled` or `RunFailed` for a run that has ended in any other way than by completing."""
+    if view.status == "cancelled":
+        raise RunCancelled(view.run_id, view.reason)
+    if view.status != "completed":
+        raise RunFailed(
+            view.run_id,
+            view.failure or FailureInfo(view.status, "the engine failed on it; see its history"),
+        )
+
+
 class RunHandle(Generic[R]):
     """A run that was started, or that the caller knows by its id."""
 
@@ -72,28 +97,34 @@ class RunHandle(Generic[R]):
         decode: Callable[[bytes], R],
         seq: int = 0,
         existing: bool = False,
+        shard: int | None = None,
     ) -> None:
         self._client = client
         self._decode = decode
         self.run_id = run_id
         self.seq = seq
+        self.shard = shard
+        """Where the run lives, and whose stream `seq` counts; None if that is not known yet."""
         self.existing = existing
         """True if the run was there before this start."""
 
     async def result(self, timeout_s: float | None = None) -> R:
         """The run's output once it has completed: of the workflow's return type, or as plain JSON values.
 
-        Raises `RunFailed`, or `NoAnswer` after `timeout_s`.
+        Raises `RunFailed` (`RunCancelled` if somebody cancelled it), or `NoAnswer` after `timeout_s`.
         """
-        view = await self._client.wait(self.run_id, timeout_s=timeout_s, not_before=self.seq)
-        if view.failure is not None:
-            raise RunFailed(self.run_id, view.failure)
-        if view.status != "completed":
-            raise RunFailed(self.run_id, FailureInfo(view.status, "the engine failed on it; see its history"))
+        view = await self._client.wait(
+            self.run_id, timeout_s=timeout_s, not_before=self.seq, shard=self.shard
+        )
+        raise_without_output(view)
         return self._decode(bytes(view.output) if view.output else b"null")
 
+    async def cancel(self, reason: str = "") -> int:
+        """As `Client.cancel`."""
+        return await self._client.cancel(self.run_id, reason)
+
     async def state(self) -> RunView:
-        return await self._client.get(self.run_id)
+        return await self._client.get(self.run_id, shard=self.shard)
 
     def history(self) -> AsyncIterator[ReceivedEvent]:
         return self._client.history(self.run_id)
@@ -116,12 +147,12 @@ class Client:
     ) -> None:
         self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
         self.names: Final = Names(namespace)
-        self.actor: Final = actor
+        self.actor: Final = check_actor(actor)
         self._patience_s = patience_s
         self._connection: Connection | None = None
         self._publisher: GroupPublisher | None = None
         self._registry: Registry | None = None
-        self._shards = 1
+        self._map = ShardMap()
         self._inbox = ""
         self._next = 0
         self._answers: dict[str, asyncio.Future[Answer]] = {}
@@ -140,12 +171,12 @@ class Client:
         """Raises `ServerUnreachable`, or `NotFound` when no orchestrator has served the namespace yet."""
         connection = self._connection = await self._broker.connect("dressage-client", reconnect=True)
         try:
-            self._shards = (await require_namespace(connection, self.names)).shards
+            self._map = (await self._patiently(lambda: require_namespace(connection, self.names))).map
         except BaseException:
             await connection.close()
             raise
         self._publisher = GroupPublisher(connection, patience_s=self._patience_s)
-        self._registry = Registry(connection, self.names, self._shards)
+        self._registry = Registry(connection, self.names)
         self._inbox = connection.new_inbox()
         await connection.serve(f"{self._inbox}.*", self._on_answer)
 
@@ -233,11 +264,12 @@ class Client:
         decode = plain if isinstance(workflow, str) else workflow.decode_output
         wanted = version if version is not None else await self._patiently(lambda: self.registry.latest(name))
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
-        command = StartRun(
-            name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, actor or self.actor
-        )
+        who = check_actor(actor or self.actor)
+        command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, who)
         answer = await self._ask_for(chosen, command, timeout_s)
-        return RunHandle(self, chosen, decode=decode, seq=answer.seq, existing=answer.existing)
+        return RunHandle(
+            self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard
+        )
 
     async def send(self, run_id: str, command: Command) -> int:
         """Hands a command over; returns its sequence once it is safe in the stream, whatever comes of it."""
@@ -247,12 +279,25 @@ class Client:
         """Reports a task's result and awaits its acceptance. Raises `Refused` for one that nobody waits for."""
         return (await self._ask_for(check_run_id(run_id), result, timeout_s)).seq
 
+    async def cancel(
+        self, run_id: str, reason: str = "", *, timeout_s: float = START_TIMEOUT_S, actor: str = ""
+    ) -> int:
+        """Ends a run where it stands, and returns the command's sequence once that is committed.
+
+        A run that is cancelled already stays so, and that is no error. Nothing of the workflow runs any more, no
+        handler and no `finally`. An attempt that a worker has, or that waits in its queue, is still executed; its
+        result is refused. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after
+        `timeout_s`.
+        """
+        command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor))
+        return (await self._ask_for(check_run_id(run_id), command, timeout_s)).seq
+
     async def _publish(self, run_id: str, command: Command, reply: str | None) -> Stored:
         assert self._publisher is not None, "checked by connection"
-        shard = shard_of(run_id, self._shards)
+        shard = self._map.first(run_id)
         message = Message(
             self.names.command(shard, run_token(run_id)),
-            encoder.encode(command),
+            _encoded(command),
             {REPLY_HEADER: reply} if reply else None,
         )
         return await self._publisher.publish(self.names.shard_stream(shard), message)
@@ -270,6 +315,7 @@ class Client:
                 left = deadline - asyncio.get_running_loop().time()
                 await asyncio.wait({future}, timeout=max(0.0, min(ANSWER_S, left)))
                 if future.done():
+                    await self._learn(future.result().generation)
                     return _accepted(future.result())
                 if left <= ANSWER_S:
                     break
@@ -280,19 +326,39 @@ class Client:
             "folded when an orchestrator serves its shard; the same call again gives the same run"
         )
 
+    async def _learn(self, generation: int) -> None:
+        """An answer has named a newer shard map. Without it all goes well, too, by one detour more."""
+        if generation <= self._map.generation:
+            return
+        try:
+            self._map = (await require_namespace(self.connection, self.names)).map
+        except DressageError as error:
+            _log.info("reading the shard map: %s", error)
+
     async def _on_answer(self, subject: str, data: bytes, _: str) -> None:
         future = self._answers.get(subject)
         if future is not None and not future.done():
             try:
                 future.set_result(_answers.decode(data))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 _log.warning("an answer does not decode: %s", error)
 
-    async def get(self, run_id: str, *, not_before: int = 0) -> RunView:
-        """The run as it stands. Raises `NotFound`, or `NoAnswer` when nobody serves its shard."""
-        return await self._ask(Ask("get", check_run_id(run_id), not_before, hold_s=ANSWER_S), timeout_s=10.0)
+    async def get(self, run_id: str, *, not_before: int = 0, shard: int | None = None) -> RunView:
+        """The run as it stands. Raises `NotFound`, or `NoAnswer` when nobody serves its shard.
 
-    async def wait(self, run_id: str, *, timeout_s: float | None = None, not_before: int = 0) -> RunView:
+        The answer reflects at least command `not_before` of `shard`, or of the shard that the run id names.
+        """
+        ask = Ask("get", check_run_id(run_id), not_before, hold_s=ANSWER_S)
+        return await self._ask(ask, 10.0, shard)
+
+    async def wait(
+        self,
+        run_id: str,
+        *,
+        timeout_s: float | None = None,
+        not_before: int = 0,
+        shard: int | None = None,
+    ) -> RunView:
         """The run once it has ended. Asks again every few seconds, so neither a lost owner nor a restart is a hang.
 
         Raises `NotFound`, or `NoAnswer` after `timeout_s` seconds.
@@ -306,7 +372,7 @@ class Client:
                 raise NoAnswer(f"run {run_id!r} has not ended in {timeout_s:g} s")
             hold = HOLD_S if left is None else min(HOLD_S, left)
             ask = Ask("wait", run_id, not_before, hold_s=hold)
-            view = await self._ask(ask, timeout_s=None if left is None else left)
+            view = await self._ask(ask, None if left is None else left, shard)
             if view.status != "running":
                 return view
 
@@ -321,30 +387,40 @@ class Client:
         Raises `NotFound`, `NoAnswer` or `OutcomeUnknown`.
         """
         view = await self.get(run_id)
-        async for event in read_history(self.connection, self.names, self._shards, run_id, view.events):
+        async for event in read_history(self.connection, self.names, view.shard, run_id, view.events):
             yield event
 
-    async def _ask(self, ask: Ask, timeout_s: float | None) -> RunView:
+    async def _ask(self, ask: Ask, timeout_s: float | None, shard: int | None) -> RunView:
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        subject = self.names.ask(shard_of(ask.run_id, self._shards))
+        at = self._map.first(ask.run_id) if shard is None else shard
         while True:
             try:
-                data = await self.connection.request(subject, encoder.encode(ask), ask.hold_s + 1.0)
+                data = await self.connection.request(
+                    self.names.ask(at), encoder.encode(ask), ask.hold_s + 1.0
+                )
             except NoAnswer:
                 if deadline is not None and loop.time() >= deadline:
                     raise
                 await asyncio.sleep(0.1)
                 continue
-            answer = _ask_answers.decode(data)
+            try:
+                answer = _ask_answers.decode(data)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise NoAnswer(f"what was answered for run {ask.run_id!r} is no answer: {error}") from error
+            await self._learn(answer.generation)
             if answer.run is not None:
                 return answer.run
+            if answer.code == "ELSEWHERE":
+                at, ask = answer.shard, msgspec.structs.replace(ask, not_before=answer.not_before)
+                continue
             if answer.code == "NOT_FOUND":
                 raise NotFound(answer.message, code="RUN_UNKNOWN")
             if answer.code != "RETRY":
                 raise Refused(answer.message, code=answer.code)
             if deadline is not None and loop.time() >= deadline:
                 raise NoAnswer(answer.message)
+            await asyncio.sleep(RETRY_S)
 
 
 def plain(output: bytes) -> Any:
@@ -358,6 +434,13 @@ def as_raw(value: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"the input cannot be written as JSON: {error}", code="INPUT_INVALID") from error
+
+
+def _encoded(command: Command) -> bytes:
+    try:
+        return encoder.encode(command)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"a text cannot be encoded as UTF-8: {error}", code="TEXT_INVALID") from error
 
 
 def _accepted(answer: Answer) -> Answer:

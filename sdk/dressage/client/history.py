@@ -7,9 +7,11 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
+
 from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
 from dressage.protocol.events import RUN_HEADER, ReceivedEvent, decode_event
-from dressage.protocol.names import Names, run_token, shard_of
+from dressage.protocol.names import Names, run_token
 
 SILENCE_S: Final = 5.0
 """How long the next event of a run may take to appear in the stream; also how long one that is gone is looked for."""
@@ -18,13 +20,13 @@ WINDOW: Final = 500
 
 
 async def read_history(
-    connection: Connection, names: Names, shards: int, run_id: str, count: int
+    connection: Connection, names: Names, shard: int, run_id: str, count: int
 ) -> AsyncIterator[ReceivedEvent]:
     """Yields the run's first `count` events in order, or fewer where the stream has already dropped them.
 
     Raises `OutcomeUnknown` when the server cannot be asked.
     """
-    subject, token = names.events_of_run(shard_of(run_id, shards), run_id), run_token(run_id)
+    subject, token = names.events_of_run(shard, run_id), run_token(run_id)
     queue: asyncio.Queue[Delivery] = asyncio.Queue()
     consumer = f"history_{uuid.uuid4().hex}"
     await connection.create_consumer(
@@ -44,7 +46,10 @@ async def read_history(
                 return
             await pull.taken()
             if delivery.headers and delivery.headers.get(RUN_HEADER) == token:
-                event = decode_event(delivery.data)
+                try:
+                    event = decode_event(delivery.data)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                    continue  # Nothing that an engine has written.
                 index = event.index
                 yield event
     finally:

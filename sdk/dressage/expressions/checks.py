@@ -45,6 +45,10 @@ PYTHON_TYPES: dict[str, Any] = {
     "timedelta": timedelta,
     "uuid": UUID,
 }
+_TEXTS = frozenset({str})
+_SCALARS = frozenset({str, int, bool, type(None)})
+"""What JSON can say whatever its value; a float may be infinite."""
+
 _SHOWN = {"any": "Any", "none": "None", "decimal": "Decimal", "uuid": "UUID"}
 
 
@@ -204,10 +208,14 @@ def not_json(value: Any) -> str | None:
     if kind is float:
         return _check_float(value)
     if kind is list:
+        if _SCALARS.issuperset(map(type, value)):
+            return None
         return _first_wrong(not_json(item) for item in value)
     if kind is dict:
-        if any(type(key) is not str for key in value):
+        if not _TEXTS.issuperset(map(type, value)):
             return ": expected JSON, got a dict with keys that are not str"
+        if _SCALARS.issuperset(map(type, value.values())):
+            return None
         return _first_wrong(not_json(item) for item in value.values())
     return f": expected JSON, got {shown_value(value)}"
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dressage.expressions import checks
+from dressage.expressions.admission import HARMLESS_BYTES
+from dressage.expressions.limits import DIGITS_MAX
 from dressage.expressions.values import Value
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.types import Field, TypeRef
@@ -27,16 +29,30 @@ class Codec:
     def __init__(self, table: TypeTable, ref: TypeRef) -> None:
         self.type = ref
         self._decoder = decoder_of(table.python_type(ref), ref)
+        self._admission = table.admissions.of(ref)
         self._fix = checks.float_fixer(ref, table.classes)
         self.mismatch = checks.checker(ref, table.classes)
 
     def decode(self, raw: bytes | msgspec.Raw) -> Value:
-        """The value of wire JSON. Raises `BadValue` with path, expected and got."""
+        """The value of wire JSON. Raises `BadValue` with path, expected and got, or with the limit that it passes."""
+        if len(raw) > HARMLESS_BYTES:
+            return self._decode_admitted(bytes(raw))
         try:
             value = self._decoder.decode(raw)
             return self._fix(value) if self._fix else value
         except _UNREADABLE as error:
             raise BadValue(_explained(error, "value")) from error
+
+    def _decode_admitted(self, data: bytes) -> Value:
+        self._admission.before(data)
+        try:
+            value = self._decoder.decode(data)
+            value = self._fix(value) if self._fix else value
+        except _UNREADABLE as error:
+            raise BadValue(_explained(error, "value")) from error
+        if len(data) > DIGITS_MAX:
+            self._admission.behind(data, value)
+        return value
 
     def encode(self, value: Value) -> bytes:
         """The wire JSON of `value`. Raises `BadValue` if it is not of the type."""
@@ -60,6 +76,7 @@ class ParamsCodec:
     def __init__(self, fields: Iterable[Field], table: TypeTable) -> None:
         self.fields = {field.name: field for field in fields}
         self._codecs = {name: table.codec(field.type) for name, field in self.fields.items()}
+        self._admission = table.admissions.of_fields(self.fields.values())
         self._defaults = {
             name: table.default(field, f"parameter {name}")
             for name, field in self.fields.items()
@@ -87,11 +104,16 @@ class ParamsCodec:
 
     def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Value]:
         """The parameters in wire JSON, in their declared order. Raises `BadValue`, which names the parameter."""
+        if len(raw) > HARMLESS_BYTES:
+            self._admission.before(bytes(raw))
         try:
             given = self._decoder.decode(raw)
-            return {name: self._given(name, getattr(given, name)) for name in self.fields}
+            values = {name: self._given(name, getattr(given, name)) for name in self.fields}
         except _UNREADABLE as error:
             raise BadValue(_explained(error, "")) from error
+        if len(raw) > DIGITS_MAX:
+            self._admission.behind(bytes(raw), list(values.values()))
+        return values
 
     def _given(self, name: str, value: Value) -> Value:
         if name in self._defaults and (value is msgspec.UNSET or (value is None and self._lacks_none(name))):

@@ -18,9 +18,22 @@ class ExpressionFailed(DressageError):
     code = "EXPRESSION_FAILED"
     kind: FailureKind = "expression-error"
 
+    @property
+    def name(self) -> str:
+        """What the run's failure is called."""
+        return self.kind
+
 
 class LimitExceeded(ExpressionFailed):
-    """A value or an operation is larger than the engine allows (see `dressage.expressions.limits`)."""
+    """A value or an operation is larger than the engine allows; `limit` is its name in docs/limits.md."""
 
     code = "LIMIT_EXCEEDED"
     kind: FailureKind = "limit"
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(f"{message} (limit {limit})")
+        self.limit = limit
+
+    @property
+    def name(self) -> str:
+        return self.limit

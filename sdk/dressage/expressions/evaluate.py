@@ -15,10 +15,17 @@ import msgspec
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.formatting import formatter, repr_of, text_of
-from dressage.expressions.limits import EXPRESSION_MAX_DEPTH, limit_text, weigh
+from dressage.expressions.frame import OPERATION_WORK, SMALL_TEXT, WORK_MAX, Frame
+from dressage.expressions.limits import (
+    COLLISIONS_MAX,
+    EXPRESSION_MAX_DEPTH,
+    limit_collisions,
+    limit_text,
+    weigh,
+)
 from dressage.expressions.operators import BINARY, COMPARE, UNARY, check_hashable
 from dressage.expressions.types import TypeTable
-from dressage.expressions.values import Record, Value, decode_stored
+from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadSpec, BadValue, DressageError
 from dressage.protocol.expressions import (
@@ -43,6 +50,7 @@ from dressage.protocol.expressions import (
 
 Variables = Mapping[str, Value]
 Evaluator = Callable[[Variables], Value]
+Evaluate = Callable[[Frame], Value]
 
 
 def compile_expression(expr: Expr, table: TypeTable) -> Evaluator:
@@ -52,19 +60,31 @@ def compile_expression(expr: Expr, table: TypeTable) -> Evaluator:
     function raises `ExpressionFailed` (with Python's name of the error), or `LimitExceeded`, or `BadValue` for a
     record's field that is given a value of another type.
     """
-    evaluate = _compile(expr, table, EXPRESSION_MAX_DEPTH)
+    evaluate, work = compile_for_frames(expr, table)
+    return lambda variables: evaluate(Frame(variables, WORK_MAX - work))
 
-    def evaluated(variables: Variables) -> Value:
+
+def compile_for_frames(expr: Expr, table: TypeTable) -> tuple[Evaluate, int]:
+    """Like `compile_expression`, for who evaluates several expressions within one budget.
+
+    The number is the work of evaluating every part once, which the caller takes from the frame beforehand; the
+    function takes what comes on top.
+    """
+    evaluate, work = _compile(expr, table)
+
+    def evaluated(frame: Frame) -> Value:
         try:
-            return evaluate(variables)
+            return evaluate(frame)
         except DressageError:
             raise
         except (RecursionError, MemoryError) as error:
-            raise LimitExceeded(f"an expression needs too much: {type(error).__name__}") from error
+            raise LimitExceeded(
+                "work-per-command", f"an expression needs too much: {type(error).__name__}"
+            ) from error
         except Exception as error:
             raise ExpressionFailed(_named(error)) from error
 
-    return evaluated
+    return evaluated, work
 
 
 def _named(error: Exception) -> str:
@@ -75,40 +95,53 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _compile(expr: Expr, table: TypeTable, depth: int) -> Evaluator:
-    if depth <= 0:
-        raise BadSpec(f"an expression nests too deep: at most {EXPRESSION_MAX_DEPTH} levels; use a variable")
-    return _COMPILERS[type(expr)](expr, lambda part: _compile(part, table, depth - 1), table)
+def _compile(expr: Expr, table: TypeTable) -> tuple[Evaluate, int]:
+    """The function, and the units of work of evaluating every part of it once."""
+    work = 0
+
+    def part_at(part: Expr, depth: int) -> Evaluate:
+        nonlocal work
+        if depth <= 0:
+            raise BadSpec(
+                f"an expression nests too deep: at most {EXPRESSION_MAX_DEPTH} levels; use a variable "
+                "(limit expression-depth)"
+            )
+        work += OPERATION_WORK
+        return _COMPILERS[type(part)](part, lambda inner: part_at(inner, depth - 1), table)
+
+    return part_at(expr, EXPRESSION_MAX_DEPTH), work
 
 
-Compile = Callable[[Expr], Evaluator]
+Compile = Callable[[Expr], Evaluate]
 
 
-def _const(expr: Const, part: Compile, table: TypeTable) -> Evaluator:
+def _const(expr: Const, part: Compile, table: TypeTable) -> Evaluate:
     try:
+        limit_stored_depth(bytes(expr.value))
         value = decode_stored(expr.value, table)
-    except BadValue as error:
+        weigh(value)
+    except (BadValue, LimitExceeded) as error:
         raise BadSpec(f"a constant of the spec is not valid: {error.message}") from error
-    return lambda variables: value
+    return lambda frame: value
 
 
-def _name(expr: Name, part: Compile, table: TypeTable) -> Evaluator:
+def _name(expr: Name, part: Compile, table: TypeTable) -> Evaluate:
     name = expr.name
 
-    def evaluate(variables: Variables) -> Value:
+    def evaluate(frame: Frame) -> Value:
         try:
-            return variables[name]
+            return frame[name]
         except KeyError:
             raise ExpressionFailed(f"NameError: variable {name} has no value") from None
 
     return evaluate
 
 
-def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluator:
+def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluate:
     owner, name = part(expr.value), expr.name
 
-    def evaluate(variables: Variables) -> Value:
-        value = owner(variables)
+    def evaluate(frame: Frame) -> Value:
+        value = owner(frame)
         if isinstance(value, Record):
             if name in value.__struct_fields__:
                 return getattr(value, name)
@@ -116,60 +149,65 @@ def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluator:
             if name in ("name", "value"):
                 return getattr(value, name)
         elif isinstance(value, FailureInfo):
-            return _of_failure(value, name)
+            return _of_failure(frame, value, name)
         raise AttributeError(f"'{type(value).__name__}' object has no attribute '{name}'")
 
     return evaluate
 
 
-def _of_failure(failure: FailureInfo, name: str) -> Value:
+def _of_failure(frame: Frame, failure: FailureInfo, name: str) -> Value:
     if name == "name":
         return failure.name
     if name == "message":
         return failure.message
     if name == "details":
-        return msgspec.json.decode(failure.details) if isinstance(failure.details, msgspec.Raw) else {}
+        if not isinstance(failure.details, msgspec.Raw):
+            return {}
+        details = bytes(failure.details)
+        frame.spend(2 * len(details))
+        return msgspec.json.decode(details)
     raise AttributeError(f"a failure has name, message and details, but no attribute '{name}'")
 
 
-def _index(expr: Index, part: Compile, table: TypeTable) -> Evaluator:
+def _index(expr: Index, part: Compile, table: TypeTable) -> Evaluate:
     owner, index = part(expr.value), part(expr.index)
 
-    def evaluate(variables: Variables) -> Value:
-        value = owner(variables)
-        key = index(variables)
+    def evaluate(frame: Frame) -> Value:
+        value = owner(frame)
+        key = index(frame)
         if isinstance(value, dict):
             check_hashable(key)
+            frame.spend_on(key)
         return cast("Any", value)[key]
 
     return evaluate
 
 
-def _binary(expr: Binary, part: Compile, table: TypeTable) -> Evaluator:
+def _binary(expr: Binary, part: Compile, table: TypeTable) -> Evaluate:
     operator, left, right = BINARY[expr.operator], part(expr.left), part(expr.right)
-    return lambda variables: operator(left(variables), right(variables))
+    return lambda frame: operator(frame, left(frame), right(frame))
 
 
-def _unary(expr: Unary, part: Compile, table: TypeTable) -> Evaluator:
+def _unary(expr: Unary, part: Compile, table: TypeTable) -> Evaluate:
     operator, value = UNARY[expr.operator], part(expr.value)
-    return lambda variables: operator(value(variables))
+    return lambda frame: operator(value(frame))
 
 
-def _compare(expr: Compare, part: Compile, table: TypeTable) -> Evaluator:
+def _compare(expr: Compare, part: Compile, table: TypeTable) -> Evaluate:
     first = part(expr.left)
     chain = [(COMPARE[link.operator], part(link.right)) for link in expr.chain]
     if not chain:
         raise BadSpec("a comparison needs something to compare with")
     if len(chain) == 1:
         ((operator, second),) = chain
-        return lambda variables: operator(first(variables), second(variables))
+        return lambda frame: operator(frame, first(frame), second(frame))
 
-    def evaluate(variables: Variables) -> Value:
-        left = first(variables)
+    def evaluate(frame: Frame) -> Value:
+        left = first(frame)
         result: Value = True
         for compare, operand in chain:
-            right = operand(variables)
-            result = compare(left, right)
+            right = operand(frame)
+            result = compare(frame, left, right)
             if not result:
                 break
             left = right
@@ -178,16 +216,16 @@ def _compare(expr: Compare, part: Compile, table: TypeTable) -> Evaluator:
     return evaluate
 
 
-def _logical(expr: Logical, part: Compile, table: TypeTable) -> Evaluator:
+def _logical(expr: Logical, part: Compile, table: TypeTable) -> Evaluate:
     if not expr.values:
         raise BadSpec(f"`{expr.operator}` needs operands")
     values = [part(value) for value in expr.values]
     stops_at = expr.operator == "or"
 
-    def evaluate(variables: Variables) -> Value:
+    def evaluate(frame: Frame) -> Value:
         result: Value = None
         for value in values:
-            result = value(variables)
+            result = value(frame)
             if bool(result) is stops_at:
                 break
         return result
@@ -195,28 +233,30 @@ def _logical(expr: Logical, part: Compile, table: TypeTable) -> Evaluator:
     return evaluate
 
 
-def _conditional(expr: Conditional, part: Compile, table: TypeTable) -> Evaluator:
+def _conditional(expr: Conditional, part: Compile, table: TypeTable) -> Evaluate:
     test, then, otherwise = part(expr.test), part(expr.then), part(expr.otherwise)
-    return lambda variables: then(variables) if test(variables) else otherwise(variables)
+    return lambda frame: then(frame) if test(frame) else otherwise(frame)
 
 
-def _format(expr: Format, part: Compile, table: TypeTable) -> Evaluator:
+def _format(expr: Format, part: Compile, table: TypeTable) -> Evaluate:
     parts = [_piece(piece, part) for piece in expr.parts]
 
-    def evaluate(variables: Variables) -> Value:
+    def evaluate(frame: Frame) -> Value:
         texts: list[str] = []
         size = 0
         for piece in parts:
-            text = piece if isinstance(piece, str) else piece(variables)
+            text = piece if isinstance(piece, str) else piece(frame)
             size += len(text)
             limit_text(size)
             texts.append(text)
+        if size > SMALL_TEXT:
+            frame.spend(size)
         return "".join(texts)
 
     return evaluate
 
 
-def _piece(piece: str | Placeholder, part: Compile) -> str | Callable[[Variables], str]:
+def _piece(piece: str | Placeholder, part: Compile) -> str | Callable[[Frame], str]:
     if isinstance(piece, str):
         return piece
     value = part(piece.value)
@@ -225,52 +265,54 @@ def _piece(piece: str | Placeholder, part: Compile) -> str | Callable[[Variables
     except LimitExceeded as error:
         raise BadSpec(error.message) from error
     if piece.conversion is None:
-        return lambda variables: formatted(value(variables))
+        return lambda frame: formatted(frame, value(frame))
     convert = repr_of if piece.conversion == "r" else text_of
-    return lambda variables: formatted(convert(value(variables)))
+    return lambda frame: formatted(frame, convert(frame, value(frame)))
 
 
-def _list(expr: ListOfExpr, part: Compile, table: TypeTable) -> Evaluator:
+def _list(expr: ListOfExpr, part: Compile, table: TypeTable) -> Evaluate:
     items = [part(item) for item in expr.items]
 
-    def evaluate(variables: Variables) -> Value:
-        value = [item(variables) for item in items]
-        weigh(value)
+    def evaluate(frame: Frame) -> Value:
+        value = [item(frame) for item in items]
+        frame.spend(weigh(value))
         return value
 
     return evaluate
 
 
-def _tuple(expr: TupleOfExpr, part: Compile, table: TypeTable) -> Evaluator:
+def _tuple(expr: TupleOfExpr, part: Compile, table: TypeTable) -> Evaluate:
     items = [part(item) for item in expr.items]
 
-    def evaluate(variables: Variables) -> Value:
-        value = tuple([item(variables) for item in items])
-        weigh(value)
+    def evaluate(frame: Frame) -> Value:
+        value = tuple([item(frame) for item in items])
+        frame.spend(weigh(value))
         return value
 
     return evaluate
 
 
-def _dict(expr: DictOfExpr, part: Compile, table: TypeTable) -> Evaluator:
+def _dict(expr: DictOfExpr, part: Compile, table: TypeTable) -> Evaluate:
     if len(expr.keys) != len(expr.values):
         raise BadSpec("a dict needs a value for each key")
     pairs = [(part(key), part(value)) for key, value in zip(expr.keys, expr.values, strict=True)]
 
-    def evaluate(variables: Variables) -> Value:
-        value: dict[Value, Value] = {}
+    def evaluate(frame: Frame) -> Value:
+        items: list[tuple[Value, Value]] = []
         for key, item in pairs:
-            name = key(variables)
-            member = item(variables)
+            name, member = key(frame), item(frame)
             check_hashable(name)
-            value[name] = member
-        weigh(value)
+            items.append((name, member))
+        if len(items) > COLLISIONS_MAX:
+            limit_collisions([name for name, _ in items])
+        value = dict(items)
+        frame.spend(weigh(value))
         return value
 
     return evaluate
 
 
-def _make(expr: Make, part: Compile, table: TypeTable) -> Evaluator:
+def _make(expr: Make, part: Compile, table: TypeTable) -> Evaluate:
     record = table.record(expr.type)
     for name in expr.fields:
         if name not in record.fields:
@@ -279,10 +321,10 @@ def _make(expr: Make, part: Compile, table: TypeTable) -> Evaluator:
         if name not in expr.fields:
             raise BadSpec(f"record {expr.type} needs its field {name}")
     fields = [(name, part(value)) for name, value in expr.fields.items()]
-    return lambda variables: record.make({name: value(variables) for name, value in fields})
+    return lambda frame: record.make({name: value(frame) for name, value in fields}, frame)
 
 
-def _call(expr: Call, part: Compile, table: TypeTable) -> Evaluator:
+def _call(expr: Call, part: Compile, table: TypeTable) -> Evaluate:
     builtin = BUILTINS.get(expr.function)
     if builtin is None:
         raise BadSpec(f"there is no function {expr.function}")
@@ -296,15 +338,15 @@ def _call(expr: Call, part: Compile, table: TypeTable) -> Evaluator:
     if not expr.keywords:
         if len(args) == 1:
             only = args[0]
-            return lambda variables: function(only(variables))
-        return lambda variables: function(*[arg(variables) for arg in args])
+            return lambda frame: function(frame, only(frame))
+        return lambda frame: function(frame, *[arg(frame) for arg in args])
     keywords = [(name, part(value)) for name, value in expr.keywords.items()]
-    return lambda variables: function(
-        *[arg(variables) for arg in args], **{name: value(variables) for name, value in keywords}
+    return lambda frame: function(
+        frame, *[arg(frame) for arg in args], **{name: value(frame) for name, value in keywords}
     )
 
 
-_COMPILERS: dict[type, Callable[[Any, Compile, TypeTable], Evaluator]] = {
+_COMPILERS: dict[type, Callable[[Any, Compile, TypeTable], Evaluate]] = {
     Const: _const,
     Name: _name,
     Attribute: _attribute,

@@ -11,37 +11,50 @@ from typing import Any
 from uuid import UUID
 
 from dressage.expressions.errors import LimitExceeded
-from dressage.expressions.limits import FORMAT_WIDTH_MAX, limit_decimal, weigh
+from dressage.expressions.frame import Frame
+from dressage.expressions.limits import (
+    FORMAT_SPEC_CHARS_MAX,
+    FORMAT_WIDTH_MAX,
+    limit_decimal,
+    weigh,
+    weigh_int,
+)
 from dressage.protocol.commands import FailureInfo
 
 _LEAVES: tuple[type, ...] = (str, bool, int, float, Decimal, type(None), UUID, datetime, date, timedelta)
+_SMALL = frozenset({bool, float, type(None), UUID, datetime, date, timedelta})
 _NUMBERS = re.compile(r"[0-9]+")
 _DATE_DIRECTIVES = re.compile(r"%(.?)", re.DOTALL)
 _DATE_ALLOWED = frozenset("YmdHMSfjyIpABabGVuwUWz%")
 
 
-def text_of(value: Any) -> str:
+def text_of(frame: Frame, value: Any) -> str:
     """`str(value)`. Raises `TypeError` for what has no text of its own, `LimitExceeded` for what is too large."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return value
     if isinstance(value, FailureInfo):
         return value.message
-    _check_printable(value)
+    _check_printable(frame, value)
     return str(value)
 
 
-def repr_of(value: Any) -> str:
+def repr_of(frame: Frame, value: Any) -> str:
     """`repr(value)`. Raises as `text_of` does."""
     if isinstance(value, FailureInfo):
         raise TypeError("a failure has no repr() here: format its name or its message")
-    _check_printable(value)
+    _check_printable(frame, value)
     return repr(value)
 
 
-def _check_printable(value: Any) -> None:
-    if type(value) in _LEAVES:
+def _check_printable(frame: Frame, value: Any) -> None:
+    kind = type(value)
+    if kind in _SMALL:
         return
-    weigh(value)
+    if kind is int:
+        frame.spend(weigh_int(value))
+        return
+    # Some characters take ten in a repr().
+    frame.spend(4 * weigh(value))
     _check_parts(value)
 
 
@@ -63,21 +76,30 @@ def _check_parts(value: Any) -> None:
 
 
 def check_spec(spec: str) -> None:
-    """Refuses a width or precision above `FORMAT_WIDTH_MAX`, wherever it stands in the spec."""
+    """Refuses a width or precision above `FORMAT_WIDTH_MAX`, wherever it stands in the spec, and an endless spec."""
+    if len(spec) > FORMAT_SPEC_CHARS_MAX:
+        raise LimitExceeded(
+            "format-width",
+            f"a format of {len(spec)} characters is too long: at most {FORMAT_SPEC_CHARS_MAX} are allowed",
+        )
     for number in _NUMBERS.findall(spec):
         if len(number) > 9 or int(number) > FORMAT_WIDTH_MAX:
-            raise LimitExceeded(f"width {number} in format {spec!r} is above {FORMAT_WIDTH_MAX}")
+            raise LimitExceeded(
+                "format-width",
+                f"width {number[:20]} in a format is above {FORMAT_WIDTH_MAX}: use a smaller one",
+            )
 
 
-def formatter(spec: str) -> Callable[[Any], str]:
+def formatter(spec: str) -> Callable[[Frame, Any], str]:
     """A function that gives `format(value, spec)`. Raises `LimitExceeded` for a spec that is too wide."""
     check_spec(spec)
     if not spec:
         return text_of
     local = spec.endswith("n")
 
-    def formatted(value: Any) -> str:
+    def formatted(frame: Frame, value: Any) -> str:
         kind = type(value)
+        frame.spend_on(value)
         if kind is date or kind is datetime:
             _check_date_spec(spec)
         elif kind not in (str, int, float, bool, Decimal):

@@ -14,10 +14,14 @@ from typing import Any, cast
 import msgspec
 
 from dressage.expressions import checks
+from dressage.expressions.admission import Admissions
 from dressage.expressions.codecs import Codec, ParamsCodec, decoder_of
+from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.frame import Frame
 from dressage.expressions.limits import weigh
-from dressage.expressions.values import Record, Value, decode_stored
+from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
 from dressage.protocol.errors import BadSpec, BadValue
+from dressage.protocol.spec_sizes import TYPE_DEPTH_MAX
 from dressage.protocol.types import (
     DictOf,
     EnumType,
@@ -49,27 +53,35 @@ class RecordCodec:
             field.name: checks.checker(field.type, table.classes) for field in definition.fields
         }
         self._stored: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.struct)
+        admission = table.admissions.of(Named(definition.name))
+        self._guard = admission if admission.guards_hashes else None
 
     def read_stored(self, fields: bytes) -> Record:
-        """The record with these fields in the stored form. Raises `msgspec.MsgspecError`."""
+        """The record with these fields in the stored form. Raises `msgspec.MsgspecError`, or `BadValue`."""
+        if self._guard is not None:
+            self._guard.before(fields)
         return cast("Record", self._stored.decode(fields))
 
-    def make(self, values: dict[str, Value]) -> Record:
-        """A new record; fields that are not given take their defaults.
+    def make(self, values: dict[str, Value], frame: Frame | None = None) -> Record:
+        """A new record; fields that are not given take their defaults. `frame` pays for the work.
 
         Raises `BadValue` for a value that is not of its field's type, `LimitExceeded` if the whole is too large.
         """
         for name, value in values.items():
             self._check(name, value)
         record = cast("Record", self.struct(**values))
-        weigh(record)
+        weight = weigh(record)
+        if frame is not None:
+            frame.spend(weight)
         return record
 
-    def replace(self, record: Record, name: str, value: Value) -> Record:
+    def replace(self, record: Record, name: str, value: Value, frame: Frame | None = None) -> Record:
         """The record with another value of one field. Raises as `make` does."""
         self._check(name, value)
         changed = msgspec.structs.replace(record, **{name: value})
-        weigh(changed)
+        weight = weigh(changed)
+        if frame is not None:
+            frame.left -= weight
         return changed
 
     def _check(self, name: str, value: Value) -> None:
@@ -87,6 +99,7 @@ class TypeTable:
     def __init__(self, definitions: Iterable[TypeDef] = ()) -> None:
         self.definitions: dict[str, TypeDef] = {}
         self.classes: dict[str, type] = {}
+        self.admissions = Admissions(self.definitions, self.python_type)
         self._records: dict[str, RecordCodec] = {}
         self._codecs: dict[TypeRef, Codec] = {}
         self._under_way: list[str] = []
@@ -127,14 +140,14 @@ class TypeTable:
             raise BadValue(f"there is no enum member {name}.{member}")
         return kind[member]
 
-    def with_field(self, record: Value, name: str, value: Value) -> Record:
+    def with_field(self, record: Value, name: str, value: Value, frame: Frame | None = None) -> Record:
         """`record` with one field set to `value`, as an assignment to the run's view does. Raises `BadValue`."""
         if not isinstance(record, Record) or type(record).__name__ not in self._records:
             raise BadValue(f"a {type(record).__name__} has no fields that can be set")
         codec = self._records[type(record).__name__]
         if name not in codec.fields:
             raise BadValue(f"{codec.name} has no field {name}")
-        return codec.replace(record, name, value)
+        return codec.replace(record, name, value, frame)
 
     # -- the Python types underneath ---------------------------------------------------------------
     def python_type(self, ref: TypeRef) -> Any:
@@ -175,6 +188,10 @@ class TypeTable:
         if name in self._under_way:
             around = " -> ".join([*self._under_way, name])
             raise BadSpec(f"type {name} contains itself ({around}): give the inner one as an id or as `Any`")
+        if len(self._under_way) >= TYPE_DEPTH_MAX:
+            raise BadSpec(
+                f"records nest too deep: at most {TYPE_DEPTH_MAX} levels are allowed (limit type-depth)"
+            )
         self._under_way.append(name)
         try:
             made = self._enum(definition) if isinstance(definition, EnumType) else self._struct(definition)
@@ -238,8 +255,10 @@ class TypeTable:
         if field.default is msgspec.UNSET:
             raise BadSpec(f"{where} is not required, so it needs a default")
         try:
+            limit_stored_depth(bytes(field.default))
             value = decode_stored(field.default, self)
-        except BadValue as error:
+            weigh(value)
+        except (BadValue, LimitExceeded) as error:
             raise BadSpec(f"the default of {where} is not valid: {error.message}") from error
         wrong = checks.checker(field.type, self.classes)(value)
         if wrong is not None:

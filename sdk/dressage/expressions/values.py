@@ -36,8 +36,10 @@ from uuid import UUID
 import msgspec
 
 from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.limits import VALUE_MAX_DEPTH, limit_collisions
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
+from dressage.protocol.nesting import nests_deeper
 
 if TYPE_CHECKING:
     from dressage.expressions.types import TypeTable
@@ -68,7 +70,7 @@ def encode_stored(value: Value) -> bytes:
     try:
         return _encode(value)
     except RecursionError as error:
-        raise LimitExceeded("a value nests too deep to be stored") from error
+        raise LimitExceeded("value-depth", "a value nests too deep to be stored") from error
     except UnicodeEncodeError as error:
         raise BadValue(f"a text cannot be stored: {error}") from error
 
@@ -165,6 +167,9 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
 
 
 # -- from the stored form --------------------------------------------------------------------------
+_STORED_DEPTH_MAX = 3 * VALUE_MAX_DEPTH
+"""Levels of JSON: a dict with keys that are no texts takes three for its one."""
+
 _RECORD_START = b'{"$record":["'
 _from_json = msgspec.json.Decoder().decode
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -174,16 +179,24 @@ _raw_record = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
 
 
 def decode_stored(raw: bytes | msgspec.Raw, types: TypeTable) -> Value:
-    """The value of a stored form; its records and enums are those of `types`. Raises `BadValue`."""
+    """The value of a stored form; its records and enums are those of `types`. Raises `BadValue`, `LimitExceeded`."""
     data = raw if type(raw) is bytes else bytes(raw)
     try:
         return _decode(data, types)
-    except BadValue:
+    except (BadValue, LimitExceeded):
         raise
     except RecursionError as error:
-        raise LimitExceeded("a stored value nests too deep") from error
+        raise LimitExceeded("value-depth", "a stored value nests too deep") from error
     except (msgspec.MsgspecError, ValueError, ArithmeticError, TypeError) as error:
         raise BadValue(f"a stored value cannot be read: {error}") from error
+
+
+def limit_stored_depth(data: bytes) -> None:
+    """Refuses what nests too deep in a spec, where no evaluation made it. Raises `LimitExceeded`."""
+    if nests_deeper(data, _STORED_DEPTH_MAX):
+        raise LimitExceeded(
+            "value-depth", f"it nests too deep: at most {VALUE_MAX_DEPTH} levels are allowed; make it flatter"
+        )
 
 
 def _decode(data: bytes, types: TypeTable) -> Value:
@@ -248,7 +261,16 @@ def _decode_items(data: bytes, types: TypeTable) -> list[Value]:
 
 
 def _decode_dict(data: bytes, types: TypeTable) -> Value:
-    return {_decode(bytes(key), types): _decode(bytes(item), types) for key, item in _raw_pairs(data)}
+    pairs = _raw_pairs(data)
+    keys = [_decode(bytes(key), types) for key, _ in pairs]
+    limit_collisions(keys)
+    return {key: _decode(bytes(item), types) for key, (_, item) in zip(keys, pairs, strict=True)}
+
+
+def _decode_set(data: bytes, types: TypeTable) -> Value:
+    items = _decode_items(data, types)
+    limit_collisions(items)
+    return set(items)
 
 
 def _decode_enum(data: bytes, types: TypeTable) -> Value:
@@ -271,7 +293,7 @@ _DECODERS: dict[bytes, Callable[[bytes, TypeTable], Value]] = {
     b"$failure": _typed(FailureInfo),
     b"$float": _decode_float,
     b"$tuple": lambda data, types: tuple(_decode_items(data, types)),
-    b"$set": lambda data, types: set(_decode_items(data, types)),
+    b"$set": _decode_set,
     b"$dict": _decode_dict,
     b"$enum": _decode_enum,
     b"$record": _decode_record,

@@ -2,7 +2,7 @@
 
 ::
 
-    from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+    from dressage.flow import App, Exponential, Limits, Searchable, WorkflowFailure, sleep, task, workflow
 """
 
 from dressage.flow.app import App, Handler
@@ -12,11 +12,13 @@ from dressage.flow.retries import Exponential
 from dressage.flow.sleeping import sleep
 from dressage.flow.tasks import Task, task
 from dressage.flow.workflows import Workflow, workflow
+from dressage.protocol.spec import Limits
 
 __all__ = [
     "App",
     "Exponential",
     "Handler",
+    "Limits",
     "Searchable",
     "Task",
     "Workflow",

@@ -94,7 +94,7 @@ def make_task(
     """The task of a function. Raises `DefinitionError` for its types, `BadName` for its names."""
     signature = Signature(function)
     definition = TaskDef(
-        name=check_name(name or wire_name(function.__name__), "task"),
+        name=check_name(wire_name(function.__name__) if name is None else name, "task"),
         params=signature.params,
         output=signature.output,
         queue=check_name(queue or DEFAULT_QUEUE, "queue"),

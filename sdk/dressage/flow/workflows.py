@@ -14,8 +14,10 @@ from dressage.flow.failures import wire_name
 from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.signatures import Signature
 from dressage.flow.source import source_of
+from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.protocol.names import check_name
-from dressage.protocol.spec import RetryOptions, WorkflowSpec
+from dressage.protocol.spec import Limits, RetryOptions, WorkflowSpec
+from dressage.protocol.spec_sizes import check_limits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +66,11 @@ class WorkflowDecorator(Protocol):
 def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
-    *, name: str | None = None, retries: int | None = None, backoff: Exponential | None = None
+    *,
+    name: str | None = None,
+    retries: int | None = None,
+    backoff: Exponential | None = None,
+    limits: Limits | None = None,
 ) -> WorkflowDecorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
@@ -73,15 +79,25 @@ def workflow(
     name: str | None = None,
     retries: int | None = None,
     backoff: Exponential | None = None,
+    limits: Limits | None = None,
 ) -> Any:
     """Compiles an async function to a `Workflow`. `retries` and `backoff` are the default of its tasks.
 
-    Raises `DefinitionError` for what the language cannot say, with file, line, caret and what to write instead.
+    `limits` are those of each of its runs. Raises `DefinitionError` for what the language cannot say, with file,
+    line, caret and what to write instead, and for limits that no engine grants.
     """
     retry = retry_options(retries, backoff)
+    try:
+        check_limits(limits)
+    except BadSpec as error:
+        raise DefinitionError(error.message) from error
+    # Limits that are all defaults say nothing, so they make no new version either.
+    said = None if limits == Limits() else limits
 
     def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
-        return _make_workflow(function, name, retry)
+        made = _make_workflow(function, name, retry)
+        made.spec = msgspec.structs.replace(made.spec, limits=said)
+        return made
 
     return decorate if function is None else decorate(function)
 
@@ -93,5 +109,5 @@ def _make_workflow(
     if not inspect.iscoroutinefunction(function):
         raise source.refusal(source.node, "a workflow awaits its tasks", "write `async def`")
     signature = Signature(function)
-    checked = check_name(name or wire_name(function.__name__), "workflow")
+    checked = check_name(wire_name(function.__name__) if name is None else name, "workflow")
     return Workflow(function, signature, compile_workflow(function, signature, source, checked, retry))

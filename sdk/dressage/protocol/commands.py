@@ -5,9 +5,11 @@ A command travels on `dressage.<ns>.<shard>.cmd.<run>`; the subject says which r
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from dressage.protocol.names import ACTOR_CHARS_MAX
 
 REPLY_HEADER = "Dressage-Reply"
 """Header of a command that names the subject on which its sender awaits `Answer`."""
@@ -16,6 +18,9 @@ MSG_ID_HEADER = "Nats-Msg-Id"
 
 Json = msgspec.Raw | msgspec.UnsetType
 """JSON that is passed on as it is, or UNSET. (With None as the absent value msgspec takes no JSON at all.)"""
+
+Short = Annotated[str, msgspec.Meta(max_length=ACTOR_CHARS_MAX)]
+"""An id, or who did something: it is repeated in the state and in every event."""
 
 FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "limit"]
 
@@ -33,7 +38,7 @@ class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who ran an attempt and how long it took there, by the worker's monotonic clock."""
 
-    worker: str
+    worker: Short
     duration_ms: float
 
 
@@ -47,29 +52,44 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     workflow: str
     version: int
     input: msgspec.Raw
-    command_id: str
-    actor: str = ""
+    command_id: Short
+    actor: Short = ""
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
     """What became of one attempt: `output` on success, else `failure` (business) or `error` (technical, retried)."""
 
-    task_id: str
+    task_id: Short
     by: WorkerInfo
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
     error: FailureInfo | None = None
-    actor: str = ""
+    actor: Short = ""
+
+
+class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Ends a run where it stands. A run that is cancelled already stays so, and the command is accepted.
+
+    It takes effect at once: handlers and `finally` clauses of the workflow do not run. An attempt that is with a
+    worker goes on there; its result is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8.
+    `command_id` is the same in each repeat of one cancel.
+    """
+
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
 
 
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
-    timer_id: str
-    actor: str = "timer"
+    timer_id: Short
+    actor: Short = "timer"
 
 
-Command = StartRun | TaskResult | TimerFired
+REASON_BYTES_MAX = 4096
+
+Command = StartRun | TaskResult | CancelRun | TimerFired
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -78,6 +98,7 @@ RefusalCode = Literal[
     "RUN_ID_CONFLICT",
     "RUN_UNKNOWN",
     "RUN_FINISHED",
+    "REASON_TOO_LONG",
     "RESULT_STALE",
     "RESULT_MALFORMED",
     "ENGINE_FAULT",
@@ -93,13 +114,19 @@ RefusalCode = Literal[
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before."""
+    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before.
+
+    `seq` is in the stream of `shard`, where the run lives. `generation` is that of the shard map: a sender that knows
+    an older one reads the namespace's definition again.
+    """
 
     accepted: bool
     seq: int = 0
     code: str = ""
     message: str = ""
     existing: bool = False
+    shard: int = 0
+    generation: int = 1
 
 
 class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -135,11 +162,14 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     hold_s: float = 0.0
 
 
-RunStatus = Literal["running", "completed", "failed", "engine-fault"]
+RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
 
 
 class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form."""
+    """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
+
+    `reason` is what a cancelled run was cancelled for.
+    """
 
     run_id: str
     workflow: str
@@ -154,17 +184,26 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     search: dict[str, Any] = {}
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
+    reason: str = ""
     waiting_for: str = ""
     ended_at: str = ""
     actor: str = ""
+    shard: int = 0
 
 
 class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The owner's reply to an `Ask`. `run` is absent with `code` NOT_FOUND, or RETRY when it cannot tell yet."""
+    """The owner's reply to an `Ask`.
+
+    `run` is absent with `code` NOT_FOUND, with RETRY when it cannot tell yet, and with ELSEWHERE when `shard` is to be
+    asked instead, with this `not_before`.
+    """
 
     run: RunView | None = None
     code: str = ""
     message: str = ""
+    shard: int = 0
+    not_before: int = 0
+    generation: int = 1
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -9,6 +9,8 @@
     |  |- BadSpec                  SPEC_INVALID
     |  |- BadValue                 VALUE_INVALID
     |  '- DefinitionError          DEFINITION_REFUSED (file, line, caret, advice)
+    |- RunFailed                   RUN_FAILED: the run ended without a result (in `dressage.client`)
+    |  '- RunCancelled             RUN_CANCELLED: somebody ended it
     |- Refused                     the engine answered no; `code` is one of RefusalCode
     |- NotFound                    NOT_FOUND
     |- BrokerError                 the broker said no, or said nothing
@@ -18,6 +20,7 @@
     |  |                           EMBEDDED_DATA_IN_USE, EMBEDDED_PORT_IN_USE, EMBEDDED_HOST_REFUSED
     |  |- PublishRefused           PUBLISH_REFUSED (with the broker's own err_code)
     |  '- OutcomeUnknown           OUTCOME_UNKNOWN (retryable: the write may have happened)
+    |     '- NoLeader              the same code: this server has nobody to ask at the moment
     |- NoAnswer                    NO_ANSWER (retryable)
     '- InvariantBroken             INVARIANT_BROKEN: a bug of ours
 
@@ -153,3 +156,7 @@ class OutcomeUnknown(BrokerError):
 
     code = "OUTCOME_UNKNOWN"
     retryable = True
+
+
+class NoLeader(OutcomeUnknown):
+    """The server knows no leader that could answer: there is an election, or it is cut off from its cluster."""

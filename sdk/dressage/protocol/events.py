@@ -108,6 +108,13 @@ class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_ms: float
 
 
+class RunCancelled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-cancelled: somebody (the event's actor) ended the run; `reason` is what they said."""
+
+    duration_ms: float
+    reason: str = ""
+
+
 class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-faulted: a bug of the engine; the command is in the dead letters."""
 
@@ -126,6 +133,7 @@ EventData = (
     | SleepEnded
     | RunCompleted
     | RunFailed
+    | RunCancelled
     | RunFaulted
 )
 
@@ -140,6 +148,7 @@ KIND: dict[type[EventData], str] = {
     SleepEnded: "sleep-ended",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
+    RunCancelled: "run-cancelled",
     RunFaulted: "run-faulted",
 }
 KINDS = frozenset(KIND.values())

@@ -10,14 +10,18 @@ import re
 import zlib
 from typing import Final
 
-from dressage.protocol.errors import BadName, BadRunId
+from dressage.protocol.errors import BadInput, BadName, BadRunId
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _TOKEN: Final = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
+_SUBJECT: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
+
 RUN_ID_BYTES_MAX: Final = 128
+ACTOR_CHARS_MAX: Final = 512
+REPLY_CHARS_MAX: Final = 1_024
 EVENT_BUCKETS: Final = 64
 """How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
 
@@ -40,6 +44,35 @@ def check_name(name: object, what: str) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_actor(actor: str, what: str = "actor") -> str:
+    """Returns `actor` if it fits into every command and event of what somebody does. Raises `BadInput`."""
+    size = len(actor)
+    if size > ACTOR_CHARS_MAX:
+        raise BadInput(
+            f"{what} {_shown(actor)} has {size} characters: at most {ACTOR_CHARS_MAX} are allowed",
+            code="ACTOR_INVALID",
+        )
+    try:
+        actor.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{what} {_shown(actor)} cannot be encoded as UTF-8: remove lone surrogates", code="ACTOR_INVALID"
+        ) from error
+    return actor
+
+
+def is_reply_subject(subject: str) -> bool:
+    """Whether an answer may be published there: a plain subject that is neither the broker's nor the engine's own.
+
+    A sender names the subject of its answer, and must not be able to make an engine publish where only that may.
+    """
+    return (
+        len(subject) <= REPLY_CHARS_MAX
+        and _SUBJECT.fullmatch(subject) is not None
+        and not subject.startswith(("$", "dressage."))
+    )
 
 
 def check_run_id(run_id: object) -> str:
@@ -188,6 +221,10 @@ class Names:
         """Subject of a run's state in the bucket."""
         return f"$KV.{self.runs_bucket}.run.{shard}.{token}"
 
+    @staticmethod
+    def shard_of_run_key(key: str) -> int:
+        return int(key.rsplit(".", 2)[1])
+
     def run_keys(self, shard: int) -> str:
         return f"$KV.{self.runs_bucket}.run.{shard}.*"
 
@@ -204,11 +241,29 @@ class Names:
     def workflow_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.workflow.*"
 
+    def workflow_version_keys(self) -> str:
+        return f"$KV.{self.definitions_bucket}.workflow.*.*"
+
     def namespace_key(self) -> str:
         """Subject of the namespace's own definition: its shard count and the format of what it stores."""
         return f"$KV.{self.definitions_bucket}.namespace"
 
+    # -- KV: who is alive --------------------------------------------------------------------------
+    def members_stream(self) -> str:
+        return f"KV_{self.members_bucket}"
+
+    def member_key(self, member: str) -> str:
+        """Subject of an orchestrator's heartbeat."""
+        return f"$KV.{self.members_bucket}.{member}"
+
+    def member_keys(self) -> str:
+        return f"$KV.{self.members_bucket}.*"
+
     # -- requests outside the streams --------------------------------------------------------------
+    def nudge(self) -> str:
+        """Asks every orchestrator to look at the members at once."""
+        return f"{self.root}.nudge"
+
     def ask(self, shard: int) -> str:
         return f"{self.root}.ask.{shard}"
 

@@ -22,7 +22,7 @@ ANY_FAILURE = "workflow-failure"
 """The family of every business failure: a handler of this name catches them all, also those no spec declares."""
 
 
-class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
+class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How long to wait between attempts.
 
     The delay before attempt n+1 is `min(base_s * factor**(n-1), limit_s)`, spread by `jitter`: 0.1 means
@@ -35,7 +35,7 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
     jitter: float = 0.1
 
 
-class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What one place says about retries; what it leaves at None is asked of the next place (`effective_retry`)."""
 
     retries: int | None = None
@@ -52,7 +52,36 @@ class Retry(msgspec.Struct, frozen=True):
     jitter: float = 0.1
 
 
-class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """How much one run may use; what is not said is the default, and `LIMITS_MAX` is the most that may be said.
+
+    A run that passes one of them fails by its name (docs/limits.md). They belong to the version of the workflow, so
+    a run keeps those that it was started with.
+    """
+
+    steps_per_command: int = 10_000
+    """Nodes that one command may pass before the run must wait for something: a guard against endless loops."""
+
+    value_bytes: int = 256 * 1024
+    """Bytes of an input, of the arguments of one call, of one result, and of a run's output, each in wire form."""
+
+    variables_bytes: int = 256 * 1024
+    """Bytes of all variables together, in stored form and with their names."""
+
+    history_events: int = 50_000
+    """Output events of one run."""
+
+
+LIMITS_MAX = Limits(
+    steps_per_command=50_000,
+    value_bytes=448 * 1024,
+    variables_bytes=640 * 1024,
+    history_events=1_000_000,
+)
+"""What an engine allows. A value has to fit into an event, and a state, which holds an input twice, into a message."""
+
+
+class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The contract of a task: what a workflow may call and what a worker must take and give back."""
 
     name: str
@@ -63,14 +92,14 @@ class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: tuple[str, ...] = ()
 
 
-class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True):
+class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A named business failure; `family` lists its ancestors, nearest first."""
 
     name: str
     family: tuple[str, ...] = ()
 
 
-class Handler(msgspec.Struct, frozen=True, omit_defaults=True):
+class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An `except` clause: control goes on at `node` after a failure that `catches` says is one of `names`.
 
     The failure is stored in variable `bind`. Nodes of the clause are outside the scope that it belongs to.
@@ -81,14 +110,16 @@ class Handler(msgspec.Struct, frozen=True, omit_defaults=True):
     bind: str | None = None
 
 
-class Scope(msgspec.Struct, frozen=True, omit_defaults=True):
+class Scope(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The body of one `try`; `parent` is the enclosing scope."""
 
     handlers: tuple[Handler, ...]
     parent: int | None = None
 
 
-class TaskNode(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True):
+class TaskNode(
+    msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
 
     `retry` is what the call itself says (see `effective_retry`).
@@ -103,7 +134,14 @@ class TaskNode(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     line: int = 0
 
 
-class AssignNode(msgspec.Struct, tag="assign", tag_field="kind", frozen=True, omit_defaults=True):
+class AssignNode(
+    msgspec.Struct,
+    tag="assign",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """Sets variables; with `attribute`, one field of the record that is the run's view."""
 
     target: str
@@ -114,7 +152,14 @@ class AssignNode(msgspec.Struct, tag="assign", tag_field="kind", frozen=True, om
     line: int = 0
 
 
-class BranchNode(msgspec.Struct, tag="branch", tag_field="kind", frozen=True, omit_defaults=True):
+class BranchNode(
+    msgspec.Struct,
+    tag="branch",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """Follows `then` if `test` is true by Python's truth, else `otherwise`."""
 
     test: Expr
@@ -124,7 +169,9 @@ class BranchNode(msgspec.Struct, tag="branch", tag_field="kind", frozen=True, om
     line: int = 0
 
 
-class SleepNode(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True):
+class SleepNode(
+    msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Waits for `duration` (a timedelta, or seconds as a number)."""
 
     duration: Expr
@@ -133,7 +180,9 @@ class SleepNode(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit
     line: int = 0
 
 
-class RaiseNode(msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True):
+class RaiseNode(
+    msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Raises the named failure, or, with no name, the failure that variable `reraise` holds.
 
     `message` is evaluated before `details`, which gives a dict with str keys and JSON values.
@@ -147,7 +196,14 @@ class RaiseNode(msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit
     line: int = 0
 
 
-class ReturnNode(msgspec.Struct, tag="return", tag_field="kind", frozen=True, omit_defaults=True):
+class ReturnNode(
+    msgspec.Struct,
+    tag="return",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """Ends the run with `value` as its output."""
 
     value: Expr | None = None
@@ -158,7 +214,7 @@ class ReturnNode(msgspec.Struct, tag="return", tag_field="kind", frozen=True, om
 Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode
 
 
-class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
+class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A local variable; `type` is known when it was declared or can be derived.
 
     `view` marks the one that search and readers see. A `temporary` one is the compiler's own (its name begins with
@@ -171,7 +227,7 @@ class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
     temporary: bool = False
 
 
-class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A complete definition. Equal specs have equal `digest`; the version is given at registration.
 
     `source` is the text of the definition, which begins at `first_line` of `module`; the nodes' lines count as
@@ -190,6 +246,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: tuple[FailureDef, ...] = ()
     types: tuple[TypeDef, ...] = ()
     retry: RetryOptions | None = None
+    limits: Limits | None = None
     module: str = ""
     source: str = ""
     first_line: int = 1
@@ -225,11 +282,16 @@ def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:
     A worker may send a failure without its family; then the spec's definition of that name gives it. Technical
     errors are never caught.
     """
+    family = failure.family or next((each.family for each in spec.failures if each.name == failure.name), ())
+    return catches_named(handler, failure, family)
+
+
+def catches_named(handler: Handler, failure: FailureInfo, family: tuple[str, ...]) -> bool:
+    """`catches` for who knows the family already."""
     if failure.kind != "failure":
         return False
     if failure.name in handler.names or ANY_FAILURE in handler.names:
         return True
-    family = failure.family or next((each.family for each in spec.failures if each.name == failure.name), ())
     return any(name in handler.names for name in family)
 
 

@@ -19,20 +19,29 @@ from dressage.protocol.spec import (
     TaskNode,
     WorkflowSpec,
 )
+from dressage.protocol.spec_sizes import (
+    LINE_MAX,
+    SCOPE_DEPTH_MAX,
+    check_identifier,
+    check_limits,
+    check_sizes,
+)
+from dressage.protocol.types import Named, RecordType
 
-NODES_MAX: Final = 10_000
 RETRIES_MAX: Final = 10_000
 BACKOFF_S_MAX: Final = 366 * 86_400.0
 
 
 def check_spec(spec: WorkflowSpec) -> None:
-    """Raises `BadSpec` or `BadName` for a spec that contradicts itself.
+    """Raises `BadSpec` or `BadName` for a spec that contradicts itself, or holds more than an engine takes.
 
     No compiler of ours writes one, but a spec may come from elsewhere.
     """
+    check_sizes(spec)
+    check_limits(spec.limits)
     _check_names(spec)
     nodes, scopes = len(spec.nodes), len(spec.scopes)
-    tasks = {task.name: task for task in spec.tasks}
+    tasks = {task.name: _Callee(task) for task in spec.tasks}
     for number, node in enumerate(spec.nodes):
         for target in _targets(node):
             if not 0 <= target < nodes:
@@ -41,18 +50,58 @@ def check_spec(spec: WorkflowSpec) -> None:
                 )
         if node.scope is not None and not 0 <= node.scope < scopes:
             raise BadSpec(f"node {number} names scope {node.scope}, but the spec has {scopes} scopes")
+        _check_node(number, node)
         if isinstance(node, TaskNode):
             _check_call(number, node, tasks.get(node.task))
     if not 0 <= spec.entry < nodes:
         raise BadSpec(f"entry is node {spec.entry}, but the spec has {nodes} nodes")
+    _check_scopes(spec)
+    _check_views(spec)
+
+
+def _check_scopes(spec: WorkflowSpec) -> None:
+    depths: list[int] = []
     for number, scope in enumerate(spec.scopes):
         if scope.parent is not None and not 0 <= scope.parent < number:
             raise BadSpec(f"scope {number} has parent {scope.parent}: a parent comes before its children")
+        depths.append(1 if scope.parent is None else depths[scope.parent] + 1)
+        if depths[number] > SCOPE_DEPTH_MAX:
+            raise BadSpec(
+                f"scopes nest too deep: at most {SCOPE_DEPTH_MAX} levels are allowed (limit scope-depth)"
+            )
         for handler in scope.handlers:
-            if not 0 <= handler.node < nodes:
+            if not 0 <= handler.node < len(spec.nodes):
                 raise BadSpec(
                     f"a handler of scope {number} leads to node {handler.node}, which does not exist"
                 )
+            for name in handler.names:
+                check_name(name, f"failure of a handler of scope {number}:")
+            if handler.bind is not None:
+                check_identifier(handler.bind, "a variable")
+
+
+def _check_views(spec: WorkflowSpec) -> None:
+    """The view is a record: what changes in it is told field by field."""
+    records = {each.name for each in spec.types if isinstance(each, RecordType)}
+    for variable in spec.variables:
+        if variable.view and not (isinstance(variable.type, Named) and variable.type.name in records):
+            raise BadSpec(f"variable {variable.name!r} is a view, so its type must be a record of this spec")
+
+
+def _check_node(number: int, node: Node) -> None:
+    if not 0 <= node.line <= LINE_MAX:
+        raise BadSpec(f"node {number} stands in line {node.line}, which no file has")
+    match node:
+        case TaskNode() | AssignNode():
+            if node.target is not None:
+                check_identifier(node.target, f"the variable of node {number}")
+        case RaiseNode():
+            if node.failure is not None:
+                check_name(node.failure, f"failure of node {number}:")
+            if node.reraise is not None:
+                check_identifier(node.reraise, f"the variable of node {number}")
+        case BranchNode() | SleepNode() | ReturnNode():
+            pass
 
 
 def _targets(node: Node) -> tuple[int, ...]:
@@ -65,18 +114,25 @@ def _targets(node: Node) -> tuple[int, ...]:
             return ()
 
 
-def _check_call(number: int, node: TaskNode, task: TaskDef | None) -> None:
+class _Callee:
+    """What a call has to give."""
+
+    def __init__(self, task: TaskDef) -> None:
+        self.params = frozenset(param.name for param in task.params)
+        self.required = tuple(param.name for param in task.params if param.required)
+
+
+def _check_call(number: int, node: TaskNode, task: _Callee | None) -> None:
     if task is None:
         raise BadSpec(f"node {number} calls task {node.task!r}, which the spec does not define")
-    params = {param.name: param for param in task.params}
     for name in node.args:
-        if name not in params:
+        if name not in task.params:
             raise BadSpec(
-                f"node {number} gives task {task.name!r} an argument {name!r}, which it does not have"
+                f"node {number} gives task {node.task!r} an argument {name!r}, which it does not have"
             )
-    for name, param in params.items():
-        if param.required and name not in node.args:
-            raise BadSpec(f"node {number} calls task {task.name!r} without its argument {name!r}")
+    for name in task.required:
+        if name not in node.args:
+            raise BadSpec(f"node {number} calls task {node.task!r} without its argument {name!r}")
     _check_retry(f"node {number}", node.retry)
 
 
@@ -104,12 +160,26 @@ def _check_names(spec: WorkflowSpec) -> None:
         check_name(task.name, "task")
         check_name(task.queue, f"queue of task {task.name}:")
         _check_retry(f"task {task.name!r}", task.retry)
+        for param in task.params:
+            check_identifier(param.name, f"a parameter of task {task.name}")
+        for failure in task.failures:
+            check_name(failure, f"failure of task {task.name}:")
+        _refuse_twice(f"parameter of task {task.name}", (param.name for param in task.params))
     _check_retry("the workflow", spec.retry)
-    for failure in spec.failures:
-        check_name(failure.name, "failure")
-    if not 0 < len(spec.nodes) <= NODES_MAX:
-        raise BadSpec(f"a spec has 1 to {NODES_MAX} nodes, not {len(spec.nodes)}")
+    for failure_def in spec.failures:
+        check_name(failure_def.name, "failure")
+        for name in failure_def.family:
+            check_name(name, f"family of failure {failure_def.name}:")
+    for variable in spec.variables:
+        check_identifier(variable.name, "a variable")
+    for param in spec.params:
+        check_identifier(param.name, "a parameter")
+    if not spec.nodes:
+        raise BadSpec("a spec has at least one node")
+    if not 0 <= spec.first_line <= LINE_MAX:
+        raise BadSpec(f"the definition begins in line {spec.first_line}, which no file has")
     _refuse_twice("task", (task.name for task in spec.tasks))
+    _refuse_twice("failure", (failure_def.name for failure_def in spec.failures))
     _refuse_twice("parameter", (param.name for param in spec.params))
     _refuse_twice("variable", (variable.name for variable in spec.variables))
 

@@ -11,42 +11,42 @@ ScalarName = Literal[
 ]
 
 
-class Scalar(msgspec.Struct, tag="scalar", tag_field="kind", frozen=True):
+class Scalar(msgspec.Struct, tag="scalar", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """A plain type by name; `any` admits every JSON value."""
 
     name: ScalarName
 
 
-class ListOf(msgspec.Struct, tag="list", tag_field="kind", frozen=True):
+class ListOf(msgspec.Struct, tag="list", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     item: TypeRef
 
 
-class TupleOf(msgspec.Struct, tag="tuple", tag_field="kind", frozen=True):
+class TupleOf(msgspec.Struct, tag="tuple", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """A tuple of fixed length; `items` are the types of its places."""
 
     items: tuple[TypeRef, ...]
 
 
-class SetOf(msgspec.Struct, tag="set", tag_field="kind", frozen=True):
+class SetOf(msgspec.Struct, tag="set", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     item: TypeRef
 
 
-class DictOf(msgspec.Struct, tag="dict", tag_field="kind", frozen=True):
+class DictOf(msgspec.Struct, tag="dict", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     key: TypeRef
     value: TypeRef
 
 
-class UnionOf(msgspec.Struct, tag="union", tag_field="kind", frozen=True):
+class UnionOf(msgspec.Struct, tag="union", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """One of several types; `Optional[T]` is the union of T and none."""
 
     options: tuple[TypeRef, ...]
 
 
-class LiteralOf(msgspec.Struct, tag="literal", tag_field="kind", frozen=True):
+class LiteralOf(msgspec.Struct, tag="literal", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     values: tuple[str | int | bool | None, ...]
 
 
-class Named(msgspec.Struct, tag="named", tag_field="kind", frozen=True):
+class Named(msgspec.Struct, tag="named", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """A record or an enum of the spec's `types`, by its name."""
 
     name: str
@@ -55,7 +55,7 @@ class Named(msgspec.Struct, tag="named", tag_field="kind", frozen=True):
 TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named
 
 
-class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A field of a record or a parameter of a workflow or task.
 
     `default` is a value in its stored form (see `dressage.expressions.values`); it is absent when the field
@@ -69,19 +69,21 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     searchable: bool = False
 
 
-class RecordType(msgspec.Struct, tag="record", tag_field="kind", frozen=True):
+class RecordType(msgspec.Struct, tag="record", tag_field="kind", frozen=True, forbid_unknown_fields=True):
     """A dataclass or Struct: named fields in order."""
 
     name: str
     fields: tuple[Field, ...]
 
 
-class EnumMember(msgspec.Struct, frozen=True):
+class EnumMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     value: str | int
 
 
-class EnumType(msgspec.Struct, tag="enum", tag_field="kind", frozen=True, omit_defaults=True):
+class EnumType(
+    msgspec.Struct, tag="enum", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """An enumeration. With `mixin` its members also are values of that type, so that they equal plain ones."""
 
     name: str

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +21,7 @@ from dressage.brokers.publisher import GroupPublisher
 from dressage.flow import App, Handler
 from dressage.protocol.commands import FailureInfo, TaskMessage, TaskResult, WorkerInfo, encoder
 from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
-from dressage.protocol.names import Names, run_token
+from dressage.protocol.names import Names, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.calls import run_handler
 from dressage.worker.context import enter_task
@@ -32,6 +31,8 @@ _log = logging.getLogger("dressage.worker")
 SIGN_OF_LIFE_S: Final = TASK_ACK_WAIT_S / 3
 UNKNOWN_TASK_DELAY_S: Final = 5.0
 NAMESPACE_POLL_S: Final = 0.5
+GROWTH_POLL_S: Final = 2.0
+"""How often it looks whether there are more shards to take tasks from."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,7 +59,9 @@ class Worker:
         self._config = config or WorkerConfig()
         self._names = Names(self._config.namespace)
         self._app = app
-        self._identity = self._config.identity or f"{app.name}@{socket.gethostname()}:{os.getpid()}"
+        self._identity = check_actor(
+            self._config.identity or f"{app.name}@{socket.gethostname()}:{os.getpid()}", "worker identity"
+        )
         self._threads = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="dressage-task")
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._held: dict[str, _Held] = {}
@@ -102,12 +105,14 @@ class Worker:
         beat = asyncio.create_task(self._show_life(connection))
         try:
             shards = await self._await_namespace(connection)
-            pulls = [
-                asyncio.create_task(self._keep_pulling(connection, publisher, shards, shard, queue))
-                for shard in range(shards)
-                for queue in self._app.queues
-            ]
-            await self._stop.wait()
+            pulls: list[asyncio.Task[None]] = []
+            while not self._stop.is_set():
+                pulls += [
+                    asyncio.create_task(self._keep_pulling(connection, publisher, shards, shard, queue))
+                    for shard in range(len(pulls) // max(1, len(self._app.queues)), shards)
+                    for queue in self._app.queues
+                ]
+                shards = await self._await_growth(connection, shards)
             for pull in pulls:
                 pull.cancel()
             await asyncio.gather(*pulls, return_exceptions=True)
@@ -135,6 +140,20 @@ class Worker:
                 said = True
             await asyncio.sleep(NAMESPACE_POLL_S)
         return 0
+
+    async def _await_growth(self, connection: Connection, shards: int) -> int:
+        """The number of shards once it is another one, or when the worker is to stop."""
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GROWTH_POLL_S):
+                    await self._stop.wait()
+            namespace = None
+            with contextlib.suppress(DressageError):
+                namespace = await read_namespace(connection, self._names)
+            if namespace is not None and namespace.shards > shards:
+                _log.info("namespace %r has %d shards now", self._names.namespace, namespace.shards)
+                return namespace.shards
+        return shards
 
     async def _drain(self, connection: Connection) -> None:
         if self._running:
@@ -241,7 +260,7 @@ class Worker:
     ) -> None:
         try:
             message = _tasks.decode(delivery.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _log.error("a task message does not decode (%s): %s", delivery.subject, error)
             self._handled.labels("unknown", "malformed").inc()
             await self._put_back(connection, delivery)
@@ -270,9 +289,10 @@ class Worker:
     # -- running and reporting ---------------------------------------------------------------------
     async def _run(self, handler: Handler, message: TaskMessage) -> TaskResult:
         enter_task(message)
-        began = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         ended = await run_handler(handler, message.args, self._threads)
-        seconds = time.perf_counter() - began
+        seconds = loop.time() - began
         self._handled.labels(message.task, ended.outcome).inc()
         self._seconds.labels(message.task).observe(seconds)
         by = WorkerInfo(self._identity, seconds * 1000)

@@ -36,6 +36,7 @@ from dressage.protocol.errors import (
     DressageError,
     InvariantBroken,
     NoAnswer,
+    NoLeader,
     OutcomeUnknown,
     PublishRefused,
 )
@@ -45,6 +46,13 @@ _log = logging.getLogger("dressage.brokers")
 ANSWER_S: Final = 5.0
 """How long a write or a read may take before its outcome counts as unknown."""
 
+UNSERVED_S: Final = 4.0
+"""For how long a server may leave every request without the answer of a leader, if there are others."""
+
+_UNAVAILABLE: Final = b'"err_code":10008,'
+"""JetStream has no leader that could answer."""
+
+_ERROR_BYTES_MAX: Final = 500
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _NO_MESSAGE: Final = 10037
@@ -59,7 +67,10 @@ _Settle = Callable[[bytes], None]
 class JetStreamConnection:
     """See `dressage.brokers.interface.Connection`."""
 
-    def __init__(self, *, name: str, reconnect: bool) -> None:
+    def __init__(
+        self, *, name: str, reconnect: bool, on_unserved: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`on_unserved` gets the address of a server that leaves requests without the answer of a leader."""
         self.nats = HotClient()
         self.lost = asyncio.Event()
         self._name = name
@@ -70,6 +81,8 @@ class JetStreamConnection:
         self._pulls: set[StandingPull] = set()
         self._tasks: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._on_unserved = on_unserved
+        self._unserved_since: float | None = None
 
     # -- life --------------------------------------------------------------------------------------
     async def open(self, servers: list[str]) -> None:
@@ -79,6 +92,7 @@ class JetStreamConnection:
             allow_reconnect=self._reconnect,
             max_reconnect_attempts=-1 if self._reconnect else 0,
             reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds may be fractions
+            dont_randomize=True,
             connect_timeout=3,
             ping_interval=5,
             max_outstanding_pings=2,
@@ -148,8 +162,14 @@ class JetStreamConnection:
         if future.done():
             return
         if not data and wire.status_of(headers)[0] == "503":
+            self._unserved()
             future.set_exception(OutcomeUnknown("nobody listens: the stream does not exist or has no leader"))
             return
+        if _UNAVAILABLE in data and len(data) < _ERROR_BYTES_MAX:
+            self._unserved()
+            future.set_exception(NoLeader("JetStream has no leader that this server reaches at the moment"))
+            return
+        self._unserved_since = None
         try:
             settle(data)
         except Exception as error:
@@ -174,6 +194,24 @@ class JetStreamConnection:
                 if not future.done():
                     future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
                     future.exception()
+                self._unserved()
+            await self._leave_if_unserved(now)
+
+    def _unserved(self) -> None:
+        """A request got no answer of a leader. That is an election, or this server is cut off from the others."""
+        if self._unserved_since is None:
+            self._unserved_since = asyncio.get_running_loop().time()
+        if self.nats.connected_url is not None:
+            self._on_unserved(self.nats.connected_url.netloc)
+
+    async def _leave_if_unserved(self, now: float) -> None:
+        """A server that is cut off from its cluster keeps its clients, who would be cut off for as long as it is."""
+        if self._unserved_since is None or now - self._unserved_since < UNSERVED_S:
+            return
+        self._unserved_since = None
+        if self._reconnect and len(self.nats.servers) > 1:
+            _log.info("connection %s: going to another server, this one reaches no leader", self._name)
+            await self.nats.force_reconnect()
 
     def _command(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> bytes:
         """Raises `BadInput` for what the server would never take."""
@@ -291,6 +329,11 @@ class JetStreamConnection:
             if not reply.consumers or len(found) >= reply.total:
                 return found
 
+    async def consumer_stands(self, stream: str, consumer: str) -> bool:
+        """False only if the server knows that there is none."""
+        reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
+        return reply.error is None or reply.error.err_code not in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND)
+
     async def ack_floor(self, stream: str, consumer: str) -> int:
         reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
         if reply.error is not None:
@@ -298,6 +341,8 @@ class JetStreamConnection:
         return reply.ack_floor.stream_seq if reply.ack_floor else 0
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:
+        if below <= 1:
+            return  # Nothing can stand there, and nats-server 2.12.1 would take it for everything.
         body = {"filter": subjects, "seq": below}
         reply = wire.plain_reply.decode(await self._api(f"STREAM.PURGE.{stream}", body))
         if reply.error is not None:
@@ -438,6 +483,8 @@ def _consumer_body(config: ConsumerConfig) -> dict[str, object]:
         "mem_storage": config.memory,
         "inactive_threshold": int(config.inactive_s * 1e9),
     }
+    if config.memory:
+        body["num_replicas"] = 1
     if config.durable:
         body["durable_name"] = config.name
     if config.start_seq is not None:

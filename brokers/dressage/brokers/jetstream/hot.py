@@ -10,6 +10,7 @@ version is pinned, and every test that has a broker runs through them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from dressage.protocol.errors import OutcomeUnknown
+
+_log = logging.getLogger("dressage.brokers")
 
 DirectCallback = Callable[[str, str, bytes, bytes], None]
 """Gets subject, reply subject, data and the raw header block (empty without headers). Must not block."""
@@ -34,6 +37,11 @@ def publish_command(subject: str, reply: str, data: bytes, headers: bytes) -> by
         total = len(headers) + len(data)
         return b"HPUB %b %d %d\r\n%b%b\r\n" % (where.encode(), len(headers), total, headers, data)
     return b"PUB %b %d\r\n%b\r\n" % (where.encode(), len(data), data)
+
+
+def _readable(raw: bytes) -> bytes:
+    """Bytes that nats-py can decode; of what is no UTF-8 enough is left to say what it was."""
+    return raw if raw.isascii() else raw.decode("utf-8", "backslashreplace").encode()
 
 
 class HotParser(Parser):
@@ -52,11 +60,14 @@ class HotParser(Parser):
         buffer.extend(data)
         done = 0
         while (end := buffer.find(b"\r\n", done)) >= 0:
-            fields = bytes(buffer[done:end]).split()
-            begin = end + 2
-            if not fields or fields[0] not in _MESSAGES or begin + int(fields[-1]) + 2 > len(buffer):
+            # At spaces only: other white space may stand in a subject, and nats-py's own pattern would split it.
+            fields = bytes(buffer[done:end]).split(b" ")
+            if fields[0] not in _MESSAGES:
                 break
-            size = int(fields[-1])
+            begin, size = end + 2, int(fields[-1])
+            if begin + size + 2 > len(buffer):
+                del buffer[:done]
+                return
             payload = bytes(buffer[begin : begin + size])
             done = begin + size + 2
             await self._message(fields, payload)
@@ -78,7 +89,20 @@ class HotParser(Parser):
         if callback is None:
             await self.nc._process_msg(sid, fields[1], reply, payload, block)  # pyright: ignore[reportPrivateUsage]
         else:
-            callback(fields[1].decode(), reply.decode(), payload, block)
+            _deliver(callback, fields[1], reply, payload, block)
+
+
+def _deliver(callback: DirectCallback, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    """A subject that is no UTF-8 keeps its bytes as surrogates, which no name and no token has."""
+    try:
+        callback(
+            subject.decode("utf-8", "surrogateescape"),
+            reply.decode("utf-8", "surrogateescape"),
+            data,
+            headers,
+        )
+    except Exception:
+        _log.exception("a message on %r could not be taken", subject)
 
 
 class HotClient(Client):
@@ -115,8 +139,12 @@ class HotClient(Client):
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Nothing that a sender can put into a message may end the read loop, with everybody else's messages."""
         callback = self.direct.get(sid)
-        if callback is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
+        if callback is not None:
+            _deliver(callback, subject, reply, data, headers or b"")
             return
-        callback(subject.decode(), reply.decode(), data, headers or b"")
+        try:
+            await super()._process_msg(sid, _readable(subject), _readable(reply), data, headers)
+        except Exception:
+            _log.exception("a message on %r could not be taken", subject)

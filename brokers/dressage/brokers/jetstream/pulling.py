@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from dressage.brokers.interface import CONSUMER_DELETED, DeliveryCallback, EndCallback
 from dressage.brokers.jetstream.wire import delivery_of, parse_headers, status_of
-from dressage.protocol.errors import OutcomeUnknown
+from dressage.protocol.errors import BrokerError, OutcomeUnknown
 
 if TYPE_CHECKING:
     from dressage.brokers.jetstream.connection import JetStreamConnection
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 EXPIRES_S: Final = 30.0
 HEARTBEAT_S: Final = 2.0
 SILENCE_S: Final = 3 * HEARTBEAT_S
+LEADERLESS_S: Final = 10.0
+"""For how long a consumer may be without a leader. A new one has none for a moment, and for as long as an election
+takes when a server of its stream was lost: who gave it up for another new one would wait all the longer."""
+
+ASK_AGAIN_S: Final = 0.2
+LOOK_S: Final = 1.0
 
 _GONE: Final = frozenset({CONSUMER_DELETED, "Consumer is push based"})
 
@@ -40,6 +46,8 @@ class StandingPull:
         on_end: EndCallback,
     ) -> None:
         self._connection = connection
+        self._stream = stream
+        self._consumer = consumer
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._window = window
         self._on_delivery = on_delivery
@@ -51,6 +59,8 @@ class StandingPull:
         self._closed = False
         self._subscription: NatsSubscription | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._leaderless_since: float | None = None
 
     async def start(self) -> None:
         self._subscription = await self._connection.nats.subscribe_direct(self._inbox, self._on_message)
@@ -74,6 +84,8 @@ class StandingPull:
         self._connection.forget_pull(self)
         if self._watch is not None:
             self._watch.cancel()
+        if self._look is not None:
+            self._look.cancel()
         if self._subscription is not None:
             self._connection.nats.forget_direct(self._subscription)
         if self._subscription is not None and not self._connection.lost.is_set():
@@ -101,6 +113,7 @@ class StandingPull:
         if not reply.startswith("$JS.ACK."):
             self._on_status(headers)
             return
+        self._leaderless_since = None
         self._asked -= 1
         self._held += 1
         dealt = self._on_delivery(delivery_of(subject, data, headers, reply))
@@ -111,13 +124,37 @@ class StandingPull:
         status, text = status_of(block)
         headers = parse_headers(block) or {}
         if status == "100" or self._closed:
+            self._leaderless_since = None
             return
-        if status == "503" or text in _GONE:
-            self._end(text or "no responders: the consumer does not exist or has no leader")
+        if status == "503":
+            self._look_if_idle()
+            return
+        if text in _GONE:
+            self._end(text)
             return
         self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", "0") or "0"))
         if status == "409" and "Nats-Pending-Messages" not in headers:
             self._asked = 0
+        self._refill_if_due()
+
+    def _look_if_idle(self) -> None:
+        self._asked = 0
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._ask_again_if_it_stands())
+
+    async def _ask_again_if_it_stands(self) -> None:
+        """Nobody listens: either the consumer is gone for good, or it has no leader at the moment."""
+        now = asyncio.get_running_loop().time()
+        if self._leaderless_since is None:
+            self._leaderless_since = now
+        stands = True
+        with contextlib.suppress(BrokerError, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                stands = await self._connection.consumer_stands(self._stream, self._consumer)
+        if not stands or now - self._leaderless_since > LEADERLESS_S:
+            self._end("no responders: the consumer does not exist or has no leader")
+            return
+        await asyncio.sleep(ASK_AGAIN_S)
         self._refill_if_due()
 
     def _end(self, reason: str) -> None:

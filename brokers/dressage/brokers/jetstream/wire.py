@@ -21,6 +21,8 @@ _MSG_ID: Final = "Nats-Msg-Id"
 _TTL: Final = "Nats-TTL"
 _SCHEDULE: Final = "Nats-Schedule"
 _SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+_SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
+_SCHEDULER: Final = "Nats-Scheduler"
 _BREAKS: Final = re.compile("[\r\n]")
 
 
@@ -117,6 +119,8 @@ def header_block(message: Message, batch: str = "") -> bytes:
         lines += (
             f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"
         )
+    if message.cancels is not None:
+        lines += f"{_SCHEDULE_NEXT}: purge\r\n{_SCHEDULER}: {message.cancels}\r\n"
     return f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
 
 
@@ -184,5 +188,5 @@ def parse_headers(raw: bytes) -> dict[str, str] | None:
     for line in raw.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            headers[name.decode()] = value.strip().decode("utf-8", "replace")
+            headers[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
     return headers

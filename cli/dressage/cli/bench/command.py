@@ -21,26 +21,42 @@ from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli.bench.bare import drive
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
+from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.shape import Shape, read_shape
+from dressage.cli.bench.starting import namespace_client
 from dressage.cli.bench.workload import TASKS_PER_RUN
 from dressage.cli.children import Child, dressage
 from dressage.cli.running import run
-from dressage.client import Client
-from dressage.protocol.errors import DressageError
 
 
 @click.command()
 @click.option("--runs", default=6000, show_default=True, help="Runs of the throughput figure.")
 @click.option("--latency-runs", default=300, show_default=True, help="Runs of the latency figure.")
 @click.option("--analytics/--no-analytics", default=True, help="Measure again while DuckDB ingests.")
+@click.option(
+    "--orchestrators",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Instead: what so many processes bring, compared with one, on as many shards.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(runs: int, latency_runs: int, *, analytics: bool, as_json: bool) -> None:
+def bench(runs: int, latency_runs: int, *, analytics: bool, orchestrators: int, as_json: bool) -> None:
     """Measure the engine beside bare JetStream, on this machine, with fsync before every acknowledgement."""
+    if orchestrators > 1:
+        scaling = run(scale(runs, orchestrators))
+        click.echo(json.dumps(scaling) if as_json else say(scaling))
+        return
     report = run(measure(runs, latency_runs, with_analytics=analytics))
     if as_json:
         click.echo(json.dumps(report))
     else:
         show(report)
+
+
+async def scale(runs: int, orchestrators: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
+        return await measure_scaling(Path(folder), runs, orchestrators)
 
 
 async def measure(runs: int, latency_runs: int, *, with_analytics: bool) -> dict[str, Any]:
@@ -103,19 +119,6 @@ async def measure_engine(
         for child in (orchestrator, worker):
             child.check()
     return latency, plain, events, shape, beside
-
-
-async def namespace_client(url: str, orchestrator: Child) -> Client:
-    """A client that is not connected yet, once there is a namespace to connect to."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        orchestrator.check()
-        try:
-            async with Client(url):
-                return Client(url, actor="bench")
-        except DressageError:
-            await asyncio.sleep(0.1)
-    raise orchestrator.failure()
 
 
 async def measure_ceiling(base: Path, runs: int, shape: Shape) -> float:

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from dressage.expressions.values import decode_stored, encode_stored
+from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.frame import OPERATION_WORK, WORK_MAX, Frame
+from dressage.expressions.values import Record, decode_stored, encode_stored
 from dressage.orchestrator.fold.definition import Definition, ReadyNode
-from dressage.orchestrator.fold.effects import Effect
+from dressage.orchestrator.fold.effects import CancelTimer, Effect
+from dressage.orchestrator.fold.limits import (
+    bounded,
+    fitting,
+    limit_state,
+    stored_bytes,
+    too_large,
+    variables_too_large,
+)
 from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import RunState, RunThread
+from dressage.orchestrator.fold.state import RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo
+from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     EventData,
     FailureCaught,
+    RunCancelled,
     RunCompleted,
     RunFailed,
     VariableChanged,
 )
-from dressage.protocol.spec import catches
+from dressage.protocol.spec import catches_named
 
-VALUE_BYTES_MAX = 256 * 1024
-"""Bytes of one input, of the arguments of one call, of one result, and of a run's output. With the variables, which
-have the same limit, a state stays below a server's default max_payload of 1 MiB."""
+EVENT_WORK = 400
+"""Units of work of an output event, beside the bytes of the value in it."""
 
-
-DETAILS_BYTES_MAX = 32 * 1024
-MESSAGE_CHARS_MAX = 8192
+_to_json = msgspec.json.Encoder().encode
 
 
-class Scope(Mapping[str, Any]):
-    """The run's variables as values: decoded when first read, remembered for this fold only."""
+class Scope(Frame):
+    """The run's variables as values: decoded when first read, remembered for this fold only. Pays for its work."""
+
+    __slots__ = ("_stored", "_types", "_values")
 
     def __init__(self, stored: dict[str, msgspec.Raw], definition: Definition) -> None:
+        self.left = WORK_MAX
         self._stored = stored
         self._types = definition.types
         self._values: dict[str, Any] = {}
@@ -46,18 +57,22 @@ class Scope(Mapping[str, Any]):
             value = self._values[name] = decode_stored(self._stored[name], self._types)
             return value
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
     def remember(self, name: str, value: Any) -> None:
         self._values[name] = value
 
 
 class Advance:
     """Holds the copy being changed, the events and effects so far, and the way failures take."""
+
+    steps = 0
+    """Nodes that this fold was allowed to pass so far."""
+
+    stored = 0
+    """Bytes of variables that this fold has stored so far."""
+
+    _look_at = 64 * 1024
+    _paid_bytes = 0
+    _paid_events = 0
 
     def __init__(self, state: RunState, definition: Definition, stamp: Stamp) -> None:
         self.state = state
@@ -67,7 +82,6 @@ class Advance:
         self.events: list[EventData] = []
         self.scope = Scope(state.variables, definition)
         self.first_event = state.events
-        self._stored = False
 
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
@@ -78,6 +92,11 @@ class Advance:
         self.events.append(event)
         self.state.events += 1
 
+    @property
+    def history_full(self) -> bool:
+        """Whether the run has all the output events that it may have, its end apart."""
+        return self.state.events >= self.definition.limits.history_events
+
     def attempt_id(self, thread: RunThread, node: int, attempt: int) -> str:
         """Names one attempt for ever: a loop or a retry has another command sequence, a branch another thread."""
         return f"{thread.id}-{node}-{self.stamp.seq}-{attempt}"
@@ -87,6 +106,7 @@ class Advance:
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
     def assign(self, name: str, value: Any) -> None:
+        """Raises `LimitExceeded`, or `BadValue` for a view that is no record."""
         self._store(name, value)
         if name in self.definition.views:
             self._view_changed(name, value)
@@ -99,22 +119,57 @@ class Advance:
 
     def assign_attribute(self, name: str, attribute: str, value: Any) -> None:
         """Replaces one field of a view; the record itself stays a value. Raises `BadValue` for a wrong type."""
-        record = self.definition.types.with_field(self.scope[name], attribute, value)
+        record = self.definition.types.with_field(self.variable(name), attribute, value, self.scope)
         self._store(name, record)
         self._field_changed(attribute, value)
 
-    def variable_bytes(self) -> int:
-        """Stored size of all variables if this fold changed one, else 0."""
-        if not self._stored:
-            return 0
-        return sum(memoryview(raw).nbytes for raw in self.state.variables.values())
+    def variable(self, name: str) -> Any:
+        """The value of a variable. Raises `ExpressionFailed` where it has none."""
+        try:
+            return self.scope[name]
+        except KeyError:
+            raise ExpressionFailed(f"NameError: variable {name} has no value") from None
+
+    def check_sizes(self, output: bytes = b"") -> None:
+        """Raises `LimitExceeded` for variables or a state that would not fit."""
+        state, definition = self.state, self.definition
+        variables = stored_bytes(state.variables)
+        if variables > definition.limits.variables_bytes:
+            raise variables_too_large(variables, definition.limits)
+        if not definition.state_fits or len(state.threads) > 1:
+            waits = [thread.wait.args for thread in state.threads if isinstance(thread.wait, TaskWait)]
+            limit_state(variables + len(state.input) + sum(map(len, waits)) + len(output))
+
+    def pay(self) -> None:
+        """Takes the work of what was stored and told since the last time. Raises `LimitExceeded`."""
+        # Bytes count twice: once for the state, once for the events, whose wire form is never longer.
+        grown = 2 * (self.stored - self._paid_bytes)
+        told = len(self.events) - self._paid_events
+        self._paid_bytes, self._paid_events = self.stored, len(self.events)
+        self.scope.spend(grown + EVENT_WORK * told)
 
     def _store(self, name: str, value: Any) -> None:
-        self._stored = True
-        self.state.variables[name] = msgspec.Raw(encode_stored(value))
+        """Raises `LimitExceeded`."""
+        data = encode_stored(value)
+        self.state.variables[name] = msgspec.Raw(data)
         self.scope.remember(name, value)
+        self.stored += len(data)
+        if self.stored > self._look_at:
+            self._look()
+
+    def _look(self) -> None:
+        """Whether the variables are still within their limit, and when they could be beyond it."""
+        self.pay()
+        limits = self.definition.limits
+        size = stored_bytes(self.state.variables)
+        if size > limits.variables_bytes:
+            raise variables_too_large(size, limits)
+        self._look_at = self.stored + limits.variables_bytes - size
 
     def _view_changed(self, name: str, record: Any) -> None:
+        """Raises `BadValue` for what is no record, which only a spec that no compiler wrote can assign."""
+        if not isinstance(record, Record):
+            raise BadValue(f"{name} is the run's view: it takes a record")
         for field in record.__struct_fields__:
             self._field_changed(field, getattr(record, field))
 
@@ -123,54 +178,61 @@ class Advance:
 
     # -- ends --------------------------------------------------------------------------------------
     def complete(self, output: bytes) -> None:
-        if len(output) > VALUE_BYTES_MAX:
-            self.fail_run(too_large("output-size", "the run's output", output))
-            return
+        """Raises `LimitExceeded`."""
+        if len(output) > self.definition.limits.value_bytes:
+            raise too_large("output-size", "the run's output", output, self.definition.limits)
+        if self.stored or not self.definition.state_fits:
+            self.check_sizes(output)
+        self.scope.spend(len(output))
         state = self.state
         state.output = result = msgspec.Raw(output)
         self._end("completed")
         self.emit(RunCompleted(result, state.ended_ms - state.started_ms))
 
     def fail(self, thread: RunThread, failure: FailureInfo, node: int) -> None:
-        """The failure looks for a handler in the scopes around `node`, from the inside out."""
+        """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`."""
+        thread.wait = None
+        failure = bounded(failure)
         spec = self.definition.spec
+        family = failure.family or self.definition.families.get(failure.name, ())
         scope = spec.nodes[node].scope
         while scope is not None:
             for handler in spec.scopes[scope].handlers:
-                if catches(spec, handler, failure):
+                self.scope.spend(OPERATION_WORK * len(handler.names) * (1 + len(family)))
+                if catches_named(handler, failure, family):
                     if handler.bind is not None:
                         self.assign_quietly(handler.bind, failure)
                     self.emit(FailureCaught(node, failure))
-                    thread.node, thread.wait = handler.node, None
+                    thread.node = handler.node
                     return
             scope = spec.scopes[scope].parent
         self.fail_run(failure)
 
     def fail_run(self, failure: FailureInfo) -> None:
-        self.state.failure = failure
+        if self.stored or not self.definition.state_fits:
+            self.state.variables = fitting(self.state, self.definition.limits)
+        self.state.failure = failure = bounded(failure)
         self._end("failed")
         self.emit(RunFailed(failure, self.state.ended_ms - self.state.started_ms))
 
+    def cancel_run(self, reason: str) -> None:
+        """Ends the run where it stands. No handler of the workflow is asked."""
+        self.state.reason = reason
+        self._end("cancelled")
+        self.emit(RunCancelled(self.state.ended_ms - self.state.started_ms, reason))
+
     def _end(self, status: Any) -> None:
+        """The one way to end: the threads go, and with them the timers that they wait for."""
+        timers = [thread.wait.timer_id for thread in self.state.threads if thread.wait is not None]
+        self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
         self.state.status = status
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []
 
 
-def too_large(name: str, what: str, data: bytes) -> FailureInfo:
-    """The failure of a value beyond `VALUE_BYTES_MAX`."""
-    message = f"{what} takes {len(data)} bytes of {VALUE_BYTES_MAX} allowed: pass a reference to it instead"
-    return FailureInfo(name, message, "limit")
-
-
-def bounded(failure: FailureInfo) -> FailureInfo:
-    """A failure as its author wrote it, cut to what a state and an event may hold."""
-    details = failure.details
-    if details and len(bytes(details)) > DETAILS_BYTES_MAX:
-        details = msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
-    return msgspec.structs.replace(failure, message=failure.message[:MESSAGE_CHARS_MAX], details=details)
-
-
 def wire(value: Any) -> bytes:
-    """A value as readers of events and workers see it: plain JSON."""
-    return msgspec.json.encode(value)
+    """A value as readers of events see it: plain JSON, or the stored form where JSON has no word for its keys."""
+    try:
+        return _to_json(value)
+    except TypeError:
+        return encode_stored(value)

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from dressage.expressions.evaluate import compile_expression
+from dressage.expressions.evaluate import Evaluate, compile_for_frames
 from dressage.expressions.types import ParamsCodec, TypeTable
-from dressage.protocol.expressions import Expr
-from dressage.protocol.spec import (
-    AssignNode,
-    BranchNode,
-    Node,
-    RaiseNode,
-    RegisteredWorkflow,
-    ReturnNode,
-    SleepNode,
-    TaskDef,
-    TaskNode,
-    WorkflowSpec,
-)
+from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
+from dressage.protocol.spec import Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
+from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
 from dressage.protocol.types import Named, RecordType
 
-Evaluate = Callable[[Mapping[str, Any]], Any]
+STEP_WORK = 100
+"""Units of work of passing one node, beside its expressions."""
+
+
+STEPS_UNSEEN = 32
+"""So many steps are passed before the limits are looked at again, where none is near."""
+
+EVENTS_UNSEEN = STEPS_UNSEEN * (FIELDS_MAX + 2)
+"""So many output events they may make: setting a view makes one for each of its fields."""
 
 
 @dataclass(slots=True, frozen=True)
 class ReadyNode:
-    """A node with its expressions compiled, by the name of the field they stand in."""
+    """A node with its expressions compiled, by the name of the field they stand in; `work` is what passing it costs."""
 
     node: Node
     expressions: Mapping[str, Evaluate]
+    work: int
 
 
 class Definition:
@@ -53,33 +51,29 @@ class Definition:
         self.views = {variable.name for variable in spec.variables if variable.view}
         self.temporaries = {variable.name for variable in spec.variables if variable.temporary}
         self.searchable = frozenset(_searchable(spec))
-        self.nodes = [ReadyNode(node, self._compiled(node)) for node in spec.nodes]
+        self.limits = spec.limits or Limits()
+        self.state_fits = _largest_state(self.limits) <= STATE_BYTES_MAX
+        """Whether the limits of its parts already keep the state of a run with one thread within its own."""
+        self.events_near = (
+            self.limits.history_events - EVENTS_UNSEEN
+            if self.limits.steps_per_command >= STEPS_UNSEEN
+            else -1
+        )
+        """With fewer output events a run's limits are far enough to pass `STEPS_UNSEEN` steps."""
+        self.nodes = [self._ready(node) for node in spec.nodes]
 
-    def _compiled(self, node: Node) -> dict[str, Evaluate]:
-        return {name: compile_expression(expr, self.types) for name, expr in _expressions_of(node).items()}
+    def _ready(self, node: Node) -> ReadyNode:
+        compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}
+        work = STEP_WORK + sum(work for _, work in compiled.values())
+        return ReadyNode(node, {name: evaluate for name, (evaluate, _) in compiled.items()}, work)
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]
 
 
-def _expressions_of(node: Node) -> dict[str, Expr]:
-    match node:
-        case TaskNode():
-            return node.args
-        case AssignNode():
-            return {"value": node.value}
-        case BranchNode():
-            return {"test": node.test}
-        case SleepNode():
-            return {"duration": node.duration}
-        case RaiseNode():
-            return _given({"message": node.message, "details": node.details})
-        case ReturnNode():
-            return _given({"value": node.value})
-
-
-def _given(expressions: dict[str, Expr | None]) -> dict[str, Expr]:
-    return {name: expr for name, expr in expressions.items() if expr is not None}
+def _largest_state(limits: Limits) -> int:
+    """Of a run with one thread: input and variables, and arguments or an output."""
+    return 2 * limits.value_bytes + limits.variables_bytes
 
 
 def _searchable(spec: WorkflowSpec) -> Iterator[str]:

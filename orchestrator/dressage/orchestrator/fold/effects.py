@@ -29,6 +29,12 @@ class SetTimer(msgspec.Struct, frozen=True, gc=False):
     command: Command
 
 
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
+    """Take back a timer that was set, or the delay of an attempt, before it fires. Harmless when it has fired."""
+
+    timer_id: str
+
+
 class SendCommand(msgspec.Struct, frozen=True, gc=False):
     """Send a command to another run, whichever shard it lives on, in order and applied once."""
 
@@ -36,4 +42,15 @@ class SendCommand(msgspec.Struct, frozen=True, gc=False):
     command: Command
 
 
-Effect = DispatchTask | SetTimer | SendCommand
+class HandOn(msgspec.Struct, frozen=True, gc=False):
+    """Hand a command on, as it came, to the shard where its run is or will be. Never asked for by a fold.
+
+    `checked` says that the run is not at this place, from which it may have been looked for first.
+    """
+
+    run_id: str
+    shard: int
+    checked: bool
+
+
+Effect = DispatchTask | SetTimer | CancelTimer | SendCommand | HandOn

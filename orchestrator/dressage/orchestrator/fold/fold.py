@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance
-from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
 from dressage.orchestrator.fold.invariants import check
+from dressage.orchestrator.fold.limits import stored_bytes, too_large, variables_too_large
 from dressage.orchestrator.fold.nodes import ENTER
 from dressage.orchestrator.fold.nodes.sleep import on_timer
 from dressage.orchestrator.fold.nodes.task import on_result
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import STATE_FORMAT, RunState, RunThread
-from dressage.protocol.commands import Command, FailureInfo, StartRun, TaskResult, TimerFired
+from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
+    CancelRun,
+    Command,
+    FailureInfo,
+    StartRun,
+    TaskResult,
+    TimerFired,
+)
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 
 FOLD_VERSION = 1
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
-
-STEPS_PER_COMMAND_MAX = 10_000
-"""Nodes that one command may pass before the run must wait for something: a guard against endless loops."""
-
-VARIABLES_BYTES_MAX = 256 * 1024
-"""Stored size of a run's variables, summed; more fails that run by name."""
-
-INPUT_BYTES_MAX = VALUE_BYTES_MAX
 
 
 def fold(
@@ -74,18 +75,12 @@ def _start(
             "WORKFLOW_UNKNOWN",
             f"workflow {command.workflow!r} has no version {command.version}: register it first",
         )
-    if len(bytes(command.input)) > INPUT_BYTES_MAX:
-        raise RefuseCommand(
-            "INPUT_INVALID",
-            f"the input takes {len(bytes(command.input))} bytes of {INPUT_BYTES_MAX} allowed: pass a reference to it",
-        )
     try:
-        arguments = definition.params.decode(bytes(command.input))
-    except BadValue as error:
+        given, variables = _input(bytes(command.input), definition)
+    except (BadValue, LimitExceeded) as error:
         raise RefuseCommand(
             "INPUT_INVALID", f"input of workflow {command.workflow!r}: {error.message}"
         ) from error
-    given = msgspec.Raw(msgspec.json.encode(arguments, order="sorted"))
     if state is not None:
         return _start_again(state, command, given)
     fresh = RunState(
@@ -100,11 +95,26 @@ def _start(
         input=given,
         actor=command.actor,
         threads=[RunThread(id=0, node=definition.spec.entry)],
-        variables={name: msgspec.Raw(encode_stored(value)) for name, value in arguments.items()},
+        variables=variables,
     )
     advance = Advance(fresh, definition, stamp)
     advance.emit(RunStarted(given))
     return _finish(advance, command.actor)
+
+
+def _input(data: bytes, definition: Definition) -> tuple[msgspec.Raw, dict[str, msgspec.Raw]]:
+    """The input with its defaults, and the variables that a run begins with. Raises `BadValue` or `LimitExceeded`."""
+    if len(data) > definition.limits.value_bytes:
+        raise too_large("input-size", "it", data, definition.limits)
+    arguments = definition.params.decode(data)
+    given = msgspec.json.encode(arguments, order="sorted")
+    if len(given) > definition.limits.value_bytes:
+        raise too_large("input-size", "with its defaults it", given, definition.limits)
+    variables = {name: msgspec.Raw(encode_stored(value)) for name, value in arguments.items()}
+    size = stored_bytes(variables)
+    if size > definition.limits.variables_bytes:
+        raise variables_too_large(size, definition.limits)
+    return msgspec.Raw(given), variables
 
 
 def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outcome:
@@ -120,17 +130,41 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
 
 def _go_on(
     state: RunState | None,
-    command: TaskResult | TimerFired,
+    command: TaskResult | TimerFired | CancelRun,
     run_id: str,
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
+    if isinstance(command, CancelRun):
+        return _cancel(state, command, run_id, stamp, definition)
     advance = _begin(state, run_id, stamp, definition)
     if isinstance(command, TimerFired):
         on_timer(advance, command)
         return _finish(advance, command.actor)
-    on_result(advance, command)
+    try:
+        on_result(advance, command)
+    except LimitExceeded as error:
+        advance.fail_run(_failure_of(error))
     return _finish(advance, command.actor or command.by.worker)
+
+
+def _cancel(
+    state: RunState | None, command: CancelRun, run_id: str, stamp: Stamp, definition: Definition | None
+) -> Outcome:
+    """The immediate form: the run ends here, whatever it waits for. (No construct of this release can object.)
+
+    Once a run is cancelled every cancel of it is accepted, a repeat of the first and one by somebody else alike.
+    """
+    if state is not None and state.status == "cancelled":
+        return Outcome(state, existing=True)
+    advance = _begin(state, run_id, stamp, definition)
+    size = len(command.reason.encode())
+    if size > REASON_BYTES_MAX:
+        raise RefuseCommand(
+            "REASON_TOO_LONG", f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it"
+        )
+    advance.cancel_run(command.reason)
+    return _finish(advance, command.actor)
 
 
 def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Definition | None) -> Advance:
@@ -151,42 +185,67 @@ def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Defini
 def _finish(advance: Advance, actor: str) -> Outcome:
     """Moves every thread on until it waits, then hands everything over."""
     for thread in advance.state.threads:
-        _move(advance, thread)
+        try:
+            _move(advance, thread)
+        except LimitExceeded as error:
+            advance.fail_run(_failure_of(error, advance.definition.spec.nodes[thread.node].line))
+    if (advance.stored or not advance.definition.state_fits) and not advance.state.finished:
+        try:
+            advance.check_sizes()
+        except LimitExceeded as error:
+            advance.fail_run(_failure_of(error))
     return Outcome(advance.state, advance.effects, advance.events, advance.first_event, actor=actor)
 
 
 def _move(advance: Advance, thread: RunThread) -> None:
-    nodes = advance.definition.nodes
-    steps = 0
-    while thread.wait is None and not advance.state.finished:
-        steps += 1
-        if steps > STEPS_PER_COMMAND_MAX:
-            advance.fail_run(
-                _limit("steps-per-command", f"more than {STEPS_PER_COMMAND_MAX} steps without waiting")
-            )
-            return
+    """Raises `LimitExceeded`, which no handler of the workflow can catch."""
+    nodes, state, frame = advance.definition.nodes, advance.state, advance.scope
+    room = 0
+    while thread.wait is None and not state.finished:
+        if not room:
+            room = _room(advance)
+        room -= 1
         number = thread.node
         ready = nodes[number]
+        frame.left -= ready.work
         try:
             ENTER[type(ready.node)](advance, thread, ready)
+        except LimitExceeded:
+            raise
         except ExpressionFailed as error:
-            advance.fail(
-                thread,
-                FailureInfo(error.kind, f"line {ready.node.line}: {error.message}", error.kind),
-                number,
-            )
+            advance.fail(thread, _failure_of(error, ready.node.line), number)
         except BadValue as error:
-            advance.fail(
-                thread,
-                FailureInfo("type-error", f"line {ready.node.line}: {error.message}", "type-error"),
-                number,
-            )
-    size = advance.variable_bytes()
-    if size > VARIABLES_BYTES_MAX and not advance.state.finished:
-        advance.fail_run(
-            _limit("variables-size", f"variables take {size} bytes of {VARIABLES_BYTES_MAX} allowed")
-        )
+            message = f"line {ready.node.line}: {error.message}"
+            advance.fail(thread, FailureInfo("type-error", message, "type-error"), number)
+    advance.steps -= room
 
 
-def _limit(name: str, message: str) -> FailureInfo:
-    return FailureInfo(name, message, "limit")
+def _room(advance: Advance) -> int:
+    """Grants steps, after which the limits are looked at again. Raises `LimitExceeded`."""
+    if not advance.steps and advance.state.events < advance.definition.events_near:
+        advance.steps = STEPS_UNSEEN
+        return STEPS_UNSEEN
+    advance.pay()
+    limits = advance.definition.limits
+    steps = limits.steps_per_command - advance.steps
+    if steps <= 0:
+        message = f"more than {limits.steps_per_command} steps without waiting: {_LESS_STEPS}"
+        raise LimitExceeded("steps-per-command", message)
+    events = limits.history_events - advance.state.events
+    if events <= 0:
+        message = f"the run has {limits.history_events} output events, all that are allowed: {_LESS_HISTORY}"
+        raise LimitExceeded("history-limit", message)
+    granted = (
+        STEPS_UNSEEN if steps >= STEPS_UNSEEN and advance.state.events < advance.definition.events_near else 1
+    )
+    advance.steps += granted
+    return granted
+
+
+_LESS_STEPS = "let a task do the loop, sleep in between, or raise steps_per_command of the workflow's limits"
+_LESS_HISTORY = "start another run for the rest, or raise history_events of the workflow's limits"
+
+
+def _failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:
+    where = "" if line is None else f"line {line}: "
+    return FailureInfo(error.name, f"{where}{error.message}", error.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import RunState, TaskWait
 from dressage.protocol.errors import InvariantBroken
@@ -31,7 +31,7 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
         if before.finished:
             return "a finished run changed"
     if after.finished:
-        return _broken_end(after)
+        return _broken_end(after) or _broken_cancel(before, outcome)
     return _broken_waits(after, outcome)
 
 
@@ -41,6 +41,16 @@ def _broken_end(after: RunState) -> str:
     if bool(after.output) != (after.status == "completed"):
         return "only a completed run has an output"
     return ""
+
+
+def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
+    """A cancelled run leaves no timer behind."""
+    after = outcome.state
+    if before is None or after is None or after.status != "cancelled":
+        return ""
+    pending = {thread.wait.timer_id for thread in before.threads if thread.wait is not None} - {""}
+    left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
+    return f"timers {left} outlive their run" if left else ""
 
 
 def _broken_waits(after: RunState, outcome: Outcome) -> str:

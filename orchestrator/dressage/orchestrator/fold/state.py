@@ -18,7 +18,8 @@ STATE_FORMAT: Literal[1] = 1
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the result of exactly one attempt: the one with this `task_id`.
 
-    `args` are kept in wire form, so that a retry gets what the first attempt got.
+    `args` are kept in wire form, so that a retry gets what the first attempt got. `timer_id` names the timer that
+    delays a retry; it may have fired.
     """
 
     task_id: str
@@ -29,6 +30,7 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     attempt: int
     scheduled_ms: int
     args: msgspec.Raw
+    timer_id: str = ""
 
 
 class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -53,6 +55,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
 
     `seq` is the stream sequence of the last command folded into it, `time_ms` the run's own time (broker time
     that never runs backwards), `events` the number of output events so far. `variables` are in stored form.
+    `reason` is what a cancelled run was cancelled for.
     """
 
     format: Literal[1]
@@ -70,6 +73,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     variables: dict[str, msgspec.Raw] = {}
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
+    reason: str = ""
     ended_ms: int = 0
     actor: str = ""
 

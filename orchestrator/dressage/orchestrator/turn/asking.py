@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,16 +15,26 @@ from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
+from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
 from dressage.protocol.commands import Ask, AskAnswer, RunView
-from dressage.protocol.errors import BadInput, BadRunId
-from dressage.protocol.names import Names, run_token
+from dressage.protocol.errors import BadInput
+from dressage.protocol.names import Names, is_reply_subject, run_id_of, run_token
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
 
 _decoder = msgspec.json.Decoder(Ask)
 _encode = msgspec.json.Encoder().encode
+
+
+def read_ask(data: bytes) -> tuple[Ask, str]:
+    """The question and the token of its run. Raises `BadInput` for anything that is none."""
+    try:
+        ask = _decoder.decode(data)
+        return ask, run_token(ask.run_id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the question does not decode: {error}") from error
 
 
 @dataclass(slots=True)
@@ -45,23 +55,31 @@ class Asking:
         runs: Runs,
         definitions: Definitions,
         committed_seq: Callable[[], int],
+        still_owned: Callable[[], Awaitable[bool]],
+        maps: Maps,
+        handed_on: HandedOn,
     ) -> None:
+        """`committed_seq` is up to which command memory may be shown; negative until it has all that was committed
+        before the take-over. `still_owned` is asked before a run is said not to exist: one that was replaced and does
+        not know it yet would not have heard of it."""
         self._connection = connection
         self._names = names
         self._shard = shard
         self._runs = runs
         self._definitions = definitions
         self._committed_seq = committed_seq
+        self._still_owned = still_owned
+        self._maps = maps
+        self._handed_on = handed_on
         self._ends: dict[str, list[_Waiter]] = {}
         self._early: list[_Waiter] = []
 
     async def on_ask(self, _: str, data: bytes, reply: str) -> None:
         """Answers from memory at once; a question that has to read the bucket does not hold up the others."""
         try:
-            ask = _decoder.decode(data)
-            token = run_token(ask.run_id)
-        except (msgspec.MsgspecError, UnicodeDecodeError, BadRunId) as error:
-            await self._reply(reply, AskAnswer(code="REQUEST_MALFORMED", message=str(error)))
+            ask, token = read_ask(data)
+        except BadInput as error:
+            await self._reply(reply, AskAnswer(code="REQUEST_MALFORMED", message=error.message))
             return
         hold = max(0.0, min(ask.hold_s, HOLD_S_MAX))
         waiter = _Waiter(ask, reply, asyncio.get_running_loop().time() + hold)
@@ -75,7 +93,9 @@ class Asking:
         for token, state in states:
             if state.finished and token in self._ends:
                 for waiter in self._ends.pop(token):
-                    await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask)))
+                    await self._reply(
+                        waiter.reply, AskAnswer(run=await self._view(state, waiter.ask, self._shard))
+                    )
         if self._early:
             early, self._early = self._early, []
             for waiter in early:
@@ -119,30 +139,65 @@ class Asking:
             )
 
     async def _answer(self, token: str, waiter: _Waiter, *, final: bool) -> None:
-        state = await self._state(token)
-        if state is None:
-            message = f"there is no run {waiter.ask.run_id!r} in namespace {self._names.namespace!r}"
-            await self._reply(waiter.reply, AskAnswer(code="NOT_FOUND", message=message))
+        state, place = await self._state(token)
+        if state is None and not await self._still_owned():
+            message = "the shard has another owner: ask again"
+            await self._reply(waiter.reply, AskAnswer(code="RETRY", message=message))
+        elif state is None:
+            await self._reply(waiter.reply, self._absent(token, waiter.ask.run_id, place))
         elif waiter.ask.op == "wait" and not state.finished and not final:
             self._ends.setdefault(token, []).append(waiter)
         else:
-            await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask)))
+            await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask, place)))
 
-    async def _state(self, token: str) -> RunState | None:
+    def _absent(self, token: str, run_id: str, place: int) -> AskAnswer:
+        """The run is not here. `place` is where a state of it was seen; this shard if nowhere."""
+        generation = self._maps.latest.generation
+        on_its_way = self._handed_on.place(token)
+        if on_its_way is not None and not on_its_way[1]:
+            return AskAnswer(code="RETRY", message="the command is on its way to another shard: ask again")
+        shard, not_before = on_its_way or (place, 0)
+        if shard == self._shard:
+            shard = self._next_place(run_id)
+        if shard != self._shard:
+            message = f"run {run_id!r} is not on shard {self._shard}: ask shard {shard}"
+            return AskAnswer(None, "ELSEWHERE", message, shard, not_before, generation)
+        message = f"there is no run {run_id!r} in namespace {self._names.namespace!r}"
+        return AskAnswer(code="NOT_FOUND", message=message, generation=generation)
+
+    def _next_place(self, run_id: str) -> int:
+        """Where to ask after this shard, which is itself the last one to be asked."""
+        latest = self._maps.latest
+        home, first = latest.home(run_id), latest.first(run_id)
+        if self._shard == first:
+            return home
+        return first if self._shard in latest.older_places(run_id) else self._shard
+
+    async def _state(self, token: str) -> tuple[RunState | None, int]:
+        """The run's state and the shard that it is of."""
         run = self._runs.peek(token)
-        if run is not None:
-            return run.committed
+        if run is None:
+            found = await self._stored(self._shard, token)
+            # While that was read the run may have come into memory, and memory is never older.
+            run = self._runs.peek(token)
+            if run is None and found is not None:
+                return found, self._shard
+        if run is not None and run.committed is not None:
+            return run.committed, self._shard if run.ended_at is None else run.ended_at
+        for place in self._maps.latest.other_places(run_id_of(token), self._shard):
+            found = await self._stored(place, token)
+            if found is not None:
+                return (found if found.finished else None), place
+        return None, self._shard
+
+    async def _stored(self, shard: int, token: str) -> RunState | None:
         found = await self._connection.last_message(
-            self._names.runs_stream(), self._names.run_key(self._shard, token)
+            self._names.runs_stream(), self._names.run_key(shard, token)
         )
-        # While that was read the run may have come into memory, and memory is never older.
-        run = self._runs.peek(token)
-        if run is not None:
-            return run.committed
         return read_state(found) if found is not None and found.data else None
 
     async def _reply(self, reply: str, answer: AskAnswer) -> None:
-        if not reply:
+        if not is_reply_subject(reply):
             return
         try:
             await self._connection.tell(reply, _encode(answer))
@@ -150,7 +205,7 @@ class Asking:
             small = AskAnswer(code="PAYLOAD_TOO_LARGE", message=f"the answer does not fit: {error.message}")
             await self._connection.tell(reply, _encode(small))
 
-    async def _view(self, state: RunState, ask: Ask) -> RunView:
+    async def _view(self, state: RunState, ask: Ask, shard: int) -> RunView:
         view = RunView(
             run_id=state.run_id,
             workflow=state.workflow,
@@ -162,9 +217,11 @@ class Asking:
             updated_at=rfc3339(state.time_ms),
             output=state.output,
             failure=state.failure,
+            reason=state.reason,
             waiting_for=_waiting_for(state),
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,
+            shard=shard,
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
@@ -179,8 +236,9 @@ class Asking:
                 variables[name] = msgspec.Raw(wire(decode_stored(raw, definition.types)))
             searchable = definition.searchable
             for name in definition.views & state.variables.keys():
-                fields: dict[str, Any] = msgspec.json.decode(variables[name])
-                search |= {field: value for field, value in fields.items() if field in searchable}
+                fields: Any = msgspec.json.decode(variables[name])
+                if isinstance(fields, dict):
+                    search |= {field: value for field, value in fields.items() if field in searchable}
         return msgspec.structs.replace(view, input=state.input, variables=variables, search=search)
 
 

@@ -73,6 +73,8 @@ class EventsStage:
         self._subject = names.position(shard)
         self._epoch = standing.epoch
         self._position_seq = standing.position_seq
+        self.position = standing.position
+        """What is stored of the output events."""
         self._published = published
         self._metrics = metrics
         self._queue: deque[PlacedEvent | Turn] = deque()
@@ -83,6 +85,11 @@ class EventsStage:
         self._queue.extend(turn.events)
         self._queue.append(turn)
         self._gate.open()
+
+    @property
+    def behind(self) -> int:
+        """Output events of committed turns that are not stored yet."""
+        return sum(1 for item in self._queue if isinstance(item, PlacedEvent))
 
     @property
     def idle(self) -> bool:
@@ -110,22 +117,30 @@ class EventsStage:
                 break
             taken += 1
         if events:
-            last = events[-1]
-            position = Message(
+            position = self._moved(events)
+            message = Message(
                 self._subject,
-                encode(Position(self._epoch, last.seq, last.number)),
+                encode(position),
                 expect=Expect(self._position_seq),
                 rollup=True,
                 never_expires=True,
             )
             batch = [event.message for event in events]
-            self._position_seq = (await certain(self._connection, [*batch, position])).seq
+            self._position_seq = (await certain(self._connection, [*batch, message])).seq
+            self.position = position
             self._metrics.events.inc(len(events))
         await self._bury(turns)
         for _ in range(taken):
             self._queue.popleft()
         for turn in turns:
             self._published(turn)
+
+    def _moved(self, events: list[PlacedEvent]) -> Position:
+        """The position behind these events."""
+        open_runs = self.position.open_runs
+        if open_runs is not None:
+            open_runs += sum(event.opens for event in events)
+        return Position(self._epoch, events[-1].seq, events[-1].number, open_runs)
 
     async def _bury(self, turns: list[Turn]) -> None:
         """Dead letters go out before their commands are removed; a repeat carries the same message id."""

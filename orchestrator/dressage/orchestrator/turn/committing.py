@@ -4,8 +4,8 @@ Two forms. An atomic batch is always right. Fenced singles, all acknowledged and
 small turn on one server: a batch there is staged in a file of its own and costs several fsyncs. A crash between the
 singles and the cursor leaves effects that the next owner stores again under the same ids: a task is executed at
 least once anyway, its second result is stale, and a timer replaces itself. A send has no such second line of defence
-at the turn, so a turn that holds one is always a batch; and above one replica the server takes only one fenced
-single at a time.
+at the turn, so a turn that holds one is always a batch; so is one that cancels a timer, which must not happen unless
+the cursor says so. Above one replica the server takes only one fenced single at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, 
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.records import Cursor, encode
+from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.takeover import Standing
 from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
@@ -40,6 +41,7 @@ class Committer:
         shard: int,
         standing: Standing,
         singles_max: int = SINGLES_MAX,
+        fold_version: int = FOLD_VERSION,
     ) -> None:
         self._connection = connection
         self._subject = names.cursor(shard)
@@ -47,11 +49,17 @@ class Committer:
         self._cursor_seq = standing.cursor_seq
         self._alone = standing.replicas == 1
         self._singles_max = singles_max if self._alone else 0
+        self._fold_version = fold_version
         self.place = standing.cursor.place
+        self.copies = Floor()
+        """Below it stand copies of the cursor that the next plain cursor would roll up."""
 
-    def wants_company(self, effects: int) -> bool:
-        """Whether a turn with so many effects would be a small batch where batches are dear."""
-        return self._alone and self._singles_max < effects < COMPANY_WANTED
+    def wants_company(self, turn: Turn) -> bool:
+        """Whether the turn as it stands would be a small batch where batches are dear."""
+        return self._alone and self._as_batch(turn) and turn.effect_count < COMPANY_WANTED
+
+    def _as_batch(self, turn: Turn) -> bool:
+        return len(turn.effects) > self._singles_max or turn.has_send or bool(turn.cancels)
 
     async def commit(self, turn: Turn) -> None:
         if turn.place <= self.place:
@@ -61,15 +69,18 @@ class Committer:
         seq, effects = turn.place
         cursor = Message(
             self._subject,
-            encode(Cursor(self._epoch, seq, effects, FOLD_VERSION)),
+            encode(Cursor(self._epoch, seq, effects, self._fold_version, maps=turn.maps)),
             expect=Expect(self._cursor_seq),
             rollup=True,
         )
-        if len(turn.effects) <= self._singles_max and not turn.has_send:
+        if self._as_batch(turn):
+            batch = turn.batch(cursor)
+            stored = await certain(self._connection, batch)
+            if batch[-1] is not cursor:
+                self.copies.floor = stored.seq - 1
+        else:
             await self._store_singles(turn.effects)
             stored = await certain(self._connection, [cursor])
-        else:
-            stored = await certain(self._connection, [*turn.effects, cursor])
         self._cursor_seq = stored.seq
         self.place = turn.place
 

@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections import OrderedDict
+from typing import Final
 
 from dressage.brokers.interface import Connection
 from dressage.orchestrator.fold.definition import Definition
 from dressage.protocol.errors import BadName, BadSpec, DressageError
 from dressage.protocol.names import Names, check_name
 from dressage.protocol.spec import RegisteredWorkflow
+from dressage.protocol.spec_reading import read_registered
 
-_decoder = msgspec.json.Decoder(RegisteredWorkflow)
+KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Specs of so many bytes in JSON are kept compiled, the least recently used are dropped: they take ten times that."""
 
 
 class Definitions:
     """Loads versions by name from the definitions' bucket, from its leader."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: Connection, names: Names, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         self._connection = connection
         self._names = names
-        self._known: dict[tuple[str, int], Definition] = {}
+        self._kept_bytes_max = kept_bytes_max
+        self._kept_bytes = 0
+        self._known: OrderedDict[tuple[str, int], tuple[Definition | BadSpec, int]] = OrderedDict()
 
     async def get(self, workflow: str, version: int) -> Definition | None:
         """None when there is no such version yet. Raises `BadSpec` for one that cannot be used."""
         known = self._known.get((workflow, version))
-        if known is not None:
-            return known
-        try:
-            check_name(workflow, "workflow")
-        except BadName:
-            return None
-        key = self._names.workflow_version_key(workflow, version)
-        found = await self._connection.last_message(self._names.definitions_stream(), key)
-        if found is None or not found.data:
-            return None
-        try:
-            registered = _decoder.decode(found.data)
-        except msgspec.MsgspecError as error:
-            raise BadSpec(f"workflow {workflow!r} version {version} does not decode: {error}") from error
-        definition = self._known[workflow, version] = make_definition(registered)
+        if known is None:
+            try:
+                check_name(workflow, "workflow")
+            except BadName:
+                return None
+            key = self._names.workflow_version_key(workflow, version)
+            found = await self._connection.last_message(self._names.definitions_stream(), key)
+            if found is None or not found.data:
+                return None
+            known = self._keep(workflow, version, found.data)
+        else:
+            self._known.move_to_end((workflow, version))
+        definition, _ = known
+        if isinstance(definition, BadSpec):
+            raise BadSpec(definition.message)
         return definition
+
+    def _keep(self, workflow: str, version: int, data: bytes) -> tuple[Definition | BadSpec, int]:
+        """Also what cannot be used is remembered: a version never changes, and finding out takes as long each time."""
+        kept: Definition | BadSpec
+        try:
+            kept = load_definition(workflow, version, data)
+        except BadSpec as error:
+            kept = error.with_traceback(None)
+        entry = self._known[workflow, version] = (kept, len(data))
+        self._kept_bytes += len(data)
+        while self._kept_bytes > self._kept_bytes_max and len(self._known) > 1:
+            _, (_, size) = self._known.popitem(last=False)
+            self._kept_bytes -= size
+        return entry
+
+
+def load_definition(workflow: str, version: int, data: bytes) -> Definition:
+    """The version that is stored under this name and number. Raises `BadSpec`, whatever is wrong with it."""
+    try:
+        registered = read_registered(data)
+    except DressageError as error:
+        raise BadSpec(f"workflow {workflow!r} version {version}: {error.message}") from error
+    if (registered.spec.name, registered.version) != (workflow, version):
+        raise BadSpec(
+            f"what is stored as workflow {workflow!r} version {version} is {registered.spec.name!r} "
+            f"version {registered.version}"
+        )
+    return make_definition(registered)
 
 
 def make_definition(registered: RegisteredWorkflow) -> Definition:
     """Raises `BadSpec` for a spec that cannot be used, whatever is wrong with it."""
     try:
         return Definition(registered)
-    except DressageError:
+    except BadSpec:
         raise
+    except DressageError as error:
+        raise BadSpec(f"workflow {registered.spec.name!r}: {error.message}") from error
     except Exception as error:
         raise BadSpec(f"workflow {registered.spec.name!r} cannot be compiled: {error}") from error

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from dressage.brokers.interface import Delivery, Message
 from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import SendCommand
+from dressage.orchestrator.fold.effects import HandOn, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState
@@ -20,20 +22,44 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_run_id, token_of
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
 from dressage.orchestrator.turn.removing import Floor
+from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, route
 from dressage.orchestrator.turn.runs import Run, Runs
-from dressage.orchestrator.turn.turn import PlacedEvent, Turn
+from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
 from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun
 from dressage.protocol.errors import BadSpec, InvariantBroken
-from dressage.protocol.names import Names
+from dressage.protocol.events import (
+    EventData,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunFaulted,
+    RunStarted,
+    TaskCompleted,
+    TaskFailed,
+)
+from dressage.protocol.names import Names, is_reply_subject, run_id_of
+from dressage.protocol.shardmap import FORWARDED_HEADER, MAP_TOKEN, decode_map, forwarded_generation
 
 _log = logging.getLogger("dressage.orchestrator")
 
 FOLDS_BEFORE_YIELD: Final = 50
+FOLDING_S_BEFORE_YIELD: Final = 0.02
+"""A command may take some tenths of a second (docs/limits.md); the heartbeat, the commits and the questions must not
+wait for fifty of them."""
 
 HEADERS_BYTES_MAX: Final = 4096
 """Left free below the server's max_payload for the headers of a message."""
+
+OPENS: Final[Mapping[type[EventData], int]] = {
+    RunStarted: 1,
+    RunCompleted: -1,
+    RunFailed: -1,
+    RunCancelled: -1,
+    RunFaulted: -1,
+}
+"""How an output event changes the number of open runs."""
 
 _TRACE_MAX: Final = 8000
 _REASON_MAX: Final = 1500
@@ -51,7 +77,8 @@ class Folder:
         *,
         names: Names,
         shard: int,
-        shards: int,
+        maps: Maps,
+        handed_on: HandedOn,
         payload_max: int,
         runs: Runs,
         definitions: Definitions,
@@ -63,7 +90,8 @@ class Folder:
     ) -> None:
         self._names = names
         self._shard = shard
-        self._shards = shards
+        self._maps = maps
+        self._handed_on = handed_on
         self._payload_max = payload_max - HEADERS_BYTES_MAX
         self._runs = runs
         self._definitions = definitions
@@ -77,8 +105,13 @@ class Folder:
         self._taken = asyncio.Event()
         self._next_consumer_seq = 1
         self._folded = 0
+        self._done = 0
         self._busy = False
         self._open = Turn(committed)
+        self.commands = 0
+        """Commands folded so far."""
+        self.tasks = 0
+        """Attempts that ended so far."""
         self.ready = asyncio.Event()
         """Set while the open turn holds something to commit."""
 
@@ -97,15 +130,15 @@ class Folder:
         if self._runs.peek(token) is not None:
             return
         try:
-            read_run_id(token, self._shard, self._shards)
+            route(self._maps.latest, read_id(token), self._shard)
         except Unreadable:
             return  # It is refused when its turn comes.
         self._runs.prefetch(token)
 
     @property
-    def open_effects(self) -> int:
-        """Effects in the open turn so far."""
-        return len(self._open.effects)
+    def open(self) -> Turn:
+        """What the next turn holds so far."""
+        return self._open
 
     @property
     def backlog(self) -> int:
@@ -119,6 +152,8 @@ class Folder:
     def take(self) -> Turn:
         """The open turn, frozen, for its commit; a new one is open from here."""
         turn = self._open
+        turn.through = self._done
+        turn.maps = self._maps.kept
         turn.freeze()
         self._open = Turn(turn.place)
         self.ready.clear()
@@ -129,6 +164,8 @@ class Folder:
     async def run(self, taken: Callable[[], Awaitable[None]]) -> None:
         """Folds for ever; `taken` is told of each delivery that is folded."""
         done = 0
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             while not self._inbox:
                 self._arrived.clear()
@@ -136,13 +173,18 @@ class Folder:
             if self._open.full:
                 await self._until_taken()
             self._busy = True
-            await self._fold(self._inbox.popleft())
+            delivery = self._inbox.popleft()
+            await self._fold(delivery)
+            self._done = max(self._done, delivery.stream_seq)
+            if delivery.stream_seq == self._committed[0]:
+                self.ready.set()  # Readers wait for this one, and it may have changed nothing.
             self._busy = False
             await taken()
             done += 1
-            if done % FOLDS_BEFORE_YIELD == 0:
+            if done % FOLDS_BEFORE_YIELD == 0 or loop.time() - began > FOLDING_S_BEFORE_YIELD:
                 self._runs.evict()
                 await asyncio.sleep(0)
+                began = loop.time()
 
     async def _until_taken(self) -> None:
         self._taken.clear()
@@ -156,22 +198,37 @@ class Folder:
         self._folded = seq
         self._floor.begun(seq)
         token = token_of(delivery)
-        known = self._runs.peek(token)
+        self._maps.now = self._maps.at(seq)
         try:
-            if known is None or known.state is None:
-                run_id = read_run_id(token, self._shard, self._shards)
-            else:
-                run_id = known.state.run_id
+            if token == MAP_TOKEN:
+                await self._change_map(delivery)
+                return
+            place = self._place(delivery, token)
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
             await self._record(
                 delivery, Run(token), _refused(None, unreadable.code, unreadable.message), None
             )
             return
+        except Exception:
+            # A bug of ours, met by what a sender wrote: the command is set aside, and the shard goes on.
+            await self._record(
+                delivery, Run(token), self._fault(delivery, Run(token), traceback.format_exc()), None
+            )
+            return
         run = await self._runs.get(token)
-        if run.state is not None and run.state.seq >= seq:
+        if run.state is None:
+            if place is not None and place.shard != self._shard:
+                await self._hand_on(delivery, run, HandOn(run_id_of(token), *place))
+                return
+        elif run.state.seq >= seq:
             self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
             return
+        elif run.ended_at is not None and not run.state.finished:
+            # No growth is finished while a run is open where the new map would not look. Should one be, it lives there.
+            await self._hand_on(delivery, run, HandOn(run.state.run_id, run.ended_at, checked=False))
+            return
+        run_id = run_id_of(token) if run.state is None else run.state.run_id
         outcome = await self._outcome(delivery, run, run_id)
         try:
             made = self._made(outcome, token)
@@ -179,6 +236,32 @@ class Folder:
             outcome = self._fault(delivery, run, broken.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made)
+
+    def _place(self, delivery: Delivery, token: str) -> Route | None:
+        """Where the command belongs if its run is not here; None if it is. Raises `Unreadable` at a wrong shard."""
+        known = self._runs.peek(token)
+        if known is not None and known.state is not None:
+            return None
+        mark = delivery.headers.get(FORWARDED_HEADER) if delivery.headers else None
+        return route(self._maps.now, read_id(token), self._shard, forwarded_generation(mark))
+
+    async def _hand_on(self, delivery: Delivery, run: Run, effect: HandOn) -> None:
+        """Sends the command on as it is; whoever folds it answers its sender."""
+        if (delivery.stream_seq, 1) > self._committed:
+            self._handed_on.begun(run.token, effect.shard)
+        self._metrics.commands.labels("handed-on").inc()
+        made = _Made([self._maker.hand_on(effect, delivery)], [])
+        await self._record(delivery, run, Outcome(run.state, [effect]), made, answered=False)
+
+    async def _change_map(self, delivery: Delivery) -> None:
+        """Raises `Unreadable` for a payload that is no map."""
+        try:
+            changed = decode_map(delivery.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Unreadable("COMMAND_MALFORMED", f"the shard map does not decode: {error}") from error
+        self._maps.change(delivery.stream_seq, changed)
+        self._runs.forget_absent()
+        await self._record(delivery, Run(MAP_TOKEN), Outcome(None), None)
 
     async def _outcome(self, delivery: Delivery, run: Run, run_id: str) -> Outcome:
         stamp = _stamp(delivery)
@@ -216,7 +299,7 @@ class Folder:
             self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor),
         )
         for message in (*made.effects, *made.events):
-            if len(message.data) > self._payload_max:
+            if isinstance(message, Message) and len(message.data) > self._payload_max:
                 raise InvariantBroken(
                     f"a message of {len(message.data)} bytes to {message.subject}: at most {self._payload_max} go"
                 )
@@ -246,13 +329,16 @@ class Folder:
         self._open.dead.append(message)
 
     # -- recording ---------------------------------------------------------------------------------
-    async def _record(self, delivery: Delivery, run: Run, outcome: Outcome, made: _Made | None) -> None:
+    async def _record(
+        self, delivery: Delivery, run: Run, outcome: Outcome, made: _Made | None, *, answered: bool = True
+    ) -> None:
         seq = delivery.stream_seq
         if made is not None:
             await self._record_effects(seq, outcome, made.effects)
             self._record_events(seq, outcome, made.events)
         turn = self._open
         turn.commands += 1
+        self.commands += 1
         turn.place = max(turn.place, (seq, len(outcome.effects)))
         if outcome.state is not None and outcome.state is not run.state:
             run.state = outcome.state
@@ -260,10 +346,11 @@ class Folder:
             run.uncovered.append(seq)
         else:
             turn.stateless.append(seq)
-        self._record_answer(delivery, outcome)
+        if answered:
+            self._record_answer(delivery, outcome)
         self.ready.set()
 
-    async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message]) -> None:
+    async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message | TimerCancel]) -> None:
         """Adds the effects that no commit holds yet; more than a turn can take go into several turns.
 
         Until the last of these turns nothing else of the command may show: the state that it leads to must not be
@@ -280,7 +367,9 @@ class Folder:
                 self._open.place = (seq, number)
                 await self._until_taken()
             self._open.add_effect(effects[number])
-            self._open.has_send = self._open.has_send or isinstance(outcome.effects[number], SendCommand)
+            self._open.has_send = self._open.has_send or isinstance(
+                outcome.effects[number], SendCommand | HandOn
+            )
 
     def _record_events(self, seq: int, outcome: Outcome, events: list[Message]) -> None:
         published_seq, published_events = self._published
@@ -289,7 +378,9 @@ class Folder:
         skip = published_events if seq == published_seq else 0
         for number in range(skip, len(events)):
             self._metrics.happened(outcome.events[number])
-            self._open.events.append(PlacedEvent(seq, number + 1, events[number]))
+            self.tasks += isinstance(outcome.events[number], TaskCompleted | TaskFailed)
+            opens = OPENS.get(type(outcome.events[number]), 0)
+            self._open.events.append(PlacedEvent(seq, number + 1, events[number], opens))
 
     def _record_answer(self, delivery: Delivery, outcome: Outcome) -> None:
         kind = "accepted" if outcome.code is None else outcome.code
@@ -297,12 +388,17 @@ class Folder:
         reply = delivery.headers.get(REPLY_HEADER) if delivery.headers else None
         if not reply:
             return
+        if not is_reply_subject(reply):
+            self._metrics.unanswered.inc()
+            return
         answer = Answer(
             accepted=outcome.code is None,
             seq=delivery.stream_seq,
             code=outcome.code or "",
             message=outcome.message,
             existing=outcome.existing,
+            shard=self._shard,
+            generation=self._maps.latest.generation,
         )
         self._open.answers.append((reply, answer))
 
@@ -311,7 +407,7 @@ class Folder:
 class _Made:
     """What an outcome becomes on the wire: effects and output events, in their order."""
 
-    effects: list[Message]
+    effects: list[Message | TimerCancel]
     events: list[Message]
 
 
@@ -322,7 +418,7 @@ def _stamp(delivery: Delivery) -> Stamp:
 
 def _short(text: str) -> str:
     """At most `_REASON_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
-    return text.encode()[:_REASON_MAX].decode(errors="ignore")
+    return text.encode(errors="replace")[:_REASON_MAX].decode(errors="ignore")
 
 
 def _refused(state: RunState | None, code: RefusalCode, message: str) -> Outcome:

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dressage.brokers.interface import Message, Schedule
-from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
+from dressage.brokers.interface import Delivery, Message, Schedule
+from dressage.orchestrator.fold.effects import (
+    CancelTimer,
+    DispatchTask,
+    Effect,
+    HandOn,
+    SendCommand,
+    SetTimer,
+)
 from dressage.orchestrator.fold.state import RunState
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.protocol.commands import TaskMessage
+from dressage.orchestrator.turn.turn import TimerCancel
+from dressage.protocol.commands import REPLY_HEADER, TaskMessage
 from dressage.protocol.events import CONTENT_TYPE, KIND, RUN_HEADER, TYPE_PREFIX, EventData, OutputEvent
-from dressage.protocol.names import Names, event_bucket, run_token, shard_of
+from dressage.protocol.names import Names, event_bucket, run_token
+from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap, forwarded_mark
 
 _encode = msgspec.json.Encoder().encode
+
+
+def carried(delivery: Delivery) -> dict[str, str]:
+    """The headers of a command that go with it from shard to shard."""
+    found = delivery.headers or {}
+    return {name: found[name] for name in (REPLY_HEADER, FORWARDED_HEADER) if name in found}
 
 
 class MessageMaker:
     """Makes the messages of one shard."""
 
-    def __init__(self, names: Names, shard: int, shards: int) -> None:
+    def __init__(self, names: Names, shard: int, shard_map: Callable[[], ShardMap]) -> None:
+        """`shard_map` is the one that holds for the command whose effects are made."""
         self._names = names
         self._shard = shard
-        self._shards = shards
+        self._maps = shard_map
         self._source = f"/dressage/{names.namespace}/{shard}"
 
-    def effect(self, effect: Effect, state: RunState, token: str) -> Message:
+    def effect(self, effect: Effect, state: RunState, token: str) -> Message | TimerCancel:
         match effect:
             case DispatchTask():
                 return self._task(effect, state, token)
@@ -36,8 +52,12 @@ class MessageMaker:
                     _encode(effect.command),
                     schedule=Schedule(rfc3339(effect.due_ms), self._names.command(self._shard, token)),
                 )
+            case CancelTimer():
+                return TimerCancel(self._names.timer(self._shard, token, effect.timer_id))
             case SendCommand():
                 return self._send(effect)
+            case HandOn():
+                raise TypeError("a fold hands nothing on")
 
     def _task(self, effect: DispatchTask, state: RunState, token: str) -> Message:
         names, shard = self._names, self._shard
@@ -61,8 +81,18 @@ class MessageMaker:
         schedule = Schedule(rfc3339(effect.not_before_ms), subject)
         return Message(names.timer(shard, token, effect.timer_id), data, schedule=schedule)
 
+    def hand_on(self, effect: HandOn, delivery: Delivery) -> Message:
+        """The command as it came, with what its sender waits on, on its way to another shard."""
+        headers = {name: value for name, value in carried(delivery).items() if name != FORWARDED_HEADER}
+        if effect.checked:
+            generation = self._maps().generation
+            headers[FORWARDED_HEADER] = forwarded_mark(generation, self._shard, delivery.stream_seq)
+        return Message(
+            self._names.send(self._shard, effect.shard, run_token(effect.run_id)), delivery.data, headers
+        )
+
     def _send(self, effect: SendCommand) -> Message:
-        target, token = shard_of(effect.run_id, self._shards), run_token(effect.run_id)
+        target, token = self._maps().first(effect.run_id), run_token(effect.run_id)
         if target == self._shard:
             return Message(self._names.command(target, token), _encode(effect.command))
         return Message(self._names.send(self._shard, target, token), _encode(effect.command))

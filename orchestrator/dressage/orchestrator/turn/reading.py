@@ -8,6 +8,7 @@ from dressage.brokers.interface import Delivery
 from dressage.protocol.commands import Command, RefusalCode, decode_command
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.names import run_id_of, shard_of
+from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
 class Unreadable(Exception):
@@ -23,12 +24,17 @@ def token_of(delivery: Delivery) -> str:
     return delivery.subject.rsplit(".", 1)[1]
 
 
-def read_run_id(token: str, shard: int, shards: int) -> str:
-    """Raises `Unreadable` for a subject that names no run, or one of another shard."""
+def read_id(token: str) -> str:
+    """Raises `Unreadable` for a subject that names no run."""
     try:
-        run_id = run_id_of(token)
+        return run_id_of(token)
     except BadRunId as error:
         raise Unreadable("RUN_ID_INVALID", error.message) from error
+
+
+def read_run_id(token: str, shard: int, shards: int) -> str:
+    """Raises `Unreadable` for a subject that names no run, or one of another shard of a map that never grew."""
+    run_id = read_id(token)
     right = shard_of(run_id, shards)
     if right != shard:
         raise Unreadable(
@@ -39,7 +45,12 @@ def read_run_id(token: str, shard: int, shards: int) -> str:
 
 def read_command(delivery: Delivery) -> Command:
     """Raises `Unreadable` for a payload that is no command."""
+    data = delivery.data
     try:
-        return decode_command(delivery.data)
+        if not data.isascii():
+            data.decode()  # What is passed on as it is, such as a failure's details, is not decoded otherwise.
+        if len(data) > COMMAND_DEPTH_MAX and nests_deeper(data, COMMAND_DEPTH_MAX):
+            raise Unreadable("COMMAND_MALFORMED", f"the command nests deeper than {COMMAND_DEPTH_MAX} levels")
+        return decode_command(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable("COMMAND_MALFORMED", f"the command does not decode: {error}") from error

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from dressage.orchestrator.turn.routing import MapSince
 from dressage.protocol.errors import BrokerError
 
 _T = TypeVar("_T")
@@ -14,7 +15,8 @@ _T = TypeVar("_T")
 class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the turns have come: every command below `seq` is folded, and `effects` of the effects of `seq`.
 
-    `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then.
+    `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then. `maps` are the
+    shard maps by the commands that changed them; none before the first growth.
     """
 
     epoch: int = 0
@@ -23,6 +25,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     fold_version: int = 1
     fence: bool = False
     since: int = 0
+    maps: tuple[MapSince, ...] = ()
 
     @property
     def place(self) -> tuple[int, int]:
@@ -30,11 +33,16 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far the output events have come: all of every command below `seq`, and `events` of those of `seq`."""
+    """How far the output events have come: all of every command below `seq`, and `events` of those of `seq`.
+
+    `open_runs` are the runs that have started and not ended by these events; None where an earlier release, which did
+    not count them, has written the position before.
+    """
 
     epoch: int = 0
     seq: int = 0
     events: int = 0
+    open_runs: int | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -68,5 +76,5 @@ def decode_fence(data: bytes) -> Fence:
 def _decode(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BrokerError(f"the shard's {what} is unreadable: {error}", code="RECORD_UNREADABLE") from error

@@ -1,4 +1,5 @@
-"""Removing what is done with: commands once they are covered, tasks once workers have acknowledged them.
+"""Removing what is done with: commands once they are covered, tasks once workers have acknowledged them, and the
+copies that a cursor leaves behind when it carries cancels.
 
 One purge takes away everything below a floor with a handful of fsyncs, where an acknowledgement on a WorkQueue
 stream costs one fsync each. A purge needs no fence: what is covered stays covered, whoever removes it, and however
@@ -52,13 +53,25 @@ class Remover:
     """Purges one shard's stream in the background."""
 
     def __init__(
-        self, connection: Connection, names: Names, shard: int, commands: Floor, sends: Floor
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        commands: Floor,
+        sends: Floor,
+        cursors: Floor,
+        epoch: int,
     ) -> None:
         self._connection = connection
+        self._epoch = epoch
         self._stream = names.shard_stream(shard)
         self._names = names
         self._shard = shard
-        self._floors = {names.commands(shard): commands, names.sends(shard): sends}
+        self._floors = {
+            names.commands(shard): commands,
+            names.sends(shard): sends,
+            names.cursor(shard): cursors,
+        }
         self._removed: dict[str, int] = {}
 
     @property
@@ -74,7 +87,7 @@ class Remover:
                 for subjects, floor in self._floors.items():
                     await self._remove(subjects, floor.floor)
                 if loop.time() >= tasks_due:
-                    await self._tasks()
+                    await self._look_at_consumers()
                     tasks_due = loop.time() + TASKS_EVERY_S
             except BrokerError as error:
                 if self._connection.lost.is_set():
@@ -86,10 +99,16 @@ class Remover:
             await self._connection.purge(self._stream, subjects, floor + 1)
             self._removed[subjects] = floor
 
-    async def _tasks(self) -> None:
+    async def _look_at_consumers(self) -> None:
+        """Removes tasks that are done with, and consumers that an owner before this one made after it was replaced."""
         for consumer in await self._connection.consumers(self._stream):
-            if not consumer.startswith(TASK_CONSUMER_PREFIX):
-                continue
-            queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
-            floor = await self._connection.ack_floor(self._stream, consumer)
-            await self._remove(self._names.task(self._shard, queue), floor)
+            epoch = self._names.consumer_epoch(consumer)
+            if epoch is not None and epoch < self._epoch:
+                await self._connection.delete_consumer(self._stream, consumer)
+            elif consumer.startswith(TASK_CONSUMER_PREFIX):
+                await self._remove_tasks(consumer)
+
+    async def _remove_tasks(self, consumer: str) -> None:
+        queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
+        floor = await self._connection.ack_floor(self._stream, consumer)
+        await self._remove(self._names.task(self._shard, queue), floor)

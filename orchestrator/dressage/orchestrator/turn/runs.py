@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,6 +28,8 @@ class Run:
     committed: RunState | None = None
     covered: int = 0
     uncovered: list[int] = field(default_factory=list[int])
+    ended_at: int | None = None
+    """The older place where the run has ended, if it is not this shard: its output events are there."""
 
     @property
     def clean(self) -> bool:
@@ -41,13 +44,22 @@ class Run:
 class Runs:
     """All runs of one tenure, least recently used first."""
 
-    def __init__(self, connection: Connection, names: Names, shard: int, limit: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        limit: int,
+        older_places: Callable[[str], list[int]] = lambda _: [],
+    ) -> None:
+        """`older_places` tells for a token where else a run may have ended, before the shards grew."""
         self._connection = connection
         self._names = names
         self._shard = shard
         self._limit = limit
         self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._loading: dict[str, asyncio.Future[StoredMessage | None]] = {}
+        self._older_places = older_places
+        self._loading: dict[str, list[asyncio.Future[StoredMessage | None]]] = {}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -58,9 +70,11 @@ class Runs:
     def prefetch(self, token: str) -> None:
         """Asks for the state of a run whose command has just arrived, so that folding need not wait for it."""
         if token not in self._runs and token not in self._loading:
-            self._loading[token] = self._connection.request_last(
-                self._names.runs_stream(), self._names.run_key(self._shard, token)
-            )
+            places = [self._shard, *self._older_places(token)]
+            self._loading[token] = [
+                self._connection.request_last(self._names.runs_stream(), self._names.run_key(place, token))
+                for place in places
+            ]
 
     async def get(self, token: str) -> Run:
         """The run, loaded if need be. A run that the bucket does not hold has no state."""
@@ -69,13 +83,25 @@ class Runs:
             self._runs.move_to_end(token)
             return run
         self.prefetch(token)
-        found = await self._loading[token]
+        found, *elsewhere = await asyncio.gather(*self._loading[token])
         del self._loading[token]
         run = self._runs[token] = Run(token)
         if found is not None and found.data:
             run.state = run.committed = read_state(found)
             run.covered = run.state.seq
+            return run
+        for message in elsewhere:
+            if message is not None and message.data:
+                run.ended_at = self._names.shard_of_run_key(message.subject)
+                run.state = run.committed = ended_elsewhere(message)
+                break
         return run
+
+    def forget_absent(self) -> None:
+        """The map has changed: what was not found may have to be looked for elsewhere now."""
+        for token in [token for token, run in self._runs.items() if run.state is None and run.clean]:
+            del self._runs[token]
+        self._loading.clear()
 
     def evict(self) -> None:
         """Drops clean runs, oldest first, until the limit holds; gives up after a look at as many as it must drop."""
@@ -87,8 +113,13 @@ class Runs:
                 self._runs.move_to_end(token)
 
 
+def ended_elsewhere(found: StoredMessage) -> RunState:
+    """A state of another shard, where nothing changes it any more; the sequence in it is of that shard's stream."""
+    return msgspec.structs.replace(read_state(found), seq=0)
+
+
 def read_state(found: StoredMessage) -> RunState:
     try:
         return decode_state(found.data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Doubt(f"the state at {found.subject} does not decode: {error}") from error

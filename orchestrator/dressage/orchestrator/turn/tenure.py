@@ -7,8 +7,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from dressage.brokers.interface import CONSUMER_DELETED, Broker, Connection, Delivery
+from dressage.brokers.interface import CONSUMER_DELETED, Broker, Connection, Delivery, Message
+from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
@@ -20,15 +22,20 @@ from dressage.orchestrator.turn.forwarding import Forwarder
 from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.records import encode
 from dressage.orchestrator.turn.removing import Floor, Remover
+from dressage.orchestrator.turn.routing import HandedOn, Maps, MapSince, older_places
 from dressage.orchestrator.turn.runs import Runs
-from dressage.orchestrator.turn.takeover import take_over
+from dressage.orchestrator.turn.takeover import still_owned, take_over
 from dressage.orchestrator.turn.turn import Turn
-from dressage.protocol.errors import BadInput, OutcomeUnknown
+from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names
+from dressage.protocol.shardmap import MAP_TOKEN, ShardMap, encode_map
 
 __all__ = ["Tenure", "TenureConfig"]
 
 _log = logging.getLogger("dressage.orchestrator")
+
+MAP_EVERY_S: Final = 0.25
+"""How often a tenure looks whether another shard map is defined."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,12 +45,31 @@ class TenureConfig:
     `singles_max` is up to how many effects go as fenced singles (0: every turn is an atomic batch).
     """
 
-    shards: int
     window: int = 2000
     runs_max: int = 50_000
     drain_s: float = 10.0
     singles_max: int = SINGLES_MAX
     states_linger_s: float = STATES_LINGER_S
+    fold_version: int = FOLD_VERSION
+
+
+class Progress(NamedTuple):
+    """How far a tenure has come.
+
+    `seq` is the cursor's command and `position` that of the output events; `open_runs` are counted by these, None if
+    unknown; `uncovered` are commands that are not covered, `backlog` those of them that are not
+    folded, `behind` output events that are not stored. `commands` and `tasks` are how many were folded, and how many
+    attempts ended, since it began.
+    """
+
+    seq: int = 0
+    position: int = 0
+    open_runs: int | None = None
+    uncovered: int = 0
+    backlog: int = 0
+    behind: int = 0
+    commands: int = 0
+    tasks: int = 0
 
 
 @dataclass(slots=True)
@@ -60,40 +86,71 @@ class Tenure:
     """Takes over, serves until told to stop or until a `Doubt`, and leaves nothing behind in memory."""
 
     def __init__(
-        self, broker: Broker, names: Names, shard: int, config: TenureConfig, metrics: EngineMetrics
+        self,
+        broker: Broker,
+        names: Names,
+        shard: int,
+        config: TenureConfig,
+        metrics: EngineMetrics,
+        shard_map: Callable[[], ShardMap],
     ) -> None:
+        """`shard_map` is the newest that is defined; the shard's own stream says from when it holds."""
         self._broker = broker
         self._names = names
         self._shard = shard
         self._config = config
         self._metrics = metrics
+        self._defined_map = shard_map
+        self._asked_for = 0
         self._committing = False
+        self._told = 0
+        self._stages: _Stages | None = None
         self.serving = asyncio.Event()
         self.epoch = 0
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Returns after an orderly drain once `stop` is set. Raises `Doubt` or `Replaced` when it cannot go on."""
         async with self._connected() as connections:
-            standing = await take_over(connections.intake, self._names, self._shard)
+            standing = await take_over(
+                connections.intake,
+                self._names,
+                self._shard,
+                self._config.fold_version,
+                self._defined_map(),
+            )
             self.epoch = standing.epoch
             definitions = Definitions(connections.intake, self._names)
-            runs = Runs(connections.intake, self._names, self._shard, self._config.runs_max)
+            first_map = MapSince(0, self._defined_map().first_of_all())
+            maps, handed_on = Maps(standing.cursor.maps or (first_map,)), HandedOn()
+            runs = Runs(
+                connections.intake,
+                self._names,
+                self._shard,
+                self._config.runs_max,
+                lambda token: older_places(maps.latest, token, self._shard),
+            )
             floor, sends = Floor(), Floor()
             folder = Folder(
                 names=self._names,
                 shard=self._shard,
-                shards=self._config.shards,
+                maps=maps,
+                handed_on=handed_on,
                 payload_max=connections.turns.payload_bytes_max,
                 runs=runs,
                 definitions=definitions,
-                maker=MessageMaker(self._names, self._shard, self._config.shards),
+                maker=MessageMaker(self._names, self._shard, lambda: maps.now),
                 committed=standing.cursor.place,
                 published=standing.position.place,
                 floor=floor,
                 metrics=self._metrics,
             )
             committer = Committer(
-                connections.turns, self._names, self._shard, standing, self._config.singles_max
+                connections.turns,
+                self._names,
+                self._shard,
+                standing,
+                self._config.singles_max,
+                self._config.fold_version,
             )
             states = StatesStage(
                 connections.states,
@@ -113,12 +170,36 @@ class Tenure:
                 self._shard,
                 runs,
                 definitions,
-                lambda: committer.place[0],
+                lambda: committer.place[0] if self._told >= standing.refold_to else -1,
+                lambda: still_owned(connections.intake, self._names, self._shard, standing),
+                maps,
+                handed_on,
             )
-            remover = Remover(connections.intake, self._names, self._shard, floor, sends)
-            forwarder = Forwarder(connections.intake, self._names, self._shard, sends)
-            stages = _Stages(folder, committer, events, states, asking, remover, forwarder)
+            remover = Remover(
+                connections.intake, self._names, self._shard, floor, sends, committer.copies, self.epoch
+            )
+            forwarder = Forwarder(connections.intake, self._names, self._shard, sends, handed_on)
+            stages = _Stages(folder, committer, events, states, asking, remover, forwarder, floor, maps)
+            self._stages = stages
             await self._work(connections, stages, stop)
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come; all 0 before the take-over."""
+        stages = self._stages
+        if stages is None:
+            return Progress()
+        folder = stages.folder
+        return Progress(
+            stages.committer.place[0],
+            stages.events.position.seq,
+            stages.events.position.open_runs,
+            stages.floor.open + folder.backlog,
+            folder.backlog,
+            stages.events.behind,
+            folder.commands,
+            folder.tasks,
+        )
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[_Connections]:
@@ -167,6 +248,7 @@ class Tenure:
             stages.remover.run(),
             stages.forwarder.run(),
             self._observe(stages),
+            self._follow_map(intake, stages.maps),
         ]
         tasks = [asyncio.ensure_future(part) for part in work]
         tasks += [asyncio.ensure_future(_lost(connection)) for connection in _each(connections)]
@@ -193,7 +275,7 @@ class Tenure:
         """One commit in flight; what is folded meanwhile forms the next turn."""
         while True:
             await stages.folder.ready.wait()
-            if stages.committer.wants_company(stages.folder.open_effects):
+            if stages.committer.wants_company(stages.folder.open):
                 await asyncio.sleep(COMPANY_S)
             turn = stages.folder.take()
             self._committing = True
@@ -209,10 +291,24 @@ class Tenure:
             backlog.set(stages.folder.backlog)
             await asyncio.sleep(1.0)
 
+    async def _follow_map(self, intake: Connection, maps: Maps) -> None:
+        """Brings a newly defined map into the shard's stream, from where on it holds; a repeat changes nothing."""
+        while True:
+            defined = self._defined_map()
+            if defined.generation > max(maps.latest.generation, self._asked_for):
+                subject = self._names.command(self._shard, MAP_TOKEN)
+                try:
+                    await intake.publish(Message(subject, encode_map(defined)))
+                    self._asked_for = defined.generation
+                except DressageError as error:
+                    _log.warning("shard %d: changing the shard map: %s", self._shard, error)
+            await asyncio.sleep(MAP_EVERY_S)
+
     async def _tell(self, intake: Connection, stages: _Stages, turn: Turn) -> None:
         """From here on the turn is a fact: readers see it, senders are answered, waiters are woken."""
         for frozen in turn.frozen:
             frozen.run.committed = frozen.state
+        self._told = turn.through
         for reply, answer in turn.answers:
             try:
                 await intake.tell(reply, encode(answer))
@@ -247,6 +343,8 @@ class _Stages:
     asking: Asking
     remover: Remover
     forwarder: Forwarder
+    floor: Floor
+    maps: Maps
 
     @property
     def idle(self) -> bool:

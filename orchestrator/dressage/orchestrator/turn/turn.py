@@ -9,6 +9,7 @@ import msgspec
 
 from dressage.brokers.interface import Message
 from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.turn.routing import MapSince
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.commands import Answer
 
@@ -21,12 +22,22 @@ COMMANDS_MAX: Final = 500
 BYTES_MAX: Final = 4 * 1024 * 1024
 
 
+class TimerCancel(msgspec.Struct, frozen=True, gc=False):
+    """An effect that is no message of its own: the timer on `subject` goes with whichever message carries that."""
+
+    subject: str
+
+
 class PlacedEvent(msgspec.Struct, gc=False):
-    """An output event with its place: the `number`th of command `seq`, counted from 1."""
+    """An output event with its place: the `number`th of command `seq`, counted from 1.
+
+    `opens` is 1 for the start of a run, -1 for its end.
+    """
 
     seq: int
     number: int
     message: Message
+    opens: int = 0
 
 
 @dataclass(slots=True)
@@ -42,10 +53,14 @@ class Frozen:
 
 @dataclass(slots=True)
 class Turn:
-    """Commands folded together. `place` is where the cursor will stand: (command sequence, effects of it)."""
+    """Commands folded together. `place` is where the cursor will stand: (command sequence, effects of it).
+
+    `effects` are those that are messages; `cancels` are subjects of timers.
+    """
 
     place: tuple[int, int]
     effects: list[Message] = field(default_factory=list[Message])
+    cancels: list[str] = field(default_factory=list[str])
     effect_bytes: int = 0
     has_send: bool = False
     events: list[PlacedEvent] = field(default_factory=list[PlacedEvent])
@@ -55,21 +70,51 @@ class Turn:
     answers: list[tuple[str, Answer]] = field(default_factory=list[tuple[str, Answer]])
     dead: list[Message] = field(default_factory=list[Message])
     commands: int = 0
+    through: int = 0
+    """The last command that is wholly in this turn, or in one before it."""
+    maps: tuple[MapSince, ...] = ()
 
     @property
     def full(self) -> bool:
         return (
-            len(self.effects) >= EFFECTS_MAX
+            self.effect_count >= EFFECTS_MAX
             or self.commands >= COMMANDS_MAX
             or self.effect_bytes >= BYTES_MAX
         )
 
-    def room_for(self, effects: int) -> bool:
-        return len(self.effects) + effects <= EFFECTS_MAX
+    @property
+    def effect_count(self) -> int:
+        return len(self.effects) + len(self.cancels)
 
-    def add_effect(self, message: Message) -> None:
-        self.effects.append(message)
-        self.effect_bytes += len(message.data)
+    def room_for(self, effects: int) -> bool:
+        return self.effect_count + effects <= EFFECTS_MAX
+
+    def add_effect(self, effect: Message | TimerCancel) -> None:
+        if isinstance(effect, TimerCancel):
+            self.cancels.append(effect.subject)
+            return
+        self.effects.append(effect)
+        self.effect_bytes += len(effect.data)
+
+    def batch(self, cursor: Message) -> list[Message]:
+        """The turn as one atomic batch, in the order in which it must take effect.
+
+        Storing a message can remove one timer. Cancels ride on messages that are there anyway as far as these go:
+        on effects that are no timers themselves (2.12.1 performs only one of the two). The others ride on copies
+        of the cursor behind it, so any number of cancels fits. (The cursor itself carries none: 2.12.1 does not
+        look at that beside its rollup; and a rollup may not follow another message of its subject in a batch.) A
+        timer that this very turn sets must be cancelled behind its setting, so that one rides on a copy, too.
+        """
+        carriers = (effect for effect in self.effects if effect.schedule is None)
+        set_here = {effect.subject for effect in self.effects if effect.schedule is not None}
+        copies: list[Message] = []
+        for subject in self.cancels:
+            carrier = None if subject in set_here else next(carriers, None)
+            if carrier is None:
+                carrier = Message(cursor.subject, cursor.data)
+                copies.append(carrier)
+            carrier.cancels = subject
+        return [*self.effects, cursor, *copies]
 
     def freeze(self) -> None:
         """Holds every changed run's state as it stands now: what memory holds later is ahead of this turn."""

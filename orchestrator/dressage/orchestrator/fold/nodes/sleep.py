@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import SetTimer
@@ -20,10 +20,18 @@ SLEEP_S_MAX = 100 * 365 * 86_400
 """A century: beyond it a duration is a mistake, and the date of its end may not exist."""
 
 
+TIME_MS_MAX = 221_845_392_000_000
+"""The year 9000, long before Python's dates end. A run's time runs ahead of the clock when a timer is fired by hand."""
+
+
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, SleepNode)
     until = advance.state.time_ms + _milliseconds(advance.evaluate(ready, "duration"))
+    if until > TIME_MS_MAX:
+        raise LimitExceeded(
+            "sleep-length", "the sleep would end after the year 9000, which is no date any more"
+        )
     timer_id = advance.begun_id(thread, thread.node)
     thread.wait = SleepWait(timer_id, thread.node, until)
     advance.effects.append(SetTimer(timer_id, until, TimerFired(timer_id)))
@@ -47,12 +55,17 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
 def _milliseconds(duration: object) -> int:
     if isinstance(duration, timedelta):
         seconds = duration.total_seconds()
+    elif isinstance(duration, float) and math.isnan(duration):
+        raise ExpressionFailed("ValueError: sleep takes a duration, not nan")
     elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        seconds = float(duration)
+        # An int of any size can be compared with a float, but not always be made one.
+        seconds = float(min(duration, SLEEP_S_MAX + 1)) if duration > 0 else 0.0
     else:
         raise ExpressionFailed(
             f"TypeError: sleep takes a timedelta or seconds, not {type(duration).__name__}"
         )
-    if not seconds <= SLEEP_S_MAX:
-        raise ExpressionFailed(f"ValueError: sleep of {seconds:g} s is longer than {SLEEP_S_MAX} s")
+    if seconds > SLEEP_S_MAX:
+        raise LimitExceeded(
+            "sleep-length", f"a sleep may last {SLEEP_S_MAX} s, a century: this one is longer"
+        )
     return max(0, math.ceil(seconds * 1000))

@@ -6,9 +6,10 @@ import zlib
 
 import msgspec
 
-from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX, Advance, bounded, too_large
+from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask
+from dressage.orchestrator.fold.limits import bounded, too_large
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, TaskResult
@@ -24,11 +25,10 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     args = {name: advance.evaluate(ready, name) for name in node.args}
     task = advance.definition.task(node.task)
     wire_args = advance.definition.task_params[task.name].encode(args)
-    if len(wire_args) > VALUE_BYTES_MAX:
-        advance.fail(
-            thread, too_large("arguments-size", f"the arguments of task {task.name}", wire_args), thread.node
+    if len(wire_args) > advance.definition.limits.value_bytes:
+        raise too_large(
+            "arguments-size", f"the arguments of task {task.name}", wire_args, advance.definition.limits
         )
-        return
     wait = TaskWait(
         task_id=advance.attempt_id(thread, thread.node, 1),
         call_id=advance.begun_id(thread, thread.node),
@@ -54,7 +54,7 @@ def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
             args=wait.args,
             scheduled_ms=wait.scheduled_ms,
             not_before_ms=wait.scheduled_ms if delay_ms else 0,
-            timer_id=advance.begun_id(thread, wait.node) if delay_ms else "",
+            timer_id=wait.timer_id,
         )
     )
     advance.emit(
@@ -109,16 +109,16 @@ def _completed(
 ) -> None:
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, TaskNode)
-    if len(output) > VALUE_BYTES_MAX:
-        _errored(
-            advance, thread, wait, result, too_large("result-size", f"the result of task {wait.task}", output)
-        )
+    limits = advance.definition.limits
+    if len(output) > limits.value_bytes:
+        error = too_large("result-size", f"the result of task {wait.task}", output, limits)
+        _errored(advance, thread, wait, result, FailureInfo(error.name, error.message, error.kind))
         return
     try:
         value = advance.definition.task_outputs[wait.task].decode(output)
-    except BadValue as error:
+    except BadValue as wrong:
         message = (
-            f"worker {result.by.worker} returned a value that is not of the task's type: {error.message}"
+            f"worker {result.by.worker} returned a value that is not of the task's type: {wrong.message}"
         )
         _errored(advance, thread, wait, result, FailureInfo("output-type", message, "type-error"))
         return
@@ -146,7 +146,7 @@ def _errored(
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, TaskNode)
     retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
-    again = error.kind == "task-error" and wait.attempt <= retry.retries
+    again = error.kind == "task-error" and wait.attempt <= retry.retries and not advance.history_full
     _report_failure(advance, wait, result, error, retry=again)
     if not again:
         where = f"task {wait.task}, attempt {wait.attempt} of {retry.retries + 1}"
@@ -158,6 +158,7 @@ def _errored(
         task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),
         attempt=wait.attempt + 1,
         scheduled_ms=advance.state.time_ms + delay_ms,
+        timer_id=advance.begun_id(thread, wait.node),
     )
     _dispatch(advance, thread, following, delay_ms)
 

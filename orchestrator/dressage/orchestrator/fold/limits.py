@@ -1,0 +1,101 @@
+"""The limits of one run, checked where a value enters its state; what is too large ends that run by name.
+
+The names in the errors are those of docs/limits.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.limits import VALUE_MAX_DEPTH
+from dressage.orchestrator.fold.state import RunState
+from dressage.protocol.commands import FailureInfo, Json
+from dressage.protocol.names import is_name
+from dressage.protocol.nesting import nests_deeper
+from dressage.protocol.spec import Limits
+
+STATE_BYTES_MAX = 950_000
+"""Bytes of input, variables, arguments and output of a run together. With its failure and its ids they make the state,
+which is one message: below a server's default max_payload of 1 MiB."""
+
+DETAILS_BYTES_MAX = 32 * 1024
+MESSAGE_CHARS_MAX = 8192
+ERROR_NAME_CHARS_MAX = 128
+FAMILY_NAMES_MAX = 16
+
+_UNREADABLE = msgspec.Raw(b'{"dropped":"details that cannot be read"}')
+
+
+def too_large(limit: str, what: str, data: bytes, limits: Limits) -> LimitExceeded:
+    """The error of a value of more than `value_bytes` bytes."""
+    return LimitExceeded(
+        limit, f"{what} takes {len(data)} bytes of {limits.value_bytes} allowed: pass a reference to it"
+    )
+
+
+def variables_too_large(size: int, limits: Limits) -> LimitExceeded:
+    return LimitExceeded(
+        "variables-size",
+        f"variables take {size} bytes of {limits.variables_bytes} allowed: keep references instead of values",
+    )
+
+
+def limit_state(size: int) -> None:
+    """Refuses a state whose parts take so many bytes together."""
+    if size > STATE_BYTES_MAX:
+        raise LimitExceeded(
+            "state-size",
+            f"the run's state takes {size} bytes of {STATE_BYTES_MAX} allowed: keep references instead of values",
+        )
+
+
+def stored_bytes(variables: Mapping[str, msgspec.Raw]) -> int:
+    """What variables take in the state: the bytes of their values, the characters of their names."""
+    return sum(map(len, variables.values())) + sum(map(len, variables))
+
+
+def fitting(state: RunState, limits: Limits) -> dict[str, msgspec.Raw]:
+    """The variables of a run that has failed, without the largest if they are too large together: it must be stored."""
+    left = min(limits.variables_bytes, STATE_BYTES_MAX - len(state.input))
+    if stored_bytes(state.variables) <= left:
+        return state.variables
+    kept: set[str] = set()
+    for name in sorted(state.variables, key=lambda name: len(state.variables[name])):
+        left -= len(name) + len(state.variables[name])
+        if left < 0:
+            break
+        kept.add(name)
+    return {name: raw for name, raw in state.variables.items() if name in kept}
+
+
+def bounded(failure: FailureInfo) -> FailureInfo:
+    """A failure as its author wrote it, cut to what a state and an event may hold."""
+    plain = not failure.details and not failure.family
+    if plain and len(failure.message) <= MESSAGE_CHARS_MAX and len(failure.name) <= ERROR_NAME_CHARS_MAX:
+        return failure
+    return FailureInfo(
+        failure.name[:ERROR_NAME_CHARS_MAX],
+        failure.message[:MESSAGE_CHARS_MAX],
+        failure.kind,
+        _bounded_details(failure.details),
+        tuple(name for name in failure.family[:FAMILY_NAMES_MAX] if is_name(name)),
+    )
+
+
+def _bounded_details(details: Json) -> Json:
+    """Details that everybody can read, or what became of them: a worker may send anything."""
+    if not isinstance(details, msgspec.Raw):
+        return details
+    data = bytes(details)
+    if len(data) > DETAILS_BYTES_MAX:
+        return msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
+    if nests_deeper(data, VALUE_MAX_DEPTH):
+        return _UNREADABLE
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _UNREADABLE
+    return details

@@ -1,0 +1,124 @@
+"""What tasks do in the simulated world: a fixed function of the run, the task and its arguments.
+
+Workers execute it attempt by attempt; the reference asks for the end of it all. So both must come to the same,
+however often an attempt is executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dressage.flow import App, WorkflowFailure
+from dressage.simulation.programs import TASKS, Program, define
+from dressage.simulation.programs.program import FAILURES
+from dressage.worker import current_task
+
+RETRIES: Final = 2
+POISON: Final = RETRIES + 1
+NAP: Final = "timedelta(milliseconds=({}) % 3000)"
+QUEUES: Final = ("alpha", "beta")
+
+
+def task_options(queue: str) -> str:
+    backoff = "Exponential(base=timedelta(milliseconds=200), limit=timedelta(seconds=2))"
+    return f"queue='{queue}', retries={RETRIES}, backoff={backoff}"
+
+
+class Broken(Exception):
+    """A technical error: retried, and in the end the run's failure."""
+
+
+@dataclass(slots=True, frozen=True)
+class Behaviour:
+    """`fails` attempts end in a technical error before one ends in `failure`, or in `value`."""
+
+    fails: int
+    failure: str | None
+    value: int
+    seconds: float
+    wrong_type: bool = False
+
+
+def behaviour(run_id: str, task: str, args: Mapping[str, Any]) -> Behaviour:
+    text = json.dumps([run_id, task, args], sort_keys=True)
+    dice = zlib.crc32(text.encode())
+
+    def throw(sides: int) -> int:
+        nonlocal dice
+        dice, result = divmod(dice, sides)
+        return result
+
+    kind, which, value, slow = throw(40), throw(len(FAILURES)), throw(8) - 2, throw(50)
+    seconds = 2.0 if slow == 0 else 0.3 if slow < 5 else slow / 2000
+    return Behaviour(
+        fails=POISON if kind == 0 else kind if kind <= RETRIES else 0,
+        failure=FAILURES[which] if 10 <= kind < 17 else None,
+        value=value,
+        seconds=seconds,
+        wrong_type=kind == 39 and which == 0,
+    )
+
+
+def result_of(task: str, value: int) -> Any:
+    match task:
+        case "word":
+            return f"w{value}"
+        case "both":
+            return value, "b"
+        case _:
+            return value
+
+
+class Executions:
+    """Every attempt that a worker of the simulated world has run to its end."""
+
+    def __init__(self) -> None:
+        self.ended: dict[tuple[str, str], int] = {}
+
+    def app(self, queue: str, failures: Mapping[str, type[WorkflowFailure]] | None = None) -> App:
+        """A worker application whose handlers behave as `behaviour` says."""
+        module = _contract(queue)
+        app = App(f"simulated-{queue}")
+        for task in TASKS:
+            app.register(getattr(module, task), self._handler(task, failures or vars(module)))
+        return app
+
+    def _handler(self, task: str, failures: Mapping[str, Any]) -> Callable[..., Any]:
+        async def act(args: dict[str, Any]) -> Any:
+            context = current_task()
+            plan = behaviour(context.run_id, task, args)
+            await asyncio.sleep(plan.seconds)
+            key = (context.run_id, context.task_id)
+            self.ended[key] = self.ended.get(key, 0) + 1
+            if context.attempt <= plan.fails:
+                raise Broken(f"attempt {context.attempt} breaks")
+            if plan.failure is not None:
+                raise failures[plan.failure](f"{task} says no", n=plan.value)
+            return "no such type" if plan.wrong_type and task != "word" else result_of(task, plan.value)
+
+        async def number(x: int) -> Any:
+            return await act({"x": x})
+
+        async def word(x: int, y: str = "w") -> Any:
+            return await act({"x": x, "y": y})
+
+        async def both(x: int) -> Any:
+            return await act({"x": x})
+
+        return {"number": number, "word": word, "both": both}[task]
+
+
+_contracts: dict[str, Any] = {}
+
+
+def _contract(queue: str) -> Any:
+    if queue not in _contracts:
+        program = Program(0, name=f"contract-{queue}", task_options=task_options(queue))
+        # Only the tasks and failures above the workflow are of use here.
+        _contracts[queue] = define(program.text().partition("@workflow")[0])
+    return _contracts[queue]

@@ -1,0 +1,45 @@
+"""Shows that the rules can fail: every mutant of the engine is run until a rule catches it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dressage.simulation.mutants import MUTANTS
+from dressage.simulation.running import pool
+from dressage.simulation.seed import run_seed
+
+SEEDS_MAX: Final = 150
+"""A mutant that shows itself in none of so many seeds counts as not caught."""
+
+
+@dataclass(slots=True, frozen=True)
+class Caught:
+    """`rule` caught the mutant in the `seeds`th seed; None: no rule of those that may."""
+
+    mutant: str
+    rule: str | None
+    seeds: int
+    others: tuple[str, ...] = ()
+
+
+def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
+    """Runs seeds with this mutant of the engine until one of its rules is broken."""
+    mutant = MUTANTS[name]
+    others: list[str] = []
+    for seed in range(1, seeds_max + 1):
+        with mutant.patch():
+            result = run_seed(seed)
+        for violation in result.violations:
+            if violation.rule in mutant.rules:
+                return Caught(name, violation.rule, seed, tuple(others))
+            others.append(violation.rule)
+    return Caught(name, None, seeds_max, tuple(others))
+
+
+def catch_mutants(processes: int = 0) -> Iterator[Caught]:
+    """All mutants, over the cores of the machine, in the order of their definition."""
+    with pool(processes or os.cpu_count() or 1) as workers:
+        yield from workers.map(catch, MUTANTS)

@@ -1,0 +1,489 @@
+"""What must hold at every write, whatever fails around the engine. Each rule has a name, and is checked from outside.
+
+The watch sees every message that the broker stores, removes or passes on, and folds the commands once more by
+itself; nothing here asks the engine what it believes. A rule that is broken is noted once, with what broke it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from dressage.brokers.memory import MemoryServer, Record
+from dressage.brokers.memory.connection import MemoryConnection
+from dressage.brokers.provision import Namespace
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.state import decode_state, encode_state
+from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
+from dressage.protocol.commands import (
+    REPLY_HEADER,
+    Answer,
+    AskAnswer,
+    TaskMessage,
+    TaskResult,
+    TimerFired,
+    decode_command,
+)
+from dressage.protocol.events import decode_event
+from dressage.protocol.names import Names, run_token
+from dressage.simulation.processes import Tenure, tenure_of
+from dressage.simulation.refold import Folded, Refold
+
+RULES: Final = {
+    "replaced-owner-stores-nothing": "after a newer owner's fence nothing of an older one is stored",
+    "cursor-only-forward": "the cursor never goes back, and a fence keeps it where it was",
+    "effects-before-cursor": "a stored cursor has every effect of the commands it covers behind it",
+    "no-phantom-effect": "no task, timer or send is stored that the fold did not ask for",
+    "sends-once-in-order": "sends to other shards are stored once each, in the order of their commands",
+    "forwarded-in-order": "the target shard gets the sends of a source in their order, and every one of them",
+    "position-behind-cursor": "events are stored only of commands that the cursor covers",
+    "events-once-in-order": "a run's output events are stored once each, in order, and as the fold made them",
+    "state-behind-cursor": "a state is stored only when the cursor covers it",
+    "state-behind-events": "a state is stored only when its events are",
+    "state-only-forward": "a run's stored state never goes back",
+    "state-as-folded": "a stored state is what the fold made of the commands up to it",
+    "removed-only-when-covered": "a command is removed only when state, events and cursor cover it",
+    "refused-is-kept": "a command that cannot be read is in the dead letters before it is removed",
+    "task-removed-only-with-result": "a task is removed only when its result is in the stream",
+    "send-removed-only-when-forwarded": "a send is removed only when the target's stream has it",
+    "never-early": "a sleep ends when its time has come on the broker's clock, and not before",
+    "answer-after-commit": "the sender of a command is answered only when the cursor covers it",
+    "answer-as-folded": "the answer to a command is what the fold says of it",
+    "reads-only-committed": "readers see only states that the cursor covers, as the fold made them",
+    "outcome-as-python": "every run ends as Python says that its workflow ends",
+    "acknowledged-not-lost": "what a client was told is accepted is there",
+    "events-complete": "at the end all output events of all runs are stored",
+    "state-in-bucket": "at the end the bucket holds every run as it stands",
+    "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
+    "one-owner": "at the end every shard has one owner, with the only consumers there are",
+    "task-executed": "a result that was applied comes from an execution",
+    "nothing-hangs": "every client gets its answers, and the system comes to rest",
+    "no-unhandled-error": "no process ends by an error that is no error of the product",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Violation:
+    """A broken rule, and when and by what."""
+
+    rule: str
+    at_s: float
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.at_s:.3f} s: {self.what}"
+
+
+@dataclass
+class ShardView:
+    """What the streams say of one shard."""
+
+    cursor: Cursor = field(default_factory=Cursor)
+    fence_seq: int = 0
+    position: Position = field(default_factory=Position)
+    owner: Tenure | None = None
+    position_owner: Tenure | None = None
+    states_owner: Tenure | None = None
+    checked: int = 0
+    tasks: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    timers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    cancelled: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    sends: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
+    """(sequence, target, run token) of every send that was stored."""
+
+    events: dict[str, int] = field(default_factory=dict[str, int])
+    state_seq: dict[str, int] = field(default_factory=dict[str, int])
+    state_data: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    results: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    forwarded: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    dead: set[int] = field(default_factory=set[int])
+    early: list[Record] = field(default_factory=list[Record])
+    history: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
+    statuses: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+
+
+_tasks = msgspec.json.Decoder(TaskMessage)
+_answers = msgspec.json.Decoder(Answer)
+_reads = msgspec.json.Decoder(AskAnswer)
+
+
+class Watch:
+    """Follows a server's writes and notes broken rules."""
+
+    def __init__(self, server: MemoryServer, names: Names, clock: Callable[[], float]) -> None:
+        self._names = names
+        self._clock = clock
+        self.refold = Refold(names)
+        self.shards: dict[int, ShardView] = {}
+        self.count = 1
+        """Shards of the namespace."""
+        self.violations: list[Violation] = []
+        self.commands = 0
+        self._replies: dict[str, list[tuple[int, int]]] = {}
+        self._due_cancels: list[tuple[int, str, str]] = []
+        """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
+
+        self._runs_prefix = f"$KV.{names.runs_bucket}."
+        self._versions_prefix = f"$KV.{names.definitions_bucket}."
+        server.on_stored.append(self._stored)
+        server.on_removed.append(self._removed)
+        server.on_tell.append(self._told)
+
+    def broken(self, rule: str, what: str) -> None:
+        """Notes a broken rule. The first of a kind tells all; the rest would only hide it."""
+        assert rule in RULES, rule
+        if all(violation.rule != rule for violation in self.violations):
+            self.violations.append(Violation(rule, self._clock(), what))
+
+    def view(self, shard: int) -> ShardView:
+        found = self.shards.get(shard)
+        if found is None:
+            found = self.shards[shard] = ShardView()
+        return found
+
+    # -- what is stored ----------------------------------------------------------------------------
+    def _stored(self, record: Record) -> None:
+        parts = record.subject.split(".")
+        if parts[-1] != "cursor":
+            self._check_cancels()
+        if parts[0] == "$KV":
+            self._stored_key(record, parts)
+        elif parts[2] == "events":
+            self._event(record, int(parts[3]))
+        elif parts[2] == "position":
+            self._position(record, int(parts[3]))
+        elif parts[2] == "dead":
+            self._dead(record, parts)
+        else:
+            self._stored_in_shard(record, int(parts[2]), parts)
+
+    def _stored_in_shard(self, record: Record, shard: int, parts: list[str]) -> None:
+        if b"Nats-Scheduler:" in record.block and record.writer is not None:
+            _, _, _, _, token, timer_id = (record.headers or {})["Nats-Scheduler"].split(".")
+            self.cancelled(shard, token, timer_id)
+        match parts[3]:
+            case "cmd":
+                self._forwarded(record, shard)
+                self._command(record, shard)
+                return
+            case "cursor":
+                self._cursor(record, shard)
+            case "task":
+                self._task(record, shard)
+            case "timer":
+                self._timer(record, shard, parts[4], parts[5])
+            case "send":
+                self.view(shard).sends.append((record.seq, int(parts[4]), parts[5]))
+                self._check_sends(shard)
+            case _:
+                raise AssertionError(f"unknown subject {record.subject}")
+        if record.writer is not None:
+            self._check_owner(record, self.view(shard).owner, "stream")
+
+    def _check_owner(self, record: Record, owner: Tenure | None, where: str) -> None:
+        if tenure_of(record.writer) != owner:
+            self.broken(
+                "replaced-owner-stores-nothing",
+                f"{tenure_of(record.writer)} stored {record.subject} @{record.seq} in the {where} of {owner}",
+            )
+
+    def _command(self, record: Record, shard: int) -> None:
+        """Folds it; what comes before the shard's first owner waits for the shard map that this one begins with."""
+        if not self.view(shard).fence_seq:
+            self.view(shard).early.append(record)
+            return
+        self.commands += 1
+        folded = self.refold.command(record, shard)
+        view, state = self.view(shard), folded.outcome.state
+        if folded.changed and state is not None:
+            view.history[folded.token, state.seq] = encode_state(state)
+            view.statuses[folded.token, state.seq] = state.status
+        headers = record.headers or {}
+        reply = headers.get(REPLY_HEADER)
+        if reply:
+            self._replies.setdefault(reply, []).append((shard, record.seq))
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            command = decode_command(record.data)
+            if isinstance(command, TaskResult):
+                view.results.add((folded.token, command.task_id))
+            if isinstance(command, TimerFired) and folded.changed:
+                self._check_time(record, folded)
+
+    def _check_time(self, record: Record, folded: Folded) -> None:
+        due_ms = self.refold.shard(folded.shard).due_ms.get((folded.token, folded.seq))
+        if due_ms is not None and record.time_ns < due_ms * 1_000_000:
+            late = due_ms - record.time_ns // 1_000_000
+            self.broken("never-early", f"{folded.token}: a sleep ended {late} ms before its time")
+
+    def _forwarded(self, record: Record, shard: int) -> None:
+        """The message id names the source and the send's sequence there."""
+        msg_id = (record.headers or {}).get("Nats-Msg-Id", "")
+        if not msg_id.startswith("send-"):
+            return
+        _, source, seq = msg_id.split("-")
+        seen = self.view(shard).forwarded.setdefault(int(source), [])
+        if seen and int(seq) > seen[-1]:
+            missed = [
+                each
+                for each, target, _ in self.view(int(source)).sends
+                if target == shard and seen[-1] < each < int(seq)
+            ]
+            if missed:
+                self.broken("forwarded-in-order", f"shard {shard} got send {seq} of {source} before {missed}")
+        seen.append(int(seq))
+
+    def _cursor(self, record: Record, shard: int) -> None:
+        view, cursor = self.view(shard), decode_cursor(record.data)
+        if cursor.fence:
+            first = not view.fence_seq
+            view.owner, view.fence_seq = tenure_of(record.writer), record.seq
+            if first:
+                self._begin(shard, cursor)
+            if cursor.place != view.cursor.place:
+                self.broken(
+                    "cursor-only-forward",
+                    f"shard {shard}: a fence moved {view.cursor.place} to {cursor.place}",
+                )
+        else:
+            if cursor.place < view.cursor.place:
+                self.broken(
+                    "cursor-only-forward", f"shard {shard}: from {view.cursor.place} to {cursor.place}"
+                )
+            if cursor.epoch != view.fence_seq:
+                self.broken(
+                    "replaced-owner-stores-nothing",
+                    f"shard {shard}: a cursor of epoch {cursor.epoch} in epoch {view.fence_seq}",
+                )
+            self._check_effects(shard, cursor)
+        view.cursor = cursor
+
+    def _begin(self, shard: int, cursor: Cursor) -> None:
+        self.refold.begin(shard, cursor.maps)
+        early, self.view(shard).early = self.view(shard).early, []
+        for record in early:
+            self._command(record, shard)
+
+    def _check_effects(self, shard: int, cursor: Cursor) -> None:
+        view = self.view(shard)
+        folded = self.refold.shard(shard).folded
+        for seq in [seq for seq in folded if view.checked < seq <= cursor.seq]:
+            whole = seq < cursor.seq
+            effects = folded[seq].outcome.effects
+            for effect in effects if whole else effects[: cursor.effects]:
+                if isinstance(effect, CancelTimer):
+                    self._due_cancels.append((shard, folded[seq].token, effect.timer_id))
+                elif not self._is_stored(view, folded[seq].token, effect):
+                    self.broken(
+                        "effects-before-cursor",
+                        f"shard {shard}: the cursor is at {cursor.place}, but {effect} of command {seq} is not stored",
+                    )
+            if whole or cursor.effects >= len(effects):
+                view.checked = max(view.checked, seq)
+
+    def _check_cancels(self) -> None:
+        due, self._due_cancels = self._due_cancels, []
+        for shard, token, timer_id in due:
+            if (token, timer_id) not in self.view(shard).cancelled:
+                self.broken(
+                    "effects-before-cursor", f"shard {shard}: timer {timer_id} of {token} is not cancelled"
+                )
+
+    def _is_stored(self, view: ShardView, token: str, effect: Effect) -> bool:
+        match effect:
+            case DispatchTask():
+                return (token, effect.task_id) in view.tasks
+            case SetTimer():
+                return (token, effect.timer_id) in view.timers
+            case _:
+                return True  # Cancels and sends have checks of their own.
+
+    def _task(self, record: Record, shard: int) -> None:
+        message = _tasks.decode(record.data)
+        token = message.reply.rsplit(".", 1)[1]
+        self.view(shard).tasks.add((token, message.task_id))
+        if message.task_id not in self.refold.shard(shard).tasks.get(token, ()):
+            self.broken("no-phantom-effect", f"shard {shard}: task {message.task_id} of {message.run_id}")
+
+    def _timer(self, record: Record, shard: int, token: str, timer_id: str) -> None:
+        view, refold = self.view(shard), self.refold.shard(shard)
+        view.timers.add((token, timer_id))
+        if (token, timer_id) not in refold.timers:
+            self.broken("no-phantom-effect", f"shard {shard}: timer {timer_id} of {token}")
+        with contextlib.suppress(msgspec.MsgspecError):
+            view.tasks.add((token, _tasks.decode(record.data).task_id))
+
+    def cancelled(self, shard: int, token: str, timer_id: str) -> None:
+        """A stored message carried the order to remove this timer."""
+        self.view(shard).cancelled.add((token, timer_id))
+        if (token, timer_id) not in self.refold.shard(shard).cancelled:
+            self.broken("no-phantom-effect", f"shard {shard}: timer {timer_id} of {token} was cancelled")
+
+    def _check_sends(self, shard: int) -> None:
+        sent = [token for _, _, token in self.view(shard).sends]
+        asked = [run_token(run) for _, run in self.refold.shard(shard).sends][: len(sent)]
+        if sent != asked:
+            self.broken("sends-once-in-order", f"shard {shard}: stored {sent[-3:]}, asked for {asked[-3:]}")
+
+    def _event(self, record: Record, shard: int) -> None:
+        view = self.view(shard)
+        self._check_position_owner(record, shard)
+        event = decode_event(record.data)
+        token = run_token(event.subject)
+        seq = int(event.command)
+        if seq > view.cursor.seq:
+            self.broken(
+                "position-behind-cursor", f"shard {shard}: event of command {seq}, cursor {view.cursor.place}"
+            )
+        index = view.events.get(token, 0)
+        view.events[token] = index + 1
+        wanted = self.refold.shard(shard).events.get(token, [])
+        if event.index != index or index >= len(wanted):
+            self.broken(
+                "events-once-in-order", f"{event.subject}: event {event.index} stored where {index} belongs"
+            )
+        elif wanted[index] != (seq, event.kind, bytes(event.data)):
+            self.broken(
+                "events-once-in-order", f"{event.id} is {event.kind} of {seq}, not {wanted[index][:2]}"
+            )
+
+    def _check_position_owner(self, record: Record, shard: int) -> None:
+        view = self.view(shard)
+        if view.position_owner is not None and tenure_of(record.writer) != view.position_owner:
+            self._check_owner(record, view.position_owner, "events")
+
+    def _position(self, record: Record, shard: int) -> None:
+        view, position = self.view(shard), decode_position(record.data)
+        if position.epoch != view.position.epoch:
+            view.position_owner = tenure_of(record.writer)
+            if position.epoch < view.position.epoch:
+                self.broken(
+                    "replaced-owner-stores-nothing",
+                    f"shard {shard}: position of epoch {position.epoch} after {view.position.epoch}",
+                )
+        else:
+            self._check_position_owner(record, shard)
+        if position.place < view.position.place:
+            self.broken("events-once-in-order", f"shard {shard}: position back to {position.place}")
+        view.position = position
+
+    def _dead(self, record: Record, parts: list[str]) -> None:
+        if parts[3] == "command":
+            self.view(int(parts[4])).dead.add(int((record.headers or {}).get("Dressage-Sequence", 0)))
+
+    # -- states ------------------------------------------------------------------------------------
+    def _stored_key(self, record: Record, parts: list[str]) -> None:
+        if record.subject == self._names.namespace_key():
+            self.refold.map = msgspec.json.decode(record.data, type=Namespace).map
+            self.count = self.refold.map.shards
+        elif record.subject.startswith(self._versions_prefix):
+            self.refold.define(record)
+        elif record.subject.startswith(self._runs_prefix):
+            if parts[2] == "fence":
+                self.view(int(parts[3])).states_owner = tenure_of(record.writer)
+            else:
+                self._state(record, int(parts[3]), parts[4])
+
+    def _state(self, record: Record, shard: int, token: str) -> None:
+        view = self.view(shard)
+        self._check_owner(record, view.states_owner, "states")
+        state = decode_state(record.data)
+        seq = state.seq
+        folded = self.refold.shard(shard).folded.get(seq)
+        effects = len(folded.outcome.effects) if folded is not None else 0
+        if view.cursor.place < (seq, effects):
+            self.broken("state-behind-cursor", f"{state.run_id} @{seq}, cursor {view.cursor.place}")
+        if view.events.get(token, 0) < state.events:
+            self.broken(
+                "state-behind-events",
+                f"{state.run_id} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",
+            )
+        if seq < view.state_seq.get(token, 0):
+            self.broken("state-only-forward", f"{state.run_id} from {view.state_seq[token]} back to {seq}")
+        if view.history.get((token, seq)) != record.data:
+            self.broken("state-as-folded", f"{state.run_id} @{seq} is not what the fold made")
+        view.state_seq[token] = seq
+        view.state_data[token] = record.data
+
+    # -- what is removed ---------------------------------------------------------------------------
+    def _removed(self, _: str, removed: list[Record], __: object) -> None:
+        for record in removed:
+            parts = record.subject.split(".")
+            if len(parts) < 4 or parts[0] == "$KV":
+                continue
+            if parts[3] == "cmd":
+                self._check_covered(record, int(parts[2]))
+            elif parts[3] == "task":
+                self._check_done(record, int(parts[2]))
+            elif parts[3] == "send":
+                self._check_forwarded(record, int(parts[2]), int(parts[4]))
+
+    def _check_covered(self, record: Record, shard: int) -> None:
+        view, folded = self.view(shard), self.refold.shard(shard).folded[record.seq]
+        effects = len(folded.outcome.effects)
+        if view.cursor.place < (record.seq, effects):
+            self.broken("removed-only-when-covered", f"command {record.seq}, cursor {view.cursor.place}")
+        if folded.changed and view.state_seq.get(folded.token, 0) < record.seq:
+            self.broken(
+                "removed-only-when-covered",
+                f"command {record.seq} of {folded.token}, state {view.state_seq.get(folded.token)}",
+            )
+        if folded.outcome.code in ("COMMAND_MALFORMED", "SHARD_WRONG", "RUN_ID_INVALID"):
+            if record.seq not in view.dead:
+                self.broken(
+                    "refused-is-kept", f"command {record.seq} ({folded.outcome.code}) is in no dead letter"
+                )
+
+    def _check_done(self, record: Record, shard: int) -> None:
+        message = _tasks.decode(record.data)
+        token = message.reply.rsplit(".", 1)[1]
+        if (token, message.task_id) not in self.view(shard).results:
+            self.broken("task-removed-only-with-result", f"{message.task_id} of {message.run_id}")
+
+    def _check_forwarded(self, record: Record, source: int, target: int) -> None:
+        if record.seq not in self.view(target).forwarded.get(source, []):
+            self.broken(
+                "send-removed-only-when-forwarded", f"send {record.seq} of shard {source} to {target}"
+            )
+
+    # -- what is told ------------------------------------------------------------------------------
+    def _told(self, subject: str, data: bytes, writer: object) -> None:
+        if not isinstance(writer, MemoryConnection) or not writer.name.endswith("-intake"):
+            return
+        if subject in self._replies:
+            self._check_answer(subject, _answers.decode(data))
+            return
+        with contextlib.suppress(msgspec.MsgspecError):
+            self._check_read(int(tenure_of(writer).shard), _reads.decode(data))
+
+    def _check_answer(self, subject: str, answer: Answer) -> None:
+        asked = (answer.shard, answer.seq)
+        shards = [shard for shard, seq in self._replies[subject] if (shard, seq) == asked]
+        if not shards:
+            self.broken("answer-as-folded", f"an answer for command {answer.seq}, which asked for none there")
+            return
+        view, outcome = self.view(shards[0]), self.refold.shard(shards[0]).folded[answer.seq].outcome
+        if view.cursor.seq < answer.seq:
+            self.broken(
+                "answer-after-commit", f"command {answer.seq} was answered at cursor {view.cursor.place}"
+            )
+        if (answer.code or None, answer.existing) != (outcome.code, outcome.existing):
+            self.broken("answer-as-folded", f"command {answer.seq}: {answer} instead of {outcome.code}")
+
+    def _check_read(self, shard: int, answer: AskAnswer) -> None:
+        run = answer.run
+        if run is None:
+            return
+        # A run that ended before the shards grew is shown by the owner of its new place, as the old one left it.
+        views = [self.view(shard), *self.shards.values()]
+        key = run_token(run.run_id), run.seq
+        view = next((each for each in views if key in each.statuses), views[0])
+        status = view.statuses.get(key)
+        if run.seq > view.cursor.seq or status != run.status:
+            self.broken(
+                "reads-only-committed",
+                f"{run.run_id} @{run.seq} shown as {run.status}, cursor {view.cursor.place}, the fold has {status}",
+            )

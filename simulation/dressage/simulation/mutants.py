@@ -1,0 +1,578 @@
+"""The engine with one of its safeguards taken away: each must be caught by a rule, or the rules are worth nothing.
+
+A mutant is a patch of the engine's own code for the length of a seed. `rules` are those that may catch it first;
+an exception is never among them.
+"""
+
+# A mutation has to reach into what it mutates.
+# pyright: reportPrivateUsage=false
+# mypy: disable-error-code="attr-defined"
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest import mock
+
+from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold.nodes import task as task_node
+from dressage.orchestrator.fold.state import SleepWait
+from dressage.orchestrator.turn import behind, committing, folding, takeover, tenure
+from dressage.orchestrator.turn.asking import Asking
+from dressage.orchestrator.turn.behind import EventsStage, StatesStage
+from dressage.orchestrator.turn.committing import Committer
+from dressage.orchestrator.turn.folding import Folder
+from dressage.orchestrator.turn.removing import Floor, Remover
+from dressage.orchestrator.turn.runs import Run, Runs
+from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
+from dressage.protocol.commands import TimerFired
+from dressage.protocol.errors import OutcomeUnknown, PublishRefused
+from dressage.protocol.names import Names
+from dressage.worker.worker import Worker
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(slots=True, frozen=True)
+class Mutant:
+    """`what` is the safeguard that is gone; PROTOCOL's hole, if it has one, stands in front."""
+
+    name: str
+    what: str
+    rules: frozenset[str]
+    patch: Patch
+
+
+MUTANTS: Final[dict[str, Mutant]] = {}
+
+
+def mutant(what: str, *rules: str) -> Callable[[Callable[[], Iterator[None]]], Patch]:
+    """Registers a generator that patches, yields, and restores."""
+
+    def register(patch: Callable[[], Iterator[None]]) -> Patch:
+        manager = contextmanager(patch)
+        MUTANTS[patch.__name__] = Mutant(patch.__name__, what, frozenset(rules), manager)
+        return manager
+
+    return register
+
+
+# -- the commit ---------------------------------------------------------------------------------------
+@mutant(
+    "the cursor is written without compare-and-set", "replaced-owner-stores-nothing", "cursor-only-forward"
+)
+def commit_without_cas() -> Iterator[None]:
+    with mock.patch.object(committing, "Expect", return_value=None):
+        yield
+
+
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor")
+def cursor_before_singles() -> Iterator[None]:
+    async def store(self: Any, effects: list[Any]) -> None:
+        for effect in effects:
+            effect.expect = committing.Expect(self._cursor_seq, self._subject)
+            self._connection.send(effect).add_done_callback(lambda done: done.exception())
+
+    with mock.patch.object(Committer, "_store_singles", store):
+        yield
+
+
+@mutant(
+    "H7: a commit without an answer is taken for done",
+    "effects-before-cursor",
+    "replaced-owner-stores-nothing",
+    "position-behind-cursor",
+    "state-behind-cursor",
+    "answer-after-commit",
+    "events-complete",
+    "reads-only-committed",
+    "events-once-in-order",
+)
+def silence_is_success() -> Iterator[None]:
+    certain = committing.certain
+
+    async def believing(connection: Any, messages: list[Any]) -> Any:
+        try:
+            return await connection.publish_batch(messages)
+        except OutcomeUnknown:
+            found = await connection.last_message(_stream_of(messages[-1].subject), messages[-1].subject)
+            return committing.Stored(found.seq if found else 0)
+        except PublishRefused:
+            return await certain(connection, messages)
+
+    with mock.patch.object(committing, "certain", believing), mock.patch.object(behind, "certain", believing):
+        yield
+
+
+def _stream_of(subject: str) -> str:
+    parts = subject.split(".")
+    return f"dressage_{parts[1]}_events" if parts[2] == "position" else f"dressage_{parts[1]}_{parts[2]}"
+
+
+@mutant("answers go out before the commit", "answer-after-commit")
+def answers_before_commit() -> Iterator[None]:
+    take = Folder.take
+
+    def telling(self: Any) -> Turn:
+        turn = take(self)
+        for reply, answer in turn.answers:
+            told = asyncio.ensure_future(self._runs._connection.tell(reply, tenure.encode(answer)))
+            told.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return turn
+
+    with mock.patch.object(Folder, "take", telling):
+        yield
+
+
+@mutant("a timer is not cancelled with its run", "effects-before-cursor", "nothing-left-over")
+def forgotten_cancel() -> Iterator[None]:
+    add = Turn.add_effect
+
+    def without_cancels(self: Turn, effect: Any) -> None:
+        if not isinstance(effect, TimerCancel):
+            add(self, effect)
+
+    with mock.patch.object(Turn, "add_effect", without_cancels):
+        yield
+
+
+# -- take-over ----------------------------------------------------------------------------------------
+def _without_fence(where: str) -> AbstractContextManager[Any]:
+    """Reads what stands there, and takes it for its own without rewriting it."""
+    fence = takeover._fence
+
+    async def reading(connection: Any, stream: str, subject: str, rewrite: Any, **options: Any) -> int:
+        if where not in subject:
+            return await fence(connection, stream, subject, rewrite, **options)
+        found = await connection.last_message(stream, subject)
+        if found is None:
+            return await fence(connection, stream, subject, rewrite, **options)
+        rewrite(found.data, found.seq)
+        return int(found.seq)
+
+    return mock.patch.object(takeover, "_fence", reading)
+
+
+@mutant(
+    "H8: a take-over reads the cursor and does not fence it",
+    "replaced-owner-stores-nothing",
+    "one-owner",
+    "cursor-only-forward",
+    "nothing-hangs",
+)
+def no_cursor_fence() -> Iterator[None]:
+    with _without_fence(".cursor"):
+        yield
+
+
+@mutant(
+    "H8: a take-over does not fence the position", "replaced-owner-stores-nothing", "events-once-in-order"
+)
+def no_position_fence() -> Iterator[None]:
+    with _without_fence(".position."):
+        yield
+
+
+@mutant("H4: a take-over does not fence the states", "replaced-owner-stores-nothing", "state-only-forward")
+def no_states_fence() -> Iterator[None]:
+    with _without_fence(".fence."):
+        yield
+
+
+@mutant(
+    "H4: states are put without looking at the fence", "replaced-owner-stores-nothing", "state-only-forward"
+)
+def states_without_cas() -> Iterator[None]:
+    init = StatesStage.__init__
+
+    def unfenced(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        self._fence = None
+
+    with mock.patch.object(StatesStage, "__init__", unfenced):
+        yield
+
+
+@mutant(
+    "H8: memory outlives a doubt: runs are read before the fence",
+    "state-as-folded",
+    "events-once-in-order",
+    "answer-as-folded",
+    "effects-before-cursor",
+    "position-behind-cursor",
+    "reads-only-committed",
+    "removed-only-when-covered",
+)
+def memory_outlives_doubt() -> Iterator[None]:
+    kept: dict[tuple[int, int], Any] = {}
+    init = Runs.__init__
+
+    def keeping(self: Any, connection: Any, names: Any, shard: int, limit: int) -> None:
+        init(self, connection, names, shard, limit)
+        life = id(connection.process)
+        before = kept.get((life, shard))
+        if before is not None:
+            self._runs = before._runs
+        kept[life, shard] = self
+
+    with mock.patch.object(Runs, "__init__", keeping):
+        yield
+
+
+@mutant(
+    "F13: consumers keep their name, and a lost delivery goes unnoticed",
+    "nothing-hangs",
+    "nothing-left-over",
+    "one-owner",
+    "acknowledged-not-lost",
+    "effects-before-cursor",
+    "answer-as-folded",
+    "events-once-in-order",
+    "state-as-folded",
+    "removed-only-when-covered",
+)
+def same_consumer_name() -> Iterator[None]:
+    with (
+        mock.patch.object(Names, "command_consumer", staticmethod(lambda epoch: "orch_1")),
+        mock.patch.object(Names, "forward_consumer", staticmethod(lambda epoch: "fwd_1")),
+        _unnoticed_gaps(),
+    ):
+        yield
+
+
+@mutant(
+    "H2: a lost delivery is skipped for ever",
+    "effects-before-cursor",
+    "answer-as-folded",
+    "events-once-in-order",
+    "state-as-folded",
+    "removed-only-when-covered",
+    "nothing-hangs",
+    "nothing-left-over",
+    "events-complete",
+    "reads-only-committed",
+)
+def unnoticed_gap() -> Iterator[None]:
+    with _unnoticed_gaps():
+        yield
+
+
+@contextmanager
+def _unnoticed_gaps() -> Iterator[None]:
+    deliver = Folder.deliver
+
+    def accepting(self: Any, delivery: Any) -> None:
+        self._next_consumer_seq = delivery.consumer_seq
+        deliver(self, delivery)
+
+    with mock.patch.object(Folder, "deliver", accepting):
+        yield
+
+
+# -- behind the commit --------------------------------------------------------------------------------
+@mutant(
+    "events are stored without looking at the position",
+    "replaced-owner-stores-nothing",
+    "events-once-in-order",
+)
+def events_without_cas() -> Iterator[None]:
+    def unguarded(seq: int, subject: str | None = None) -> Any:
+        return None if subject is None else committing.Expect(seq, subject)
+
+    with mock.patch.object(behind, "Expect", unguarded):
+        yield
+
+
+@mutant(
+    "H6: events go out as singles, of which only the last is awaited",
+    "events-once-in-order",
+    "state-behind-events",
+    "events-complete",
+)
+def events_as_singles() -> Iterator[None]:
+    async def singly(connection: Any, messages: list[Any]) -> Any:
+        for message in messages[:-1]:
+            connection.send(message).add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await committing.certain(connection, messages[-1:])
+
+    with mock.patch.object(behind, "certain", singly):
+        yield
+
+
+@mutant("events go out before the commit", "position-behind-cursor")
+def events_before_commit() -> Iterator[None]:
+    take = Folder.take
+    stages: dict[int, Any] = {}
+    init = EventsStage.__init__
+
+    def known(self: Any, connection: Any, *args: Any, **options: Any) -> None:
+        init(self, connection, *args, **options)
+        stages[id(connection.process)] = self
+
+    add = EventsStage.add
+
+    def early(self: Any) -> Turn:
+        turn = take(self)
+        stage = stages.get(id(self._runs._connection.process))
+        if stage is not None:
+            add(stage, turn)
+        return turn
+
+    with (
+        mock.patch.object(EventsStage, "__init__", known),
+        mock.patch.object(Folder, "take", early),
+        mock.patch.object(EventsStage, "add", return_value=None),
+    ):
+        yield
+
+
+@mutant("events that are stored already are stored again at a take-over", "events-once-in-order")
+def events_again() -> Iterator[None]:
+    record = Folder._record_events
+
+    def anew(self: Any, seq: int, outcome: Any, events: Any) -> None:
+        self._published = (0, 0)
+        record(self, seq, outcome, events)
+
+    with mock.patch.object(Folder, "_record_events", anew):
+        yield
+
+
+@mutant("H3: a state is written as memory holds it now", "state-behind-cursor", "state-behind-events")
+def snapshot_of_now() -> Iterator[None]:
+    following = StatesStage._next
+
+    def latest(self: Any) -> Any:
+        for frozen in self._waiting.values():
+            frozen.state = frozen.run.state
+        return following(self)
+
+    with mock.patch.object(StatesStage, "_next", latest):
+        yield
+
+
+@mutant("states are written before their events", "state-behind-events")
+def states_before_events() -> Iterator[None]:
+    add = EventsStage.add
+
+    def hasty(self: Any, turn: Turn) -> None:
+        self._published(turn)
+        add(self, turn)
+
+    with mock.patch.object(EventsStage, "add", hasty), mock.patch.object(behind, "EVENTS_LINGER_S", 1.5):
+        yield
+
+
+@mutant("commands are removed before they are covered", "removed-only-when-covered")
+def removed_too_early() -> Iterator[None]:
+    begun = Floor.begun
+
+    def at_once(self: Any, seq: int) -> None:
+        begun(self, seq)
+        self.covered(seq)
+
+    with mock.patch.object(Floor, "begun", at_once):
+        yield
+
+
+@mutant(
+    "H11: a state counts as stored when it is sent",
+    "removed-only-when-covered",
+    "state-only-forward",
+    "state-in-bucket",
+    "nothing-hangs",
+)
+def sent_counts_as_stored() -> Iterator[None]:
+    write = StatesStage._write
+
+    async def hasty(self: Any, states: list[Frozen], messages: list[Any]) -> None:
+        for frozen in states:
+            self._covered(frozen)
+        await write(self, states, messages)
+
+    with mock.patch.object(StatesStage, "_write", hasty):
+        yield
+
+
+@mutant("what cannot be read is thrown away", "refused-is-kept")
+def no_dead_letters() -> Iterator[None]:
+    with mock.patch.object(Folder, "_bury", return_value=None):
+        yield
+
+
+@mutant(
+    "H12: a run is evicted before its state is stored",
+    "state-as-folded",
+    "effects-before-cursor",
+    "answer-as-folded",
+    "events-once-in-order",
+    "reads-only-committed",
+    "removed-only-when-covered",
+    "position-behind-cursor",
+    "no-phantom-effect",
+)
+def evicted_dirty() -> Iterator[None]:
+    with (
+        mock.patch.object(Run, "clean", property(lambda _: True)),
+        mock.patch.object(folding, "FOLDS_BEFORE_YIELD", 2),
+    ):
+        yield
+
+
+@mutant(
+    "H5: states are read from a replica that lags behind",
+    "state-as-folded",
+    "effects-before-cursor",
+    "answer-as-folded",
+    "events-once-in-order",
+    "reads-only-committed",
+    "removed-only-when-covered",
+    "position-behind-cursor",
+    "no-phantom-effect",
+)
+def stale_reads() -> Iterator[None]:
+    prefetch = Runs.prefetch
+
+    def lagging(self: Any, token: str) -> None:
+        if token in self._runs or token in self._loading:
+            return
+        prefetch(self, token)
+        leader, lagged = self._loading[token], asyncio.get_running_loop().create_future()
+        self._loading[token] = lagged
+
+        def answer(done: asyncio.Future[Any]) -> None:
+            with contextlib.suppress(Exception):
+                found = done.result()
+                # The replica has not heard of the run yet.
+                lagged.set_result(None if found is not None and found.seq % 3 == 0 else found)
+
+        leader.add_done_callback(answer)
+
+    with mock.patch.object(Runs, "prefetch", lagging):
+        yield
+
+
+# -- reading, workers, the fold ------------------------------------------------------------------------
+@mutant("readers see what is folded and not committed", "reads-only-committed")
+def dirty_reads() -> Iterator[None]:
+    async def latest(self: Any, token: str) -> Any:
+        run = self._runs.peek(token)
+        if run is not None:
+            return run.state
+        return await state(self, token)
+
+    state = Asking._state
+    with mock.patch.object(Asking, "_state", latest), mock.patch.object(committing, "COMPANY_S", 0.5):
+        yield
+
+
+@mutant(
+    "a worker acknowledges its task before the result is stored",
+    "task-removed-only-with-result",
+    "nothing-hangs",
+)
+def acknowledged_first() -> Iterator[None]:
+    report = Worker._report
+
+    async def reporting(self: Any, publisher: Any, stream: str, message: Any, result: Any) -> None:
+        for held in list(self._held.values()):
+            await publisher._connection.ack(held.delivery)
+        await asyncio.sleep(0.5)
+        await report(self, publisher, stream, message, result)
+
+    with mock.patch.object(Worker, "_report", reporting):
+        yield
+
+
+@mutant(
+    "tasks are removed when they are delivered, not when they are done",
+    "task-removed-only-with-result",
+    "nothing-hangs",
+)
+def tasks_removed_on_delivery() -> Iterator[None]:
+    async def last(self: Any, connection: Any, stream: str, consumer: str) -> int:
+        state = await connection.stream_state(stream)
+        return state.last_seq if state else 0
+
+    look = Remover._look_at_consumers
+
+    async def removing(self: Any) -> None:
+        connection = self._connection
+
+        async def ack_floor(stream: str, consumer: str) -> int:
+            return await last(self, connection, stream, consumer)
+
+        with mock.patch.object(connection, "ack_floor", ack_floor):
+            await look(self)
+
+    with mock.patch.object(Remover, "_look_at_consumers", removing):
+        yield
+
+
+@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed")
+def any_result_counts() -> Iterator[None]:
+    def on_result(advance: Any, result: Any) -> None:
+        for thread in advance.state.threads:
+            if isinstance(thread.wait, task_node.TaskWait):
+                task_node._apply(advance, thread, thread.wait, result)
+                return
+        original(advance, result)
+
+    original = task_node.on_result
+    with mock.patch.object(fold_module, "on_result", on_result):
+        yield
+
+
+@mutant("a task is retried once less than it says", "outcome-as-python")
+def one_retry_less() -> Iterator[None]:
+    effective = task_node.effective_retry
+
+    def fewer(*args: Any) -> Any:
+        retry = effective(*args)
+        return type(retry)(**{**_fields(retry), "retries": max(0, retry.retries - 1)})
+
+    with mock.patch.object(task_node, "effective_retry", fewer):
+        yield
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early")
+def any_timer_of_the_place() -> Iterator[None]:
+    original = fold_module.on_timer
+
+    def on_timer(advance: Any, command: Any) -> None:
+        place = command.timer_id.rsplit("-", 1)[0]
+        for thread in advance.state.threads:
+            if isinstance(thread.wait, SleepWait) and thread.wait.timer_id.startswith(f"{place}-"):
+                original(advance, TimerFired(thread.wait.timer_id))
+                return
+        original(advance, command)
+
+    with mock.patch.object(fold_module, "on_timer", on_timer):
+        yield
+
+
+@mutant(
+    "a finished run is started again by a late start",
+    "outcome-as-python",
+    "answer-as-folded",
+    "state-as-folded",
+)
+def started_again() -> Iterator[None]:
+    get = Runs.get
+
+    async def forgetful(self: Any, token: str) -> Run:
+        run = await get(self, token)
+        if run.state is not None and run.state.finished and run.clean:
+            run.state = run.committed = None
+        return run
+
+    with mock.patch.object(Runs, "get", forgetful):
+        yield

@@ -1,0 +1,211 @@
+"""Writes random workflows: the same generator feeds the equality fuzzing and the simulation.
+
+A construct of the language is one function here, registered by `@construct`. A feature that adds one to the
+language adds its function, and from then on it is fuzzed against Python and run through every fault.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+_HEAD = """\
+from __future__ import annotations
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from dressage.flow import Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+
+class Declined(WorkflowFailure): ...
+class Stolen(Declined): ...
+class Other(WorkflowFailure): ...
+
+@dataclass
+class View:
+    status: Searchable[str] = "NEW"
+    count: int = 0
+
+@dataclass
+class Pair:
+    left: int
+    right: str = "r"
+
+"""
+
+_SIGNATURES: Final = (
+    "number(x: int) -> int",
+    "word(x: int, y: str = 'w') -> str",
+    "both(x: int) -> tuple[int, str]",
+)
+TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
+"""The tasks that every program may call."""
+
+FAILURES: Final = ("Declined", "Stolen", "Other")
+
+Write = Callable[["Program", int], None]
+CONSTRUCTS: dict[str, Write] = {}
+"""Statements by name. How often one is chosen is how often `_POOL` holds it."""
+
+_POOL: list[str] = []
+_NESTED: list[str] = []
+
+
+def construct(weight: int = 1, *, nested: bool = False) -> Callable[[Write], Write]:
+    """Registers a function that writes one statement at a depth; `nested` ones hold blocks of their own."""
+
+    def register(write: Write) -> Write:
+        name = write.__name__
+        CONSTRUCTS[name] = write
+        (_NESTED if nested else _POOL).extend([name] * weight)
+        return write
+
+    return register
+
+
+class Program:
+    """One random workflow function. Loops count down, so that every program ends.
+
+    `naps` is how a duration is written from an integer expression; `task_options` are those of each task;
+    `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        name: str = "flow",
+        naps: str = "timedelta(microseconds={})",
+        task_options: str = "",
+        length: tuple[int, int] = (3, 9),
+        parks: bool = False,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.name = name
+        self.naps = naps
+        self.task_options = task_options
+        self.length = length
+        self.parks = parks
+        self.lines: list[str] = []
+        self.loops = 0
+        self.in_loop: list[str] = []
+        self.caught: list[str] = []
+        self.used: Counter[str] = Counter()
+
+    def text(self) -> str:
+        """The whole module."""
+        self.write(1, "a, b, s = 3, x, 't'")
+        self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
+        self.write(1, "t = 'u'")
+        self.block(1, self.random.randint(*self.length))
+        if self.parks:
+            self.write(1, "if x == 3:")
+            self.write(2, "await sleep(timedelta(days=30))")
+        self.write(1, f"a = {self.integer()}")
+        self.write(1, "return f'{a}|{b}|{s}|{t}|{view.count}|{view.status}'")
+        decorator = f"@task({self.task_options})" if self.task_options else "@task"
+        tasks = "".join(f"{decorator}\nasync def {each}: raise NotImplementedError\n" for each in _SIGNATURES)
+        head = f'{_HEAD}{tasks}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
+        return head + "".join(self.lines)
+
+    def write(self, depth: int, line: str) -> None:
+        self.lines.append("    " * depth + line + "\n")
+
+    def pick(self, *options: str) -> str:
+        return self.random.choice(options)
+
+    # -- expressions -------------------------------------------------------------------------------
+    def integer(self, depth: int = 0) -> str:
+        kind = self.random.randint(0, 11 if depth < 3 else 3)
+        inner = depth + 1
+        if kind <= 1:
+            return str(self.random.randint(-3, 9))
+        if kind <= 3:
+            return self.pick("a", "b", "x", "view.count")
+        if kind <= 6:
+            operator = self.pick(*"+-*&|" * 4, "//", "%")
+            return f"({self.integer(inner)} {operator} {self.integer(inner)})"
+        if kind == 7:
+            return f"({self.integer(inner)} if {self.test(inner)} else {self.integer(inner)})"
+        if kind == 8:
+            return f"len({self.string(inner)})"
+        if kind == 9:
+            place = self.pick(*"010101", "-1", "-2", self.integer(3))
+            return f"[{self.integer(inner)}, {self.integer(inner)}][{place}]"
+        if kind == 10:
+            return f"{self.pick('min', 'max')}({self.integer(inner)}, {self.integer(inner)})"
+        return f"Pair({self.integer(inner)}, right={self.string(inner)}).left"
+
+    def string(self, depth: int = 0) -> str:
+        kind = self.random.randint(0, 7 if depth < 3 else 2)
+        inner = depth + 1
+        if kind <= 1:
+            return self.pick("'k'", "'Lm '", "''")
+        if kind == 2:
+            return self.pick("s", "t", "view.status")
+        if kind == 3:
+            return f"({self.string(inner)} + {self.string(inner)})"
+        if kind == 4:
+            return f"{self.string(inner)}.{self.pick('upper', 'lower', 'strip')}()"
+        if kind == 5:
+            return f'f"{{{self.variable()}!r:>4}}:{{{self.variable()}}}"'
+        if kind == 6:
+            return f"Pair({self.integer(inner)}).right"
+        key = self.pick(*(["'k'", "'l'"] * 5), "s")
+        return f"{{'k': {self.string(inner)}, 'l': {self.string(inner)}}}[{key}]"
+
+    def variable(self) -> str:
+        return self.pick("a", "b", "s", "t", "x", "view.count", "view.status")
+
+    def test(self, depth: int = 0) -> str:
+        kind = self.random.randint(0, 6 if depth < 3 else 2)
+        inner = depth + 1
+        if kind <= 2:
+            operator = self.pick("<", "<=", "==", "!=", ">", ">=")
+            return f"{self.integer(inner)} {operator} {self.integer(inner)}"
+        if kind == 3:
+            return f"{self.integer(inner)} < {self.integer(inner)} <= {self.integer(inner)}"
+        if kind == 4:
+            return f"({self.test(inner)} {self.pick('and', 'or')} not {self.test(inner)})"
+        if kind == 5:
+            return f"{self.string(inner)} {self.pick('in', 'not in')} {self.string(inner)}"
+        return f"({self.integer(inner)} or {self.integer(inner)})"
+
+    def call(self) -> tuple[str, str]:
+        """A variable and the call whose result it takes."""
+        if self.random.random() < 0.5:
+            return self.pick("a", "b"), f"await number({self.integer()})"
+        return self.pick("s", "t"), f"await word({self.integer()}, y={self.string()})"
+
+    # -- statements --------------------------------------------------------------------------------
+    def block(self, depth: int, size: int) -> None:
+        """Writes some statements; the last may leave the block."""
+        for _ in range(size):
+            self.statement(depth)
+        if depth > 1 and self.random.random() < 0.25:
+            self.leave(depth)
+        elif not size:
+            self.write(depth, "pass")
+
+    def statement(self, depth: int) -> None:
+        kind = self.random.choice([*_POOL, *(_NESTED if depth < 4 else ())])
+        self.used[kind] += 1
+        CONSTRUCTS[kind](self, depth)
+
+    def leave(self, depth: int) -> None:
+        kinds = ["raise", "return"]
+        kinds += ["break", "continue"] * 2 if self.in_loop else []
+        kinds += ["again"] * 2 if self.caught else []
+        kind = self.random.choice(kinds)
+        self.used[kind] += 1
+        if kind in ("break", "continue"):
+            self.write(depth, kind)
+        elif kind == "again":
+            self.write(depth, self.pick("raise", f"raise {self.caught[-1]}".strip()))
+        elif kind == "raise":
+            failure = self.random.choice(FAILURES)
+            cause = self.pick("", " from None")
+            self.write(depth, f'raise {failure}(f"{{{self.variable()}}}", n={self.integer()}){cause}')
+        else:
+            self.write(depth, self.pick(f"return {self.string()}", f"return await word({self.integer()})"))

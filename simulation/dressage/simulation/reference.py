@@ -1,0 +1,115 @@
+"""What a run must come to: its workflow executed by Python itself, with tasks that behave as the workers' do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from types import ModuleType
+from typing import Any, Final
+
+from dressage.flow import WorkflowFailure
+from dressage.protocol.commands import FailureInfo
+from dressage.simulation.behaviour import RETRIES, behaviour, result_of
+from dressage.simulation.programs import TASKS
+
+PARKED: Final = timedelta(days=1)
+"""A sleep of this length or more is not waited for: the run is to be found asleep."""
+
+
+@dataclass(slots=True, frozen=True)
+class Ending:
+    """`kind` is completed, failed, cancelled or asleep; `what` the output, the failure's name, or nothing.
+
+    `commands` is about how many it takes to get there.
+    """
+
+    kind: str
+    what: Any = None
+    commands: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return self.kind if self.what is None else f"{self.kind} {self.what!r}"
+
+
+class _Technical(Exception):
+    """What no `except` of the language catches."""
+
+
+class _Asleep(Exception):
+    pass
+
+
+def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
+    """The end of `module.flow(x)` as a run with this id."""
+
+    commands = 1
+
+    async def sleep(duration: timedelta) -> None:
+        nonlocal commands
+        commands += 1
+        if duration >= PARKED:
+            raise _Asleep
+
+    def called(task: str, args: dict[str, Any]) -> Any:
+        nonlocal commands
+        commands += 1 + min(RETRIES, behaviour(run_id, task, args).fails)
+        return _called(module, run_id, task, args)
+
+    def fake(task: str) -> Any:
+        def number(x: int) -> Any:
+            return called(task, {"x": x})
+
+        def word(x: int, y: str = "w") -> Any:
+            return called(task, {"x": x, "y": y})
+
+        return word if task == "word" else number
+
+    before = vars(module)["sleep"]
+    vars(module)["sleep"] = sleep
+    try:
+        with contextlib.ExitStack() as stack:
+            for task in TASKS:
+                stack.enter_context(getattr(module, task).faked(fake(task)))
+            ending = _ending(module.flow(x))
+            return replace(ending, commands=commands)
+    finally:
+        vars(module)["sleep"] = before
+
+
+def _called(module: ModuleType, run_id: str, task: str, args: dict[str, Any]) -> Any:
+    plan = behaviour(run_id, task, args)
+    if plan.fails > RETRIES:
+        raise _Technical("Broken")
+    if plan.failure is not None:
+        raise getattr(module, plan.failure)(f"{task} says no", n=plan.value)
+    if plan.wrong_type and task != "word":
+        raise _Technical("type-error")
+    return result_of(task, plan.value)
+
+
+def _ending(coroutine: Coroutine[Any, Any, Any]) -> Ending:
+    """Drives a coroutine that never really waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return Ending("completed", stop.value)
+    except WorkflowFailure as failure:
+        return Ending("failed", failure.name)
+    except _Technical as technical:
+        return Ending("failed", str(technical))
+    except _Asleep:
+        return Ending("asleep")
+    except Exception as error:
+        return Ending("failed", type(error).__name__)
+    coroutine.close()
+    raise AssertionError("the reference waits for something that is not faked")
+
+
+def failure_ending(info: FailureInfo) -> Ending:
+    """A failure of the engine as the reference names it: an expression's error by Python's name of it."""
+    if info.kind == "expression-error":
+        # "line 12: ZeroDivisionError: division by zero"
+        return Ending("failed", info.message.split(": ")[1])
+    return Ending("failed", info.name)

@@ -1,0 +1,64 @@
+"""What the clients of a seed do, and when: actions that workloads write down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from dressage.simulation.reference import Ending
+
+if TYPE_CHECKING:
+    from dressage.client import Client
+    from dressage.simulation.world import World
+
+Act = Callable[["World", "Client"], Awaitable[None]]
+
+
+@dataclass(eq=False)
+class Action:
+    """One thing that a client does at `at_s`, again and again until its outcome is known."""
+
+    client: str
+    at_s: float
+    what: str
+    act: Act
+    done: bool = False
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.client}: {self.what}"
+
+
+@dataclass
+class PlannedRun:
+    """A run that is to be started. `ending` is what Python says of it; `may_end` are further endings it may have."""
+
+    run_id: str
+    workflow: str
+    module: ModuleType
+    x: int
+    ending: Ending
+    may_end: list[Ending] = field(default_factory=list[Ending])
+    accepted: dict[int, bool] = field(default_factory=dict[int, bool])
+    """Sequence of each start that was accepted, and whether the run was there before."""
+
+    seen: list[Ending] = field(default_factory=list[Ending])
+    """How clients saw it end."""
+
+
+@dataclass
+class Script:
+    runs: dict[str, PlannedRun] = field(default_factory=dict[str, PlannedRun])
+    actions: list[Action] = field(default_factory=list[Action])
+    programs: dict[str, ModuleType] = field(default_factory=dict[str, ModuleType])
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def of(self, client: str) -> list[Action]:
+        return [action for action in self.actions if action.client == client]
+
+    @property
+    def commands(self) -> int:
+        """About how many commands the runs take."""
+        return sum(run.ending.commands for run in self.runs.values())

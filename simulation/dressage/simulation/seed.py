@@ -1,0 +1,167 @@
+"""One seed: a system, a script, some faults, the rest afterwards, and what was found."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from unittest import mock
+
+from dressage.simulation.faults import FAULTS, choose
+from dressage.simulation.invariants import Violation
+from dressage.simulation.loop import Hang, SimLoop
+from dressage.simulation.script import Action, Script
+from dressage.simulation.settling import heal, judge, judge_executions, settle
+from dressage.simulation.workloads import WORKLOADS
+from dressage.simulation.world import Shape, World
+
+SECONDS: Final = 14.0
+"""For so long clients begin things and faults strike; then everything is healed."""
+
+FAULTS_MIN, FAULTS_MAX = 4, 11
+ENDS_AT_S: Final = 600.0
+
+
+@dataclass(slots=True, frozen=True)
+class PlannedFault:
+    """Strikes at `at_s`. `number` names it, so that it can be left out when a trace is made smaller."""
+
+    number: int
+    at_s: float
+    name: str
+
+    def __str__(self) -> str:
+        return f"fault {self.number} at {self.at_s:.3f} s: {self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a seed stands for."""
+
+    seed: int
+    shape: Shape
+    script: Script
+    faults: list[PlannedFault]
+    without: frozenset[int] = frozenset()
+
+
+@dataclass
+class SeedResult:
+    seed: int
+    violations: list[Violation]
+    runs: int
+    commands: int
+    faults: int
+    steps: int
+    seconds: float
+    fingerprint: str
+    """A hash over everything that the broker stored: equal for equal seeds."""
+
+    trace: list[str] = field(default_factory=list[str])
+
+
+def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
+    """Everything about a seed that is decided before it runs."""
+    chance = random.Random(f"shape {seed}")
+    shape = Shape(
+        shards=chance.choice([1, 2, 3]),
+        orchestrators=chance.choice([2, 2, 3]),
+        workers=2,
+        clients=chance.choice([1, 2, 3]),
+        singles_max=chance.choice([0, 8, 8]),
+        states_linger_s=chance.choice([0.05, 0.3, 0.8]),
+        runs_max=chance.choice([3, 50_000]),
+        link_delay_s=chance.choice([0.0, 0.0005, 0.005]),
+    )
+    clients = [f"client-{number}" for number in range(shape.clients)]
+    script, workloads = Script(), random.Random(f"workloads {seed}")
+    for write in WORKLOADS.values():
+        write(script, workloads, clients, SECONDS)
+    script.actions.insert(0, _register(script, clients[0]))
+    dice = random.Random(f"faults {seed}")
+    faults = [
+        PlannedFault(number, 0.3 + dice.random() * SECONDS, choose(dice))
+        for number in range(dice.randint(FAULTS_MIN, FAULTS_MAX))
+    ]
+    return Plan(seed, shape, script, faults, without)
+
+
+def _register(script: Script, client: str) -> Action:
+    async def act(world: World, client: object) -> None:
+        for module in script.programs.values():
+            await client.register(module.flow)  # type: ignore[attr-defined]
+
+    return Action(client, 0.0, "register the workflows", act)
+
+
+def run_seed(seed: int, without: frozenset[int] = frozenset()) -> SeedResult:
+    """Runs a seed from nothing. The same seed gives the same run, to the last message."""
+    planned = plan(seed, without)
+    loop = SimLoop(random.Random(f"loop {seed}"))
+    loop.ends_at = ENDS_AT_S
+    world = World(seed, planned.shape, planned.script, loop)
+    asyncio.set_event_loop(loop)
+    with _seeded_ids(seed):
+        try:
+            loop.run_until_complete(_story(world, planned))
+        except Hang as hang:
+            world.watch.broken("nothing-hangs", str(hang))
+    judge(world)
+    judge_executions(world)
+    loop.bury()
+    asyncio.set_event_loop(None)
+    return SeedResult(
+        seed=seed,
+        violations=world.watch.violations,
+        runs=len(planned.script.runs),
+        commands=world.watch.commands,
+        faults=len(planned.faults) - len(planned.without),
+        steps=loop.steps,
+        seconds=loop.true_time,
+        fingerprint=_fingerprint(world),
+        trace=world.trace,
+    )
+
+
+async def _story(world: World, planned: Plan) -> None:
+    for process in world.processes.values():
+        process.start()
+    striking = [
+        asyncio.ensure_future(_strike(world, fault, planned.seed))
+        for fault in planned.faults
+        if fault.number not in planned.without
+    ]
+    await asyncio.sleep(SECONDS)
+    await asyncio.gather(*striking)
+    heal(world)
+    await settle(world)
+
+
+async def _strike(world: World, fault: PlannedFault, seed: int) -> None:
+    await asyncio.sleep(fault.at_s)
+    world.note(str(fault))
+    await FAULTS[fault.name](world, random.Random(f"fault {seed} {fault.number}"))
+
+
+@contextmanager
+def _seeded_ids(seed: int) -> Iterator[None]:
+    """Ids that clients draw are the only thing that loops and brokers do not decide."""
+    chance = random.Random(f"ids {seed}")
+
+    def drawn() -> uuid.UUID:
+        return uuid.UUID(int=chance.getrandbits(128), version=4)
+
+    with mock.patch.object(uuid, "uuid4", side_effect=drawn):
+        yield
+
+
+def _fingerprint(world: World) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for record in world.server.ledger:
+        digest.update(f"{record.stream} {record.seq} {record.subject} {record.time_ns}\n".encode())
+    return digest.hexdigest()

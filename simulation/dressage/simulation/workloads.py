@@ -1,0 +1,276 @@
+"""What clients do with the engine. A feature adds a function here, marked `@workload`, and its rule if it has one.
+
+A workload writes actions into the script of a seed. Each gets the seed's random stream for workloads, and decides
+itself how often it takes part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+from dressage.brokers.interface import Message
+from dressage.client import Client, RunFailed
+from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
+from dressage.protocol.errors import DefinitionError, Refused
+from dressage.simulation.behaviour import NAP, QUEUES, task_options
+from dressage.simulation.programs import Program, define
+from dressage.simulation.reference import Ending, ending_of, failure_ending
+from dressage.simulation.script import Action, PlannedRun, Script
+
+if TYPE_CHECKING:
+    from dressage.simulation.world import World
+
+RUNS_MIN: Final = 20
+COMMANDS_MIN: Final = 235
+PROGRAMS: Final = 300
+"""So many different programs are drawn from; a process compiles each of them once."""
+
+Workload = Callable[[Script, random.Random, list[str], float], None]
+WORKLOADS: dict[str, Workload] = {}
+
+
+def workload(write: Workload) -> Workload:
+    """Registers a workload: `write(script, chance, clients, seconds)`."""
+    WORKLOADS[write.__name__] = write
+    return write
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def program(number: int) -> ModuleType | None:
+    """The `number`th program; None for one that the compiler refuses."""
+    queue = QUEUES[number % len(QUEUES)]
+    written = Program(
+        number,
+        name=f"program-{number}",
+        naps=NAP,
+        task_options=task_options(queue),
+        length=(6, 14),
+        parks=number % 5 == 0,
+    )
+    try:
+        return define(written.text())
+    except DefinitionError:
+        return None
+
+
+def some_program(chance: random.Random) -> tuple[int, ModuleType]:
+    while True:
+        number = chance.randrange(PROGRAMS)
+        module = program(number)
+        if module is not None:
+            return number, module
+
+
+# -- starting runs and awaiting their ends ------------------------------------------------------------
+@workload
+def runs(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs of a few generated workflows, each started by one client and awaited by it or by another one."""
+    chosen = dict(some_program(chance) for _ in range(6))
+    script.programs |= {f"program-{number}": module for number, module in chosen.items()}
+    modules = list(script.programs.items())
+    dull = 0
+    while len(script.runs) < RUNS_MIN or script.commands < COMMANDS_MIN:
+        name, module = chance.choice(modules)
+        run_id, x = f"run {len(script.runs) + dull}", chance.randint(-2, 5)
+        ending = ending_of(module, run_id, x)
+        if ending.commands < 5 and dull < 100 and chance.random() < 0.8:
+            dull += 1
+            continue
+        run = script.runs[run_id] = PlannedRun(run_id, name, module, x, ending)
+        at_s = chance.random() ** 2 * seconds
+        script.actions.append(start_of(run, chance.choice(clients), at_s))
+        if ending.kind != "asleep" and chance.random() < 0.5:
+            script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
+
+
+def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        handle = await client.start(run.workflow, {"x": run.x}, run_id=run.run_id, timeout_s=10.0)
+        run.accepted[handle.seq] = handle.existing
+
+    return Action(client, at_s, f"start {run.run_id}", act)
+
+
+def end_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        if not run.accepted:
+            # Only what was accepted can be awaited; somebody else is still at it.
+            await _until(lambda: bool(run.accepted))
+        handle = client.handle(run.run_id)
+        try:
+            run.seen.append(Ending("completed", await handle.result()))
+        except RunFailed as failed:
+            run.seen.append(seen_failure(failed))
+
+    return Action(client, at_s, f"await {run.run_id}", act)
+
+
+def seen_failure(failed: RunFailed) -> Ending:
+    return Ending("cancelled") if failed.failure.name == "cancelled" else failure_ending(failed.failure)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.3)
+
+
+# -- starts that come twice -----------------------------------------------------------------------------
+@workload
+def duplicate_starts(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """The same run started by several clients at about the same time, or long after it has ended."""
+    for run in chance.sample(list(script.runs.values()), 4):
+        first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
+        for _ in range(chance.randint(1, 3)):
+            at_s = chance.choice([first, first + chance.random() * 0.01, chance.random() * seconds])
+            script.actions.append(start_of(run, chance.choice(clients), at_s))
+
+
+@workload
+def conflicting_starts(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """A start with other input is refused, and changes nothing. It waits until the right one is accepted."""
+    for run in chance.sample(list(script.runs.values()), 2):
+        script.actions.append(_conflict(run, chance.choice(clients), chance.random() * seconds))
+
+
+def _conflict(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        try:
+            await client.start(run.workflow, {"x": run.x + 1}, run_id=run.run_id, timeout_s=10.0)
+        except Refused as refused:
+            if refused.code != "RUN_ID_CONFLICT":
+                raise
+            return
+        world.watch.broken("answer-as-folded", f"{run.run_id} was started with other input")
+
+    return Action(client, at_s, f"start {run.run_id} with other input", act)
+
+
+# -- cancels -----------------------------------------------------------------------------------------
+@workload
+def cancels(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs cancelled at some time, by one or two clients: each ends as Python says, or as cancelled."""
+    for run in chance.sample(list(script.runs.values()), 4):
+        run.may_end.append(Ending("cancelled"))
+        first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
+        for _ in range(chance.randint(1, 2)):
+            at_s = first + chance.random() * chance.choice([0.5, 5.0, seconds])
+            script.actions.append(_cancel(run, chance.choice(clients), at_s))
+
+
+def _cancel(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        try:
+            await client.cancel(run.run_id, reason="simulated")
+        except Refused as refused:
+            if refused.code != "RUN_FINISHED":
+                raise
+
+    return Action(client, at_s, f"cancel {run.run_id}", act)
+
+
+# -- what no client of ours would send -------------------------------------------------------------------
+@workload
+def garbage(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Messages that are no commands, results nobody waits for, timers that fired before: refused, and harmless."""
+    for _ in range(chance.randint(0, 6)):
+        at_s, client = chance.random() * seconds, chance.choice(clients)
+        script.actions.append(_throw(chance.choice(list(GARBAGE)), chance.random(), client, at_s))
+
+
+GARBAGE: Final = {
+    "no JSON": b"\xff{",
+    "an unknown command": b'{"type":"make-coffee"}',
+    "a result for nobody": b'{"type":"task-result","task_id":"0-1-1-1","by":{"worker":"w","duration_ms":1},"output":1}',
+    "a timer of nobody": b'{"type":"timer-fired","timer_id":"0-1-1"}',
+    "a copy": b"",
+}
+
+
+def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        records = [record for record in world.server.ledger if ".cmd." in record.subject]
+        if not records:
+            return
+        chosen = records[int(dice * len(records))]
+        data = GARBAGE[what] or chosen.data
+        await client.connection.publish(Message(chosen.subject, data))
+
+    return Action(client, at_s, f"send {what}", act)
+
+
+@workload
+def late_timers(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Timers that fire a second time, while the run is awake, asleep at the same place again, or at its end."""
+    for _ in range(chance.randint(4, 12)):
+        script.actions.append(_fire_again(chance.random(), chance.choice(clients), chance.random() * seconds))
+
+
+def _fire_again(dice: float, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        fired = [record for record in world.server.ledger[-400:] if b'"timer-fired"' in record.data]
+        fired = [record for record in fired if ".cmd." in record.subject]
+        if fired:
+            chosen = fired[int(dice * len(fired))]
+            await client.connection.publish(Message(chosen.subject, chosen.data))
+
+    return Action(client, at_s, "fire a timer again", act)
+
+
+# -- growth ------------------------------------------------------------------------------------------
+@workload
+def growth(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """The namespace gets more shards in the middle of it all, and the growth is finished as soon as it can be."""
+    if chance.random() < 0.5:
+        at_s = chance.random() * seconds
+        script.actions.append(_grow(chance.randint(1, 2), chance.choice(clients), at_s))
+        if chance.random() < 0.7:
+            script.actions.append(_retire(chance.choice(clients), at_s + chance.random() * seconds))
+
+
+def _grow(more: int, client: str, at_s: float) -> Action:
+    wanted: list[int] = []
+
+    async def act(world: World, client: Client) -> None:
+        if not wanted:
+            wanted.append(world.watch.count + more)
+        await grow(client.connection, client.names, wanted[0])
+        world.note(f"{wanted[0]} shards")
+
+    return Action(client, at_s, f"grow by {more} shards", act)
+
+
+def _retire(client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        # A run that is asleep for long keeps the growth open; that is as it should be, so one does not insist.
+        with contextlib.suppress(GrowthUnfinished):
+            await retire(client.connection, client.names)
+            world.note("the growth is finished")
+
+    return Action(client, at_s, "finish the growth", act)
+
+
+# -- readers -----------------------------------------------------------------------------------------
+@workload
+def readers(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Reads of runs at any time: what they show is checked where it is told."""
+    for _ in range(6):
+        run = chance.choice(list(script.runs.values()))
+        script.actions.append(_read(run, chance.choice(clients), chance.random() * seconds))
+
+
+def _read(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        view = await client.get(run.run_id)
+        if view.status in ("completed", "failed") and run.seen and view.status != run.seen[0].kind:
+            world.watch.broken("reads-only-committed", f"{run.run_id}: {view.status} after {run.seen[0]}")
+
+    return Action(client, at_s, f"read {run.run_id}", act)

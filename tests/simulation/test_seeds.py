@@ -1,0 +1,84 @@
+"""The simulation as CI runs it: seeds for a minute, the same seed twice, and every mutant caught."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dressage.simulation.catching import Caught, catch_mutants
+from dressage.simulation.faults import FAULTS
+from dressage.simulation.invariants import RULES
+from dressage.simulation.mutants import MUTANTS
+from dressage.simulation.running import run_apart
+from dressage.simulation.seed import plan
+
+BUDGET_S = float(os.environ.get("SIMULATE_SECONDS", "60"))
+
+
+def simulate(*arguments: str) -> tuple[int, str, str]:
+    command = [str(Path(sys.executable).with_name("dressage")), "simulate", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUDGET_S + 240)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def caught() -> dict[str, Caught]:
+    return {each.mutant: each for each in catch_mutants()}
+
+
+@pytest.mark.timeout(BUDGET_S + 300)
+def test_no_seed_breaks_a_rule() -> None:
+    code, out, err = simulate("--seeds", "1..", "--budget", str(BUDGET_S), "--json")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    print(found)
+    assert found["failures"] == 0
+    assert found["seeds"] > 0
+    least = found["least_in_a_seed"]
+    assert least["runs"] >= 20
+    assert least["commands"] >= 200
+    assert least["faults"] >= 3
+
+
+def test_the_same_seed_is_the_same_run_to_the_last_message() -> None:
+    one, other = run_apart(11), run_apart(11)
+    assert one.fingerprint == other.fingerprint
+    assert one.trace == other.trace
+    assert run_apart(12).fingerprint != one.fingerprint
+
+
+def test_every_kind_of_fault_strikes() -> None:
+    seen = {fault.name for seed in range(1, 60) for fault in plan(seed).faults}
+    assert seen == set(FAULTS)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught_by_a_rule(name: str, caught: dict[str, Caught]) -> None:
+    print(caught[name])
+    assert caught[name].rule in MUTANTS[name].rules
+
+
+def test_there_are_mutants_enough_and_their_rules_exist() -> None:
+    assert len(MUTANTS) >= 15
+    assert all(mutant.rules <= RULES.keys() for mutant in MUTANTS.values())
+    assert all("no-unhandled-error" not in mutant.rules for mutant in MUTANTS.values())
+
+
+def test_a_seed_that_fails_says_what_it_needs_and_how_to_see_it_again() -> None:
+    code, out, _ = simulate("--seeds", "3..3", "--without", "0")
+    assert code == 0
+    assert "fingerprint" in out
+
+
+@pytest.mark.parametrize("seeds", ["a..b", "1...3", "-1"])
+def test_what_are_no_seeds_is_refused(seeds: str) -> None:
+    code, _, err = simulate(f"--seeds={seeds}")
+    assert code == 1
+    assert "SEEDS_INVALID" in err
