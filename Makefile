@@ -6,11 +6,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEEDS ?= 1..200
 FUZZ_S ?= 60
+LONG ?=
+ROUNDS ?= 3
+SOAK_MINUTES ?= 60
 
-.PHONY: help demo test lint types contracts pytest fuzz faults simulate bench format clean
+.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(INSTALLED) ## orders become durable runs, and SQL tells how they went
 	@$(BIN)/dressage demo
@@ -34,8 +37,14 @@ pytest: $(INSTALLED) ## the tests alone, the kill tests included
 fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, FUZZ_S=3600 for an hour each
 	@$(BIN)/python tests/fuzz/guided.py --seconds $(FUZZ_S)
 
-faults: $(INSTALLED) ## only the tests that kill processes under load
-	@$(BIN)/pytest -m faults
+faults: $(INSTALLED) ## processes killed and paused, links cut, disks filled, all under load; LONG=1 for the long form
+	@FAULTS_LONG=$(LONG) $(BIN)/pytest -m faults -s
+
+availability: $(INSTALLED) ## how long work stands still after losing an orchestrator, a server, a worker
+	@$(BIN)/python -m tests.faults.availability --rounds $(ROUNDS)
+
+soak: $(INSTALLED) ## an hour under load and faults: nothing may grow, be lost or be doubled; SOAK_MINUTES=5 for less
+	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES) --json build/soak.json
 
 simulate: $(INSTALLED) ## the engine under seeded faults on virtual time; SEEDS=1..20000 for the long run
 	@$(BIN)/dressage simulate --seeds $(SEEDS) --mutants

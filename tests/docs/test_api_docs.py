@@ -22,10 +22,8 @@ from dressage.brokers.provision import MEMBER_TTL_S, TASK_ACK_WAIT_S, TASKS_PEND
 from dressage.brokers.registry import Pointer
 from dressage.client import Client
 from dressage.connectors.metrics import Metrics
-from dressage.flow import App, Workflow
+from dressage.flow import App, Limits, Workflow
 from dressage.orchestrator.api import WorkflowAnswer
-from dressage.orchestrator.fold.advance import VALUE_BYTES_MAX
-from dressage.orchestrator.fold.fold import STEPS_PER_COMMAND_MAX, VARIABLES_BYTES_MAX
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.behind import (
@@ -35,7 +33,6 @@ from dressage.orchestrator.turn.behind import (
     STATES_LINGER_S,
 )
 from dressage.orchestrator.turn.committing import SINGLES_MAX
-from dressage.orchestrator.turn.turn import COMMANDS_MAX, EFFECTS_MAX
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     Answer,
@@ -48,7 +45,7 @@ from dressage.protocol.commands import (
     TaskResult,
 )
 from dressage.protocol.events import KIND, OutputEvent, decode_data, decode_event
-from dressage.protocol.names import RUN_ID_BYTES_MAX, run_token
+from dressage.protocol.names import run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
 from dressage.worker import Worker
@@ -63,7 +60,18 @@ PROGRAM_S: Final = 40.0
 ADDRESS: Final = "nats://127.0.0.1:4222"
 
 FIGURES: Final = {
-    *("member", "where", "epoch", "position", "lag", "backlog", "behind", "open_runs", "commands_s", "tasks_s"),
+    *(
+        "member",
+        "where",
+        "epoch",
+        "position",
+        "lag",
+        "backlog",
+        "behind",
+        "open_runs",
+        "commands_s",
+        "tasks_s",
+    ),
     "fold_version",
 }
 VARIES: Final = {
@@ -330,15 +338,13 @@ async def test_the_metrics_are_those_that_exist() -> None:
 
 # -- operations ------------------------------------------------------------------------------------
 def test_limits_and_waits_are_those_of_the_code() -> None:
-    kib = f"{VALUE_BYTES_MAX // 1024} KiB"
-    assert f"| variables of a run, in stored form | {VARIABLES_BYTES_MAX // 1024} KiB" in OPERATIONS
-    assert f"| input of a run | {kib} |" in OPERATIONS
-    assert f"| arguments of a call, result of a task, output of a run | {kib} each |" in OPERATIONS
-    assert f"| the reason of a cancel | {REASON_BYTES_MAX:,} bytes" in OPERATIONS
+    default = Limits()
+    assert f"| {default.value_bytes // 1024} KiB each, unless" in OPERATIONS
+    assert f"| variables of a run | {default.variables_bytes // 1024} KiB together" in OPERATIONS
+    assert f"| {default.steps_per_command:,} steps" in OPERATIONS
+    assert f"| output events of a run | {default.history_events:,}, unless" in OPERATIONS
+    assert f"at most {default.value_bytes // 1024} KiB, unless the workflow says otherwise" in PROTOCOL
     assert f"at\nmost {REASON_BYTES_MAX:,} bytes" in API
-    assert f"| run id | 1 to {RUN_ID_BYTES_MAX} bytes" in OPERATIONS
-    assert f"without waiting | {STEPS_PER_COMMAND_MAX:,} |" in OPERATIONS
-    assert f"| effects, commands and bytes of one turn | {EFFECTS_MAX}, {COMMANDS_MAX}, 4 MiB |" in OPERATIONS
     assert f"{MEMBER_TTL_S:g} s after its last sign of life" in OPERATIONS
     group_commit = (DOCS / "decisions" / "0008-group-commit.md").read_text()
     assert f"**Events**: fewer than {EVENTS_LINGER_BELOW} wait {EVENTS_LINGER_S * 1000:g} ms" in group_commit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,6 @@ IN_CODE: Final = re.compile(r"`((?:[a-z_]+\.)+[A-Z][A-Z0-9_]*)`")
 
 NO_LIMITS: Final = {
     "protocol.spec.LIMITS_MAX": "its fields are in the table of a run",
-    "expressions.limits.TEXT_MAX_CHARS": "",
     "orchestrator.doctor.RAFT_GROUPS_MAX": "what doctor warns of",
     "orchestrator.doctor.USED_MAX": "what doctor warns of",
     "orchestrator.doctor.LAG_MAX": "what doctor warns of",
@@ -59,7 +59,11 @@ def rows() -> list[list[str]]:
 
 def documented() -> dict[str, str]:
     """The constants on the page, and the whole row of each."""
-    return {name: " | ".join(row) for row in rows() for name in IN_CODE.findall(" ".join(row))}
+    found = {name: " | ".join(row) for row in rows() for name in IN_CODE.findall(" ".join(row))}
+    for paragraph in PAGE.split("\n\n"):
+        if not paragraph.startswith("|"):
+            found |= dict.fromkeys(IN_CODE.findall(paragraph), paragraph)
+    return found
 
 
 def value_of(name: str) -> Any:
@@ -84,7 +88,7 @@ def in_code() -> set[str]:
         for path in base.rglob("*.py"):
             module = ".".join(path.relative_to(base).with_suffix("").parts)
             for node in ast.parse(path.read_text()).body:
-                target = node.target if isinstance(node, ast.AnnAssign) else None
+                target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
                 if isinstance(node, ast.Assign):
                     target = node.targets[0]
                 if isinstance(target, ast.Name) and CONSTANT.fullmatch(target.id):
@@ -136,7 +140,7 @@ def test_the_units_of_work_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"{OPERATION_WORK} units for each part of an expression" in text
     assert f"{ITEM_WEIGHT} for each item that is looked at" in text
-    assert f"{STEP_WORK} for each node, {EVENT_WORK} for each output event" in text
+    assert f"{STEP_WORK} units for each node, {EVENT_WORK} for each output event" in text
 
 
 def test_every_name_of_a_limit_in_the_code_is_on_the_page() -> None:
@@ -151,3 +155,20 @@ def test_every_name_of_a_limit_in_the_code_is_on_the_page() -> None:
     assert names
     assert names <= first, names - first
     assert first - names == set(), "no code raises these"
+
+
+def test_the_example_is_taken(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    path = tmp_path / "collecting.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location("collecting", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.collect.spec.limits == Limits(history_events=200_000, variables_bytes=512 * 1024)
+
+
+def test_the_command_exists() -> None:
+    assert re.search(r"^fuzz: .*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert (ROOT / "tests" / "fuzz" / "guided.py").is_file()

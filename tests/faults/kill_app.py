@@ -22,7 +22,9 @@ class View:
 
 @app.task(retries=5, backoff=Exponential(base=timedelta(milliseconds=100)))
 async def first(n: int) -> int:
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(
+        2.0 if n % 5 == 1 else 0.05
+    )  # so that every worker holds an attempt when it is killed
     if n % 7 == 0 and current_task().attempt == 1:
         raise RuntimeError("a passing fault")
     return n + 1

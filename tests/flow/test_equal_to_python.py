@@ -1,7 +1,8 @@
 """A compiled workflow and the same function run by Python give the same result, calls, and failure.
 
-Programs are generated over the whole subset, by the generator that the simulation uses too. Both sides see the same fake tasks, whose n-th call always has the
-same outcome, so that a difference in the order of calls becomes a difference in the result, too.
+Programs are generated over the whole subset, by the generator that the simulation uses too. Both sides see the same
+fake tasks, whose n-th call always has the same outcome, so that a difference in the order of calls becomes a difference
+in the result, too.
 """
 
 from __future__ import annotations

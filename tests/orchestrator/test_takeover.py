@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -164,3 +165,51 @@ async def test_a_huge_malformed_command_in_any_script_is_refused_and_its_shard_g
         assert dead.headers["Dressage-Code"] == "COMMAND_MALFORMED"
     orchestrator.stop()
     await task
+
+
+class Silent:
+    """A connection on which the first of each kind of request is never answered, as while there is no leader."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.asked: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        return found if name not in ASKING else self._silent_at_first(name, found)
+
+    def _silent_at_first(
+        self, name: str, ask: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        async def asked(*given: Any) -> Any:
+            self.asked[name] = self.asked.get(name, 0) + 1
+            if self.asked[name] == 1:
+                await asyncio.Event().wait()
+            return await ask(*given)
+
+        return asked
+
+
+ASKING = ("last_message", "publish", "consumers", "create_consumer", "stream_state")
+
+
+async def test_a_take_over_asks_again_where_nobody_answers(connection: Connection, names: Names) -> None:
+    """A cluster that elects a leader drops what it is asked meanwhile, and tells nobody."""
+    silent: Any = Silent(connection)
+    standing = await asyncio.wait_for(take_over(silent, names, 0), 60)
+    assert standing.epoch == standing.cursor_seq
+    assert set(silent.asked) == set(ASKING)
+    assert min(silent.asked.values()) > 1
+
+
+async def test_the_consumers_of_an_owner_live_on_one_server_and_do_not_outlive_it_for_long(
+    connection: Connection, names: Names
+) -> None:
+    """Replicated ones would wait for an election of their own after the loss of a server."""
+    epoch = (await take_over(connection, names, 0)).epoch
+    for consumer in (names.command_consumer(epoch), names.forward_consumer(epoch)):
+        subject = f"$JS.API.CONSUMER.INFO.{names.shard_stream(0)}.{consumer}"
+        config = json.loads(await connection.request(subject, b"", 5.0))["config"]
+        assert config["mem_storage"]
+        assert config["num_replicas"] == 1
+        assert config["inactive_threshold"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from dressage.brokers.interface import (
 )
 from dressage.protocol.errors import BadInput, BrokerError, NotFound, PublishRefused
 from dressage.protocol.names import Names
-from dressage.protocol.shardmap import ShardMap
+from dressage.protocol.shardmap import Count, ShardMap
 
 EVENTS_AGE_S: Final = 30 * 86_400.0
 DEAD_AGE_S: Final = 30 * 86_400.0
@@ -30,22 +30,32 @@ TASKS_PENDING_MAX: Final = 10_000
 """Attempts of one shard and queue that workers may hold at a time: back-pressure, not a rate limit."""
 
 
-class Namespace(msgspec.Struct, frozen=True):
-    """The namespace's own definition: the shard map (see `ShardMap`), because it decides where runs are."""
+OPEN_RUNS_MAX: Final = 1_000_000_000
+"""The largest figure that open runs can be limited to."""
 
-    shards: int
+
+class Namespace(msgspec.Struct, frozen=True):
+    """The namespace's own definition: the shard map (see `ShardMap`), because it decides where runs are.
+
+    `open_runs_max` is how many runs may be open at a time, 0 for any number; each shard takes its share of it.
+    """
+
+    shards: Count
     format: int = 1
     generation: int = 1
-    previous: int | None = None
-    older: tuple[int, ...] = ()
+    previous: Count | None = None
+    older: tuple[Count, ...] = ()
+    open_runs_max: Annotated[int, msgspec.Meta(ge=0, le=OPEN_RUNS_MAX)] = 0
 
     @property
     def map(self) -> ShardMap:
         return ShardMap(self.generation, self.shards, self.previous, self.older)
 
-    @staticmethod
-    def of(shard_map: ShardMap) -> Namespace:
-        return Namespace(shard_map.shards, 1, shard_map.generation, shard_map.previous, shard_map.older)
+    def with_map(self, shard_map: ShardMap) -> Namespace:
+        """The same namespace with its runs in other places."""
+        return Namespace(
+            shard_map.shards, 1, shard_map.generation, shard_map.previous, shard_map.older, self.open_runs_max
+        )
 
 
 async def provision(connection: Connection, names: Names, *, shards: int | None, replicas: int) -> Namespace:
@@ -66,6 +76,23 @@ async def provision(connection: Connection, names: Names, *, shards: int | None,
         wanted = found or Namespace(shards or 1)
         await ensure_streams(connection, names, wanted.shards, replicas)
         if found is not None or await define(connection, names, wanted, 0):
+            return wanted
+
+
+async def limit_open_runs(connection: Connection, names: Names, most: int) -> Namespace:
+    """Sets how many runs of the namespace may be open at a time (0: any number). Orchestrators follow within a beat.
+
+    Raises `NotFound` for a namespace that nobody has served, `BadInput` for a figure that is none.
+    """
+    if not 0 <= most <= OPEN_RUNS_MAX:
+        raise BadInput(f"{most} open runs cannot be limited to: give 0 to {OPEN_RUNS_MAX}")
+    while True:
+        await require_namespace(connection, names)
+        namespace, seq = await read_definition(connection, names)
+        if namespace is None:
+            continue
+        wanted = msgspec.structs.replace(namespace, open_runs_max=most)
+        if await define(connection, names, wanted, seq):
             return wanted
 
 

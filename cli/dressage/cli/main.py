@@ -36,7 +36,9 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),
-    "doctor": Place("doctor", "doctor", "Look at the server, its streams and the shards, and say what to do."),
+    "doctor": Place(
+        "doctor", "doctor", "Look at the server, its streams and the shards, and say what to do."
+    ),
     "bench": Place("bench", "bench", "Measure the engine beside bare JetStream."),
 }
 """The help stands here so that listing the commands imports none of them."""

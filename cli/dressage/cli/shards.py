@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dressage.brokers.interface import Connection
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.provision import Namespace
+from dressage.brokers.provision import OPEN_RUNS_MAX, Namespace, limit_open_runs
 from dressage.cli import options
 from dressage.cli.running import require_answer, run, signals
 from dressage.orchestrator.growth import SHARDS_MAX, grow, retire
@@ -59,6 +59,23 @@ def retire_(server: str, namespace: str, as_json: bool) -> None:
     """Finish a growth. Refused while a run is open where the new count would not look for it."""
     names = Names(namespace)
     _say(run(_changed(server, lambda connection: retire(connection, names))), as_json)
+
+
+@shards.command("limit")
+@click.option(
+    "--open-runs", type=click.IntRange(0, OPEN_RUNS_MAX), required=True, help="How many; 0 for any number."
+)
+@options.server
+@options.namespace
+@options.as_json
+def limit_(open_runs: int, server: str, namespace: str, as_json: bool) -> None:
+    """Limit how many runs of the namespace may be open at a time. Each shard takes its share."""
+    names = Names(namespace)
+    changed = run(_changed(server, lambda connection: limit_open_runs(connection, names, open_runs)))
+    if as_json:
+        click.echo(msgspec.json.encode(changed))
+    else:
+        click.echo(f"at most {open_runs} open runs" if open_runs else "any number of open runs")
 
 
 async def _changed(server: str, change: Callable[[Connection], Awaitable[Namespace]]) -> Namespace:

@@ -47,8 +47,9 @@ VERSION_AGE_S: Final = 1.0
 COMMAND_BYTES: Final = 2_048
 """What a start takes in its message beside the input."""
 
-_PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID"})
-"""Refusals that say nothing about the event: the definition is missing, or written by a newer release."""
+_PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID", "OPEN_RUNS"})
+"""Refusals that say nothing about the event: the definition is missing, or written by a newer release; or so many runs
+are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)

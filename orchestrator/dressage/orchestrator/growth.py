@@ -66,7 +66,7 @@ async def grow(connection: Connection, names: Names, shards: int) -> Namespace:
         await _require_taken_up(connection, names, namespace)
         state = await connection.stream_state(names.events_stream)
         await ensure_streams(connection, names, shards, state.replicas if state else 1)
-        wanted = Namespace.of(namespace.map.grown(shards))
+        wanted = namespace.with_map(namespace.map.grown(shards))
         await _ensure_queues(connection, names, shards)
         if await define(connection, names, wanted, seq):
             # Once more: a queue that was registered meanwhile may know the old shards only.
@@ -93,7 +93,7 @@ async def retire(connection: Connection, names: Names) -> Namespace:
         ]
         if staying:
             raise GrowthUnfinished(_still_open(staying))
-        wanted = Namespace.of(namespace.map.finished())
+        wanted = namespace.with_map(namespace.map.finished())
         if await define(connection, names, wanted, seq):
             return wanted
 

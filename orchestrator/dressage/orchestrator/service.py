@@ -23,6 +23,7 @@ from dressage.orchestrator.trying import Vain
 from dressage.orchestrator.turn.behind import STATES_LINGER_S
 from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
+from dressage.orchestrator.turn.starting import share_of
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
 from dressage.protocol.errors import DressageError, OutcomeUnknown, ServerUnsuitable
 from dressage.protocol.names import Names
@@ -221,7 +222,15 @@ class Orchestrator:
             states_linger_s=self._config.states_linger_s,
             fold_version=self._config.fold_version,
         )
-        return lambda: Tenure(self._broker, self._names, shard, config, self._metrics, self._map)
+        return lambda: Tenure(
+            self._broker,
+            self._names,
+            shard,
+            config,
+            self._metrics,
+            self._map,
+            lambda: share_of(self.namespace),
+        )
 
 
 def _require_payload(bytes_max: int) -> None:

@@ -445,5 +445,5 @@ def _encoded(command: Command) -> bytes:
 
 def _accepted(answer: Answer) -> Answer:
     if not answer.accepted:
-        raise Refused(answer.message, code=answer.code)
+        raise Refused(answer.message, code=answer.code, retryable=answer.code == "OPEN_RUNS")
     return answer

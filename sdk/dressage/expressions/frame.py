@@ -24,6 +24,9 @@ OPERATION_WORK = 16
 SMALL_TEXT = 64
 """A text of so many characters costs no more than any other value."""
 
+SMALL_WEIGHT = 256
+"""A record of so much weight costs no more than its parts do."""
+
 _CHEAP = frozenset({float, bool, type(None)})
 
 
@@ -52,14 +55,14 @@ class Frame:
     def spend_on(self, value: Any) -> None:
         """Takes what looking at all of `value` costs, if that is more than for a small value."""
         kind = type(value)
-        if kind is str or kind is bytes:
-            if len(value) > SMALL_TEXT:
-                self.spend(len(value) >> 3)
-        elif kind is int:
+        if kind is int:
             if value.bit_length() > SMALL_BITS:
                 self.spend(weigh_int(value))
         elif kind is Decimal:
             if value.__sizeof__() > SMALL_DECIMAL_BYTES:
                 self.spend(weigh_decimal(value))
+        elif kind is str or kind is bytes:
+            if len(value) > SMALL_TEXT:
+                self.spend(len(value) >> 3)
         elif kind not in _CHEAP:
             self.spend(weigh(value))

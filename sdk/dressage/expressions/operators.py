@@ -13,6 +13,7 @@ from dressage.expressions.frame import Frame
 from dressage.expressions.limits import (
     POWER_DIGITS_MAX,
     SMALL_BITS,
+    SMALL_DECIMAL_BYTES,
     VALUE_MAX_WEIGHT,
     limit_bits,
     limit_collisions,
@@ -151,7 +152,10 @@ def _spend_on_operands(frame: Frame, left: Any, right: Any) -> None:
         if kind is int:
             if operand.bit_length() > SMALL_BITS:
                 frame.spend_on(operand)
-        elif kind is Decimal or kind is set:
+        elif kind is Decimal:
+            if operand.__sizeof__() > SMALL_DECIMAL_BYTES:
+                frame.spend_on(operand)
+        elif kind is set:
             frame.spend_on(operand)
 
 

@@ -17,7 +17,7 @@ from dressage.expressions import checks
 from dressage.expressions.admission import Admissions
 from dressage.expressions.codecs import Codec, ParamsCodec, decoder_of
 from dressage.expressions.errors import LimitExceeded
-from dressage.expressions.frame import Frame
+from dressage.expressions.frame import SMALL_WEIGHT, Frame
 from dressage.expressions.limits import weigh
 from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
 from dressage.protocol.errors import BadSpec, BadValue
@@ -71,7 +71,7 @@ class RecordCodec:
             self._check(name, value)
         record = cast("Record", self.struct(**values))
         weight = weigh(record)
-        if frame is not None:
+        if weight > SMALL_WEIGHT and frame is not None:
             frame.spend(weight)
         return record
 
@@ -80,8 +80,8 @@ class RecordCodec:
         self._check(name, value)
         changed = msgspec.structs.replace(record, **{name: value})
         weight = weigh(changed)
-        if frame is not None:
-            frame.left -= weight
+        if weight > SMALL_WEIGHT and frame is not None:
+            frame.spend(weight)
         return changed
 
     def _check(self, name: str, value: Value) -> None:

@@ -99,6 +99,7 @@ RefusalCode = Literal[
     "RUN_UNKNOWN",
     "RUN_FINISHED",
     "REASON_TOO_LONG",
+    "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
     "ENGINE_FAULT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import uuid
@@ -46,6 +47,11 @@ _log = logging.getLogger("dressage.brokers")
 ANSWER_S: Final = 5.0
 """How long a write or a read may take before its outcome counts as unknown."""
 
+SWEEP_S: Final = 0.25
+AGAIN_S: Final = 0.5
+AGAIN_MAX: Final = 20
+"""So many reads are asked again at a time: a server that is merely slow must not be slowed down further."""
+
 UNSERVED_S: Final = 4.0
 """For how long a server may leave every request without the answer of a leader, if there are others."""
 
@@ -76,6 +82,7 @@ class JetStreamConnection:
         self._name = name
         self._reconnect = reconnect
         self._waiting: dict[str, tuple[asyncio.Future[Any], _Settle, float]] = {}
+        self._again: dict[str, tuple[bytes, float]] = {}
         self._next_token = 0
         self._inbox = ""
         self._pulls: set[StandingPull] = set()
@@ -156,6 +163,7 @@ class JetStreamConnection:
 
     def _on_answer(self, subject: str, _reply: str, data: bytes, headers: bytes) -> None:
         entry = self._waiting.pop(subject, None)
+        self._again.pop(subject, None)
         if entry is None:
             return
         future, settle, _ = entry
@@ -177,6 +185,7 @@ class JetStreamConnection:
 
     def _fail_waiting(self, why: str) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._again.clear()
         for future, _, _ in waiting.values():
             if not future.done():
                 future.set_exception(OutcomeUnknown(why))
@@ -186,8 +195,9 @@ class JetStreamConnection:
         """One timer for all waiting futures: a timer for each would cost more than the publish itself."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(SWEEP_S)
             now = loop.time()
+            self._ask_again(now)
             overdue = [token for token, (_, _, deadline) in self._waiting.items() if deadline < now]
             for token in overdue:
                 future, _, _ = self._waiting.pop(token)
@@ -196,6 +206,17 @@ class JetStreamConnection:
                     future.exception()
                 self._unserved()
             await self._leave_if_unserved(now)
+
+    def _ask_again(self, now: float) -> None:
+        """A read that reaches the server while its stream elects a leader is dropped, and nobody says so."""
+        for token, (command, due) in list(self._again.items())[:AGAIN_MAX]:
+            entry = self._waiting.get(token)
+            if entry is None or entry[0].done():
+                del self._again[token]
+            elif due <= now:
+                with contextlib.suppress(DressageError):
+                    self.nats.write(command)
+                self._again[token] = (command, now + AGAIN_S)
 
     def _unserved(self) -> None:
         """A request got no answer of a leader. That is an election, or this server is cut off from the others."""
@@ -279,20 +300,26 @@ class JetStreamConnection:
         self.write(f"$JS.API.{subject}", msgspec.json.encode(body) if body is not None else b"", token)
         return await future
 
-    def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
-        token, future = self._expect(_settle_message)
-        body = b'{"last_by_subj":"' + subject.encode() + b'"}'
-        self.write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
+    def _read(
+        self, subject: str, body: bytes, settle: Callable[[bytes, asyncio.Future[_T]], None]
+    ) -> asyncio.Future[_T]:
+        """A request that is asked again while nobody answers; see `_ask_again`."""
+        token, future = self._expect(settle)
+        command = self._command(f"$JS.API.{subject}", body, token)
+        self._send_command(command, token)
+        self._again[token] = (command, asyncio.get_running_loop().time() + AGAIN_S)
         return future
+
+    def request_last(self, stream: str, subject: str) -> asyncio.Future[StoredMessage | None]:
+        body = b'{"last_by_subj":"' + subject.encode() + b'"}'
+        return self._read(f"STREAM.MSG.GET.{stream}", body, _settle_message)
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
         return await self.request_last(stream, subject)
 
     async def next_message(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
-        token, future = self._expect(_settle_message)
         body = msgspec.json.encode({"seq": seq, "next_by_subj": subject})
-        self.write(f"$JS.API.STREAM.MSG.GET.{stream}", body, token)
-        return await future
+        return await self._read(f"STREAM.MSG.GET.{stream}", body, _settle_message)
 
     # -- streams and consumers ---------------------------------------------------------------------
     async def ensure_stream(self, config: StreamConfig) -> None:
@@ -307,8 +334,8 @@ class JetStreamConnection:
             )
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
-        body = {"subjects_filter": subjects} if subjects else None
-        reply = wire.stream_reply.decode(await self._api(f"STREAM.INFO.{stream}", body))
+        body = msgspec.json.encode({"subjects_filter": subjects}) if subjects else b""
+        reply = wire.stream_reply.decode(await self._read(f"STREAM.INFO.{stream}", body, _settle_bytes))
         if reply.error is not None:
             if reply.error.err_code == _STREAM_NOT_FOUND:
                 return None
@@ -321,8 +348,9 @@ class JetStreamConnection:
     async def consumers(self, stream: str) -> list[str]:
         found: list[str] = []
         while True:
-            body = {"offset": len(found)}
-            reply = wire.consumer_names_reply.decode(await self._api(f"CONSUMER.NAMES.{stream}", body))
+            body = msgspec.json.encode({"offset": len(found)})
+            names = await self._read(f"CONSUMER.NAMES.{stream}", body, _settle_bytes)
+            reply = wire.consumer_names_reply.decode(names)
             if reply.error is not None:
                 raise BrokerError(f"consumers of stream {stream}: {reply.error.description}")
             found += reply.consumers or []

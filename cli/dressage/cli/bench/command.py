@@ -23,6 +23,7 @@ from dressage.cli.bench.bare import drive
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
 from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.shape import Shape, read_shape
+from dressage.cli.bench.sleeping import measure_sleeping
 from dressage.cli.bench.starting import namespace_client
 from dressage.cli.bench.workload import TASKS_PER_RUN
 from dressage.cli.children import Child, dressage
@@ -40,12 +41,25 @@ from dressage.cli.running import run
     show_default=True,
     help="Instead: what so many processes bring, compared with one, on as many shards.",
 )
+@click.option(
+    "--sleeping",
+    type=click.IntRange(1),
+    metavar="RUNS",
+    help="Instead: how long a take-over takes beside so many sleeping runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(runs: int, latency_runs: int, *, analytics: bool, orchestrators: int, as_json: bool) -> None:
+def bench(
+    runs: int, latency_runs: int, *, analytics: bool, orchestrators: int, sleeping: int | None, as_json: bool
+) -> None:
     """Measure the engine beside bare JetStream, on this machine, with fsync before every acknowledgement."""
     if orchestrators > 1:
         scaling = run(scale(runs, orchestrators))
         click.echo(json.dumps(scaling) if as_json else say(scaling))
+        return
+    if sleeping is not None:
+        figures = run(measure_sleeping(sleeping))
+        lines = "\n".join(f"{name}: {figure}" for name, figure in figures.items())
+        click.echo(json.dumps(figures) if as_json else lines)
         return
     report = run(measure(runs, latency_runs, with_analytics=analytics))
     if as_json:

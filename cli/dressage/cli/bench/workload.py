@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dressage.flow import App, Searchable, workflow
+from dressage.flow import App, Searchable, sleep, workflow
 
 app = App("bench")
 TASKS_PER_RUN: Final = 3
@@ -61,3 +61,8 @@ def order_input(number: int) -> dict[str, Any]:
             "note": "n" * 232,
         }
     }
+
+
+@workflow(name="bench-nap")
+async def nap(seconds: float) -> None:
+    await sleep(seconds)

@@ -9,7 +9,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX, Frame
 from dressage.expressions.values import Record, decode_stored, encode_stored
-from dressage.orchestrator.fold.definition import Definition, ReadyNode
+from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
     bounded,
@@ -33,8 +33,11 @@ from dressage.protocol.events import (
 )
 from dressage.protocol.spec import catches_named
 
-EVENT_WORK = 400
+EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
+
+SMALL_BYTES = 1024
+"""A value of so many bytes is stored, and told, for the work of its event."""
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -67,12 +70,11 @@ class Advance:
     steps = 0
     """Nodes that this fold was allowed to pass so far."""
 
-    stored = 0
-    """Bytes of variables that this fold has stored so far."""
+    stored = False
+    """Whether this fold has set a variable."""
 
-    _look_at = 64 * 1024
-    _paid_bytes = 0
     _paid_events = 0
+    _paid_steps = 0
 
     def __init__(self, state: RunState, definition: Definition, stamp: Stamp) -> None:
         self.state = state
@@ -141,30 +143,31 @@ class Advance:
             limit_state(variables + len(state.input) + sum(map(len, waits)) + len(output))
 
     def pay(self) -> None:
-        """Takes the work of what was stored and told since the last time. Raises `LimitExceeded`."""
-        # Bytes count twice: once for the state, once for the events, whose wire form is never longer.
-        grown = 2 * (self.stored - self._paid_bytes)
-        told = len(self.events) - self._paid_events
-        self._paid_bytes, self._paid_events = self.stored, len(self.events)
-        self.scope.spend(grown + EVENT_WORK * told)
+        """Takes the work of events and steps since the last time, and looks at what is stored.
+
+        Raises `LimitExceeded`.
+        """
+        told, passed = len(self.events) - self._paid_events, self.steps - self._paid_steps
+        self._paid_events, self._paid_steps = len(self.events), self.steps
+        self.scope.spend(EVENT_WORK * told + STEP_WORK * passed)
+        if self.stored:
+            self.check_sizes()
 
     def _store(self, name: str, value: Any) -> None:
         """Raises `LimitExceeded`."""
         data = encode_stored(value)
+        if len(data) > SMALL_BYTES:
+            self._pay_for_storing(len(data))
+        self.stored = True
         self.state.variables[name] = msgspec.Raw(data)
         self.scope.remember(name, value)
-        self.stored += len(data)
-        if self.stored > self._look_at:
-            self._look()
 
-    def _look(self) -> None:
-        """Whether the variables are still within their limit, and when they could be beyond it."""
-        self.pay()
+    def _pay_for_storing(self, size: int) -> None:
         limits = self.definition.limits
-        size = stored_bytes(self.state.variables)
         if size > limits.variables_bytes:
             raise variables_too_large(size, limits)
-        self._look_at = self.stored + limits.variables_bytes - size
+        # Twice: once for the state, once for the events that tell of it, whose wire form is never longer.
+        self.scope.spend(2 * size)
 
     def _view_changed(self, name: str, record: Any) -> None:
         """Raises `BadValue` for what is no record, which only a spec that no compiler wrote can assign."""

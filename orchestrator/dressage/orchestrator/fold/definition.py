@@ -13,8 +13,8 @@ from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
 from dressage.protocol.types import Named, RecordType
 
-STEP_WORK = 100
-"""Units of work of passing one node, beside its expressions."""
+STEP_WORK = 200
+"""Units of work of passing one node with small expressions."""
 
 
 STEPS_UNSEEN = 32
@@ -26,7 +26,10 @@ EVENTS_UNSEEN = STEPS_UNSEEN * (FIELDS_MAX + 2)
 
 @dataclass(slots=True, frozen=True)
 class ReadyNode:
-    """A node with its expressions compiled, by the name of the field they stand in; `work` is what passing it costs."""
+    """A node with its expressions compiled, by the name of the field they stand in.
+
+    `work` is what passing it costs beyond `STEP_WORK`.
+    """
 
     node: Node
     expressions: Mapping[str, Evaluate]
@@ -64,8 +67,9 @@ class Definition:
 
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}
-        work = STEP_WORK + sum(work for _, work in compiled.values())
-        return ReadyNode(node, {name: evaluate for name, (evaluate, _) in compiled.items()}, work)
+        work = sum(work for _, work in compiled.values())
+        expressions = {name: evaluate for name, (evaluate, _) in compiled.items()}
+        return ReadyNode(node, expressions, max(0, work - STEP_WORK))
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]

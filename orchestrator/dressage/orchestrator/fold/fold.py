@@ -27,7 +27,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -199,32 +199,32 @@ def _finish(advance: Advance, actor: str) -> Outcome:
 
 def _move(advance: Advance, thread: RunThread) -> None:
     """Raises `LimitExceeded`, which no handler of the workflow can catch."""
-    nodes, state, frame = advance.definition.nodes, advance.state, advance.scope
-    room = 0
+    definition, state = advance.definition, advance.state
+    nodes = definition.nodes
     while thread.wait is None and not state.finished:
-        if not room:
-            room = _room(advance)
-        room -= 1
-        number = thread.node
-        ready = nodes[number]
-        frame.left -= ready.work
-        try:
-            ENTER[type(ready.node)](advance, thread, ready)
-        except LimitExceeded:
-            raise
-        except ExpressionFailed as error:
-            advance.fail(thread, _failure_of(error, ready.node.line), number)
-        except BadValue as error:
-            message = f"line {ready.node.line}: {error.message}"
-            advance.fail(thread, FailureInfo("type-error", message, "type-error"), number)
-    advance.steps -= room
+        far = not advance.steps and state.events < definition.events_near
+        for _ in range(STEPS_UNSEEN if far else _room(advance)):
+            number = thread.node
+            ready = nodes[number]
+            if ready.work:
+                advance.scope.left -= ready.work
+            try:
+                ENTER[type(ready.node)](advance, thread, ready)
+            except LimitExceeded:
+                raise
+            except ExpressionFailed as error:
+                advance.fail(thread, _failure_of(error, ready.node.line), number)
+            except BadValue as error:
+                message = f"line {ready.node.line}: {error.message}"
+                advance.fail(thread, FailureInfo("type-error", message, "type-error"), number)
+            if thread.wait is not None or state.status != "running":
+                break
+        if far:
+            advance.steps = STEPS_UNSEEN
 
 
 def _room(advance: Advance) -> int:
-    """Grants steps, after which the limits are looked at again. Raises `LimitExceeded`."""
-    if not advance.steps and advance.state.events < advance.definition.events_near:
-        advance.steps = STEPS_UNSEEN
-        return STEPS_UNSEEN
+    """How many steps may follow before the limits are looked at again. Raises `LimitExceeded`."""
     advance.pay()
     limits = advance.definition.limits
     steps = limits.steps_per_command - advance.steps
@@ -235,9 +235,8 @@ def _room(advance: Advance) -> int:
     if events <= 0:
         message = f"the run has {limits.history_events} output events, all that are allowed: {_LESS_HISTORY}"
         raise LimitExceeded("history-limit", message)
-    granted = (
-        STEPS_UNSEEN if steps >= STEPS_UNSEEN and advance.state.events < advance.definition.events_near else 1
-    )
+    far = steps >= STEPS_UNSEEN and advance.state.events < advance.definition.events_near
+    granted = STEPS_UNSEEN if far else 1
     advance.steps += granted
     return granted
 

@@ -69,7 +69,9 @@ class Committer:
         seq, effects = turn.place
         cursor = Message(
             self._subject,
-            encode(Cursor(self._epoch, seq, effects, self._fold_version, maps=turn.maps)),
+            encode(
+                Cursor(self._epoch, seq, effects, self._fold_version, maps=turn.maps, refused=turn.refused)
+            ),
             expect=Expect(self._cursor_seq),
             rollup=True,
         )

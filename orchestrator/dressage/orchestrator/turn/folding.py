@@ -26,6 +26,7 @@ from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, route
 from dressage.orchestrator.turn.runs import Run, Runs
+from dressage.orchestrator.turn.starting import Starts
 from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
 from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun
 from dressage.protocol.errors import BadSpec, InvariantBroken
@@ -45,6 +46,7 @@ from dressage.protocol.shardmap import FORWARDED_HEADER, MAP_TOKEN, decode_map, 
 _log = logging.getLogger("dressage.orchestrator")
 
 FOLDS_BEFORE_YIELD: Final = 50
+REFUSED_PAUSE_S: Final = 0.05
 FOLDING_S_BEFORE_YIELD: Final = 0.02
 """A command may take some tenths of a second (docs/limits.md); the heartbeat, the commits and the questions must not
 wait for fifty of them."""
@@ -86,6 +88,7 @@ class Folder:
         committed: tuple[int, int],
         published: tuple[int, int],
         floor: Floor,
+        starts: Starts,
         metrics: EngineMetrics,
     ) -> None:
         self._names = names
@@ -99,6 +102,7 @@ class Folder:
         self._committed = committed
         self._published = published
         self._floor = floor
+        self._starts = starts
         self._metrics = metrics
         self._inbox: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
@@ -154,6 +158,7 @@ class Folder:
         turn = self._open
         turn.through = self._done
         turn.maps = self._maps.kept
+        turn.refused = self._starts.kept
         turn.freeze()
         self._open = Turn(turn.place)
         self.ready.clear()
@@ -270,6 +275,10 @@ class Folder:
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
             return _refused(run.state, unreadable.code, unreadable.message)
+        if run.state is None and isinstance(command, StartRun):
+            refusal = await self._refusal(delivery.stream_seq)
+            if refusal:
+                return _refused(None, "OPEN_RUNS", refusal)
         try:
             definition = await self._definition(run.state, command)
         except BadSpec as error:
@@ -278,6 +287,13 @@ class Folder:
             return fold(run.state, command, run_id, stamp, definition)
         except Exception:
             return self._fault(delivery, run, traceback.format_exc())
+
+    async def _refusal(self, seq: int) -> str:
+        """Why a start is refused before it is folded; empty if it is not."""
+        while self._starts.full:
+            self.ready.set()  # What is refused so far has to be committed, covered and removed first.
+            await asyncio.sleep(REFUSED_PAUSE_S)
+        return self._starts.refusal(seq)
 
     def _fault(self, delivery: Delivery, run: Run, trace: str) -> Outcome:
         """A bug of ours: it stops this run, loudly, and no other."""
@@ -380,6 +396,7 @@ class Folder:
             self._metrics.happened(outcome.events[number])
             self.tasks += isinstance(outcome.events[number], TaskCompleted | TaskFailed)
             opens = OPENS.get(type(outcome.events[number]), 0)
+            self._starts.count(opens)
             self._open.events.append(PlacedEvent(seq, number + 1, events[number], opens))
 
     def _record_answer(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -16,7 +16,8 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the turns have come: every command below `seq` is folded, and `effects` of the effects of `seq`.
 
     `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then. `maps` are the
-    shard maps by the commands that changed them; none before the first growth.
+    shard maps by the commands that changed them; none before the first growth. `refused` are starts that were refused
+    because too many runs were open (see `dressage.orchestrator.turn.starting`).
     """
 
     epoch: int = 0
@@ -26,6 +27,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     fence: bool = False
     since: int = 0
     maps: tuple[MapSince, ...] = ()
+    refused: tuple[int, ...] = ()
 
     @property
     def place(self) -> tuple[int, int]:

@@ -75,6 +75,11 @@ class Remover:
         self._removed: dict[str, int] = {}
 
     @property
+    def removed_commands(self) -> int:
+        """Up to which sequence no command stands in the stream any more."""
+        return self._removed.get(self._names.commands(self._shard), 0)
+
+    @property
     def idle(self) -> bool:
         return all(self._removed.get(subjects, 0) >= floor.floor for subjects, floor in self._floors.items())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -53,6 +53,8 @@ ELECTION_S: Final = 12.0
 """JetStream's elections take 4 to 9 s. Whoever is not answered for longer is better off on another connection."""
 
 PAUSE_S: Final = 0.1
+CREATE_TRIES: Final = 6
+DELETE_TRIES: Final = 3
 ACK_WAIT_S: Final = 60.0
 """Far above the longest turn. Commands are removed rather than acknowledged; one that comes again is not folded."""
 
@@ -99,7 +101,7 @@ async def take_over(
             )
         since = found.since if found.fence else seq
         won_cursor = Cursor(
-            found.epoch, found.seq, found.effects, found.fold_version, True, since, found.maps
+            found.epoch, found.seq, found.effects, found.fold_version, True, since, found.maps, found.refused
         )
         return encode(won_cursor)
 
@@ -210,13 +212,38 @@ async def _replace_consumers(connection: Connection, names: Names, shard: int, e
         if other is not None and other > epoch:
             raise Replaced(f"consumer {name} is of an epoch above mine, {epoch}")
         if other is not None and other < epoch:
-            await _answered(connection, functools.partial(connection.delete_consumer, stream, name))
+            await _delete_consumer(connection, stream, name)
     for consumer, subjects in (
         (names.command_consumer(epoch), names.commands(shard)),
         (names.forward_consumer(epoch), names.sends(shard)),
     ):
         config = ConsumerConfig(consumer, [subjects], ack_wait_s=ACK_WAIT_S, memory=True, inactive_s=ORPHAN_S)
-        await _answered(connection, functools.partial(connection.create_consumer, stream, config))
+        await _create_consumer(connection, stream, config)
+
+
+async def _delete_consumer(connection: Connection, stream: str, name: str) -> None:
+    """One that lived on a server that was lost cannot be answered for; it is harmless, and forgotten in time."""
+    for _ in range(DELETE_TRIES):
+        with contextlib.suppress(TimeoutError, OutcomeUnknown):
+            async with asyncio.timeout(ANSWER_S):
+                await connection.delete_consumer(stream, name)
+                return
+
+
+async def _create_consumer(connection: Connection, stream: str, config: ConsumerConfig) -> None:
+    """One that is not answered for is made anew: its place may be a server that was lost a moment ago."""
+    for attempt in range(CREATE_TRIES):
+        try:
+            async with asyncio.timeout(min(ANSWER_S_MAX, ANSWER_S * (2 + attempt))):
+                await connection.create_consumer(stream, config)
+                return
+        except NoLeader:
+            raise
+        except (TimeoutError, OutcomeUnknown):
+            if connection.lost.is_set():
+                raise
+        await _delete_consumer(connection, stream, config.name)
+    raise Doubt(f"consumer {config.name} of {stream} could not be made in {CREATE_TRIES} tries")
 
 
 async def _answered(connection: Connection, ask: Callable[[], Awaitable[_T]]) -> _T:

@@ -24,6 +24,7 @@ from dressage.orchestrator.turn.records import encode
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.routing import HandedOn, Maps, MapSince, older_places
 from dressage.orchestrator.turn.runs import Runs
+from dressage.orchestrator.turn.starting import Starts
 from dressage.orchestrator.turn.takeover import still_owned, take_over
 from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
@@ -93,14 +94,19 @@ class Tenure:
         config: TenureConfig,
         metrics: EngineMetrics,
         shard_map: Callable[[], ShardMap],
+        open_runs_share: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`shard_map` is the newest that is defined; the shard's own stream says from when it holds."""
+        """`shard_map` is the newest that is defined; the shard's own stream says from when it holds.
+
+        `open_runs_share` is how many runs may be open on the shard now; None for any number.
+        """
         self._broker = broker
         self._names = names
         self._shard = shard
         self._config = config
         self._metrics = metrics
         self._defined_map = shard_map
+        self._open_runs_share = open_runs_share
         self._asked_for = 0
         self._committing = False
         self._told = 0
@@ -142,6 +148,13 @@ class Tenure:
                 committed=standing.cursor.place,
                 published=standing.position.place,
                 floor=floor,
+                starts=Starts(
+                    standing.cursor.seq,
+                    standing.cursor.refused,
+                    standing.position.open_runs,
+                    self._open_runs_share,
+                    lambda: remover.removed_commands,
+                ),
                 metrics=self._metrics,
             )
             committer = Committer(

@@ -73,6 +73,8 @@ class Turn:
     through: int = 0
     """The last command that is wholly in this turn, or in one before it."""
     maps: tuple[MapSince, ...] = ()
+    refused: tuple[int, ...] = ()
+    """Starts that were refused because too many runs were open."""
 
     @property
     def full(self) -> bool:

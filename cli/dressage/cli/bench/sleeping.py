@@ -1,0 +1,94 @@
+"""What sleeping runs cost: nothing at a take-over, which reads a handful of messages however many runs there are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.provision import require_namespace
+from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.workload import nap
+from dressage.cli.children import Child, dressage
+from dressage.client import Client
+from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
+from dressage.protocol.errors import DressageError
+from dressage.protocol.names import Names
+
+OPEN_MAX: Final = 2000
+SETTLE_S: Final = 120.0
+TAKE_OVERS: Final = 3
+SHARD: Final = 0
+
+
+async def measure_sleeping(runs: int) -> dict[str, Any]:
+    """Starts `runs` runs that sleep, kills their orchestrator, and takes the shard over with empty memory."""
+    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
+        base = Path(folder)
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(EmbeddedServer(base / "engine"))
+            orchestrator = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
+            await stack.enter_async_context(orchestrator)
+            client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
+            began = time.perf_counter()
+            await _put_to_sleep(client, runs)
+            await _settled(client)
+            started_s = time.perf_counter() - began
+            os.kill(orchestrator.pid, signal.SIGKILL)
+            took = [await _take_over(server.url, client, number) for number in range(TAKE_OVERS)]
+    return {
+        "sleeping": runs,
+        "starts_per_s": round(runs / started_s),
+        "take_over_s": [round(serving, 3) for serving, _ in took],
+        "answered_s": [round(answered, 3) for _, answered in took],
+    }
+
+
+async def _put_to_sleep(client: Client, runs: int) -> None:
+    version = (await client.register(nap)).version
+    numbers = iter(range(runs))
+
+    async def lane() -> None:
+        for number in numbers:
+            await client.start(nap, {"seconds": 86_400}, run_id=f"nap-{number}", version=version)
+
+    await asyncio.gather(*(lane() for _ in range(min(runs, OPEN_MAX))))
+
+
+async def _settled(client: Client) -> None:
+    """Waits until every state is stored, and every command that led to one is removed."""
+    names = client.names
+    deadline = time.monotonic() + SETTLE_S
+    while time.monotonic() < deadline:
+        state = await client.connection.stream_state(
+            names.shard_stream(SHARD), subjects=names.commands(SHARD)
+        )
+        if state is not None and not state.subjects:
+            return
+        await asyncio.sleep(0.2)
+    raise DressageError(f"the runs are not stored after {SETTLE_S:g} s", code="BENCH_WRONG")
+
+
+async def _take_over(url: str, client: Client, number: int) -> tuple[float, float]:
+    """Seconds until the shard is served, and until a start is answered."""
+    broker, names = JetStreamBroker(url), Names(client.names.namespace)
+    shard_map = (await require_namespace(client.connection, names)).map
+    stop = asyncio.Event()
+    began = time.perf_counter()
+    tenure = Tenure(broker, names, SHARD, TenureConfig(), EngineMetrics(), lambda: shard_map)
+    serving = asyncio.create_task(tenure.serve(stop))
+    await tenure.serving.wait()
+    served_s = time.perf_counter() - began
+    await client.start(nap, {"seconds": 86_400}, run_id=f"late-{number}")
+    answered_s = time.perf_counter() - began
+    stop.set()
+    await serving
+    return served_s, answered_s

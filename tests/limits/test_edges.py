@@ -1,0 +1,436 @@
+"""Each limit of a run at its edge: exactly as much is well, one more ends the run, by the name of the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import msgspec
+import pytest
+from tests.limits.specs import (  # pyright: ignore[reportMissingImports]
+    Run,
+    calling,
+    expr,
+    failure_of,
+    for_ever,
+    in_turn,
+    raw,
+    spec_of,
+)
+
+from dressage.expressions import LimitExceeded, TypeTable, compile_expression, parse_expression
+from dressage.expressions.limits import (
+    COLLISIONS_MAX,
+    DIGITS_MAX,
+    FORMAT_WIDTH_MAX,
+    INT_BITS_MAX,
+    ITEM_WEIGHT,
+    POWER_DIGITS_MAX,
+    TEXT_MAX_CHARS,
+    VALUE_MAX_DEPTH,
+    VALUE_MAX_WEIGHT,
+)
+from dressage.flow import App, Limits, workflow
+from dressage.orchestrator.fold.limits import (
+    DETAILS_BYTES_MAX,
+    ERROR_NAME_CHARS_MAX,
+    FAMILY_NAMES_MAX,
+    MESSAGE_CHARS_MAX,
+    STATE_BYTES_MAX,
+    stored_bytes,
+)
+from dressage.orchestrator.fold.nodes.sleep import SLEEP_S_MAX
+from dressage.orchestrator.fold.outcome import Outcome
+from dressage.orchestrator.fold.state import encode_state
+from dressage.protocol.commands import FailureInfo, TimerFired
+from dressage.protocol.errors import DefinitionError
+from dressage.protocol.expressions import Const
+from dressage.protocol.spec import LIMITS_MAX, Handler, RaiseNode, ReturnNode, Scope, SleepNode, WorkflowSpec
+from dressage.protocol.types import ANY, DictOf, Field, Scalar, SetOf
+
+DEFAULT = Limits()
+
+
+def ended(outcome: Outcome) -> str:
+    """How the run ended: its status, or the name of its failure."""
+    assert outcome.state is not None, outcome.message
+    return outcome.state.failure.name if outcome.state.failure else outcome.state.status
+
+
+def text_of(size: int) -> str:
+    """An expression for a text that takes `size` bytes in JSON, quotes included."""
+    return f"'x' * {size - 2}"
+
+
+# -- of the workflow -------------------------------------------------------------------------------
+@pytest.mark.parametrize("steps", [DEFAULT.steps_per_command, 50, LIMITS_MAX.steps_per_command])
+def test_steps_per_command(steps: int) -> None:
+    limits = Limits(steps_per_command=steps)
+    # Two steps for each round, one before them, and at the end the test and the return.
+    rounds = (steps - 3) // 2
+    spec = for_ever([("a", "0")], ("a", "a + 1"), test=f"a < {rounds}", limits=limits)
+    used = 3 + 2 * rounds
+    assert ended(Run(spec).start()) == "completed"
+    less = msgspec.structs.replace(spec, limits=Limits(steps_per_command=used))
+    assert ended(Run(less).start()) == "completed"
+    one_less = msgspec.structs.replace(spec, limits=Limits(steps_per_command=used - 1))
+    failure = failure_of(Run(one_less).start())
+    assert (failure.name, failure.kind) == ("steps-per-command", "limit")
+    assert str(used - 1) in failure.message
+    assert "let a task do the loop" in failure.message
+
+
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
+def test_the_size_of_an_output(size: int) -> None:
+    limits = Limits(value_bytes=size)
+    assert ended(Run(spec_of([ReturnNode(expr(text_of(size)))], limits=limits)).start()) == "completed"
+    failure = failure_of(Run(spec_of([ReturnNode(expr(text_of(size + 1)))], limits=limits)).start())
+    assert (failure.name, failure.kind) == ("output-size", "limit")
+    assert f"{size + 1} bytes of {size} allowed" in failure.message
+
+
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
+def test_the_size_of_arguments(size: int) -> None:
+    limits = Limits(value_bytes=size)
+    around = len('{"x":}')
+    assert Run(calling({"x": text_of(size - around)}, limits=limits)).start().effects
+    outcome = Run(calling({"x": text_of(size - around + 1)}, limits=limits)).start()
+    assert not outcome.effects
+    assert failure_of(outcome).name == "arguments-size"
+
+
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000])
+def test_the_size_of_a_result(size: int) -> None:
+    limits = Limits(value_bytes=size, variables_bytes=size + 100)
+    fits = Run(calling({}, limits=limits))
+    fits.start()
+    assert ended(fits.report(output=raw("x" * (size - 2)))) == "completed"
+    beyond = Run(calling({}, limits=limits))
+    beyond.start()
+    failure = failure_of(beyond.report(output=raw("x" * (size - 1))))
+    assert (failure.name, failure.kind) == ("result-size", "limit")
+    assert "task work" in failure.message
+
+
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
+def test_the_size_of_an_input(size: int) -> None:
+    spec = in_turn(limits=Limits(value_bytes=size, variables_bytes=LIMITS_MAX.variables_bytes))
+    data = b'{"p":"%b"}' % (b"x" * (size - len(b'{"p":""}')))
+    assert ended(Run(spec).start(data)) == "completed"
+    refused = Run(spec).start(data[:-1] + b" }")
+    assert refused.code == "INPUT_INVALID"
+    assert "limit input-size" in refused.message or "allowed" in refused.message
+    assert refused.state is None
+
+
+def test_an_input_that_grows_by_its_defaults() -> None:
+    long = Field("q", ANY, False, raw("x" * 900))
+    spec = in_turn(params=(Field("p", ANY), long), limits=Limits(value_bytes=1000))
+    assert Run(spec).start(b'{"p":1}').code is None
+    refused = Run(spec).start(b'{"p":"%b"}' % (b"x" * 200))
+    assert refused.code == "INPUT_INVALID"
+
+
+@pytest.mark.parametrize("size", [DEFAULT.variables_bytes, 1000, LIMITS_MAX.variables_bytes])
+def test_the_size_of_variables(size: int) -> None:
+    beside = len("p") + len("null") + len("a")
+    limits = Limits(variables_bytes=size)
+    run = Run(in_turn(("a", text_of(size - beside)), end=SleepNode(expr("1"), 0), limits=limits))
+    outcome = run.start()
+    assert outcome.code is None
+    assert run.state is not None
+    assert stored_bytes(run.state.variables) == size
+    failure = failure_of(
+        Run(in_turn(("a", text_of(size - beside + 1)), end=SleepNode(expr("1"), 0), limits=limits)).start()
+    )
+    assert (failure.name, failure.kind) == ("variables-size", "limit")
+    assert f"{size + 1} bytes of {size} allowed" in failure.message
+
+
+def test_an_input_whose_variables_are_too_large_is_refused() -> None:
+    # In stored form each Decimal says what it is, so it takes several times its bytes on the wire.
+    spec = in_turn(params=(Field("p", DictOf(Scalar("str"), Scalar("decimal"))),))
+    data = msgspec.json.encode({"p": {str(number): Decimal(number) for number in range(12_000)}})
+    assert len(data) < DEFAULT.value_bytes
+    refused = Run(spec).start(data)
+    assert refused.code == "INPUT_INVALID"
+    assert "limit variables-size" in refused.message
+
+
+def test_a_failed_run_keeps_what_fits() -> None:
+    run = Run(in_turn(("a", "1"), ("b", text_of(200_000)), ("c", text_of(200_000))))
+    run.start()
+    assert run.state is not None
+    assert run.state.failure is not None
+    assert list(run.state.variables) == ["p", "a", "b"]
+
+
+@pytest.mark.parametrize("events", [10, DEFAULT.history_events])
+def test_the_history(events: int) -> None:
+    """A run may have as many output events as the limit says, its end included."""
+    count = for_ever([("a", "0")], ("a", "a + 1"), test="a < 16", limits=Limits(history_events=events))
+    run = Run(count)
+    outcome = run.start()
+    assert run.state is not None
+    if events > 10:
+        assert ended(outcome) == "completed"
+        exact = run.state.events
+        limited = msgspec.structs.replace(count, limits=Limits(history_events=exact))
+        assert ended(Run(limited).start()) == "completed"
+        limited = msgspec.structs.replace(count, limits=Limits(history_events=exact - 1))
+        outcome = Run(limited).start()
+    failure = failure_of(outcome)
+    assert (failure.name, failure.kind) == ("history-limit", "limit")
+    assert "start another run" in failure.message
+
+
+def test_a_run_does_not_grow_for_ever_by_waiting() -> None:
+    limits = Limits(history_events=100)
+    run = Run(spec_of([SleepNode(expr("1"), 0)], limits=limits))
+    run.start()
+    assert run.state is not None
+    while not run.state.finished:
+        wait = run.state.threads[0].wait
+        assert wait is not None
+        run.apply(TimerFired(wait.timer_id))
+    assert failure_of(Outcome(run.state)).name == "history-limit"
+    assert run.state.events <= limits.history_events + 3
+
+
+def test_a_run_does_not_grow_for_ever_by_retries() -> None:
+    limits = Limits(history_events=100)
+    spec = calling({}, limits=limits)
+    tasks = tuple(
+        msgspec.convert(msgspec.to_builtins(task) | {"retry": {"retries": 10_000}}, type(task))
+        for task in spec.tasks
+    )
+    run = Run(msgspec.structs.replace(spec, tasks=tasks))
+    run.start()
+    assert run.state is not None
+    while not run.state.finished:
+        run.report(error=FailureInfo("OSError", "no", "task-error"))
+    assert run.state.events <= limits.history_events + 3
+
+
+def test_a_state_of_parts_that_fit_alone() -> None:
+    limits = Limits(value_bytes=LIMITS_MAX.value_bytes, variables_bytes=LIMITS_MAX.variables_bytes)
+    data = b'{"p":"%b"}' % (b"x" * 400_000)
+    fits = STATE_BYTES_MAX - 2 * 400_000 - 100
+    for size, end in [(fits, "completed"), (fits + 200, "state-size")]:
+        run = Run(in_turn(("a", text_of(size)), end=ReturnNode(Const(raw(1))), limits=limits))
+        assert ended(run.start(data)) == end
+        assert run.state is not None
+        assert len(encode_state(run.state)) < 1024 * 1024
+
+
+def test_the_largest_state_fits_into_a_message() -> None:
+    """With a failure of the worst kind on top."""
+    limits = Limits(value_bytes=LIMITS_MAX.value_bytes, variables_bytes=LIMITS_MAX.variables_bytes)
+    data = b'{"p":"%b"}' % (b"x" * 300_000)
+    run = Run(
+        in_turn(
+            ("a", text_of(320_000)),
+            end=RaiseNode("boom", expr("'\\x00' * 100000"), expr("'y' * 32000")),
+            limits=limits,
+        )
+    )
+    assert ended(run.start(data)) == "boom"
+    assert run.state is not None
+    assert len(run.state.input) + stored_bytes(run.state.variables) > STATE_BYTES_MAX - 50_000
+    assert len(encode_state(run.state)) < 1024 * 1024 - 4096
+
+
+# -- of the engine ---------------------------------------------------------------------------------
+def evaluate(text: str) -> object:
+    return compile_expression(parse_expression(text, []), TypeTable())({})
+
+
+EDGES: dict[str, tuple[str, str, str]] = {
+    "text-size": (f"len('x' * {TEXT_MAX_CHARS})", f"len('x' * {TEXT_MAX_CHARS + 1})", str(TEXT_MAX_CHARS)),
+    "int-size": (f"(1 << {INT_BITS_MAX - 1}) % 7", f"(1 << {INT_BITS_MAX}) % 7", str(INT_BITS_MAX)),
+    "number-digits": (
+        f"len(str(Decimal('9' * {DIGITS_MAX})))",
+        f"Decimal('9' * {DIGITS_MAX + 1})",
+        str(DIGITS_MAX),
+    ),
+    "value-size": (
+        f"len([1] * {VALUE_MAX_WEIGHT // (2 * ITEM_WEIGHT)})",
+        f"len([1] * {VALUE_MAX_WEIGHT // (2 * ITEM_WEIGHT) + 1})",
+        str(VALUE_MAX_WEIGHT),
+    ),
+    "value-depth": (
+        "[" * VALUE_MAX_DEPTH + "1" + "]" * VALUE_MAX_DEPTH,
+        "[" * (VALUE_MAX_DEPTH + 1) + "1" + "]" * (VALUE_MAX_DEPTH + 1),
+        str(VALUE_MAX_DEPTH),
+    ),
+}
+
+
+@pytest.mark.parametrize("limit", EDGES)
+def test_the_evaluators_limits(limit: str) -> None:
+    well, beyond, figure = EDGES[limit]
+    evaluate(well)
+    with pytest.raises(LimitExceeded, match=rf"\(limit {limit}\)$") as failed:
+        evaluate(beyond)
+    assert failed.value.limit == limit
+    assert figure in failed.value.message
+
+
+def test_the_digits_of_a_power() -> None:
+    nines = "9" * (POWER_DIGITS_MAX - 1)
+    evaluate(f"Decimal('1.{nines}') ** Decimal('1.5')")
+    with pytest.raises(LimitExceeded, match="number-digits"):
+        evaluate(f"Decimal('1.{nines}9') ** Decimal('1.5')")
+
+
+def test_the_width_of_a_format() -> None:
+    assert evaluate(f"len(f'{{1:>{FORMAT_WIDTH_MAX}}}')") == FORMAT_WIDTH_MAX
+    with pytest.raises(DefinitionError, match="format-width"):
+        evaluate(f"len(f'{{1:>{FORMAT_WIDTH_MAX + 1}}}')")
+
+
+def test_keys_that_share_their_hash() -> None:
+    """Python's hash of an int is the remainder by this prime, so all multiples of it collide."""
+    prime = 2**61 - 1
+    codec = TypeTable().codec(SetOf(Scalar("int")))
+    codec.decode(raw([number * prime for number in range(COLLISIONS_MAX + 1)]))
+    with pytest.raises(Exception, match=r"\(limit hash-collisions\)"):
+        codec.decode(raw([number * prime for number in range(1, COLLISIONS_MAX + 3)]))
+    assert len(codec.decode(raw(list(range(20_000))))) == 20_000
+    assert codec.decode(raw([1] * 20_000)) == {1}
+
+
+def test_a_sleep() -> None:
+    century = Run(spec_of([SleepNode(expr(str(SLEEP_S_MAX)), 1), ReturnNode()]))
+    assert century.start().effects
+    longer = Run(spec_of([SleepNode(expr(f"{SLEEP_S_MAX} + 0.001"), 1), ReturnNode()]))
+    assert failure_of(longer.start()).name == "sleep-length"
+
+
+@pytest.mark.parametrize("duration", ["1e300", "10 ** 400", "float('inf')", "timedelta(days=99999999)"])
+def test_a_sleep_without_end(duration: str) -> None:
+    assert (
+        failure_of(Run(spec_of([SleepNode(expr(duration), 1), ReturnNode()])).start()).name == "sleep-length"
+    )
+
+
+@pytest.mark.parametrize("duration", ["-1", "-1e300", "-(10 ** 400)", "float('-inf')", "timedelta(days=-1)"])
+def test_a_sleep_into_the_past_is_none(duration: str) -> None:
+    run = Run(spec_of([SleepNode(expr(duration), 1), ReturnNode()]))
+    run.start()
+    assert run.state is not None
+    wait = run.state.threads[0].wait
+    assert wait is not None
+    assert run.apply(TimerFired(wait.timer_id)).code is None
+
+
+def test_timers_fired_by_hand_do_not_lead_out_of_the_calendar() -> None:
+    run = Run(spec_of([SleepNode(expr(str(SLEEP_S_MAX)), 0)]))
+    run.start()
+    assert run.state is not None
+    while not run.state.finished:
+        wait = run.state.threads[0].wait
+        assert wait is not None
+        run.apply(TimerFired(wait.timer_id))
+    assert failure_of(Outcome(run.state)).name == "sleep-length"
+
+
+def caught(handler_at: int = 1) -> tuple[Scope, ...]:
+    return (Scope((Handler(("workflow-failure",), handler_at, "f"),)),)
+
+
+def test_a_reported_failure_is_cut() -> None:
+    run = Run(calling({}))
+    run.start()
+    message = "x" * (MESSAGE_CHARS_MAX + 1)
+    details = raw({"a": "y" * DETAILS_BYTES_MAX})
+    family = tuple(f"name-{number}" for number in range(FAMILY_NAMES_MAX + 1))
+    outcome = run.report(failure=FailureInfo("boom", message, details=details, family=family))
+    failure = failure_of(outcome)
+    assert len(failure.message) == MESSAGE_CHARS_MAX
+    assert failure.details == raw({"dropped": f"details above {DETAILS_BYTES_MAX} bytes"})
+    assert failure.family == family[:FAMILY_NAMES_MAX]
+
+
+def test_a_reported_error_is_cut() -> None:
+    run = Run(calling({}))
+    run.start()
+    outcome = run.report(error=FailureInfo("E" * (ERROR_NAME_CHARS_MAX + 1), "no", "type-error"))
+    assert failure_of(outcome).name == "E" * ERROR_NAME_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    "details",
+    [b"1e9999", b"[" * 100 + b"]" * 100, b'"\xff"', b'{"a":1e400}'],
+    ids=lambda each: ascii(each)[:12],
+)
+def test_details_that_nobody_could_read_are_dropped(details: bytes) -> None:
+    """A decoder lets them through as they are, for nobody looks inside; a reader of events would."""
+    run = Run(calling({}))
+    run.start()
+    outcome = run.report(failure=FailureInfo("boom", "no", details=msgspec.Raw(details)))
+    assert failure_of(outcome).details == raw({"dropped": "details that cannot be read"})
+
+
+@pytest.mark.parametrize("text", ["{}['x' * 1000000]", "int('x' * 4000)", "'x' * 4000 + 1"])
+def test_an_error_that_quotes_what_it_was_given_is_cut(text: str) -> None:
+    failure = failure_of(Run(in_turn(("a", text))).start())
+    assert failure.name == "expression-error"
+    assert len(failure.message) <= MESSAGE_CHARS_MAX
+
+
+# -- how an author says it -------------------------------------------------------------------------
+app = App("limits")
+
+
+@app.task
+async def nothing() -> None:
+    return None
+
+
+@workflow
+async def plain() -> None:
+    await nothing()
+
+
+@workflow(name="plain", limits=Limits())
+async def spelled_out() -> None:
+    await nothing()
+
+
+@workflow(name="limited", limits=Limits(steps_per_command=2, history_events=5))
+async def limited(n: int) -> int:
+    while n > 0:
+        n = n - 1
+    return n
+
+
+def test_limits_that_are_the_default_make_no_other_version() -> None:
+    assert plain.spec.limits is None
+    assert spelled_out.spec.limits is None
+    assert plain.spec.digest() == spelled_out.spec.digest()
+    assert b'"limits":' not in plain.spec.encode()
+
+
+def test_an_authors_limits_hold() -> None:
+    assert limited.spec.limits == Limits(steps_per_command=2, history_events=5)
+    assert ended(Run(limited.spec).start(b'{"n":0}')) == "completed"
+    assert ended(Run(limited.spec).start(b'{"n":1}')) == "steps-per-command"
+
+
+def refused(**limits: int) -> Callable[[], WorkflowSpec]:
+    return lambda: workflow(limits=Limits(**limits))(plain.function).spec
+
+
+@pytest.mark.parametrize("name", Limits.__struct_fields__)
+def test_limits_that_no_engine_grants_are_refused(name: str) -> None:
+    most = getattr(LIMITS_MAX, name)
+    workflow(limits=Limits(**{name: most}))(plain.function)
+    for wrong in (0, -1, most + 1, 10**30):
+        with pytest.raises(DefinitionError, match=f"limit {name} is .*: give 1 to {most}"):
+            refused(**{name: wrong})()
+
+
+def test_a_run_keeps_the_limits_of_its_version() -> None:
+    small = msgspec.structs.replace(limited.spec, limits=None)
+    assert ended(Run(small).start(b'{"n":1}')) == "completed"
