@@ -30,6 +30,7 @@ IN_CODE: Final = re.compile(r"`((?:[a-z_]+\.)+[A-Z][A-Z0-9_]*)`")
 
 NO_LIMITS: Final = {
     "protocol.spec.LIMITS_MAX": "its fields are in the table of a run",
+    "brokers.jetstream.connection.AGAIN_MAX": "how often a request is sent again",
     "orchestrator.doctor.RAFT_GROUPS_MAX": "what doctor warns of",
     "orchestrator.doctor.USED_MAX": "what doctor warns of",
     "orchestrator.doctor.LAG_MAX": "what doctor warns of",
@@ -109,7 +110,8 @@ def test_every_figure_of_the_code_is_on_the_page() -> None:
 
 
 def test_what_is_said_to_be_no_limit_exists() -> None:
-    assert not {name for name in NO_LIMITS if not hasattr(value_of(name), "__class__")}
+    for name in NO_LIMITS:
+        assert value_of(name) is not None
 
 
 @pytest.mark.parametrize("field", Limits.__struct_fields__)

@@ -28,8 +28,8 @@ from tests.faults.trial import Site, Trial  # pyright: ignore[reportMissingImpor
 from dressage.brokers.provision import TASK_ACK_WAIT_S
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled, decode_data, decode_event
 
-AN_ATTEMPT_S: Final = 2.0
-"""A redelivered attempt also has to be taken and executed."""
+AN_ATTEMPT_S: Final = 4.0
+"""A redelivered attempt also has to be taken and executed, which takes 2 s for the slow ones of the load."""
 
 GOALS_S: Final = {"orchestrator": 3.0, "server": 10.0, "worker": TASK_ACK_WAIT_S + AN_ATTEMPT_S}
 QUIET_S: Final = 3.0

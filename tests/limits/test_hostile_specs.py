@@ -214,7 +214,7 @@ HOSTILE: dict[str, tuple[Callable[[], WorkflowSpec], str]] = {
         ),
         "work-per-command",
     ),
-    "a view of many fields": (viewing, "work-per-command"),
+    "a view of many fields": (viewing, "history-limit"),
     "a field of many": (viewing_one, "work-per-command"),
     "keys that collide": (lambda: in_turn(("a", colliding())), "hash-collisions"),
 }

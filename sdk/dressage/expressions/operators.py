@@ -107,8 +107,8 @@ def _power(frame: Frame, left: Any, right: Any) -> Any:
     return result
 
 
-_POWER_WORK = 20_000
-"""Units of a power of Decimals, which may take a tenth of a millisecond."""
+_POWER_WORK = 50_000
+"""Units of a power of Decimals, which may take half a millisecond."""
 
 
 def _shift_left(frame: Frame, left: Any, right: Any) -> Any:
@@ -121,10 +121,11 @@ def _shift_left(frame: Frame, left: Any, right: Any) -> Any:
 def _or(frame: Frame, left: Any, right: Any) -> Any:
     if isinstance(left, dict) and isinstance(right, dict):
         weight = weigh(left)
-        frame.spend(weight + weigh(right, beside=weight))
+        # Twice, because keys are hashed and put into a new dict.
+        frame.spend(2 * (weight + weigh(right, beside=weight)))
         limit_collisions([*left, *right])
     elif isinstance(left, set) and isinstance(right, set):
-        frame.spend(weigh(left) + weigh(right))
+        frame.spend(2 * (weigh(left) + weigh(right)))
         limit_collisions([*left, *right])
     return _either(left, right)
 
@@ -163,10 +164,12 @@ def _in(frame: Frame, left: Any, right: Any) -> bool:
     if isinstance(right, dict | set):
         check_hashable(left)
         frame.spend_on(left)
-    elif isinstance(left, _TEXTS) and isinstance(right, _TEXTS):
-        frame.spend(len(right) + (len(right) * min(len(left), 100) >> 5))
+    elif isinstance(right, _TEXTS):
+        wanted = len(left) if isinstance(left, _TEXTS) else 1
+        frame.spend(len(right) + (len(right) * min(wanted, 100) >> 5))
     else:
-        frame.spend_on(right)
+        # Twice, because each item is weighed and compared.
+        frame.spend(2 * weigh(right))
     return _contains(right, left)
 
 

@@ -31,7 +31,7 @@ def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
     others: list[str] = []
     for seed in range(1, seeds_max + 1):
         with mutant.patch():
-            result = run_seed(seed)
+            result = run_seed(seed, until=mutant.rules)
         for violation in result.violations:
             if violation.rule in mutant.rules:
                 return Caught(name, violation.rule, seed, tuple(others))

@@ -122,6 +122,7 @@ class Watch:
         self.count = 1
         """Shards of the namespace."""
         self.violations: list[Violation] = []
+        self.on_broken: Callable[[str], None] = lambda _: None
         self.commands = 0
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
@@ -138,6 +139,7 @@ class Watch:
         assert rule in RULES, rule
         if all(violation.rule != rule for violation in self.violations):
             self.violations.append(Violation(rule, self._clock(), what))
+            self.on_broken(rule)
 
     def view(self, shard: int) -> ShardView:
         found = self.shards.get(shard)

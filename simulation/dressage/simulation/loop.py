@@ -29,6 +29,9 @@ Ts = TypeVarTuple("Ts")
 
 _lane: contextvars.ContextVar[Lane] = contextvars.ContextVar("dressage_simulation_lane")
 
+STEPS_MAX: Final = 300_000
+"""A seed takes some ten thousand callbacks; one that takes so many goes in circles without time going on."""
+
 SLICE_MAX: Final = 8
 """So many callbacks of one process run before the scheduler chooses again."""
 
@@ -184,6 +187,8 @@ class SimLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """One process runs a few callbacks; or, with nobody ready, time goes on."""
         lanes = self._lanes
+        if self.steps > STEPS_MAX:
+            raise Hang(f"{STEPS_MAX} steps, at {self._now:.3f} s")
         if not lanes:
             self._advance()
             return

@@ -211,8 +211,8 @@ def memory_outlives_doubt() -> Iterator[None]:
     kept: dict[tuple[int, int], Any] = {}
     init = Runs.__init__
 
-    def keeping(self: Any, connection: Any, names: Any, shard: int, limit: int) -> None:
-        init(self, connection, names, shard, limit)
+    def keeping(self: Any, connection: Any, names: Any, shard: int, *others: Any, **options: Any) -> None:
+        init(self, connection, names, shard, *others, **options)
         life = id(connection.process)
         before = kept.get((life, shard))
         if before is not None:

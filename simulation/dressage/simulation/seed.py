@@ -99,20 +99,31 @@ def _register(script: Script, client: str) -> Action:
     return Action(client, 0.0, "register the workflows", act)
 
 
-def run_seed(seed: int, without: frozenset[int] = frozenset()) -> SeedResult:
-    """Runs a seed from nothing. The same seed gives the same run, to the last message."""
+def run_seed(
+    seed: int, without: frozenset[int] = frozenset(), until: frozenset[str] = frozenset()
+) -> SeedResult:
+    """Runs a seed from nothing. The same seed gives the same run, to the last message.
+
+    It ends early, without the judgement at its end, when one of the rules in `until` is broken.
+    """
     planned = plan(seed, without)
     loop = SimLoop(random.Random(f"loop {seed}"))
     loop.ends_at = ENDS_AT_S
     world = World(seed, planned.shape, planned.script, loop)
     asyncio.set_event_loop(loop)
     with _seeded_ids(seed):
+        story = loop.create_task(_story(world, planned))
+        world.watch.on_broken = lambda rule: loop.stop() if rule in until else None
+        story.add_done_callback(lambda _: loop.stop())
         try:
-            loop.run_until_complete(_story(world, planned))
+            loop.run_forever()
         except Hang as hang:
             world.watch.broken("nothing-hangs", str(hang))
-    judge(world)
-    judge_executions(world)
+        if story.done():
+            story.result()
+    if not any(violation.rule in until for violation in world.watch.violations):
+        judge(world)
+        judge_executions(world)
     loop.bury()
     asyncio.set_event_loop(None)
     return SeedResult(

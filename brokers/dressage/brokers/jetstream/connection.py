@@ -335,7 +335,8 @@ class JetStreamConnection:
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
         body = msgspec.json.encode({"subjects_filter": subjects}) if subjects else b""
-        reply = wire.stream_reply.decode(await self._read(f"STREAM.INFO.{stream}", body, _settle_bytes))
+        answer = await self._read(f"STREAM.INFO.{stream}", body, _settle_bytes)
+        reply = wire.stream_reply.decode(answer)
         if reply.error is not None:
             if reply.error.err_code == _STREAM_NOT_FOUND:
                 return None
