@@ -290,7 +290,7 @@ class Outside:
             key = self._names.run_key(shard_of(run, self._shards), run_token(run))
             async with lanes:
                 raw = await get_raw(self._connection, self._names.runs_stream(), {"last_by_subj": key})
-            return _wrong_state(run, raw, events)
+            return wrong_state(run, raw, events)
 
         compared = await asyncio.gather(*(compare(run, events) for run, events in runs.items()))
         return [wrong for wrong in compared if wrong is not None]
@@ -329,7 +329,7 @@ class Outside:
         return [f"dead letter on {raw.subject}: {raw.data[:200]!r}" for raw in dead]
 
 
-def _wrong_state(run: str, raw: Raw | None, events: Sequence[ReceivedEvent]) -> str | None:
+def wrong_state(run: str, raw: Raw | None, events: Sequence[ReceivedEvent]) -> str | None:
     if raw is None:
         return f"{run}: has events and no state"
     state = msgspec.json.decode(raw.data, type=_State)
@@ -459,12 +459,12 @@ class Commits:
     def wrong(self) -> list[str]:
         wrong: list[str] = []
         for shard, seen in enumerate(self._cursors):
-            wrong += [f"shard {shard}: {each}" for each in _late_turns(seen)]
+            wrong += [f"shard {shard}: {each}" for each in late_turns(seen)]
         by_subject: dict[str, list[Delivery]] = defaultdict(list)
         for delivery in self._positions:
             by_subject[delivery.subject].append(delivery)
         for subject, deliveries in by_subject.items():
-            wrong += [f"{subject}: {each}" for each in _late_positions(deliveries)]
+            wrong += [f"{subject}: {each}" for each in late_positions(deliveries)]
         return wrong
 
 
@@ -472,7 +472,7 @@ def _fences(cursors: Iterable[Delivery]) -> list[int]:
     return [each.stream_seq for each in cursors if msgspec.json.decode(each.data, type=_Epoch).fence]
 
 
-def _late_turns(cursors: Iterable[Delivery]) -> list[str]:
+def late_turns(cursors: Iterable[Delivery]) -> list[str]:
     """Turns that stand behind the fence of a later owner than their own."""
     wrong: list[str] = []
     fenced = 0
@@ -487,7 +487,7 @@ def _late_turns(cursors: Iterable[Delivery]) -> list[str]:
     return wrong
 
 
-def _late_positions(positions: Iterable[Delivery]) -> list[str]:
+def late_positions(positions: Iterable[Delivery]) -> list[str]:
     wrong: list[str] = []
     highest = 0
     for delivery in positions:

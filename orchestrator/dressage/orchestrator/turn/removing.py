@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from dressage.brokers.interface import Connection
@@ -61,8 +62,10 @@ class Remover:
         sends: Floor,
         cursors: Floor,
         epoch: int,
+        still_owned: Callable[[], Awaitable[bool]],
     ) -> None:
         self._connection = connection
+        self._still_owned = still_owned
         self._epoch = epoch
         self._stream = names.shard_stream(shard)
         self._names = names
@@ -105,7 +108,13 @@ class Remover:
             self._removed[subjects] = floor
 
     async def _look_at_consumers(self) -> None:
-        """Removes tasks that are done with, and consumers that an owner before this one made after it was replaced."""
+        """Removes tasks that are done with, and consumers that an owner before this one made after it was replaced.
+
+        Raises `Doubt` when somebody has fenced the shard. An owner with nothing to commit would not notice else, if
+        that somebody died before it removed this one's consumers.
+        """
+        if not await self._still_owned():
+            raise Doubt("somebody else has fenced the shard", contested=True)
         for consumer in await self._connection.consumers(self._stream):
             epoch = self._names.consumer_epoch(consumer)
             if epoch is not None and epoch < self._epoch:

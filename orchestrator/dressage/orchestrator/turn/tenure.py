@@ -189,7 +189,14 @@ class Tenure:
                 handed_on,
             )
             remover = Remover(
-                connections.intake, self._names, self._shard, floor, sends, committer.copies, self.epoch
+                connections.intake,
+                self._names,
+                self._shard,
+                floor,
+                sends,
+                committer.copies,
+                self.epoch,
+                lambda: still_owned(connections.intake, self._names, self._shard, standing),
             )
             forwarder = Forwarder(connections.intake, self._names, self._shard, sends, handed_on)
             stages = _Stages(folder, committer, events, states, asking, remover, forwarder, floor, maps)
