@@ -10,12 +10,13 @@ import re
 import time
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
+from tests.faults.disk import SmallDisk  # pyright: ignore[reportMissingImports]
 from tests.faults.processes import Family, Process, free_ports  # pyright: ignore[reportMissingImports]
 from tests.faults.proxy import Link, Links  # pyright: ignore[reportMissingImports]
 
@@ -31,6 +32,9 @@ CONFIG: Final = HERE.parents[1] / "deploy" / "nats" / "nats.conf"
 """The very file that the compose file mounts."""
 
 SERVERS: Final = 3
+QUIET: Final = ("--no_advertise", "--cluster_advertise", "127.0.0.1:1")
+"""Servers tell each other and their clients where else the cluster listens. That would lead around the links."""
+
 FORM_S: Final = 90.0
 REQUEST_S: Final = 2.0
 NO_SERVER: Final = re.compile("^(JETSTREAM_UNAVAILABLE|SERVER_UNREACHABLE): ", re.MULTILINE)
@@ -42,28 +46,29 @@ class Server:
     """One nats-server of the cluster. It keeps its ports and its data when it is started again."""
 
     def __init__(
-        self, family: Family, index: int, data: Path, ports: tuple[int, int, int], routes: Sequence[int]
+        self,
+        family: Family,
+        index: int,
+        ports: tuple[int, int, int],
+        routes: Sequence[int],
+        quiet: Sequence[str] = (),
+        disk: SmallDisk | None = None,
     ) -> None:
+        """`ports` are those for clients, cluster and monitoring, `routes` those of the others as it reaches them."""
         self.name = f"nats-{index + 1}"
-        self.data = data
-        self.port, self.route_port, self._monitor_port = ports
+        self.port, route_port, self._monitor_port = ports
         environment = {
             "NATS_NAME": self.name,
             "NATS_LISTEN": f"127.0.0.1:{self.port}",
             "NATS_MONITOR": f"127.0.0.1:{self._monitor_port}",
-            "NATS_CLUSTER_LISTEN": f"127.0.0.1:{self.route_port}",
+            "NATS_CLUSTER_LISTEN": f"127.0.0.1:{route_port}",
             "NATS_ROUTES": json.dumps([f"nats://127.0.0.1:{port}" for port in routes]),
-            "NATS_DATA": str(data),
+            "NATS_DATA": str(disk.folder if disk is not None else family.folder / f"{self.name}-data"),
         }
-        # Servers tell each other and their clients where else the cluster listens. That would lead around the links.
-        quiet = (
-            ("--no_advertise", "--cluster_advertise", "127.0.0.1:1")
-            if set(routes) - {self.route_port}
-            else ()
-        )
-        self.process = family.program(
-            self.name, find_server_binary(), "-c", str(CONFIG), *quiet, env=environment
-        )
+        command = [find_server_binary(), "-c", str(CONFIG), *quiet]
+        if disk is not None:
+            command = disk.inside(*command)
+        self.process = family.program(self.name, *command, env=environment)
 
     @property
     def url(self) -> str:
@@ -78,11 +83,13 @@ class Server:
 
 
 class Servers:
-    """The cluster of servers alone. With `links` they reach each other through links that can be cut."""
+    """The cluster of servers alone.
 
-    def __init__(self, family: Family, links: Links | None = None, data: Sequence[Path] = ()) -> None:
+    With `links` they reach each other through links that can be cut. The last one's data is on `disk`, if there is one.
+    """
+
+    def __init__(self, family: Family, links: Links | None = None, disk: SmallDisk | None = None) -> None:
         ports = free_ports(3 * SERVERS)
-        folders = list(data) or [family.folder / f"nats-{index + 1}-data" for index in range(SERVERS)]
         self.routes: dict[frozenset[int], list[Link]] = {}
         self.all: list[Server] = []
         route_ports = ports[SERVERS : 2 * SERVERS]
@@ -94,7 +101,8 @@ class Servers:
                 reached[one][other] = link.port
         for index in range(SERVERS):
             own = ports[index], route_ports[index], ports[2 * SERVERS + index]
-            self.all.append(Server(family, index, folders[index], own, reached[index]))
+            full = disk if index == SERVERS - 1 else None
+            self.all.append(Server(family, index, own, reached[index], QUIET if links else (), full))
 
     @property
     def url(self) -> str:
@@ -166,7 +174,7 @@ class Shape:
     orchestrators: int = 3
     workers: int = 4
     linked: bool = True
-    data: Sequence[Path] = field(default_factory=tuple)
+    small_disk: bool = False
 
 
 class Cluster:
@@ -182,6 +190,7 @@ class Cluster:
         self.orchestrators: list[Process] = []
         self.workers: list[Process] = []
         self._metrics_ports: dict[str, int] = {}
+        self.disk: SmallDisk | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -200,7 +209,10 @@ class Cluster:
     async def _start(self) -> None:
         self.family = self._stack.enter_context(Family(self._folder))
         links = self._links = self._stack.enter_context(Links()) if self.shape.linked else None
-        self.servers = Servers(self.family, links, self.shape.data)
+        if self.shape.small_disk:
+            disk = self.disk = SmallDisk(self.family, self._folder / "small-disk")
+            await disk.mount()
+        self.servers = Servers(self.family, links, self.disk)
         self.servers.start()
         await self.servers.formed()
         self.observer = await JetStreamBroker(self.servers.url).connect("observer", reconnect=True)

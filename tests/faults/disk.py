@@ -1,67 +1,85 @@
-"""A disk that can be filled: a small file system in memory, where this process may mount one."""
+"""A disk that can be filled: a small file system in memory, which only a server sees and which dies with the tests.
+
+It is mounted in a mount namespace of its own, so nothing of it is left however the tests end.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.faults.processes import Family, Process  # pyright: ignore[reportMissingImports]
+
 SIZE_MB: Final = 192
 CHUNK_BYTES: Final = 1024 * 1024
+MOUNT_S: Final = 20.0
+MOUNTED: Final = "mounted"
 
 
-@dataclass(frozen=True)
 class SmallDisk:
-    """`why_not` says why the folder is on no disk of its own; then it cannot be filled."""
+    """`why_not` says why a folder is on no disk of its own; then it cannot be filled."""
 
-    folder: Path
-    why_not: str = ""
+    def __init__(self, family: Family, folder: Path) -> None:
+        self.folder = folder
+        self._holder: Process | None = None
+        self._family = family
+        self.why_not = ""
+
+    async def mount(self) -> None:
+        """Keeps a process that holds the namespace, if there can be one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [name for name in ("unshare", "nsenter", "mount") if shutil.which(name) is None]
+        if missing:
+            self.why_not = f"there is no {missing[0]}"
+            return
+        script = f'mount -t tmpfs -o size={SIZE_MB}m tmpfs "$0" && echo {MOUNTED} && exec sleep infinity'
+        # Whoever is not root may become it in a user namespace, where the system allows that.
+        as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+        holder = self._family.program(
+            "small-disk", "unshare", *as_root, "--mount", "sh", "-c", script, str(self.folder)
+        )
+        holder.start()
+        async with asyncio.timeout(MOUNT_S):
+            while MOUNTED not in holder.log():
+                if not holder.alive:
+                    holder.ended_as_told = True
+                    self.why_not = f"no file system can be mounted: {holder.log().strip()}"
+                    return
+                await asyncio.sleep(0.02)
+        self._holder = holder
+
+    def inside(self, *command: str) -> list[str]:
+        """The same command where the disk is seen."""
+        if self._holder is None:
+            return list(command)
+        as_user = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
+        return ["nsenter", "--target", str(self._holder.pid), *as_user, "--mount", *command]
 
     @property
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.folder).free
+        return shutil.disk_usage(self._seen).free
 
     def fill(self) -> None:
         """Writes until nothing more fits."""
-        with self._ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(CHUNK_BYTES))
-        with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(512))
+        for size in (CHUNK_BYTES, 512):
+            with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
 
     def free(self) -> None:
         """Makes room again."""
         self._ballast.unlink(missing_ok=True)
 
     @property
+    def _seen(self) -> Path:
+        """The folder as the processes in the namespace see it."""
+        assert self._holder is not None, self.why_not
+        return Path(f"/proc/{self._holder.pid}/root{self.folder}")
+
+    @property
     def _ballast(self) -> Path:
-        return self.folder / "ballast"
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """A folder on a disk of its own, if that can be had; else an ordinary folder that says why it is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    why_not = _mount(folder)
-    try:
-        yield SmallDisk(folder, why_not)
-    finally:
-        if not why_not:
-            subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
-def _mount(folder: Path) -> str:
-    if os.geteuid() != 0:
-        return "only root may mount a file system"
-    mount = shutil.which("mount")
-    if mount is None:
-        return "there is no mount program"
-    options = ["-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(folder)]
-    mounted = subprocess.run([mount, *options], capture_output=True, text=True, check=False)
-    return "" if mounted.returncode == 0 else f"mounting a tmpfs failed: {mounted.stderr.strip()}"
+        return self._seen / "ballast"

@@ -15,7 +15,6 @@ from tests.faults.availability import (  # pyright: ignore[reportMissingImports]
     lose_orchestrator,
     lose_worker,
 )
-from tests.faults.disk import SmallDisk  # pyright: ignore[reportMissingImports]
 from tests.faults.mixture import mix  # pyright: ignore[reportMissingImports]
 from tests.faults.processes import Process  # pyright: ignore[reportMissingImports]
 from tests.faults.proxy import Spoilt  # pyright: ignore[reportMissingImports]
@@ -43,7 +42,6 @@ class Stage:
 
     trial: Trial
     form: Form
-    disk: SmallDisk
     round_: int
     losses: list[Loss]
 
@@ -149,18 +147,18 @@ async def links_spoilt(stage: Stage) -> None:
 async def disk_full(stage: Stage) -> None:
     """A server without space leaves JetStream to the others. With space again, it is back after a restart."""
     trial, servers = stage.trial, stage.trial.cluster.servers
-    if stage.disk.why_not:
-        print(f"no disk to fill: {stage.disk.why_not}")
+    server, disk = servers.all[-1], stage.trial.cluster.disk
+    if disk is None or disk.why_not:
+        print(f"no disk to fill: {disk.why_not if disk is not None else 'the cluster has none'}")
         return
-    server = servers.all[-1]
     await trial.hit(f"no space on the disk of {server.name}")
-    stage.disk.fill()
+    disk.fill()
     try:
-        assert stage.disk.free_bytes == 0
+        assert disk.free_bytes == 0
         await trial.goes_on()
         await asyncio.sleep(stage.form.spoilt_s)
     finally:
-        stage.disk.free()
+        disk.free()
     await server.process.stop()
     server.process.start()
     await servers.healthy(server)

@@ -17,7 +17,6 @@ import pytest
 from tests.faults import scenarios  # pyright: ignore[reportMissingImports]
 from tests.faults.availability import figure, table  # pyright: ignore[reportMissingImports]
 from tests.faults.cluster import Shape  # pyright: ignore[reportMissingImports]
-from tests.faults.disk import SmallDisk, small_disk  # pyright: ignore[reportMissingImports]
 from tests.faults.load import Demand  # pyright: ignore[reportMissingImports]
 from tests.faults.scenarios import Scenario, Stage  # pyright: ignore[reportMissingImports]
 from tests.faults.trial import Site  # pyright: ignore[reportMissingImports]
@@ -59,16 +58,14 @@ class Sites:
         self._number = 0
         self._site: Site | None = None
         self._stack = contextlib.AsyncExitStack()
-        self.disk: SmallDisk
 
     async def site(self) -> Site:
         if self._site is None or self._site.broken:
             await self.close()
             self._number += 1
             folder = self._folder / str(self._number)
-            self.disk = self._stack.enter_context(small_disk(folder / "small-disk"))
-            shape = Shape(data=[folder / "nats-1-data", folder / "nats-2-data", self.disk.folder])
-            self._site = await self._stack.enter_async_context(Site.open(folder, DEMAND, OPEN_MIN, shape))
+            site = Site.open(folder, DEMAND, OPEN_MIN, Shape(small_disk=True))
+            self._site = await self._stack.enter_async_context(site)
         return self._site
 
     async def close(self) -> None:
@@ -88,7 +85,7 @@ async def sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sites
 async def test_nothing_is_lost_or_doubled(sites: Sites, name: str) -> None:
     site = await sites.site()
     async with site.trial(name) as trial:
-        stage = Stage(trial, FORM, sites.disk, list(TRIALS).index(name) // len(scenarios.ALL), [])
+        stage = Stage(trial, FORM, list(TRIALS).index(name) // len(scenarios.ALL), [])
         for scenario in TRIALS[name]:
             await scenario(stage)
     if stage.losses:
