@@ -54,6 +54,14 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "a long subject": {"subject": b"{root}.0.cmd." + b"a" * 3000},
     "a map of no shards": {"subject": b"{root}.0.cmd.=map", "data": b'{"generation":2,"shards":0}'},
     "a map of less than none": {"subject": b"{root}.0.cmd.=map", "data": b'{"generation":2,"shards":-1}'},
+    "a map that nobody defined": {
+        "subject": b"{root}.0.cmd.=map",
+        "data": b'{"generation":2,"shards":5,"previous":1}',
+    },
+    "a map of the far future": {
+        "subject": b"{root}.0.cmd.=map",
+        "data": b'{"generation":999999999,"shards":1024}',
+    },
     "a map that is none": {"subject": b"{root}.0.cmd.=map", "data": b"\xff"},
     "a deep map": {"subject": b"{root}.0.cmd.=map", "data": b"[" * 100_000},
     "a header's name that is no UTF-8": {"headers": b"Dressage-Reply: _INBOX.x\r\nX-\xff: 1\r\n"},

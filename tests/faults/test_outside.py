@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.faults.disk import SmallDisk  # pyright: ignore[reportMissingImports]
 from tests.faults.outside import (  # pyright: ignore[reportMissingImports]
     Raw,
     Watch,
     late_positions,
     late_turns,
     longest_gap_s,
+    persistently,
     read_stream,
     wrong_events,
     wrong_state,
 )
+from tests.faults.processes import Family  # pyright: ignore[reportMissingImports]
 from tests.faults.proxy import Links  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
@@ -148,9 +152,7 @@ async def test_a_watch_sees_everything_once_although_its_consumer_is_lost(
             server.kill()
             await server.wait()
             await server.start()
-            async with asyncio.timeout(30):
-                while await connection.stream_state("s") is None:
-                    await asyncio.sleep(0.05)
+            await persistently(lambda: connection.stream_state("s"))
     async with asyncio.timeout(30):
         while len(seen) < 600:
             await asyncio.sleep(0.05)
@@ -180,3 +182,35 @@ async def test_a_link_carries_delays_holds_and_refuses(server: EmbeddedServer) -
         with contextlib.suppress(ConnectionError):
             assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
+
+
+def _mounts() -> str:
+    return Path("/proc/mounts").read_text()
+
+
+async def test_a_small_disk_fills_empties_and_dies_with_the_tests(tmp_path: Path) -> None:
+    with Family(tmp_path) as family:
+        disk = SmallDisk(family, tmp_path / "small")
+        await disk.mount()
+        if disk.why_not:
+            pytest.skip(disk.why_not)
+        assert disk.free_bytes > 0
+        disk.fill()
+        assert disk.free_bytes == 0
+        assert list(disk.folder.iterdir()) == []
+        disk.free()
+        assert disk.free_bytes > 0
+        mounted = family.program("mounted", *disk.inside("grep", str(disk.folder), "/proc/mounts"))
+        mounted.start()
+        assert await mounted.ended() == 0
+    assert str(disk.folder) not in _mounts()
+
+
+async def test_a_paused_process_dies_with_its_family(tmp_path: Path) -> None:
+    with Family(tmp_path) as family:
+        sleeping = family.program("sleeping", "sleep", "600")
+        sleeping.start()
+        sleeping.pause()
+        pid = sleeping.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

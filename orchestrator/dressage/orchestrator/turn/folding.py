@@ -41,7 +41,13 @@ from dressage.protocol.events import (
     TaskFailed,
 )
 from dressage.protocol.names import Names, is_reply_subject, run_id_of
-from dressage.protocol.shardmap import FORWARDED_HEADER, MAP_TOKEN, decode_map, forwarded_generation
+from dressage.protocol.shardmap import (
+    FORWARDED_HEADER,
+    MAP_TOKEN,
+    ShardMap,
+    decode_map,
+    forwarded_generation,
+)
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -71,7 +77,8 @@ class Folder:
     """Owns the memory of a tenure: runs, and how far commands are folded.
 
     `committed` is the cursor's place at take-over: what lies at or below it is folded again silently. `published`
-    is the position's place: events at or below it are stored already.
+    is the position's place: events at or below it are stored already. `defined_map` reads the namespace's newest map
+    from its leader.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class Folder:
         published: tuple[int, int],
         floor: Floor,
         starts: Starts,
+        defined_map: Callable[[], Awaitable[ShardMap]],
         metrics: EngineMetrics,
     ) -> None:
         self._names = names
@@ -103,6 +111,7 @@ class Folder:
         self._published = published
         self._floor = floor
         self._starts = starts
+        self._defined_map = defined_map
         self._metrics = metrics
         self._inbox: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
@@ -259,11 +268,18 @@ class Folder:
         await self._record(delivery, run, Outcome(run.state, [effect]), made, answered=False)
 
     async def _change_map(self, delivery: Delivery) -> None:
-        """Raises `Unreadable` for a payload that is no map."""
+        """Raises `Unreadable` for a payload that is no map, or one that the namespace does not have.
+
+        Anybody who may publish commands could send one, and a map of shards that are not there would lead every run
+        astray. What the cursor covers is decided already: it holds the maps that were taken.
+        """
         try:
             changed = decode_map(delivery.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable("COMMAND_MALFORMED", f"the shard map does not decode: {error}") from error
+        newer = changed.generation > self._maps.latest.generation
+        if newer and (delivery.stream_seq <= self._committed[0] or changed != await self._defined_map()):
+            raise Unreadable("COMMAND_MALFORMED", "the namespace has no such shard map")
         self._maps.change(delivery.stream_seq, changed)
         self._runs.forget_absent()
         await self._record(delivery, Run(MAP_TOKEN), Outcome(None), None)

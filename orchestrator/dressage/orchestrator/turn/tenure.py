@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dressage.brokers.interface import CONSUMER_DELETED, Broker, Connection, Delivery, Message
+from dressage.brokers.provision import require_namespace
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
@@ -155,6 +156,7 @@ class Tenure:
                     self._open_runs_share,
                     lambda: remover.removed_commands,
                 ),
+                defined_map=lambda: self._read_map(connections.intake),
                 metrics=self._metrics,
             )
             committer = Committer(
@@ -310,6 +312,9 @@ class Tenure:
         while True:
             backlog.set(stages.folder.backlog)
             await asyncio.sleep(1.0)
+
+    async def _read_map(self, intake: Connection) -> ShardMap:
+        return (await require_namespace(intake, self._names)).map
 
     async def _follow_map(self, intake: Connection, maps: Maps) -> None:
         """Brings a newly defined map into the shard's stream, from where on it holds; a repeat changes nothing."""
