@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dressage.simulation.mutants import MUTANTS
-from dressage.simulation.running import pool
+from dressage.simulation.running import pool, tidy
 from dressage.simulation.seed import run_seed
 
 SEEDS_MAX: Final = 150
@@ -32,6 +32,7 @@ def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
     for seed in range(1, seeds_max + 1):
         with mutant.patch():
             result = run_seed(seed, until=mutant.rules)
+        tidy()
         for violation in result.violations:
             if violation.rule in mutant.rules:
                 return Caught(name, violation.rule, seed, tuple(others))

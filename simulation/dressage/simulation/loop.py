@@ -40,27 +40,28 @@ class Hang(Exception):
     """Nothing is ready and no timer is set, or the seed ran past its time: somebody waits for what never comes."""
 
 
+_numbers = itertools.count()
+
+
 class SimTask(asyncio.Task[T]):
-    """A task whose place in a set follows from the order of creation, so that a seed gives the same run again."""
+    """A task whose place in a set follows from the order in which sets met it: a seed gives the same run again."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, coroutine: Any, **options: Any) -> None:
-        self._number = next(SimTask._numbers)
-        super().__init__(coroutine, **options)
+    _number = -1
 
     def __hash__(self) -> int:
+        if self._number < 0:
+            self._number = next(_numbers)
         return self._number
 
 
 class SimFuture(asyncio.Future[T]):
-    _numbers = itertools.count()
+    """As `SimTask` is among tasks."""
 
-    def __init__(self, **options: Any) -> None:
-        self._number = next(SimFuture._numbers)
-        super().__init__(**options)
+    _number = -1
 
     def __hash__(self) -> int:
+        if self._number < 0:
+            self._number = next(_numbers)
         return self._number
 
 
@@ -101,6 +102,10 @@ class SimLoop(asyncio.BaseEventLoop):
         self.unhandled: list[dict[str, Any]] = []
         self.set_task_factory(_make_task)
         self.set_exception_handler(lambda _, context: self.unhandled.append(context))
+
+    def get_debug(self) -> bool:
+        """Never: asked for with each callback."""
+        return False
 
     # -- clock -------------------------------------------------------------------------------------
     def time(self) -> float:
@@ -196,7 +201,8 @@ class SimLoop(asyncio.BaseEventLoop):
         lane = lanes[place]
         self._current = lane
         ready = lane.ready
-        for _ in range(min(len(ready), SLICE_MAX)):
+        left = len(ready)
+        for _ in range(left if left < SLICE_MAX else SLICE_MAX):
             handle = ready.popleft()
             if handle._cancelled:
                 continue

@@ -14,7 +14,7 @@ from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, HandOn
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState, SleepWait
-from dressage.orchestrator.turn.definitions import make_definition
+from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
 from dressage.protocol.commands import StartRun
@@ -27,7 +27,6 @@ from dressage.protocol.shardmap import (
     decode_map,
     forwarded_generation,
 )
-from dressage.protocol.spec import RegisteredWorkflow
 
 
 @dataclass(slots=True)
@@ -88,7 +87,7 @@ class Refold:
             data = self._definitions.get(key)
             if data is None:
                 return None
-            self._ready[key] = make_definition(msgspec.json.decode(data, type=RegisteredWorkflow))
+            self._ready[key] = definitions.load_definition(workflow, version, data)
         return self._ready[key]
 
     def begin(self, number: int, maps: tuple[MapSince, ...]) -> None:

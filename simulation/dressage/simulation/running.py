@@ -127,8 +127,14 @@ def _chunks(seeds: Iterable[int]) -> Iterator[list[int]]:
 
 def _run_chunk(seeds: list[int]) -> list[SeedResult]:
     results = [_slim(run_seed(seed)) for seed in seeds]
-    gc.collect()
+    tidy()
     return results
+
+
+def tidy() -> None:
+    """Collects what seeds left behind. What they share (compiled workflows) is looked at once."""
+    gc.collect()
+    gc.freeze()
 
 
 def _slim(result: SeedResult) -> SeedResult:

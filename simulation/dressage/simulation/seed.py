@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime, tzinfo
+from typing import Final, Self
 from unittest import mock
 
+from dressage.brokers import registry
+from dressage.orchestrator import api
+from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.turn import definitions
+from dressage.orchestrator.turn.definitions import load_definition
 from dressage.simulation.faults import FAULTS, choose
 from dressage.simulation.invariants import Violation
 from dressage.simulation.loop import Hang, SimLoop
@@ -20,9 +27,10 @@ from dressage.simulation.settling import heal, judge, judge_executions, settle
 from dressage.simulation.workloads import WORKLOADS
 from dressage.simulation.world import Shape, World
 
-SECONDS: Final = 14.0
+SECONDS: Final = 12.0
 """For so long clients begin things and faults strike; then everything is healed."""
 
+DEFINITIONS_MAX: Final = 1_000
 FAULTS_MIN, FAULTS_MAX = 4, 11
 ENDS_AT_S: Final = 600.0
 
@@ -111,7 +119,7 @@ def run_seed(
     loop.ends_at = ENDS_AT_S
     world = World(seed, planned.shape, planned.script, loop)
     asyncio.set_event_loop(loop)
-    with _seeded_ids(seed):
+    with _seeded_ids(seed), _virtual_dates(world), _definitions_once():
         story = loop.create_task(_story(world, planned))
         world.watch.on_broken = lambda rule: loop.stop() if rule in until else None
         story.add_done_callback(lambda _: loop.stop())
@@ -161,7 +169,7 @@ async def _strike(world: World, fault: PlannedFault, seed: int) -> None:
 
 @contextmanager
 def _seeded_ids(seed: int) -> Iterator[None]:
-    """Ids that clients draw are the only thing that loops and brokers do not decide."""
+    """Ids that clients draw are, with dates, all that loops and brokers do not decide."""
     chance = random.Random(f"ids {seed}")
 
     def drawn() -> uuid.UUID:
@@ -171,8 +179,34 @@ def _seeded_ids(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _virtual_dates(world: World) -> Iterator[None]:
+    """When something was registered or started is part of what is stored."""
+
+    class Dates(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(world.now_ns() / 1e9, tz)
+
+    with mock.patch.object(registry, "datetime", Dates), mock.patch.object(api, "datetime", Dates):
+        yield
+
+
+@functools.lru_cache(maxsize=DEFINITIONS_MAX)
+def _load_once(workflow: str, version: int, data: bytes) -> Definition:
+    return load_definition(workflow, version, data)
+
+
+@contextmanager
+def _definitions_once() -> Iterator[None]:
+    """A definition never changes, and reading one takes as long as folding a hundred commands."""
+    with mock.patch.object(definitions, "load_definition", _load_once):
+        yield
+
+
 def _fingerprint(world: World) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for record in world.server.ledger:
-        digest.update(f"{record.stream} {record.seq} {record.subject} {record.time_ns}\n".encode())
+        digest.update(f"{record.stream} {record.seq} {record.subject} {record.time_ns} ".encode())
+        digest.update(record.data)
     return digest.hexdigest()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dressage.simulation.world import World
 
 RUNS_MIN: Final = 20
-COMMANDS_MIN: Final = 235
+COMMANDS_MIN: Final = 215
 PROGRAMS: Final = 300
 """So many different programs are drawn from; a process compiles each of them once."""
 

@@ -92,6 +92,7 @@ class World:
             shards=shape.shards if life.number == 1 else None,
             runs_max=shape.runs_max,
             member=f"{life.name}-{life.number}",
+            where=f"host-of-{life.name}:{life.number}",
             singles_max=shape.singles_max,
             states_linger_s=shape.states_linger_s,
             fold_version=self.fold_version,
