@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.timeout(1500 if IS_LONG else 300),
     # nats-py leaves the socket of an attempt to connect that fails half-way to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
 

@@ -66,7 +66,9 @@ async def upgraded(packed: Path, folder: Path) -> AsyncIterator[tuple[Manifest, 
     """Today's orchestrator and workers on the unpacked state."""
     data = folder / "data"
     with tarfile.open(packed) as archive:
-        archive.extractall(data, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Debian 12's Python is older than filters
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(data)
     manifest = msgspec.json.decode((data / "manifest.json").read_bytes(), type=Manifest)
     async with EmbeddedServer(data) as server:
         with Family(folder / "logs") as family:

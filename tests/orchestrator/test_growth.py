@@ -15,13 +15,14 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import provision, read_definition, require_namespace
 from dressage.client import Client
 from dressage.flow import App, workflow
+from dressage.orchestrator.fold.state import decode_state
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.commands import REPLY_HEADER, Answer, CancelRun, StartRun, encoder
 from dressage.protocol.errors import BadInput, NotFound, Refused
 from dressage.protocol.names import Names, run_token, shard_of
-from dressage.protocol.shardmap import ShardMap
+from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap
 from dressage.worker import Worker, WorkerConfig
 
 if TYPE_CHECKING:
@@ -233,6 +234,36 @@ async def test_a_shard_that_no_map_names_refuses(
         async with asyncio.timeout(10):
             assert msgspec.json.decode(await refused.get(), type=Answer).code == "SHARD_WRONG"
         assert (await client.start(short, {"n": 1}, run_id=run_id)).shard == 1
+
+
+async def test_a_run_handed_to_a_shard_before_its_switch_outlives_the_owner(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    """By the map that the shard still folds by, the run does not belong to it; its next owner has nothing in memory."""
+    names = Names(namespace)
+    run_id = next(f"r{n}" for n in range(100) if shard_of(f"r{n}", 2) == 1)
+    subject = names.command(0, run_token(run_id))
+    async with engine(broker, namespace, 2) as client:
+        version = await client.registry.latest("short")
+        start = encoder.encode(StartRun("short", version, msgspec.Raw(b'{"n":1}'), "c"))
+        await connection.publish(Message(subject, start, {FORWARDED_HEADER: "2.1"}))
+        await state_of(connection, names.run_key(0, run_token(run_id)), "running")
+    orchestrator, task = await run_beside(broker, OrchestratorConfig(namespace))
+    await connection.publish(Message(subject, encoder.encode(CancelRun("d"))))
+    await state_of(connection, names.run_key(0, run_token(run_id)), "cancelled")
+    orchestrator.stop()
+    await task
+
+
+async def state_of(connection: Connection, key: str, status: str) -> None:
+    """Returns once the bucket holds the run in this status."""
+    stream = f"KV_{key.split('.')[1]}"
+    async with asyncio.timeout(10):
+        while True:
+            found = await connection.last_message(stream, key)
+            if found is not None and decode_state(found.data).status == status:
+                return
+            await asyncio.sleep(0.02)
 
 
 # -- finishing a growth ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whoever starts while a cluster elects leaders waits for the end of it, and does not give up."""
+"""Whoever starts while a cluster elects leaders, or lacks a server, waits for the end of it, and does not give up."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import Any
 
 import pytest
 
-from dressage.brokers.interface import Broker
+from dressage.brokers.interface import SERVERS_MISSING, Broker
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.orchestrator.service import OrchestratorConfig, run_beside
-from dressage.protocol.errors import NoLeader
+from dressage.orchestrator import service
+from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
+from dressage.protocol.errors import BrokerError, NoLeader
 
 pytestmark = pytest.mark.anyio
 
 ASKING = ("ensure_stream", "stream_state")
 
 
-class Electing:
-    """A broker whose first answers are that there is nobody who could answer."""
+ELECTION = NoLeader("JetStream has no leader that this server reaches at the moment")
+TOO_FEW = BrokerError("no suitable peers for placement, peer offline", code=SERVERS_MISSING)
 
-    def __init__(self, broker: Broker, unanswered: int) -> None:
+
+class Electing:
+    """A broker whose first answers are that there is nobody who could answer, or not enough servers."""
+
+    def __init__(self, broker: Broker, unanswered: int, error: BrokerError = ELECTION) -> None:
         self._broker = broker
+        self._error = error
         self.left = unanswered
 
     async def connect(self, name: str, *, reconnect: bool = False) -> Any:
@@ -35,19 +41,29 @@ class Electing:
         async def asked(*given: Any, **named: Any) -> Any:
             if self.left:
                 self.left -= 1
-                raise NoLeader("JetStream has no leader that this server reaches at the moment")
+                raise self._error
             return await ask(*given, **named)
 
         return asked
 
 
-async def test_an_orchestrator_waits(broker: JetStreamBroker, namespace: str) -> None:
-    electing = Electing(broker, unanswered=3)
+@pytest.mark.parametrize("error", [ELECTION, TOO_FEW], ids=["election", "too-few-servers"])
+async def test_an_orchestrator_waits(broker: JetStreamBroker, namespace: str, error: BrokerError) -> None:
+    electing = Electing(broker, unanswered=3, error=error)
     orchestrator, task = await run_beside(electing, OrchestratorConfig(namespace))
     assert electing.left == 0
     assert orchestrator.shards == {0}
     orchestrator.stop()
     await task
+
+
+async def test_an_orchestrator_says_in_the_end_that_there_are_too_few_servers(
+    broker: JetStreamBroker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SERVERS_MISSING_S", 0.1)
+    short = Electing(broker, unanswered=1_000, error=TOO_FEW)
+    with pytest.raises(BrokerError, match=SERVERS_MISSING):
+        await Orchestrator(short, OrchestratorConfig(namespace)).run()
 
 
 async def test_a_client_waits(broker: JetStreamBroker, namespace: str) -> None:

@@ -23,6 +23,9 @@ WRONG_LAST_SEQUENCE: Final = 10071
 FENCE_IN_PROCESS: Final = 10164
 """The subject of the compare-and-set has a write in process: no verdict, send again."""
 
+SERVERS_MISSING: Final = "SERVERS_MISSING"
+"""Code of the error that a stream cannot have as many replicas as it wants, because a server of its cluster is away
+or does not exist: the former passes."""
 
 CONSUMER_DELETED: Final = "Consumer Deleted"
 """Why a pull ended whose consumer somebody removed."""
@@ -195,7 +198,9 @@ class Connection(Protocol):
         ...
 
     # -- streams and consumers ---------------------------------------------------------------------
-    async def ensure_stream(self, config: StreamConfig) -> None: ...
+    async def ensure_stream(self, config: StreamConfig) -> None:
+        """Raises `BrokerError`: STREAM_UNSUITABLE, or SERVERS_MISSING, which may pass."""
+        ...
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None: ...
 

@@ -165,6 +165,11 @@ async def read_definition(connection: Connection, names: Names) -> tuple[Namespa
     """The namespace's definition, and its sequence."""
     if await connection.stream_state(names.definitions_stream()) is None:
         return None, 0
+    return await reread_definition(connection, names)
+
+
+async def reread_definition(connection: Connection, names: Names) -> tuple[Namespace | None, int]:
+    """`read_definition` of a namespace that is known to be there: one request."""
     found = await connection.last_message(names.definitions_stream(), names.namespace_key())
     if found is None:
         return None, 0

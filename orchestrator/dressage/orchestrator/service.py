@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dressage.brokers.interface import Broker, Connection
-from dressage.brokers.provision import Namespace, provision, read_namespace
+from dressage.brokers.interface import SERVERS_MISSING, Broker, Connection
+from dressage.brokers.provision import Namespace, provision, reread_definition
 from dressage.orchestrator.api import Api
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.membership import BEAT_S, Heartbeat, Membership
@@ -25,7 +25,7 @@ from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
 from dressage.orchestrator.turn.starting import share_of
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
-from dressage.protocol.errors import DressageError, OutcomeUnknown, ServerUnsuitable
+from dressage.protocol.errors import BrokerError, DressageError, OutcomeUnknown, ServerUnsuitable
 from dressage.protocol.names import Names
 from dressage.protocol.shardmap import ShardMap
 from dressage.telemetry import Meters
@@ -33,6 +33,8 @@ from dressage.telemetry import Meters
 _log = logging.getLogger("dressage.orchestrator")
 
 PAYLOAD_BYTES_MIN: Final = 1024 * 1024
+SERVERS_MISSING_S: Final = 60.0
+"""For so long an orchestrator waits for servers of its cluster before it says that there are too few."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -121,16 +123,21 @@ class Orchestrator:
             await connection.close()
 
     async def _provisioned(self, connection: Connection) -> Namespace:
-        """A cluster that elects leaders answers nothing for some seconds: no reason to give up."""
+        """A cluster that elects leaders answers nothing for a while, and one that starts lacks servers: wait."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SERVERS_MISSING_S
         while True:
             try:
                 return await provision(
                     connection, self._names, shards=self._config.shards, replicas=self._config.replicas
                 )
-            except OutcomeUnknown as unknown:
-                if self._stop.is_set() or connection.lost.is_set():
+            except BrokerError as error:
+                waits = isinstance(error, OutcomeUnknown) or (
+                    error.code == SERVERS_MISSING and loop.time() < deadline
+                )
+                if not waits or self._stop.is_set() or connection.lost.is_set():
                     raise
-                _log.warning("the namespace cannot be brought about yet: %s", unknown.message)
+                _log.warning("the namespace cannot be brought about yet: %s", error.message)
             await asyncio.sleep(BEAT_S)
 
     async def _serve(self, connection: Connection, membership: Membership) -> None:
@@ -160,7 +167,7 @@ class Orchestrator:
     async def _shards_defined(self, connection: Connection) -> int:
         """How many shards there are now: the namespace may have grown."""
         try:
-            self.namespace = await read_namespace(connection, self._names) or self.namespace
+            self.namespace = (await reread_definition(connection, self._names))[0] or self.namespace
         except DressageError as error:
             _log.info("reading the namespace: %s", error)
         return self._map().shards

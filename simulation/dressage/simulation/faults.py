@@ -45,6 +45,13 @@ def _some(world: World, chance: random.Random, *kinds: str) -> Process:
     return chance.choice([process for process in found if process.alive] or found)
 
 
+def _some_owner(world: World, chance: random.Random) -> Process:
+    """An orchestrator that has shards, if there is one."""
+    owning = [name for name, engine in world.engines.items() if engine.shards]
+    found = [world.processes[name] for name in owning if world.processes[name].alive]
+    return chance.choice(found) if found else _some(world, chance, "orchestrator")
+
+
 @fault(weight=4)
 async def crash(world: World, chance: random.Random) -> None:
     """An orchestrator dies at one of its next steps, between any two awaits, and comes back after a while."""
@@ -105,15 +112,17 @@ async def restart_server(world: World, chance: random.Random) -> None:
                 connection.cut()
 
 
-@fault(weight=2)
+@fault(weight=4)
 async def silence(world: World, chance: random.Random) -> None:
-    """Writes of orchestrators, or the answers to them, get lost while their connections stand."""
-    process = _some(world, chance, "orchestrator")
-    share = chance.choice([0.05, 0.3, 1.0])
+    """Writes of an orchestrator, or the answers to them, get lost while its connections stand."""
+    process = _some_owner(world, chance)
+    share = chance.choice([0.3, 1.0, 1.0])
     out, back = chance.choice([(share, 0.0), (0.0, share), (share, share)])
-    role = chance.choice([None, "turns", "turns", "events", "states", "intake"])
+    role = chance.choice([None, "turns", "turns", "turns", "events", "states", "intake"])
     weather = Weather(process.name, role, out, back, kinds=WRITES)
-    await _while(world, weather, chance.random() * 2, f"writes get lost: {process.name} {role} {out}/{back}")
+    await _while(
+        world, weather, 0.5 + chance.random() * 3, f"writes get lost: {process.name} {role} {out}/{back}"
+    )
 
 
 @fault(weight=3)
@@ -149,7 +158,7 @@ async def refusals(world: World, chance: random.Random) -> None:
     world.note("no writes are refused any more")
 
 
-@fault(weight=2)
+@fault(weight=3)
 async def lossy_deliveries(world: World, chance: random.Random) -> None:
     """Deliveries vanish in the client, or come twice."""
     kind = chance.choice(["orchestrator", "worker", "orchestrator"])

@@ -99,7 +99,7 @@ class ShardView:
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
     state_data: dict[str, bytes] = field(default_factory=dict[str, bytes])
     results: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    forwarded: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    forwarded: dict[int, set[int]] = field(default_factory=dict[int, set[int]])
     dead: set[int] = field(default_factory=set[int])
     early: list[Record] = field(default_factory=list[Record])
     history: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
@@ -222,21 +222,19 @@ class Watch:
             self.broken("never-early", f"{folded.token}: a sleep ended {late} ms before its time")
 
     def _forwarded(self, record: Record, shard: int) -> None:
-        """The message id names the source and the send's sequence there."""
+        """The message id names the source and the send's sequence there. What came before may come once more."""
         msg_id = (record.headers or {}).get("Nats-Msg-Id", "")
         if not msg_id.startswith("send-"):
             return
         _, source, seq = msg_id.split("-")
-        seen = self.view(shard).forwarded.setdefault(int(source), [])
-        if seen and int(seq) > seen[-1]:
-            missed = [
-                each
-                for each, target, _ in self.view(int(source)).sends
-                if target == shard and seen[-1] < each < int(seq)
-            ]
-            if missed:
-                self.broken("forwarded-in-order", f"shard {shard} got send {seq} of {source} before {missed}")
-        seen.append(int(seq))
+        seen = self.view(shard).forwarded.setdefault(int(source), set())
+        sends = self.view(int(source)).sends
+        missed = [
+            each for each, target, _ in sends if target == shard and each < int(seq) and each not in seen
+        ]
+        if missed:
+            self.broken("forwarded-in-order", f"shard {shard} got send {seq} of {source} before {missed}")
+        seen.add(int(seq))
 
     def _cursor(self, record: Record, shard: int) -> None:
         view, cursor = self.view(shard), decode_cursor(record.data)
@@ -446,7 +444,7 @@ class Watch:
             self.broken("task-removed-only-with-result", f"{message.task_id} of {message.run_id}")
 
     def _check_forwarded(self, record: Record, source: int, target: int) -> None:
-        if record.seq not in self.view(target).forwarded.get(source, []):
+        if record.seq not in self.view(target).forwarded.get(source, set()):
             self.broken(
                 "send-removed-only-when-forwarded", f"send {record.seq} of shard {source} to {target}"
             )

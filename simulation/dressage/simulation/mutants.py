@@ -11,7 +11,6 @@ an exception is never among them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -104,8 +103,22 @@ def silence_is_success() -> Iterator[None]:
         except PublishRefused:
             return await certain(connection, messages)
 
-    with mock.patch.object(committing, "certain", believing), mock.patch.object(behind, "certain", believing):
+    def silent_singles(messages: Any) -> Any:
+        return asyncio.gather(*(_silence_to_none(each) for each in messages))
+
+    with (
+        mock.patch.object(committing, "certain", believing),
+        mock.patch.object(behind, "certain", believing),
+        mock.patch.object(committing, "all_of", silent_singles),
+    ):
         yield
+
+
+async def _silence_to_none(stored: asyncio.Future[Any]) -> Any:
+    try:
+        return await stored
+    except OutcomeUnknown:
+        return committing.Stored(0)
 
 
 def _stream_of(subject: str) -> str:
@@ -441,19 +454,16 @@ def stale_reads() -> Iterator[None]:
         if token in self._runs or token in self._loading:
             return
         prefetch(self, token)
-        leader, lagged = self._loading[token], asyncio.get_running_loop().create_future()
-        self._loading[token] = lagged
-
-        def answer(done: asyncio.Future[Any]) -> None:
-            with contextlib.suppress(Exception):
-                found = done.result()
-                # The replica has not heard of the run yet.
-                lagged.set_result(None if found is not None and found.seq % 3 == 0 else found)
-
-        leader.add_done_callback(answer)
+        self._loading[token] = [asyncio.ensure_future(_lagging(leader)) for leader in self._loading[token]]
 
     with mock.patch.object(Runs, "prefetch", lagging):
         yield
+
+
+async def _lagging(leader: asyncio.Future[Any]) -> Any:
+    found = await leader
+    # The replica has not heard of the run yet.
+    return None if found is not None and found.seq % 3 == 0 else found
 
 
 # -- reading, workers, the fold ------------------------------------------------------------------------
@@ -462,7 +472,7 @@ def dirty_reads() -> Iterator[None]:
     async def latest(self: Any, token: str) -> Any:
         run = self._runs.peek(token)
         if run is not None:
-            return run.state
+            return run.state, self._shard
         return await state(self, token)
 
     state = Asking._state

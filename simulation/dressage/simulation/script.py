@@ -53,6 +53,9 @@ class Script:
     runs: dict[str, PlannedRun] = field(default_factory=dict[str, PlannedRun])
     actions: list[Action] = field(default_factory=list[Action])
     programs: dict[str, ModuleType] = field(default_factory=dict[str, ModuleType])
+    drawn: int = 0
+    """So many runs were thought of, which gives each a name of its own."""
+
     notes: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def of(self, client: str) -> list[Action]:
@@ -60,5 +63,7 @@ class Script:
 
     @property
     def commands(self) -> int:
-        """About how many commands the runs take."""
-        return sum(run.ending.commands for run in self.runs.values())
+        """How many commands the runs take at least, or nearly so."""
+        return sum(
+            min(ending.commands for ending in (run.ending, *run.may_end)) for run in self.runs.values()
+        )

@@ -24,14 +24,14 @@ from dressage.simulation.invariants import Violation
 from dressage.simulation.loop import Hang, SimLoop
 from dressage.simulation.script import Action, Script
 from dressage.simulation.settling import heal, judge, judge_executions, settle
-from dressage.simulation.workloads import WORKLOADS
+from dressage.simulation.workloads import WORKLOADS, more_runs
 from dressage.simulation.world import Shape, World
 
-SECONDS: Final = 12.0
+SECONDS: Final = 10.0
 """For so long clients begin things and faults strike; then everything is healed."""
 
 DEFINITIONS_MAX: Final = 1_000
-FAULTS_MIN, FAULTS_MAX = 4, 11
+FAULTS_MIN, FAULTS_MAX = 4, 13
 ENDS_AT_S: Final = 600.0
 
 
@@ -90,6 +90,7 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
     script, workloads = Script(), random.Random(f"workloads {seed}")
     for write in WORKLOADS.values():
         write(script, workloads, clients, SECONDS)
+    more_runs(script, workloads, clients, SECONDS)  # for those that were cancelled
     script.actions.insert(0, _register(script, clients[0]))
     dice = random.Random(f"faults {seed}")
     faults = [

@@ -15,8 +15,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from dressage.brokers.interface import Message
+from dressage.brokers.memory import Record
 from dressage.client import Client, RunFailed
+from dressage.orchestrator.fold.state import SleepWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
+from dressage.protocol.commands import TimerFired, decode_command
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.simulation.behaviour import NAP, QUEUES, task_options
 from dressage.simulation.programs import Program, define
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from dressage.simulation.world import World
 
 RUNS_MIN: Final = 20
-COMMANDS_MIN: Final = 215
+COMMANDS_MIN: Final = 185
+DULL_MAX: Final = 150
+AIMING: Final = 10
 PROGRAMS: Final = 300
 """So many different programs are drawn from; a process compiles each of them once."""
 
@@ -73,15 +78,19 @@ def runs(script: Script, chance: random.Random, clients: list[str], seconds: flo
     """Runs of a few generated workflows, each started by one client and awaited by it or by another one."""
     chosen = dict(some_program(chance) for _ in range(6))
     script.programs |= {f"program-{number}": module for number, module in chosen.items()}
-    modules = list(script.programs.items())
-    dull = 0
+    more_runs(script, chance, clients, seconds)
+
+
+def more_runs(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """As many as make a seed worth its name."""
+    modules = [(name, module) for name, module in script.programs.items() if name.startswith("program-")]
     while len(script.runs) < RUNS_MIN or script.commands < COMMANDS_MIN:
         name, module = chance.choice(modules)
-        run_id, x = f"run {len(script.runs) + dull}", chance.randint(-2, 5)
+        run_id, x = f"run {script.drawn}", chance.randint(-2, 5)
+        script.drawn += 1
         ending = ending_of(module, run_id, x)
-        if ending.commands < 5 and dull < 100 and chance.random() < 0.8:
-            dull += 1
-            continue
+        if ending.commands < 5 and script.drawn < DULL_MAX and chance.random() < 0.8:
+            continue  # Short ones are dull.
         run = script.runs[run_id] = PlannedRun(run_id, name, module, x, ending)
         at_s = chance.random() ** 2 * seconds
         script.actions.append(start_of(run, chance.choice(clients), at_s))
@@ -157,7 +166,7 @@ def _conflict(run: PlannedRun, client: str, at_s: float) -> Action:
 def cancels(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
     """Runs cancelled at some time, by one or two clients: each ends as Python says, or as cancelled."""
     for run in chance.sample(list(script.runs.values()), 4):
-        run.may_end.append(Ending("cancelled"))
+        run.may_end.append(Ending("cancelled", commands=2))
         first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
         for _ in range(chance.randint(1, 2)):
             at_s = first + chance.random() * chance.choice([0.5, 5.0, seconds])
@@ -214,14 +223,34 @@ def late_timers(script: Script, chance: random.Random, clients: list[str], secon
 
 
 def _fire_again(dice: float, client: str, at_s: float) -> Action:
+    """Waits a while for a run that is asleep again where it was woken before, and takes any other timer else."""
+
     async def act(world: World, client: Client) -> None:
-        fired = [record for record in world.server.ledger[-400:] if b'"timer-fired"' in record.data]
-        fired = [record for record in fired if ".cmd." in record.subject]
+        fired, aimed = list[Record](), list[Record]()
+        for _ in range(AIMING):
+            fired = [record for record in world.server.ledger[-400:] if b'"timer-fired"' in record.data]
+            fired = [record for record in fired if ".cmd." in record.subject]
+            aimed = [record for record in fired if _sleeps_there_again(world, record)]
+            if aimed:
+                break
+            await asyncio.sleep(0.1)
         if fired:
-            chosen = fired[int(dice * len(fired))]
+            chosen = (aimed or fired)[int(dice * len(aimed or fired))]
             await client.connection.publish(Message(chosen.subject, chosen.data))
 
     return Action(client, at_s, "fire a timer again", act)
+
+
+def _sleeps_there_again(world: World, record: Record) -> bool:
+    """Whether the run is asleep at the place whose earlier sleep this timer ended."""
+    _, _, shard, _, token = record.subject.split(".")
+    state = world.watch.refold.shard(int(shard)).states.get(token)
+    command = decode_command(record.data)
+    if state is None or not isinstance(command, TimerFired):
+        return False
+    place = command.timer_id.rsplit("-", 1)[0]
+    asleep = [thread.wait.timer_id for thread in state.threads if isinstance(thread.wait, SleepWait)]
+    return any(each.startswith(f"{place}-") and each != command.timer_id for each in asleep)
 
 
 # -- growth ------------------------------------------------------------------------------------------

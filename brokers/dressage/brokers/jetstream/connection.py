@@ -17,6 +17,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from dressage.brokers.interface import (
     BATCH_MESSAGES_MAX,
+    SERVERS_MISSING,
     ConsumerConfig,
     Delivery,
     DeliveryCallback,
@@ -63,6 +64,8 @@ _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _NO_MESSAGE: Final = 10037
 _STREAM_EXISTS: Final = 10058
+_NO_PEERS: Final = 10005
+"""A cluster without so many servers as a stream wants replicas: too small, or one of them is away."""
 
 _UNSAFE: Final = re.compile("[ \\r\\n\\t]")
 
@@ -328,9 +331,10 @@ class JetStreamConnection:
         if reply.error is not None and reply.error.err_code == _STREAM_EXISTS:
             reply = wire.plain_reply.decode(await self._api(f"STREAM.UPDATE.{config.name}", body))
         if reply.error is not None:
+            missing = reply.error.err_code == _NO_PEERS
             raise BrokerError(
                 f"stream {config.name} cannot be created or brought to its configuration: {reply.error.description}",
-                code="STREAM_UNSUITABLE",
+                code=SERVERS_MISSING if missing else "STREAM_UNSUITABLE",
             )
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:

@@ -182,8 +182,10 @@ class Asking:
             run = self._runs.peek(token)
             if run is None and found is not None:
                 return found, self._shard
+        if run is not None and run.ended_at is not None:
+            return await self._stored(run.ended_at, token), run.ended_at  # Memory has no place in its stream.
         if run is not None and run.committed is not None:
-            return run.committed, self._shard if run.ended_at is None else run.ended_at
+            return run.committed, self._shard
         for place in self._maps.latest.other_places(run_id_of(token), self._shard):
             found = await self._stored(place, token)
             if found is not None:

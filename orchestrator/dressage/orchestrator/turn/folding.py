@@ -217,22 +217,20 @@ class Folder:
             if token == MAP_TOKEN:
                 await self._change_map(delivery)
                 return
-            place = self._place(delivery, token)
+            read_id(token)
         except Unreadable as unreadable:
-            self._bury(delivery, unreadable.code, unreadable.message)
-            await self._record(
-                delivery, Run(token), _refused(None, unreadable.code, unreadable.message), None
-            )
+            await self._set_aside(delivery, unreadable)
             return
-        except Exception:
-            # A bug of ours, met by what a sender wrote: the command is set aside, and the shard goes on.
-            await self._record(
-                delivery, Run(token), self._fault(delivery, Run(token), traceback.format_exc()), None
-            )
-            return
+        # Where a run lives is looked up before the map is: a command that was handed on may have begun it here
+        # under a map that this shard has not switched to yet.
         run = await self._runs.get(token)
         if run.state is None:
-            if place is not None and place.shard != self._shard:
+            try:
+                place = self._place(delivery, token)
+            except Unreadable as unreadable:
+                await self._set_aside(delivery, unreadable)
+                return
+            if place.shard != self._shard:
                 await self._hand_on(delivery, run, HandOn(run_id_of(token), *place))
                 return
         elif run.state.seq >= seq:
@@ -251,13 +249,15 @@ class Folder:
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made)
 
-    def _place(self, delivery: Delivery, token: str) -> Route | None:
-        """Where the command belongs if its run is not here; None if it is. Raises `Unreadable` at a wrong shard."""
-        known = self._runs.peek(token)
-        if known is not None and known.state is not None:
-            return None
+    def _place(self, delivery: Delivery, token: str) -> Route:
+        """Where a command belongs whose run is not here. Raises `Unreadable` at a wrong shard."""
         mark = delivery.headers.get(FORWARDED_HEADER) if delivery.headers else None
         return route(self._maps.now, read_id(token), self._shard, forwarded_generation(mark))
+
+    async def _set_aside(self, delivery: Delivery, why: Unreadable) -> None:
+        """The command goes to the dead letters, and its sender is told."""
+        self._bury(delivery, why.code, why.message)
+        await self._record(delivery, Run(token_of(delivery)), _refused(None, why.code, why.message), None)
 
     async def _hand_on(self, delivery: Delivery, run: Run, effect: HandOn) -> None:
         """Sends the command on as it is; whoever folds it answers its sender."""

@@ -7,7 +7,7 @@ import msgspec
 from dressage.brokers.interface import Delivery
 from dressage.protocol.commands import Command, RefusalCode, decode_command
 from dressage.protocol.errors import BadRunId
-from dressage.protocol.names import run_id_of, shard_of
+from dressage.protocol.names import run_id_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
@@ -30,17 +30,6 @@ def read_id(token: str) -> str:
         return run_id_of(token)
     except BadRunId as error:
         raise Unreadable("RUN_ID_INVALID", error.message) from error
-
-
-def read_run_id(token: str, shard: int, shards: int) -> str:
-    """Raises `Unreadable` for a subject that names no run, or one of another shard of a map that never grew."""
-    run_id = read_id(token)
-    right = shard_of(run_id, shards)
-    if right != shard:
-        raise Unreadable(
-            "SHARD_WRONG", f"run {run_id!r} belongs to shard {right} of {shards}, not to {shard}"
-        )
-    return run_id
 
 
 def read_command(delivery: Delivery) -> Command:

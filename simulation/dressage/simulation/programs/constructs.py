@@ -77,6 +77,8 @@ def loop(program: Program, depth: int) -> None:
     program.write(depth, f"while {counter} > 0" + program.pick(":", f" and {program.test()}:"))
     program.write(depth + 1, f"{counter} -= 1")
     program.in_loop.append(counter)
+    if program.random.random() < 0.3:
+        sleep(program, depth + 1)
     program.block(depth + 1, program.random.randint(1, 3))
     program.in_loop.pop()
 
