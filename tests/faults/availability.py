@@ -141,7 +141,7 @@ async def measure(rounds: int, folder: Path) -> list[Figure]:
     return figures
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=3, help="how often each of them is lost")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -151,7 +151,8 @@ def main() -> None:
         with contextlib.redirect_stdout(sys.stderr):
             figures = asyncio.run(measure(given.rounds, Path(temporary, "availability")))
     print(msgspec.json.encode(figures).decode() if given.json else table(figures))
+    return 0 if all(each.met for each in figures) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

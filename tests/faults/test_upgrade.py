@@ -119,18 +119,18 @@ async def _check_streams(client: Client, manifest: Manifest, asleep: Sequence[Ru
     names, connection = client.names, client.connection
     events = by_run(await read_stream(connection, names.events_stream, names.all_events()))
     for run in manifest.runs:
-        _check_events(run, events.get(run.run_id, []))
+        _check_events(run, events.get(run.run_id, []), (await client.get(run.run_id)).events)
     outside = Outside(connection, names, manifest.shards, lambda _: None)
     timers = await _timers(connection, names, asleep, manifest.shards)
     left = await outside.left(timers, PATIENCE_S)
     assert left == []
 
 
-def _check_events(run: Run, events: Sequence[ReceivedEvent]) -> None:
-    """The server has removed the oldest events of a state that is older than what EVENTS keeps."""
+def _check_events(run: Run, events: Sequence[ReceivedEvent], count: int) -> None:
+    """The server has removed the oldest events of a state that is older than what EVENTS keeps, and no others."""
     indexes = [event.index for event in events]
-    assert indexes == list(range(indexes[0], len(indexes) + indexes[0])) if indexes else run.events, run
-    assert not indexes or indexes[0] <= run.events, run
+    assert indexes == list(range(count - len(indexes), count)), run
+    assert len(indexes) >= count - run.events, run
 
 
 async def _timers(

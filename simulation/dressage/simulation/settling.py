@@ -43,6 +43,9 @@ async def settle(world: World) -> None:
     deadline = world.loop.true_time + PATIENCE_S
     while world.loop.true_time < deadline:
         await asyncio.sleep(POLL_S)
+        for process in world.processes.values():
+            if process.kind != "client":
+                process.start()  # One that was told to stop before the healing may end behind it.
         done = all(action.done for action in world.script.actions)
         if done and not _left_over(world) and not _misowned(world):
             return

@@ -24,7 +24,7 @@ from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
 from dressage.orchestrator.turn.removing import Floor
-from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, route
+from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, older_places, route
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.starting import Starts
 from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
@@ -224,7 +224,7 @@ class Folder:
         # Where a run lives is looked up before the map is: a command that was handed on may have begun it here
         # under a map that this shard has not switched to yet.
         run = await self._runs.get(token)
-        if run.state is None:
+        if run.state is None or not self._shown(run):
             try:
                 place = self._place(delivery, token)
             except Unreadable as unreadable:
@@ -253,6 +253,10 @@ class Folder:
         """Where a command belongs whose run is not here. Raises `Unreadable` at a wrong shard."""
         mark = delivery.headers.get(FORWARDED_HEADER) if delivery.headers else None
         return route(self._maps.now, read_id(token), self._shard, forwarded_generation(mark))
+
+    def _shown(self, run: Run) -> bool:
+        """Whether the map of this command leads to where the run ended. In a refold it may be an earlier one."""
+        return run.ended_at is None or run.ended_at in older_places(self._maps.now, run.token, self._shard)
 
     async def _set_aside(self, delivery: Delivery, why: Unreadable) -> None:
         """The command goes to the dead letters, and its sender is told."""
