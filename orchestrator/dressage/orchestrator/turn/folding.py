@@ -230,6 +230,11 @@ class Folder:
             except Unreadable as unreadable:
                 await self._set_aside(delivery, unreadable)
                 return
+            except Exception:
+                # A bug of ours, met by what a sender wrote: the command is set aside, and the shard goes on.
+                fault = self._fault(delivery, Run(token), traceback.format_exc())
+                await self._record(delivery, Run(token), fault, None)
+                return
             if place.shard != self._shard:
                 await self._hand_on(delivery, run, HandOn(run_id_of(token), *place))
                 return
