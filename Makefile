@@ -9,8 +9,9 @@ FUZZ_S ?= 60
 LONG ?=
 ROUNDS ?= 3
 SOAK_MINUTES ?= 60
+SLEEPING ?= 100000
 
-.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench format clean
+.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench sleeping format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +52,9 @@ simulate: $(INSTALLED) ## the engine under seeded faults on virtual time; SEEDS=
 
 bench: $(INSTALLED) ## tasks per second and latency, beside what bare JetStream does
 	@$(BIN)/dressage bench
+
+sleeping: $(INSTALLED) ## a take-over beside 100,000 sleeping runs serves within 2 s, or this fails; SLEEPING=1000 for less
+	@$(BIN)/dressage bench --sleeping $(SLEEPING)
 
 format: $(INSTALLED) ## put the code into the form that lint wants
 	@$(BIN)/ruff check --fix

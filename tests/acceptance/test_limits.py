@@ -133,6 +133,16 @@ async def test_the_largest_state_is_stored_and_read_back(engine: Engine) -> None
         assert await handle.result(15) == size
 
 
+@pytest.mark.limit("orchestrator.service.PAYLOAD_BYTES_MIN")
+async def test_a_start_that_is_no_message_is_refused_by_name(shared: Engine) -> None:
+    client = await shared.registered(same)
+    most = client.connection.payload_bytes_max
+    with pytest.raises(BadInput, match=rf"max_payload of {most}: .*\(limit payload-size\)$") as caught:
+        await client.start(same, {"text": "x" * most})
+    assert caught.value.code == "PAYLOAD_TOO_LARGE"
+    await goes_on(shared)
+
+
 async def test_an_answer_that_does_not_fit_is_told_to_who_asked(engine: Engine) -> None:
     client = await engine.registered(shown)
     await client.start(shown, {"size": 550_000}, run_id="wide")

@@ -209,6 +209,7 @@ async def test_a_run_id_of_129_bytes_is_refused_with_its_size_and_the_limit(shar
     with pytest.raises(BadInput, match="129") as caught:
         await client.start(quoted, {"text": "no"}, run_id="x" * 129)
     assert "128" in caught.value.message
+    assert caught.value.message.endswith("(limit run-id-size)")
 
 
 async def test_an_unknown_workflow_is_not_found_and_named(shared: Engine) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from dressage.client import Client, RunFailed
 from dressage.flow import App, Searchable, WorkflowFailure, sleep, workflow
+from dressage.orchestrator.turn import asking
 from dressage.protocol.errors import DressageError, NoAnswer, NotFound
 
 if TYPE_CHECKING:
@@ -113,6 +114,22 @@ async def test_a_start_while_nobody_serves_says_it_is_safe_and_runs_later(engine
     handle = await client.start(napped, {"seconds": 0.0}, run_id="later", timeout_s=5)
     assert await handle.result(5) == "awake"
     assert [event.kind async for event in client.history("later")].count("run-started") == 1
+
+
+@pytest.mark.limit("orchestrator.turn.asking.HOLD_S_MAX")
+async def test_a_question_is_held_no_longer_than_the_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit that a test can wait for: whoever asks for a day is told after that how the run stands."""
+    client = await engine.registered(napped)
+    await client.start(napped, {"seconds": 3600.0}, run_id="held")
+    monkeypatch.setattr(asking, "HOLD_S_MAX", 0.3)
+    connection = await engine.nats()
+    question = b'{"op":"wait","run_id":"held","hold_s":86400}'
+    began = asyncio.get_running_loop().time()
+    answer = await connection.request(engine.names.ask(0), question, 10)
+    assert asyncio.get_running_loop().time() - began >= 0.3
+    assert msgspec.json.decode(answer.data)["run"]["status"] == "running"
 
 
 async def test_the_state_of_an_unknown_run_is_not_found(sharded: Engine) -> None:

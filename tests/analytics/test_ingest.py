@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pytest
 
+from dressage.analytics.batch import REJECT_PAYLOAD_BYTES_MAX
 from dressage.analytics.errors import AnalyticsError
 from dressage.analytics.feed import BatchLimits
 from dressage.analytics.metrics import NoMetrics
@@ -248,6 +249,18 @@ async def test_a_message_that_is_no_event_is_set_aside(
     ]
     assert reason in process.rows("SELECT reason FROM rejects")[0][0]
     assert (metrics.events, metrics.rejects) == (len(whole), 1)
+
+
+@pytest.mark.limit("analytics.batch.REJECT_PAYLOAD_BYTES_MAX")
+async def test_of_a_message_that_is_no_event_the_beginning_is_kept(
+    events: EventsStream, start: Start
+) -> None:
+    longest = b"x" * REJECT_PAYLOAD_BYTES_MAX
+    subject = events.order("order-1")[0].subject
+    process = start()
+    await process.until(await events.publish([Message(subject, longest), Message(subject, longest + b"y")]))
+    rejected = process.rows("SELECT payload FROM rejects ORDER BY stream_seq")
+    assert rejected == [(longest,), (longest,)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from dressage.analytics.errors import AnalyticsError, QueryError
-from dressage.analytics.query import QueryResult, query, query_file
+from dressage.analytics.query import ROWS_MAX, QueryResult, query, query_file
 from dressage.analytics.service import AnalyticsService
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
@@ -223,9 +223,27 @@ async def test_a_query_that_takes_too_long_is_interrupted(ask: Asking) -> None:
     assert await ask.refusal(endless, timeout_s=0.3) == "QUERY_TIMEOUT"
 
 
+@pytest.mark.limit("analytics.query.TIMEOUT_MAX_S")
+async def test_a_query_gets_no_more_time_than_the_limit(ask: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit that a test can wait for."""
+    monkeypatch.setattr(sys.modules[query.__module__], "TIMEOUT_MAX_S", 0.3)
+    endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
+    with pytest.raises(QueryError, match=r"up to 0\.3 s \(limit query-time\)$") as caught:
+        await ask(endless, timeout_s=60.0)
+    assert caught.value.code == "QUERY_TIMEOUT"
+    assert await ask.value("SELECT 1") == 1
+
+
 async def test_a_query_after_one_that_took_too_long_is_answered(ask: Asking) -> None:
     await ask.refusal("SELECT count(*) FROM range(1000000) a, range(1000000) b", timeout_s=0.01)
     assert await ask.value("SELECT 1") == 1
+
+
+async def test_a_query_whose_time_is_over_before_it_begins_ends_too(ask: Asking) -> None:
+    """Its time may end before its first statement, between two, or in the last one."""
+    endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
+    for milliseconds in range(1, 21):
+        assert await ask.refusal(endless, timeout_s=milliseconds / 1000) == "QUERY_TIMEOUT"
 
 
 async def test_more_rows_than_asked_for_are_cut_off(ask: Asking) -> None:
@@ -236,6 +254,14 @@ async def test_more_rows_than_asked_for_are_cut_off(ask: Asking) -> None:
 async def test_exactly_as_many_rows_as_asked_for_are_whole(ask: Asking) -> None:
     result = await ask("FROM range(10)", limit_rows=10)
     assert (len(result.rows), result.truncated) == (10, False)
+
+
+@pytest.mark.limit("analytics.query.ROWS_MAX")
+async def test_no_more_rows_than_the_limit_however_many_are_asked_for(ask: Asking) -> None:
+    whole = await ask(f"SELECT 1 FROM range({ROWS_MAX})", limit_rows=10**9)
+    assert (len(whole.rows), whole.truncated) == (ROWS_MAX, False)
+    more = await ask(f"SELECT 1 FROM range({ROWS_MAX + 1})", limit_rows=10**9)
+    assert (len(more.rows), more.truncated) == (ROWS_MAX, True)
 
 
 async def test_more_rows_than_a_message_holds_are_cut_off(ask: Asking) -> None:

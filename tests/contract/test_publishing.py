@@ -132,6 +132,7 @@ async def test_a_subject_of_no_stream_has_no_outcome(place: Place) -> None:
         await place.put("nowhere.at.all")
 
 
+@pytest.mark.limit("orchestrator.service.PAYLOAD_BYTES_MIN")
 async def test_a_message_over_the_limit_is_refused_before_it_is_sent(place: Place) -> None:
     most = place.connection.payload_bytes_max
     assert await place.put("cmd.a", b"x" * most) == 1

@@ -1,4 +1,4 @@
-"""docs/limits.md says what the code does: every figure that bounds something is on the page, as it is."""
+"""docs/limits.md says what the code does: every figure that bounds something is on the page, as it is, and tested."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import importlib
 import importlib.util
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,9 +55,13 @@ NO_LIMITS: Final = {
 }
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
 def rows() -> list[list[str]]:
     lines = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [cells(line) for line in lines]
 
 
 def documented() -> dict[str, str]:
@@ -126,7 +132,7 @@ def test_the_limits_of_a_run_are_those_of_the_code(field: str) -> None:
 @pytest.mark.parametrize(
     ("option", "figure"),
     [
-        ("`OrchestratorConfig.runs_max`", OrchestratorConfig().runs_max),
+        ("`--runs-in-memory`, `OrchestratorConfig.runs_max`", OrchestratorConfig().runs_max),
         ("`TenureConfig.window`", TenureConfig.__dataclass_fields__["window"].default),
         ("`--concurrency`, `WorkerConfig.concurrency`", WorkerConfig().concurrency),
         ("`TriggerOptions.in_flight`", TriggerOptions().in_flight),
@@ -151,12 +157,101 @@ def test_every_name_of_a_limit_in_the_code_is_on_the_page() -> None:
     for root in PACKAGES:
         for path in (ROOT / root / "dressage").rglob("*.py"):
             text = path.read_text()
-            names.update(re.findall(r"\(limit ([a-z-]+)\)", text))
+            names.update(re.findall(r"\blimit ([a-z-]+)\)", text))
             names.update(re.findall(r'(?:LimitExceeded|too_large)\(\s*"([a-z-]+)"', text))
     first = {name for row in rows() for name in re.findall(r"`([a-z-]+)`", row[0])}
     assert names
     assert names <= first, names - first
     assert first - names == set(), "no code raises these"
+
+
+# -- each row has its test -------------------------------------------------------------------------
+NOBODY_MEETS: Final = {
+    "Processes": "what a process is given to run with: nothing is refused for it",
+    "Inside": "batches and tables of the engine itself: another figure would only be slower",
+}
+
+
+def tables() -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of each table by the names of its columns, with the heading that it stands under."""
+    heading, columns = "", list[str]()
+    for line in PAGE.splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+        if not line.startswith("| "):
+            columns = []
+        elif not columns:
+            columns = cells(line)
+        elif not line.startswith("| ---"):
+            yield heading, dict(zip(columns, cells(line), strict=True))
+
+
+def limits() -> list[dict[str, str]]:
+    """The rows that somebody can meet."""
+    return [row for heading, row in tables() if heading not in NOBODY_MEETS]
+
+
+def keys_of(row: dict[str, str]) -> list[str]:
+    """What a test names as the limit that it tries: the constant, or the name if the workflow sets the figure."""
+    return re.findall(r"`([^`]+)`", row.get("in the code", row["name"]))
+
+
+def marks_of(function: Any) -> Iterator[str]:
+    """The limits that a test function names, on itself or on one of its cases."""
+    for mark in getattr(function, "pytestmark", ()):
+        if mark.name == "limit":
+            yield from mark.args
+        if mark.name == "parametrize":
+            yield from (name for case in mark.args[1] for name in marks_of_case(case))
+
+
+def marks_of_case(case: Any) -> Iterator[str]:
+    return (name for mark in getattr(case, "marks", ()) if mark.name == "limit" for name in mark.args)
+
+
+def tried() -> Counter[str]:
+    """How many tests, or cases of one, try each limit."""
+    found: Counter[str] = Counter()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if "pytest.mark.limit(" in path.read_text() and path != Path(__file__):
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            for name, function in vars(module).items():
+                if name.startswith("test_"):
+                    found.update(marks_of(function))
+    return found
+
+
+TRIED: Final = tried()
+
+
+def test_every_limit_is_tried_at_its_edge() -> None:
+    rows = limits()
+    assert rows
+    missing = [key for row in rows for key in keys_of(row) if not TRIED[key]]
+    assert not missing, "mark the tests that try them, exactly and one beyond, with pytest.mark.limit"
+    assert all(keys_of(row) for row in rows), "a row names its constant, or the limit that a workflow sets"
+
+
+def test_no_test_tries_a_limit_that_is_not_on_the_page() -> None:
+    known = {key for row in limits() for key in keys_of(row)} | documented().keys()
+    assert not TRIED.keys() - known
+
+
+def test_every_limit_says_who_sets_it() -> None:
+    for row in limits():
+        (setter,) = [cell for column, cell in row.items() if column.startswith("set by")]
+        assert re.match(r"fixed: \w+|.*`", setter), row
+
+
+def test_every_constant_of_a_limit_has_a_row_of_its_own() -> None:
+    """A constant that is only mentioned in a sentence has no name, no owner and no test."""
+    in_rows = [name for _, row in tables() for name in IN_CODE.findall(row.get("in the code", ""))]
+    assert sorted(in_rows) == sorted(set(in_rows))
+    assert not documented().keys() - set(in_rows)
+
+
+def test_the_sections_without_tests_exist() -> None:
+    assert {heading for heading, _ in tables()} >= NOBODY_MEETS.keys()
 
 
 def test_the_example_is_taken(tmp_path: Path) -> None:
@@ -174,3 +269,4 @@ def test_the_example_is_taken(tmp_path: Path) -> None:
 def test_the_command_exists() -> None:
     assert re.search(r"^fuzz: .*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert (ROOT / "tests" / "fuzz" / "guided.py").is_file()
+    assert re.search(r"^sleeping: .*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)

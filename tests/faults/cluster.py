@@ -267,6 +267,23 @@ class Cluster:
         return self._links_of[process]
 
     # -- who does what, as it is told to anybody who asks ------------------------------------------------
+    async def owner(self, shard: int) -> Process:
+        """The orchestrator that serves a shard, once one does."""
+        async with asyncio.timeout(FORM_S):
+            while (owner := self.owners().get(shard)) is None:
+                await asyncio.sleep(0.1)
+        return owner
+
+    async def look_from_elsewhere(self, server: Server) -> None:
+        """The observer leaves a server that is about to be cut off.
+
+        A leader that is cut off answers for a while yet, and what it says of its streams is old.
+        """
+        async with asyncio.timeout(FORM_S):
+            while (url := self.observer.nats.connected_url) is None or url.port == server.port:
+                await self.observer.nats.force_reconnect()
+                await asyncio.sleep(0.2)
+
     def owners(self) -> dict[int, Process]:
         """Which orchestrator serves which shard, by their metrics."""
         return {shard: process for process in self.orchestrators for shard in self._owned(process)}

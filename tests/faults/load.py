@@ -63,7 +63,7 @@ class Load:
         self._client = client
         self._observer = observer
         self._told = ended
-        self._names = client.names
+        self.names = client.names
         self._shards = shards
         self._workflow = workflow.spec.name
         self._version = workflow.version
@@ -160,7 +160,7 @@ class Load:
         """Runs that have ended since the stream began."""
         if self._told is not None:
             return self._told()
-        events, root = self._names.events_stream, self._names.root
+        events, root = self.names.events_stream, self.names.root
         return sum([await self._count(events, f"{root}.events.*.*.{kind}.*") for kind in TERMINAL])
 
     async def _patient_count(self) -> int:
@@ -178,7 +178,7 @@ class Load:
         """How much is open now. Raises `DressageError` when the server does not answer."""
         ended = await self.count_ended() - self._before
         commands = [
-            await self._count(self._names.shard_stream(shard), self._names.commands(shard))
+            await self._count(self.names.shard_stream(shard), self.names.commands(shard))
             for shard in range(self._shards)
         ]
         return Moment(ended, self.sent - ended, sum(commands), time.time())

@@ -1,7 +1,7 @@
 """Three servers, three orchestrators and four workers under load, while everything around the engine fails.
 
-The short form runs in every suite: each scenario once, several in one trial. `make faults LONG=1` runs each of them
-three times on its own, pauses for 30 s, and goes through all processes and combinations.
+The short form runs in every suite: each scenario once and briefly, nearly all in one trial. `make faults LONG=1` runs
+each of them three times on its own, pauses for 30 s, and goes through all processes and combinations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.faults import scenarios  # pyright: ignore[reportMissingImports]
 from tests.faults.availability import figure, table  # pyright: ignore[reportMissingImports]
 from tests.faults.cluster import Shape  # pyright: ignore[reportMissingImports]
 from tests.faults.load import Demand  # pyright: ignore[reportMissingImports]
-from tests.faults.scenarios import Scenario, Stage  # pyright: ignore[reportMissingImports]
+from tests.faults.scenarios import CannotBeDone, Scenario, Stage  # pyright: ignore[reportMissingImports]
 from tests.faults.trial import Site  # pyright: ignore[reportMissingImports]
 
 IS_LONG: Final = bool(os.environ.get("FAULTS_LONG"))
@@ -30,21 +30,27 @@ TRIALS: Final[dict[str, Sequence[Scenario]]] = (
     {f"{each.__name__}-{round_}": [each] for round_ in range(3) for each in scenarios.ALL}
     if IS_LONG
     else {
-        "kills": [scenarios.killed_one_by_one, scenarios.restarted_one_by_one],
-        "pauses-and-links": [scenarios.paused_one_by_one, scenarios.routes_spoilt, scenarios.links_spoilt],
-        "catastrophes": [
-            scenarios.disk_full,
-            scenarios.killed_together,
-            scenarios.all_killed_at_once,
+        # In one trial, so that it is waited only once until what a lost worker held is given to others, 30 s later;
+        # and whatever hits workers comes early, so that the rest is done meanwhile.
+        "everything-but-the-disk": [
             scenarios.mixed,
+            scenarios.all_killed_at_once,
+            scenarios.killed_together,
+            scenarios.killed_one_by_one,
+            scenarios.paused_together,
+            scenarios.paused_one_by_one,
+            scenarios.restarted_one_by_one,
+            scenarios.links_spoilt,
+            scenarios.routes_spoilt,
         ],
+        "disk": [scenarios.disk_full],
     }
 )
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.faults,
-    pytest.mark.timeout(1500 if IS_LONG else 300),
+    pytest.mark.timeout(1500 if IS_LONG else 400),
     # nats-py leaves the socket of an attempt to connect that fails half-way to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
@@ -86,8 +92,20 @@ async def test_nothing_is_lost_or_doubled(sites: Sites, name: str) -> None:
     site = await sites.site()
     async with site.trial(name) as trial:
         stage = Stage(trial, FORM, list(TRIALS).index(name) // len(scenarios.ALL), [])
-        for scenario in TRIALS[name]:
-            await scenario(stage)
-    if stage.losses:
-        print(table(figure(loss, trial) for loss in stage.losses))
+        cannot = [why for scenario in TRIALS[name] if (why := await done(scenario, stage))]
+    # In the short form other faults follow within the ack wait of a lost worker, so its figure would be theirs.
+    losses = [loss for loss in stage.losses if IS_LONG or loss.lost != "worker"]
+    if losses:
+        print(table(figure(loss, trial) for loss in losses))
     gc.collect()
+    if cannot:
+        pytest.skip("; ".join(cannot))
+
+
+async def done(scenario: Scenario, stage: Stage) -> str:
+    """Why the scenario could not be done, or nothing. The others of its trial are done, and checked, all the same."""
+    try:
+        await scenario(stage)
+    except CannotBeDone as error:
+        return f"{scenario.__name__}: {error}"
+    return ""

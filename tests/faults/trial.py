@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,22 @@ class Trial:
         finally:
             victim.wake()
         return moment
+
+    async def paused_together(
+        self, victims: Sequence[Process], seconds: float, *, others_go_on: bool
+    ) -> None:
+        """The same of several at one moment. What is left does the work, unless nothing is left that could."""
+        await self.hit(f"SIGSTOP of {', '.join(victim.name for victim in victims)} for {seconds:g} s")
+        wakes_at = time.monotonic() + seconds
+        for victim in victims:
+            victim.pause()
+        try:
+            if others_go_on:
+                await self.goes_on()
+            await asyncio.sleep(max(0.0, wakes_at - time.monotonic()))
+        finally:
+            for victim in victims:
+                victim.wake()
 
     @asynccontextmanager
     async def spoilt(self, links: Iterable[Link], how: Spoilt, what: str) -> AsyncIterator[None]:

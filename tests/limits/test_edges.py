@@ -19,9 +19,12 @@ from tests.limits.specs import (  # pyright: ignore[reportMissingImports]
 )
 
 from dressage.expressions import LimitExceeded, TypeTable, compile_expression, parse_expression
+from dressage.expressions.formatting import check_spec
+from dressage.expressions.frame import WORK_MAX, Frame
 from dressage.expressions.limits import (
     COLLISIONS_MAX,
     DIGITS_MAX,
+    FORMAT_SPEC_CHARS_MAX,
     FORMAT_WIDTH_MAX,
     INT_BITS_MAX,
     ITEM_WEIGHT,
@@ -29,20 +32,26 @@ from dressage.expressions.limits import (
     TEXT_MAX_CHARS,
     VALUE_MAX_DEPTH,
     VALUE_MAX_WEIGHT,
+    weigh,
 )
 from dressage.flow import App, Limits, workflow
+from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.limits import (
     DETAILS_BYTES_MAX,
     ERROR_NAME_CHARS_MAX,
     FAMILY_NAMES_MAX,
     MESSAGE_CHARS_MAX,
+    MESSAGE_CUT,
     STATE_BYTES_MAX,
+    bounded,
+    limit_state,
     stored_bytes,
 )
-from dressage.orchestrator.fold.nodes.sleep import SLEEP_S_MAX
-from dressage.orchestrator.fold.outcome import Outcome
+from dressage.orchestrator.fold.nodes.sleep import SLEEP_S_MAX, TIME_MS_MAX
+from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import encode_state
-from dressage.protocol.commands import FailureInfo, TimerFired
+from dressage.protocol.commands import FailureInfo, StartRun, TimerFired
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Const
 from dressage.protocol.spec import LIMITS_MAX, Handler, RaiseNode, ReturnNode, Scope, SleepNode, WorkflowSpec
@@ -63,6 +72,7 @@ def text_of(size: int) -> str:
 
 
 # -- of the workflow -------------------------------------------------------------------------------
+@pytest.mark.limit("steps-per-command")
 @pytest.mark.parametrize("steps", [DEFAULT.steps_per_command, 50, LIMITS_MAX.steps_per_command])
 def test_steps_per_command(steps: int) -> None:
     limits = Limits(steps_per_command=steps)
@@ -80,6 +90,7 @@ def test_steps_per_command(steps: int) -> None:
     assert "let a task do the loop" in failure.message
 
 
+@pytest.mark.limit("output-size")
 @pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
 def test_the_size_of_an_output(size: int) -> None:
     limits = Limits(value_bytes=size)
@@ -89,6 +100,7 @@ def test_the_size_of_an_output(size: int) -> None:
     assert f"{size + 1} bytes of {size} allowed" in failure.message
 
 
+@pytest.mark.limit("arguments-size")
 @pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
 def test_the_size_of_arguments(size: int) -> None:
     limits = Limits(value_bytes=size)
@@ -96,10 +108,13 @@ def test_the_size_of_arguments(size: int) -> None:
     assert Run(calling({"x": text_of(size - around)}, limits=limits)).start().effects
     outcome = Run(calling({"x": text_of(size - around + 1)}, limits=limits)).start()
     assert not outcome.effects
-    assert failure_of(outcome).name == "arguments-size"
+    failure = failure_of(outcome)
+    assert (failure.name, failure.kind) == ("arguments-size", "limit")
+    assert f"{size + 1} bytes of {size} allowed" in failure.message
 
 
-@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000])
+@pytest.mark.limit("result-size")
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
 def test_the_size_of_a_result(size: int) -> None:
     limits = Limits(value_bytes=size, variables_bytes=size + 100)
     fits = Run(calling({}, limits=limits))
@@ -109,9 +124,10 @@ def test_the_size_of_a_result(size: int) -> None:
     beyond.start()
     failure = failure_of(beyond.report(output=raw("x" * (size - 1))))
     assert (failure.name, failure.kind) == ("result-size", "limit")
-    assert "task work" in failure.message
+    assert f"the result of task work takes {size + 1} bytes of {size} allowed" in failure.message
 
 
+@pytest.mark.limit("input-size")
 @pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
 def test_the_size_of_an_input(size: int) -> None:
     spec = in_turn(limits=Limits(value_bytes=size, variables_bytes=LIMITS_MAX.variables_bytes))
@@ -119,7 +135,8 @@ def test_the_size_of_an_input(size: int) -> None:
     assert ended(Run(spec).start(data)) == "completed"
     refused = Run(spec).start(data[:-1] + b" }")
     assert refused.code == "INPUT_INVALID"
-    assert "limit input-size" in refused.message or "allowed" in refused.message
+    assert f"{size + 1} bytes of {size} allowed" in refused.message
+    assert refused.message.endswith("(limit input-size)")
     assert refused.state is None
 
 
@@ -129,8 +146,10 @@ def test_an_input_that_grows_by_its_defaults() -> None:
     assert Run(spec).start(b'{"p":1}').code is None
     refused = Run(spec).start(b'{"p":"%b"}' % (b"x" * 200))
     assert refused.code == "INPUT_INVALID"
+    assert refused.message.endswith("(limit input-size)")
 
 
+@pytest.mark.limit("variables-size")
 @pytest.mark.parametrize("size", [DEFAULT.variables_bytes, 1000, LIMITS_MAX.variables_bytes])
 def test_the_size_of_variables(size: int) -> None:
     beside = len("p") + len("null") + len("a")
@@ -165,6 +184,7 @@ def test_a_failed_run_keeps_what_fits() -> None:
     assert list(run.state.variables) == ["p", "a", "b"]
 
 
+@pytest.mark.limit("history-limit")
 @pytest.mark.parametrize("events", [10, DEFAULT.history_events])
 def test_the_history(events: int) -> None:
     """A run may have as many output events as the limit says, its end included."""
@@ -223,6 +243,13 @@ def test_a_state_of_parts_that_fit_alone() -> None:
         assert len(encode_state(run.state)) < 1024 * 1024
 
 
+@pytest.mark.limit("orchestrator.fold.limits.STATE_BYTES_MAX")
+def test_the_size_of_a_state() -> None:
+    limit_state(STATE_BYTES_MAX)
+    with pytest.raises(LimitExceeded, match=rf"{STATE_BYTES_MAX} allowed.*\(limit state-size\)$"):
+        limit_state(STATE_BYTES_MAX + 1)
+
+
 def test_the_largest_state_fits_into_a_message() -> None:
     """With a failure of the worst kind on top."""
     limits = Limits(value_bytes=LIMITS_MAX.value_bytes, variables_bytes=LIMITS_MAX.variables_bytes)
@@ -266,7 +293,16 @@ EDGES: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("limit", EDGES)
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param("text-size", marks=pytest.mark.limit("expressions.limits.TEXT_MAX_CHARS")),
+        pytest.param("int-size", marks=pytest.mark.limit("expressions.limits.INT_BITS_MAX")),
+        pytest.param("number-digits", marks=pytest.mark.limit("expressions.limits.DIGITS_MAX")),
+        pytest.param("value-size", marks=pytest.mark.limit("expressions.limits.VALUE_MAX_WEIGHT")),
+        pytest.param("value-depth", marks=pytest.mark.limit("expressions.limits.VALUE_MAX_DEPTH")),
+    ],
+)
 def test_the_evaluators_limits(limit: str) -> None:
     well, beyond, figure = EDGES[limit]
     evaluate(well)
@@ -276,6 +312,22 @@ def test_the_evaluators_limits(limit: str) -> None:
     assert figure in failed.value.message
 
 
+@pytest.mark.limit("expressions.limits.VALUE_MAX_WEIGHT")
+def test_the_weight_of_a_value() -> None:
+    assert weigh("x" * (VALUE_MAX_WEIGHT - ITEM_WEIGHT)) == VALUE_MAX_WEIGHT
+    with pytest.raises(LimitExceeded, match=rf"{VALUE_MAX_WEIGHT} is allowed.*\(limit value-size\)$"):
+        weigh("x" * (VALUE_MAX_WEIGHT - ITEM_WEIGHT + 1))
+
+
+@pytest.mark.limit("expressions.frame.WORK_MAX")
+def test_the_work_of_a_command() -> None:
+    frame = Frame({})
+    frame.spend(WORK_MAX)
+    with pytest.raises(LimitExceeded, match=rf"more than {WORK_MAX} units.*\(limit work-per-command\)$"):
+        frame.spend(1)
+
+
+@pytest.mark.limit("expressions.limits.POWER_DIGITS_MAX")
 def test_the_digits_of_a_power() -> None:
     nines = "9" * (POWER_DIGITS_MAX - 1)
     evaluate(f"Decimal('1.{nines}') ** Decimal('1.5')")
@@ -283,12 +335,22 @@ def test_the_digits_of_a_power() -> None:
         evaluate(f"Decimal('1.{nines}9') ** Decimal('1.5')")
 
 
+@pytest.mark.limit("expressions.limits.FORMAT_WIDTH_MAX")
 def test_the_width_of_a_format() -> None:
     assert evaluate(f"len(f'{{1:>{FORMAT_WIDTH_MAX}}}')") == FORMAT_WIDTH_MAX
     with pytest.raises(DefinitionError, match="format-width"):
         evaluate(f"len(f'{{1:>{FORMAT_WIDTH_MAX + 1}}}')")
 
 
+@pytest.mark.limit("expressions.limits.FORMAT_SPEC_CHARS_MAX")
+def test_the_text_of_a_format() -> None:
+    signs = "-" * FORMAT_SPEC_CHARS_MAX
+    check_spec(signs)
+    with pytest.raises(DefinitionError, match=rf"at most {FORMAT_SPEC_CHARS_MAX} .*\(limit format-width\)"):
+        evaluate(f"f'{{1:{signs}-}}'")
+
+
+@pytest.mark.limit("expressions.limits.COLLISIONS_MAX")
 def test_keys_that_share_their_hash() -> None:
     """Python's hash of an int is the remainder by this prime, so all multiples of it collide."""
     prime = 2**61 - 1
@@ -300,11 +362,24 @@ def test_keys_that_share_their_hash() -> None:
     assert codec.decode(raw([1] * 20_000)) == {1}
 
 
+@pytest.mark.limit("orchestrator.fold.nodes.sleep.SLEEP_S_MAX")
 def test_a_sleep() -> None:
     century = Run(spec_of([SleepNode(expr(str(SLEEP_S_MAX)), 1), ReturnNode()]))
     assert century.start().effects
     longer = Run(spec_of([SleepNode(expr(f"{SLEEP_S_MAX} + 0.001"), 1), ReturnNode()]))
     assert failure_of(longer.start()).name == "sleep-length"
+
+
+@pytest.mark.limit("orchestrator.fold.nodes.sleep.TIME_MS_MAX")
+def test_the_end_of_a_sleep() -> None:
+    spec = spec_of([SleepNode(expr("1.5"), 1), ReturnNode()])
+    definition = Run(spec).definition
+    command = StartRun(spec.name, 1, msgspec.Raw(b"{}"), "c")
+    last = fold(None, command, "r", Stamp(1, TIME_MS_MAX - 1500), definition)
+    assert [effect.due_ms for effect in last.effects if isinstance(effect, SetTimer)] == [TIME_MS_MAX]
+    failure = failure_of(fold(None, command, "r", Stamp(1, TIME_MS_MAX - 1499), definition))
+    assert (failure.name, failure.kind) == ("sleep-length", "limit")
+    assert "year 9000" in failure.message
 
 
 @pytest.mark.parametrize("duration", ["1e300", "10 ** 400", "float('inf')", "timedelta(days=99999999)"])
@@ -339,29 +414,63 @@ def caught(handler_at: int = 1) -> tuple[Scope, ...]:
     return (Scope((Handler(("workflow-failure",), handler_at, "f"),)),)
 
 
-def test_a_reported_failure_is_cut() -> None:
+@pytest.mark.limit("orchestrator.fold.limits.MESSAGE_CHARS_MAX")
+def test_a_message_that_is_too_long_is_cut_and_says_so() -> None:
+    longest = "x" * MESSAGE_CHARS_MAX
+    assert bounded(FailureInfo("boom", longest)).message == longest
+    cut = bounded(FailureInfo("boom", longest + "x"))
+    assert len(cut.message) == MESSAGE_CHARS_MAX
+    assert cut.message == longest[: -len(MESSAGE_CUT)] + MESSAGE_CUT
+    assert MESSAGE_CUT.endswith("limit failure-message)")
+    assert bounded(cut) == cut
+
+
+@pytest.mark.limit("orchestrator.fold.limits.DETAILS_BYTES_MAX")
+def test_details_that_are_too_large_are_replaced_by_the_limits_name() -> None:
+    largest = raw("y" * (DETAILS_BYTES_MAX - 2))
+    assert bounded(FailureInfo("boom", "no", details=largest)).details == largest
+    beyond = bounded(FailureInfo("boom", "no", details=raw("y" * (DETAILS_BYTES_MAX - 1)))).details
+    assert beyond == raw({"dropped": f"details above {DETAILS_BYTES_MAX} bytes (limit failure-details)"})
+
+
+@pytest.mark.limit("expressions.limits.VALUE_MAX_DEPTH")
+def test_details_that_are_too_deep_are_replaced_by_the_limits_name() -> None:
+    deepest = msgspec.Raw(b"[" * VALUE_MAX_DEPTH + b"]" * VALUE_MAX_DEPTH)
+    assert bounded(FailureInfo("boom", "no", details=deepest)).details == deepest
+    beyond = msgspec.Raw(b"[" * (VALUE_MAX_DEPTH + 1) + b"]" * (VALUE_MAX_DEPTH + 1))
+    assert bounded(FailureInfo("boom", "no", details=beyond)).details == raw(
+        {"dropped": f"details above {VALUE_MAX_DEPTH} levels (limit failure-details)"}
+    )
+
+
+@pytest.mark.limit("orchestrator.fold.limits.FAMILY_NAMES_MAX")
+def test_a_family_that_is_too_long_is_cut() -> None:
+    names = tuple(f"name-{number}" for number in range(FAMILY_NAMES_MAX + 1))
+    assert bounded(FailureInfo("boom", "no", family=names[:-1])).family == names[:-1]
+    assert bounded(FailureInfo("boom", "no", family=names)).family == names[:-1]
+
+
+@pytest.mark.limit("orchestrator.fold.limits.ERROR_NAME_CHARS_MAX")
+def test_the_name_of_an_error_that_is_too_long_is_cut() -> None:
+    for size in (ERROR_NAME_CHARS_MAX, ERROR_NAME_CHARS_MAX + 1):
+        run = Run(calling({}))
+        run.start()
+        outcome = run.report(error=FailureInfo("E" * size, "no", "type-error"))
+        assert failure_of(outcome).name == "E" * ERROR_NAME_CHARS_MAX
+
+
+def test_what_a_worker_reports_is_cut_wherever_it_is_too_long() -> None:
     run = Run(calling({}))
     run.start()
-    message = "x" * (MESSAGE_CHARS_MAX + 1)
-    details = raw({"a": "y" * DETAILS_BYTES_MAX})
     family = tuple(f"name-{number}" for number in range(FAMILY_NAMES_MAX + 1))
-    outcome = run.report(failure=FailureInfo("boom", message, details=details, family=family))
-    failure = failure_of(outcome)
-    assert len(failure.message) == MESSAGE_CHARS_MAX
-    assert failure.details == raw({"dropped": f"details above {DETAILS_BYTES_MAX} bytes"})
-    assert failure.family == family[:FAMILY_NAMES_MAX]
-
-
-def test_a_reported_error_is_cut() -> None:
-    run = Run(calling({}))
-    run.start()
-    outcome = run.report(error=FailureInfo("E" * (ERROR_NAME_CHARS_MAX + 1), "no", "type-error"))
-    assert failure_of(outcome).name == "E" * ERROR_NAME_CHARS_MAX
+    details = raw({"a": "y" * DETAILS_BYTES_MAX})
+    reported = FailureInfo("boom", "x" * (MESSAGE_CHARS_MAX + 1), details=details, family=family)
+    assert failure_of(run.report(failure=reported)) == bounded(reported)
 
 
 @pytest.mark.parametrize(
     "details",
-    [b"1e9999", b"[" * 100 + b"]" * 100, b'"\xff"', b'{"a":1e400}'],
+    [b"1e9999", b'"\xff"', b'{"a":1e400}'],
     ids=lambda each: ascii(each)[:12],
 )
 def test_details_that_nobody_could_read_are_dropped(details: bytes) -> None:
@@ -422,6 +531,7 @@ def refused(**limits: int) -> Callable[[], WorkflowSpec]:
     return lambda: workflow(limits=Limits(**limits))(plain.function).spec
 
 
+@pytest.mark.limit("steps-per-command", "input-size", "variables-size", "history-limit")
 @pytest.mark.parametrize("name", Limits.__struct_fields__)
 def test_limits_that_no_engine_grants_are_refused(name: str) -> None:
     most = getattr(LIMITS_MAX, name)

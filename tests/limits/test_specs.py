@@ -3,101 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pytest
+from tests.limits.trees import (  # pyright: ignore[reportMissingImports]
+    INT,
+    ONE,
+    RETURN,
+    Tree,
+    assign,
+    call,
+    deep,
+    fields,
+    nested_records,
+    spec,
+    stored,
+    task,
+)
 
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec
 from dressage.protocol.nesting import SPEC_DEPTH_MAX, nests_deeper
-from dressage.protocol.spec import LIMITS_MAX, Limits, RegisteredWorkflow, WorkflowSpec
-from dressage.protocol.spec_reading import check_spec_size, read_registered, read_spec
-from dressage.protocol.spec_sizes import (
-    EXPRESSION_PARTS_MAX,
-    FIELDS_MAX,
-    FIELDS_TOTAL_MAX,
-    HANDLERS_MAX,
-    IDENTIFIER_CHARS_MAX,
-    MEMBERS_MAX,
-    NODES_MAX,
-    OPTIONS_MAX,
-    SCOPE_DEPTH_MAX,
-    SCOPES_MAX,
-    SPEC_BYTES_MAX,
-    TASKS_MAX,
-    TYPE_DEPTH_MAX,
-    TYPES_MAX,
-)
-
-Tree = dict[str, Any]
-ANY: Final = {"kind": "scalar", "name": "any"}
-INT: Final = {"kind": "scalar", "name": "int"}
-RETURN: Final[Tree] = {"kind": "return"}
-ONE: Final = {"op": "const", "value": 1}
-
-
-def spec(**parts: Any) -> Tree:
-    return {"format": 1, "name": "w", "params": [], "output": ANY, "nodes": [RETURN]} | parts
-
-
-def assign(value: Any, following: Any = 1, **parts: Any) -> Tree:
-    return {"kind": "assign", "target": "a", "value": value, "next": following} | parts
-
-
-def task(**parts: Any) -> Tree:
-    return {"name": "t", "params": [], "output": ANY} | parts
-
-
-def call(**parts: Any) -> Tree:
-    return {"kind": "task", "task": "t", "args": {}, "next": 1} | parts
-
-
-def fields(count: int, **parts: Any) -> list[Tree]:
-    return [{"name": f"f{number}", "type": INT} | parts for number in range(count)]
-
-
-def deep(levels: int, leaf: Any, around: Callable[[Any], Any]) -> Any:
-    for _ in range(levels):
-        leaf = around(leaf)
-    return leaf
-
-
-def nested_scopes(levels: int) -> list[Tree]:
-    return [{"handlers": []}] + [{"handlers": [], "parent": number} for number in range(levels - 1)]
-
-
-def nested_records(levels: int) -> list[Tree]:
-    """Each record holds the next one, so the first is made only when all are."""
-    last = {"kind": "record", "name": f"R{levels}", "fields": fields(1)}
-    around = [
-        {
-            "kind": "record",
-            "name": f"R{number}",
-            "fields": [{"name": "f", "type": {"kind": "named", "name": f"R{number + 1}"}}],
-        }
-        for number in range(1, levels)
-    ]
-    return [*around, last]
-
-
-def records(count: int, each: int) -> list[Tree]:
-    return [{"kind": "record", "name": f"R{number}", "fields": fields(each)} for number in range(count)]
-
-
-def wide(parts: int) -> Tree:
-    """An expression of so many parts."""
-    return {"op": "list", "items": [ONE] * (parts - 1)}
-
-
-def list_of(item: Tree) -> Tree:
-    return {"kind": "list", "item": item}
-
-
-def negated(value: Tree) -> Tree:
-    return {"op": "unary", "operator": "-", "value": value}
-
+from dressage.protocol.spec import LIMITS_MAX, Limits, RegisteredWorkflow
+from dressage.protocol.spec_reading import read_registered, read_spec
+from dressage.protocol.spec_sizes import SPEC_BYTES_MAX
 
 WRONG: Final[dict[str, Tree]] = {
     # -- leads nowhere -----------------------------------------------------------------------------
@@ -190,39 +120,7 @@ WRONG: Final[dict[str, Tree]] = {
     "a line below 0": spec(first_line=-1),
     "limits above the engine's": spec(limits={"value_bytes": LIMITS_MAX.value_bytes + 1}),
     "limits of 0": spec(limits={"history_events": 0}),
-    # -- too much ----------------------------------------------------------------------------------
-    "too many nodes": spec(nodes=[RETURN] * (NODES_MAX + 1)),
-    "too many scopes": spec(scopes=[{"handlers": []}] * (SCOPES_MAX + 1)),
-    "scopes too deep": spec(scopes=nested_scopes(SCOPE_DEPTH_MAX + 1)),
-    "too many handlers": spec(scopes=[{"handlers": [{"names": ["f"], "node": 0}] * (HANDLERS_MAX + 1)}]),
-    "too many names": spec(scopes=[{"handlers": [{"names": ["f"] * (HANDLERS_MAX + 1), "node": 0}]}]),
-    "too many tasks": spec(tasks=[task(name=f"t{number}") for number in range(TASKS_MAX + 1)]),
-    "too many types": spec(types=records(TYPES_MAX + 1, 1)),
-    "too many fields": spec(types=records(1, FIELDS_MAX + 1)),
-    "too many fields together": spec(types=records(FIELDS_TOTAL_MAX // 100 + 1, 100)),
-    "too many parameters": spec(params=fields(FIELDS_MAX + 1)),
-    "too many members": spec(
-        types=[
-            {
-                "kind": "enum",
-                "name": "E",
-                "members": [{"name": f"M{n}", "value": n} for n in range(MEMBERS_MAX + 1)],
-            }
-        ]
-    ),
-    "too many values": spec(output={"kind": "literal", "values": list(range(MEMBERS_MAX + 1))}),
-    "too many options": spec(output={"kind": "union", "options": [INT] * (OPTIONS_MAX + 1)}),
-    "a type too deep": spec(output=deep(TYPE_DEPTH_MAX, INT, list_of)),
-    "records too deep": spec(types=nested_records(TYPE_DEPTH_MAX + 1)),
-    "an expression too deep": spec(nodes=[assign(deep(100, ONE, negated)), RETURN]),
-    "expressions of too many parts": spec(
-        nodes=[
-            assign(wide(EXPRESSION_PARTS_MAX // 2)),
-            assign(wide(EXPRESSION_PARTS_MAX // 2 + 1), 2),
-            RETURN,
-        ]
-    ),
-    "a name that is too long": spec(variables=[{"name": "a" * (IDENTIFIER_CHARS_MAX + 1)}]),
+    # -- too much (each limit at its edge: test_spec_edges.py) ------------------------------------------
     "a constant too deep": spec(
         nodes=[assign({"op": "const", "value": deep(190, 1, lambda v: [v])}), RETURN]
     ),
@@ -257,11 +155,6 @@ NOT_JSON: Final[dict[str, bytes]] = {
 }
 
 
-def stored(text: bytes) -> bytes:
-    """A version as the bucket would hold it, had nobody looked at the spec."""
-    return b'{"spec":%b,"version":1,"digest":"d"}' % text
-
-
 def refused_by_all(text: bytes) -> BadInput:
     """An owner says that the version cannot be used, whatever is wrong with it; who registers may be told of a name."""
     with pytest.raises(BadSpec) as owner:
@@ -292,53 +185,6 @@ def test_a_version_under_another_name_is_refused() -> None:
     for name, version in [("x", 1), ("w", 2)]:
         with pytest.raises(BadSpec, match="is 'w' version 1"):
             load_definition(name, version, text)
-
-
-FITS: Final[dict[str, Tree]] = {
-    "nodes": spec(nodes=[RETURN] * NODES_MAX),
-    "scopes": spec(scopes=[{"handlers": []}] * SCOPES_MAX),
-    "nested scopes": spec(scopes=nested_scopes(SCOPE_DEPTH_MAX)),
-    "handlers": spec(scopes=[{"handlers": [{"names": ["f"] * HANDLERS_MAX, "node": 0}] * HANDLERS_MAX}]),
-    "tasks": spec(tasks=[task(name=f"t{number}") for number in range(TASKS_MAX)]),
-    "types": spec(types=records(TYPES_MAX, 1)),
-    "fields": spec(types=records(1, FIELDS_MAX)),
-    "fields together": spec(types=records(FIELDS_TOTAL_MAX // 100, 100)),
-    "parameters": spec(params=fields(FIELDS_MAX)),
-    "members": spec(
-        types=[
-            {
-                "kind": "enum",
-                "name": "E",
-                "members": [{"name": f"M{n}", "value": n} for n in range(MEMBERS_MAX)],
-            }
-        ]
-    ),
-    "values": spec(output={"kind": "literal", "values": list(range(MEMBERS_MAX))}),
-    "a deep type": spec(output=deep(TYPE_DEPTH_MAX - 1, INT, list_of)),
-    "deep records": spec(types=nested_records(TYPE_DEPTH_MAX)),
-    "a deep expression": spec(nodes=[assign(deep(99, ONE, negated)), RETURN]),
-    "parts": spec(
-        nodes=[assign(wide(EXPRESSION_PARTS_MAX // 2)), assign(wide(EXPRESSION_PARTS_MAX // 2), 2), RETURN]
-    ),
-    "a long name": spec(variables=[{"name": "a" * IDENTIFIER_CHARS_MAX}]),
-    "limits": spec(limits=msgspec.to_builtins(LIMITS_MAX)),
-}
-
-
-@pytest.mark.parametrize("case", FITS)
-def test_a_spec_at_the_limit_is_taken(case: str) -> None:
-    definition = load_definition("w", 1, stored(msgspec.json.encode(FITS[case])))
-    assert definition.spec.name == "w"
-
-
-def test_a_spec_of_exactly_the_size_is_taken() -> None:
-    room = SPEC_BYTES_MAX - len(read_spec(msgspec.json.encode(spec(description="x"))).encode()) + 1
-    fits = msgspec.convert(spec(description="x" * room), WorkflowSpec)
-    assert len(fits.encode()) == SPEC_BYTES_MAX
-    check_spec_size(fits)
-    larger = msgspec.structs.replace(fits, description=fits.description + "x")
-    with pytest.raises(BadSpec, match="limit spec-size"):
-        check_spec_size(larger)
 
 
 def test_what_is_read_is_what_was_written() -> None:

@@ -2,12 +2,17 @@
 
 Whatever the point, every run must finish, its events stand exactly once and in order, and the stream must be left
 empty. A death cuts the process off its broker at that instant and never resumes its tasks.
+
+The short form, in every suite, takes every third write, beginning at another one in each of the forms of death; the
+long one, with FAULTS_LONG set as by `make faults LONG=1`, takes every write in each of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,6 +33,10 @@ from dressage.worker import Worker, WorkerConfig, current_task
 
 pytestmark = pytest.mark.anyio
 
+EVERY = 1 if os.environ.get("FAULTS_LONG") else 3
+"""The distance between the writes at which the owner dies."""
+
+WRITES_MIN = 20
 AT_ONCE = 5
 """Scenarios that run beside each other, each in a namespace of its own."""
 
@@ -264,10 +273,13 @@ async def _emptied(connection: Connection, names: Names) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("singles_max", [8, 0], ids=["singles", "batches"])
-@pytest.mark.parametrize("effective", [True, False], ids=["written", "not-written"])
+@pytest.mark.parametrize(
+    ("singles_max", "effective", "form"),
+    [(8, True, 0), (8, False, 1), (0, True, 2), (0, False, 3)],
+    ids=["written-singles", "not-written-singles", "written-batches", "not-written-batches"],
+)
 async def test_death_at_every_write(
-    broker: JetStreamBroker, namespace: str, audit: Any, singles_max: int, *, effective: bool
+    broker: JetStreamBroker, namespace: str, audit: Any, singles_max: int, form: int, *, effective: bool
 ) -> None:
     async def die_at(at: int) -> bool:
         fate = Fate(at, effective)
@@ -279,9 +291,15 @@ async def test_death_at_every_write(
             raise
         return fate.dead
 
-    died = 0
-    while all(deaths := await asyncio.gather(*(die_at(died + number) for number in range(1, AT_ONCE + 1)))):
-        died += len(deaths)
-    died += sum(deaths)
-    assert died > 20, f"only {died} writes were seen: the scenario does not exercise the turn"
-    print(f"died at each of {died} writes")
+    points = itertools.count(1 + form % EVERY, EVERY)
+    died: list[int] = []
+    while True:
+        chosen = list(itertools.islice(points, AT_ONCE))
+        deaths = await asyncio.gather(*(die_at(at) for at in chosen))
+        died += [at for at, dead in zip(chosen, deaths, strict=True) if dead]
+        if not all(deaths):
+            break
+    assert max(died) > WRITES_MIN, (
+        f"only {max(died)} writes were seen: the scenario does not exercise the turn"
+    )
+    print(f"died at {len(died)} of {max(died)} writes")

@@ -293,6 +293,7 @@ async def test_a_growth_is_finished_when_no_run_is_left_behind(
             for asked in (client, fresh):
                 view = await asked.get(moved)
                 assert view.status == "completed"
+                assert view.variables == {"n": 1, "a": 2}
                 assert [event.index async for event in asked.history(moved)] == list(range(view.events))
                 assert (await asked.start(short, {"n": 1}, run_id=moved)).existing
                 with pytest.raises(Refused, match="RUN_FINISHED"):

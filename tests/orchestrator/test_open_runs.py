@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
 
-from dressage.brokers.interface import Connection
+from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import (
     OPEN_RUNS_MAX,
@@ -26,8 +26,8 @@ from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import Cursor, decode_cursor
 from dressage.orchestrator.turn.starting import REFUSED_KEPT_MAX, Starts, share_of
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
-from dressage.protocol.errors import BadInput, DressageError, NotFound, Refused
-from dressage.protocol.names import Names, shard_of
+from dressage.protocol.errors import BadInput, DressageError, NotFound, OutcomeUnknown, Refused
+from dressage.protocol.names import Names, run_token, shard_of
 from dressage.protocol.shardmap import ShardMap
 
 DEADLINE_S: Final = 20.0
@@ -45,7 +45,7 @@ def names(namespace: str) -> Names:
 
 @asynccontextmanager
 async def owned(
-    broker: JetStreamBroker, names: Names, share: int | None, *, crash: bool = False
+    broker: Broker, names: Names, share: int | None, *, crash: bool = False
 ) -> AsyncIterator[Tenure]:
     """One tenure of shard 0 that stores no states by itself, so that a crash leaves everything to be folded again."""
     config = TenureConfig(states_linger_s=3600.0, drain_s=0.0)
@@ -83,9 +83,11 @@ async def started(client: Client, run_id: str) -> str:
         return ""
     assert refused.retryable
     assert "dressage shards limit" in refused.message
+    assert refused.message.endswith("(limit open-runs)")
     return refused.code
 
 
+@pytest.mark.limit("brokers.provision.OPEN_RUNS_MAX")
 async def test_as_many_runs_as_the_limit_says(
     broker: JetStreamBroker, connection: Connection, names: Names
 ) -> None:
@@ -150,6 +152,67 @@ async def test_an_accepted_start_is_accepted_again_by_who_folds_it_again(
             assert await started(client, "nap-3") == "OPEN_RUNS"
 
 
+async def test_starts_that_wait_for_a_new_shard_meet_its_limit(
+    broker: JetStreamBroker, connection: Connection, names: Names
+) -> None:
+    await provision(connection, names, shards=1, replicas=1)
+    async with Client(broker, namespace=names.namespace) as client:
+        await client.register(nap)
+        waiting = [asyncio.create_task(started(client, f"early-{n}")) for n in range(4)]
+        async with asyncio.timeout(DEADLINE_S):
+            while await commands_in_stream(connection, names) < len(waiting):
+                await asyncio.sleep(0.05)
+        async with owned(broker, names, 1):
+            codes = await asyncio.gather(*waiting)
+    assert sorted(codes) == ["", "OPEN_RUNS", "OPEN_RUNS", "OPEN_RUNS"]
+
+
+class Forgetful:
+    """A broker whose cursor writes get lost once `losing` is set: what was sent before them is stored."""
+
+    def __init__(self, inner: JetStreamBroker) -> None:
+        self._inner = inner
+        self.losing = False
+
+    async def connect(self, name: str, *, reconnect: bool = False) -> Connection:
+        connection = await self._inner.connect(name, reconnect=reconnect)
+        if name.endswith("-turns"):
+            publish_batch = connection.publish_batch
+
+            async def losing(messages: Sequence[Message]) -> Stored:
+                if self.losing:
+                    raise OutcomeUnknown("the write got lost")
+                return await publish_batch(messages)
+
+            connection.publish_batch = losing  # type: ignore[method-assign]
+        return connection
+
+
+async def test_a_start_that_shows_already_is_let_in_whatever_the_limit_has_become(
+    broker: JetStreamBroker, connection: Connection, names: Names
+) -> None:
+    """Its timer is stored, its cursor is not, and the limit is lowered: the next owner decides by the old one."""
+    await provision(connection, names, shards=1, replicas=1)
+    forgetful = Forgetful(broker)
+    async with Client(broker, namespace=names.namespace) as client:
+        await client.register(nap)
+        async with owned(forgetful, names, 5) as tenure:
+            assert await started(client, "first") == ""
+            forgetful.losing = True
+            starting = asyncio.create_task(started(client, "second"))
+            async with asyncio.timeout(DEADLINE_S):
+                while tenure.serving.is_set():
+                    await asyncio.sleep(0.01)
+        state = await connection.stream_state(names.shard_stream(0), names.timer(0, run_token("second"), "*"))
+        assert state is not None
+        assert len(state.subjects) == 1
+        async with owned(broker, names, 1):
+            assert await starting == ""
+            assert await started(client, "third") == "OPEN_RUNS"
+            assert (await client.get("second")).status == "running"
+    assert (await cursor_of(connection, names)).share == 1
+
+
 async def test_the_cursor_forgets_refusals_whose_commands_are_gone(
     broker: JetStreamBroker, connection: Connection, names: Names
 ) -> None:
@@ -200,13 +263,16 @@ async def test_a_growth_keeps_the_limit(
     await task
 
 
+@pytest.mark.limit("brokers.provision.OPEN_RUNS_MAX")
 async def test_a_limit_that_is_none_is_refused(connection: Connection, names: Names) -> None:
     with pytest.raises(DressageError) as unknown:
         await limit_open_runs(connection, names, 5)
     assert unknown.value.code == "NAMESPACE_UNKNOWN"
     for most in (-1, OPEN_RUNS_MAX + 1):
-        with pytest.raises(BadInput):
+        with pytest.raises(BadInput, match=rf"0 to {OPEN_RUNS_MAX} \(limit open-runs\)$"):
             await limit_open_runs(connection, names, most)
+    await provision(connection, names, shards=1, replicas=1)
+    assert (await limit_open_runs(connection, names, OPEN_RUNS_MAX)).open_runs_max == OPEN_RUNS_MAX
 
 
 def test_the_share_of_a_shard_is_rounded_up() -> None:
@@ -218,12 +284,13 @@ def test_the_share_of_a_shard_is_rounded_up() -> None:
 
 
 def test_where_nobody_counted_nobody_is_refused() -> None:
-    assert Starts(0, (), None, lambda: 1, lambda: 0).refusal(5) == ""
+    assert Starts(0, 0, (), None, 1, lambda: 1, lambda: 0).refusal(5) == ""
 
 
+@pytest.mark.limit("orchestrator.turn.starting.REFUSED_KEPT_MAX")
 def test_so_many_refusals_are_held_and_no_more() -> None:
     removed = 0
-    starts = Starts(0, (), 1, lambda: 1, lambda: removed)
+    starts = Starts(0, 0, (), 1, 1, lambda: 1, lambda: removed)
     for seq in range(1, REFUSED_KEPT_MAX + 1):
         assert not starts.full
         assert starts.refusal(seq)

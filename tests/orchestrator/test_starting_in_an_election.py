@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dressage.brokers.interface import SERVERS_MISSING, Broker
-from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.interface import SERVERS_MISSING, Broker, StreamConfig
+from dressage.brokers.jetstream import JetStreamBroker, wire
+from dressage.brokers.jetstream.connection import stream_refused
 from dressage.client import Client
 from dressage.orchestrator import service
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
@@ -20,7 +21,19 @@ ASKING = ("ensure_stream", "stream_state")
 
 
 ELECTION = NoLeader("JetStream has no leader that this server reaches at the moment")
-TOO_FEW = BrokerError("no suitable peers for placement, peer offline", code=SERVERS_MISSING)
+ANSWER = (
+    b'{"error":{"code":400,"err_code":10005,"description":"no suitable peers for placement, peer offline"}}'
+)
+"""What JetStream says to a stream of three replicas when one of three servers is away."""
+
+
+def too_few() -> BrokerError:
+    refusal = wire.plain_reply.decode(ANSWER).error
+    assert refusal is not None
+    return stream_refused(StreamConfig("dressage_default_0", (), replicas=3), refusal)
+
+
+TOO_FEW = too_few()
 
 
 class Electing:
@@ -62,8 +75,17 @@ async def test_an_orchestrator_says_in_the_end_that_there_are_too_few_servers(
 ) -> None:
     monkeypatch.setattr(service, "SERVERS_MISSING_S", 0.1)
     short = Electing(broker, unanswered=1_000, error=TOO_FEW)
-    with pytest.raises(BrokerError, match=SERVERS_MISSING):
+    with pytest.raises(BrokerError, match=SERVERS_MISSING) as given_up:
         await Orchestrator(short, OrchestratorConfig(namespace)).run()
+    assert given_up.value.code == SERVERS_MISSING
+
+
+def test_what_is_said_of_too_few_servers_names_the_cure() -> None:
+    told = str(TOO_FEW)
+    assert "dressage_default_0 wants 3 replicas" in told
+    assert "start the missing ones" in told
+    assert "fewer --replicas" in told
+    assert "no suitable peers" in told
 
 
 async def test_a_client_waits(broker: JetStreamBroker, namespace: str) -> None:

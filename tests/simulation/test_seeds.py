@@ -17,6 +17,10 @@ from dressage.simulation.invariants import RULES
 from dressage.simulation.mutants import MUTANTS
 from dressage.simulation.running import run_apart
 from dressage.simulation.seed import plan
+from dressage.simulation.workloads import WORKLOADS
+
+SEEDS_TELLING = 100
+"""Of so many seeds every fault and every workload has its share; a shorter budget has fewer."""
 
 BUDGET_S = float(os.environ.get("SIMULATE_SECONDS", "60"))
 
@@ -40,6 +44,9 @@ def test_no_seed_breaks_a_rule() -> None:
     print(found)
     assert found["failures"] == 0
     assert found["seeds"] > 0
+    if found["seeds"] >= SEEDS_TELLING:
+        assert set(found["seeds_with_fault"]) == set(FAULTS)
+        assert set(found["seeds_with_workload"]) == set(WORKLOADS)
     least = found["least_in_a_seed"]
     assert least["runs"] >= 20
     assert least["commands"] >= 200

@@ -35,6 +35,7 @@ ROWS_DEFAULT: Final = 1_000
 ROWS_MAX: Final = 100_000
 TIMEOUT_DEFAULT_S: Final = 30.0
 TIMEOUT_MAX_S: Final = 300.0
+INTERRUPT_AGAIN_S: Final = 0.05
 
 REPLY_BYTES_RESERVED: Final = 4 * 1024
 """Of a message, for what stands in a reply beside columns and rows."""
@@ -202,7 +203,8 @@ def _query_error(error: duckdb.Error, budget: Budget) -> QueryError:
 
 def _timed_out(budget: Budget) -> QueryError:
     return QueryError(
-        f"the query took longer than {budget.seconds:g} s: narrow it down, or allow it more time",
+        f"the query took longer than {budget.seconds:g} s: narrow it down, or allow it more time, up to "
+        f"{TIMEOUT_MAX_S:g} s (limit query-time)",
         code="QUERY_TIMEOUT",
         retryable=True,
     )
@@ -254,10 +256,10 @@ class QueryResponder:
         """Takes no more queries, interrupts those that run, and answers them."""
         if self._subscription is not None:
             await self._subscription.close()
-        for cursor in self._cursors:
-            cursor.interrupt()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks:
+            for cursor in self._cursors:
+                cursor.interrupt()
+            await asyncio.wait(self._tasks, timeout=INTERRUPT_AGAIN_S)
 
     async def _on_request(self, subject: str, data: bytes, reply: str) -> None:
         task = asyncio.create_task(self._respond(data, reply))
@@ -311,13 +313,21 @@ class QueryResponder:
     async def _run(self, request: QueryRequest, budget: Budget) -> QueryResult:
         cursor = self._store.cursor()
         self._cursors.add(cursor)
-        timer = asyncio.get_running_loop().call_later(budget.seconds, cursor.interrupt)
+        ending = asyncio.create_task(_interrupt(cursor, budget.seconds))
         try:
             return await anyio.to_thread.run_sync(run_query, cursor, request.sql, request.params, budget)
         finally:
-            timer.cancel()
+            ending.cancel()
             self._cursors.discard(cursor)
             cursor.close()
+
+
+async def _interrupt(cursor: duckdb.DuckDBPyConnection, after_s: float) -> None:
+    """Until it is cancelled: an interrupt between two statements is forgotten, and the next would run on for ever."""
+    await asyncio.sleep(after_s)
+    while True:
+        cursor.interrupt()
+        await asyncio.sleep(INTERRUPT_AGAIN_S)
 
 
 def _fitting(result: QueryResult, payload: int) -> QueryResult:

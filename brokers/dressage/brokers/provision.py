@@ -85,7 +85,7 @@ async def limit_open_runs(connection: Connection, names: Names, most: int) -> Na
     Raises `NotFound` for a namespace that nobody has served, `BadInput` for a figure that is none.
     """
     if not 0 <= most <= OPEN_RUNS_MAX:
-        raise BadInput(f"{most} open runs cannot be limited to: give 0 to {OPEN_RUNS_MAX}")
+        raise BadInput(f"{most} open runs cannot be limited to: give 0 to {OPEN_RUNS_MAX} (limit open-runs)")
     while True:
         await require_namespace(connection, names)
         namespace, seq = await read_definition(connection, names)

@@ -8,6 +8,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
 from dressage.cli.running import inspect_server, run, signals
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
+from dressage.protocol.shardmap import SHARDS_MAX
 from dressage.telemetry import Meters, meters_for
 
 
@@ -16,7 +17,7 @@ from dressage.telemetry import Meters, meters_for
 @options.namespace
 @click.option(
     "--shards",
-    type=click.IntRange(1, 1024),
+    type=click.IntRange(1, SHARDS_MAX),
     help="For a new namespace: how many slices its runs are cut into.  [default: 1, or what it has]",
 )
 @click.option(
@@ -26,6 +27,13 @@ from dressage.telemetry import Meters, meters_for
     show_default=True,
     help="How many servers keep each stream: 3 in a cluster.",
 )
+@click.option(
+    "--runs-in-memory",
+    type=click.IntRange(min=1),
+    default=OrchestratorConfig().runs_max,
+    show_default=True,
+    help="How many runs each shard keeps in memory. The others are read when a command for them comes.",
+)
 @options.metrics_port
 @options.metrics_host
 def orchestrator(
@@ -33,6 +41,7 @@ def orchestrator(
     namespace: str,
     shards: int | None,
     replicas: int,
+    runs_in_memory: int,
     metrics_port: int | None,
     metrics_host: str,
 ) -> None:
@@ -40,7 +49,7 @@ def orchestrator(
 
     Start as many as you like: they share the shards, and take over from one that dies. SIGTERM is an orderly stop.
     """
-    config = OrchestratorConfig(namespace, shards, replicas)
+    config = OrchestratorConfig(namespace, shards, replicas, runs_in_memory)
     run(_serve(server, config, meters_for(metrics_port, metrics_host)))
 
 

@@ -18,9 +18,10 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import OPEN_RUNS_MAX, Namespace, limit_open_runs
 from dressage.cli import options
 from dressage.cli.running import require_answer, run, signals
-from dressage.orchestrator.growth import SHARDS_MAX, grow, retire
+from dressage.orchestrator.growth import grow, retire
 from dressage.orchestrator.overview import Overview, ShardView, read_overview
 from dressage.protocol.names import Names
+from dressage.protocol.shardmap import SHARDS_MAX
 
 WATCH_S: Final = 2.0
 

@@ -356,7 +356,8 @@ class _Engine:
         """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
         if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
             raise Unmappable(
-                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event",
+                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event "
+                "(limit payload-size)",
                 code="PAYLOAD_TOO_LARGE",
             )
         try:

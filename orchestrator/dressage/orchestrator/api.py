@@ -150,11 +150,14 @@ _Request = TypeVar("_Request")
 
 def read_request(operation: str, kind: type[_Request], data: bytes) -> _Request:
     """What is asked of an operation. Raises `BadInput` for anything that is no request of its kind."""
-    code, levels = "REQUEST_MALFORMED", COMMAND_DEPTH_MAX
+    code, levels, limit = "REQUEST_MALFORMED", COMMAND_DEPTH_MAX, "command-depth"
     if operation == "put-workflow":
-        code, levels = "SPEC_INVALID", SPEC_DEPTH_MAX
+        code, levels, limit = "SPEC_INVALID", SPEC_DEPTH_MAX, "spec-size"
     if nests_deeper(data, levels):
-        raise BadInput(f"the request for {operation!r} nests deeper than {levels} levels", code=code)
+        raise BadInput(
+            f"the request for {operation!r} nests deeper than {levels} levels: make it flatter (limit {limit})",
+            code=code,
+        )
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -26,9 +26,8 @@ from dressage.brokers.registry import Registry
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.errors import BadInput, BrokerError, DressageError
 from dressage.protocol.names import Names, run_id_of
-from dressage.protocol.shardmap import ShardMap
+from dressage.protocol.shardmap import SHARDS_MAX, ShardMap
 
-SHARDS_MAX: Final = 1024
 SHOWN_MAX: Final = 10
 SCAN_WINDOW: Final = 5000
 SCAN_SILENCE_S: Final = 10.0
@@ -57,7 +56,7 @@ async def grow(connection: Connection, names: Names, shards: int) -> Namespace:
         namespace, seq = await _definition(connection, names)
         if shards == namespace.shards:
             return namespace
-        _require_more(namespace, shards)
+        require_more(namespace, shards)
         if namespace.map.growing:
             raise GrowthUnfinished(
                 f"namespace {names.namespace!r} still grows from {namespace.previous} to {namespace.shards} shards: "
@@ -132,14 +131,17 @@ async def _definition(connection: Connection, names: Names) -> tuple[Namespace, 
     return namespace, seq
 
 
-def _require_more(namespace: Namespace, shards: int) -> None:
+def require_more(namespace: Namespace, shards: int) -> None:
+    """Raises `BadInput` unless the namespace may have so many shards."""
     if shards < namespace.shards:
         raise BadInput(
             f"the namespace has {namespace.shards} shards, and cannot have fewer: a shard holds what it holds",
             code="SHARDS_FEWER",
         )
     if shards > SHARDS_MAX:
-        raise BadInput(f"{shards} shards are more than {SHARDS_MAX}", code="SHARDS_MANY")
+        raise BadInput(
+            f"{shards} shards are more than {SHARDS_MAX}: give fewer (limit shards)", code="SHARDS_MANY"
+        )
 
 
 async def _require_taken_up(connection: Connection, names: Names, namespace: Namespace) -> None:

@@ -108,7 +108,7 @@ class Orchestrator:
         """Raises `ServerUnreachable` or `BadInput` if it cannot even begin."""
         connection = await self._broker.connect("dressage-orchestrator", reconnect=True)
         try:
-            _require_payload(connection.payload_bytes_max)
+            require_payload(connection.payload_bytes_max)
             self.namespace = await self._provisioned(connection)
             member = self._config.member or uuid.uuid4().hex[:12]
             membership = Membership(connection, self._names, member)
@@ -240,12 +240,12 @@ class Orchestrator:
         )
 
 
-def _require_payload(bytes_max: int) -> None:
-    """A run's state has limits of its own, and has to fit one message (see `docs/operations.md`)."""
+def require_payload(bytes_max: int) -> None:
+    """Raises `ServerUnsuitable` if a run's state, which has limits of its own, might not fit one message."""
     if bytes_max < PAYLOAD_BYTES_MIN:
         raise ServerUnsuitable(
             f"the server's max_payload is {bytes_max} bytes, below the {PAYLOAD_BYTES_MIN} that run states may need: "
-            "raise max_payload in its configuration (1 MiB is NATS's default)",
+            "raise max_payload in its configuration (1 MiB is NATS's default; limit payload-size)",
             code="PAYLOAD_LIMIT_TOO_SMALL",
         )
 

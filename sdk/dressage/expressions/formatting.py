@@ -80,7 +80,8 @@ def check_spec(spec: str) -> None:
     if len(spec) > FORMAT_SPEC_CHARS_MAX:
         raise LimitExceeded(
             "format-width",
-            f"a format of {len(spec)} characters is too long: at most {FORMAT_SPEC_CHARS_MAX} are allowed",
+            f"a format of {len(spec)} characters is too long: at most {FORMAT_SPEC_CHARS_MAX} are allowed; "
+            "use a shorter one",
         )
     for number in _NUMBERS.findall(spec):
         if len(number) > 9 or int(number) > FORMAT_WIDTH_MAX:

@@ -111,7 +111,9 @@ def translate(node: ast.expr, scope: Scope, depth: int = EXPRESSION_MAX_DEPTH) -
     """The expression tree for Python's syntax. Raises `DefinitionError`, through `scope`, for what it cannot say."""
     if depth <= 0:
         raise scope.refusal(
-            node, "this expression nests too deep", "give its parts names in statements before this one"
+            node,
+            f"this expression nests deeper than {EXPRESSION_MAX_DEPTH} levels (limit expression-depth)",
+            "give its parts names in statements before this one",
         )
     return _Translation(scope, depth - 1).translate(node)
 

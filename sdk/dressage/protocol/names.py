@@ -12,16 +12,19 @@ from typing import Final
 
 from dressage.protocol.errors import BadInput, BadName, BadRunId
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _TOKEN: Final = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _SUBJECT: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 
+NAME_CHARS_MAX: Final = 63
+"""A name is one token of a subject, and part of the names of streams, which are folders of the server."""
+
 RUN_ID_BYTES_MAX: Final = 128
 ACTOR_CHARS_MAX: Final = 512
 REPLY_CHARS_MAX: Final = 1_024
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}}")
 EVENT_BUCKETS: Final = 64
 """How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
 
@@ -36,8 +39,8 @@ def check_name(name: object, what: str) -> str:
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise BadName(
-        f"{what} name {_shown(name)} is not valid: use 1 to 63 characters a-z, 0-9 and '-', "
-        "starting with a letter or digit"
+        f"{what} name {_shown(name)} is not valid: use 1 to {NAME_CHARS_MAX} characters a-z, 0-9 and '-', "
+        "starting with a letter or digit (limit name-size)"
     )
 
 
@@ -51,7 +54,8 @@ def check_actor(actor: str, what: str = "actor") -> str:
     size = len(actor)
     if size > ACTOR_CHARS_MAX:
         raise BadInput(
-            f"{what} {_shown(actor)} has {size} characters: at most {ACTOR_CHARS_MAX} are allowed",
+            f"{what} {_shown(actor)} has {size} characters: at most {ACTOR_CHARS_MAX} are allowed; shorten it "
+            "(limit actor-size)",
             code="ACTOR_INVALID",
         )
     try:
@@ -78,7 +82,9 @@ def is_reply_subject(subject: str) -> bool:
 def check_run_id(run_id: object) -> str:
     """Returns `run_id` if usable: text of 1 to 128 bytes in UTF-8. Raises `BadRunId` otherwise."""
     if not isinstance(run_id, str) or not run_id:
-        raise BadRunId(f"run id {_shown(run_id)} is not valid: give text of 1 to {RUN_ID_BYTES_MAX} bytes")
+        raise BadRunId(
+            f"run id {_shown(run_id)} is not valid: give text of 1 to {RUN_ID_BYTES_MAX} bytes (limit run-id-size)"
+        )
     try:
         size = len(run_id.encode())
     except UnicodeEncodeError as error:
@@ -86,7 +92,10 @@ def check_run_id(run_id: object) -> str:
             f"run id {_shown(run_id)} cannot be encoded as UTF-8: remove lone surrogates"
         ) from error
     if size > RUN_ID_BYTES_MAX:
-        raise BadRunId(f"run id {_shown(run_id)} has {size} bytes: at most {RUN_ID_BYTES_MAX} are allowed")
+        raise BadRunId(
+            f"run id {_shown(run_id)} has {size} bytes: at most {RUN_ID_BYTES_MAX} are allowed; shorten it "
+            "(limit run-id-size)"
+        )
     return run_id
 
 

@@ -25,11 +25,13 @@ from dressage.protocol.spec_sizes import (
     check_identifier,
     check_limits,
     check_sizes,
+    shown_figure,
 )
 from dressage.protocol.types import Named, RecordType
 
 RETRIES_MAX: Final = 10_000
 BACKOFF_S_MAX: Final = 366 * 86_400.0
+BACKOFF_FACTOR_MAX: Final = 1_000.0
 
 
 def check_spec(spec: WorkflowSpec) -> None:
@@ -90,7 +92,10 @@ def _check_views(spec: WorkflowSpec) -> None:
 
 def _check_node(number: int, node: Node) -> None:
     if not 0 <= node.line <= LINE_MAX:
-        raise BadSpec(f"node {number} stands in line {node.line}, which no file has")
+        raise BadSpec(
+            f"node {number} stands in line {shown_figure(node.line)}, which no file has: give 0 to {LINE_MAX} "
+            "(limit line-number)"
+        )
     match node:
         case TaskNode() | AssignNode():
             if node.target is not None:
@@ -140,18 +145,22 @@ def _check_retry(where: str, options: RetryOptions | None) -> None:
     if options is None:
         return
     if options.retries is not None and not 0 <= options.retries <= RETRIES_MAX:
-        raise BadSpec(f"{where}: retries is {options.retries}: give 0 to {RETRIES_MAX}")
+        raise BadSpec(
+            f"{where}: retries is {shown_figure(options.retries)}: give 0 to {RETRIES_MAX} (limit retries)"
+        )
     backoff = options.backoff
     if backoff is None:
         return
     for name, value, low, high in (
         ("base_s", backoff.base_s, 0.0, BACKOFF_S_MAX),
-        ("factor", backoff.factor, 1.0, 1000.0),
+        ("factor", backoff.factor, 1.0, BACKOFF_FACTOR_MAX),
         ("limit_s", backoff.limit_s, 0.0, BACKOFF_S_MAX),
         ("jitter", backoff.jitter, 0.0, 1.0),
     ):
         if not low <= value <= high:
-            raise BadSpec(f"{where}: {name} of its backoff is {value}: give {low:g} to {high:g}")
+            raise BadSpec(
+                f"{where}: {name} of its backoff is {value}: give {low:.0f} to {high:.0f} (limit backoff)"
+            )
 
 
 def _check_names(spec: WorkflowSpec) -> None:
@@ -177,7 +186,10 @@ def _check_names(spec: WorkflowSpec) -> None:
     if not spec.nodes:
         raise BadSpec("a spec has at least one node")
     if not 0 <= spec.first_line <= LINE_MAX:
-        raise BadSpec(f"the definition begins in line {spec.first_line}, which no file has")
+        raise BadSpec(
+            f"the definition begins in line {shown_figure(spec.first_line)}, which no file has: give 0 to {LINE_MAX} "
+            "(limit line-number)"
+        )
     _refuse_twice("task", (task.name for task in spec.tasks))
     _refuse_twice("failure", (failure_def.name for failure_def in spec.failures))
     _refuse_twice("parameter", (param.name for param in spec.params))

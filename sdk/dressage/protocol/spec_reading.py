@@ -47,7 +47,9 @@ def check_spec_size(spec: WorkflowSpec) -> None:
 def _read(decoder: msgspec.json.Decoder[_T], data: bytes, bytes_max: int) -> _T:
     _check_size(len(data), bytes_max)
     if nests_deeper(data, SPEC_DEPTH_MAX):
-        raise BadSpec(f"the spec nests deeper than {SPEC_DEPTH_MAX} levels (limit spec-size)")
+        raise BadSpec(
+            f"the spec nests deeper than {SPEC_DEPTH_MAX} levels: split its expressions (limit spec-size)"
+        )
     try:
         found = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

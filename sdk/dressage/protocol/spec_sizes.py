@@ -103,7 +103,7 @@ def check_limits(limits: Limits | None) -> None:
     for name in Limits.__struct_fields__:
         given, most = getattr(limits, name), getattr(LIMITS_MAX, name)
         if not 1 <= given <= most:
-            raise BadSpec(f"limit {name} is {_figure(given)}: give 1 to {most}")
+            raise BadSpec(f"limit {name} is {shown_figure(given)}: give 1 to {most}")
 
 
 def check_identifier(name: str, what: str) -> None:
@@ -206,5 +206,6 @@ def _limit(what: str, count: int, most: int) -> None:
         raise BadSpec(f"the spec has {count} {what}: at most {most} are allowed (limit spec-size)")
 
 
-def _figure(value: int) -> str:
+def shown_figure(value: int) -> str:
+    """A number as an error may say it: one without end stays outside of the message."""
     return str(value) if abs(value) < 10**20 else "a number of more than 20 digits"

@@ -15,8 +15,11 @@ from dressage.flow import Handler, WorkflowFailure
 from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.errors import BadValue
 
-_TRACEBACK_MAX: Final = 4000
-_MESSAGE_MAX: Final = 2000
+TRACEBACK_CHARS_MAX: Final = 4_000
+"""Of a longer one the end is kept: that is where it happened."""
+
+MESSAGE_CHARS_MAX: Final = 2_000
+_CUT: Final = "..."
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,7 +53,7 @@ async def run_handler(handler: Handler, args: msgspec.Raw, threads: Executor) ->
         return Ended(failure=failure.info())
     except (Exception, SystemExit) as error:
         # A handler that calls sys.exit() means its own end, not that of the worker with everything else it runs.
-        return Ended(error=_technical(error))
+        return Ended(error=technical(error))
     try:
         return Ended(output=msgspec.Raw(handler.encode_result(value)))
     except BadValue as error:
@@ -69,7 +72,12 @@ def _mismatch(message: str) -> Ended:
     return Ended(error=FailureInfo("type-error", message, "type-error"))
 
 
-def _technical(error: Exception | SystemExit) -> FailureInfo:
-    trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
+def technical(error: Exception | SystemExit) -> FailureInfo:
+    """What is reported of an exception; what is cut of it ends, or begins, with three dots."""
+    trace, message = "".join(traceback.format_exception(error)), str(error)
+    if len(trace) > TRACEBACK_CHARS_MAX:
+        trace = _CUT + trace[len(_CUT) - TRACEBACK_CHARS_MAX :]
+    if len(message) > MESSAGE_CHARS_MAX:
+        message = message[: MESSAGE_CHARS_MAX - len(_CUT)] + _CUT
     details = msgspec.Raw(msgspec.json.encode({"traceback": trace}))
-    return FailureInfo(type(error).__name__, str(error)[:_MESSAGE_MAX], "task-error", details)
+    return FailureInfo(type(error).__name__, message, "task-error", details)

@@ -77,29 +77,50 @@ def result_of(task: str, value: int) -> Any:
 class Executions:
     """Every attempt that a worker of the simulated world has run to its end."""
 
-    def __init__(self) -> None:
-        self.ended: dict[tuple[str, str], int] = {}
+    def __init__(self, deadly: Mapping[str, int] | None = None) -> None:
+        self.ended: dict[tuple[str, str], list[tuple[str, Any]]] = {}
+        """What each execution of an attempt came to: "value" and what it returned, or "failure" and (name, message)."""
 
-    def app(self, queue: str, failures: Mapping[str, type[WorkflowFailure]] | None = None) -> App:
-        """A worker application whose handlers behave as `behaviour` says."""
+        self.deadly = dict(deadly or {})
+        """So many more workers die of a task of each of these runs."""
+
+    def app(
+        self,
+        queue: str,
+        failures: Mapping[str, type[WorkflowFailure]] | None = None,
+        die: Callable[[], None] | None = None,
+    ) -> App:
+        """A worker application whose handlers behave as `behaviour` says; `die` ends its process."""
         module = _contract(queue)
         app = App(f"simulated-{queue}")
         for task in TASKS:
-            app.register(getattr(module, task), self._handler(task, failures or vars(module)))
+            app.register(getattr(module, task), self._handler(task, failures or vars(module), die))
         return app
 
-    def _handler(self, task: str, failures: Mapping[str, Any]) -> Callable[..., Any]:
+    def _handler(
+        self, task: str, failures: Mapping[str, Any], die: Callable[[], None] | None
+    ) -> Callable[..., Any]:
         async def act(args: dict[str, Any]) -> Any:
             context = current_task()
+            if die is not None and self.deadly.get(context.run_id):
+                self.deadly[context.run_id] -= 1
+                die()
             plan = behaviour(context.run_id, task, args)
             await asyncio.sleep(plan.seconds)
-            key = (context.run_id, context.task_id)
-            self.ended[key] = self.ended.get(key, 0) + 1
+            ended = self.ended.setdefault((context.run_id, context.task_id), [])
             if context.attempt <= plan.fails:
+                ended.append(("failure", ("Broken", f"attempt {context.attempt} breaks")))
                 raise Broken(f"attempt {context.attempt} breaks")
             if plan.failure is not None:
-                raise failures[plan.failure](f"{task} says no", n=plan.value)
-            return "no such type" if plan.wrong_type and task != "word" else result_of(task, plan.value)
+                failure = failures[plan.failure](f"{task} says no", n=plan.value)
+                ended.append(("failure", (failure.name, f"{task} says no")))
+                raise failure
+            if plan.wrong_type and task != "word":
+                ended.append(("failure", ("type-error", None)))
+                return "no such type"
+            value = result_of(task, plan.value)
+            ended.append(("value", value))
+            return value
 
         async def number(x: int) -> Any:
             return await act({"x": x})

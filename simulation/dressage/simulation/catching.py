@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dressage.simulation.mutants import MUTANTS
-from dressage.simulation.running import pool, tidy
-from dressage.simulation.seed import run_seed
+from dressage.simulation.running import Shrunk, pool, shrink, tidy
+from dressage.simulation.seed import SeedResult, run_seed
 
 SEEDS_MAX: Final = 150
 """A mutant that shows itself in none of so many seeds counts as not caught."""
@@ -41,6 +41,18 @@ def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
                 return Caught(name, violation.rule, seed, tuple(others))
             others.append(violation.rule)
     return Caught(name, None, seeds_max, tuple(others))
+
+
+def run_mutant(name: str, seed: int, without: frozenset[int] = frozenset()) -> SeedResult:
+    """`run_seed` of an engine with this mutant, to its end."""
+    with MUTANTS[name].patch():
+        return run_seed(seed, without)
+
+
+def shrink_mutant(name: str, seed: int, rule: str) -> Shrunk:
+    """`shrink` of an engine with this mutant."""
+    with MUTANTS[name].patch():
+        return shrink(seed, rule)
 
 
 def catch_mutants(processes: int = 0) -> Iterator[Caught]:

@@ -14,6 +14,7 @@ from dressage.brokers.interface import FENCE_IN_PROCESS
 from dressage.brokers.memory.clock import clock_of
 from dressage.simulation.network import Weather
 from dressage.simulation.processes import Process
+from dressage.simulation.striking import strike
 from dressage.simulation.world import World
 
 Fault = Callable[[World, random.Random], Awaitable[None]]
@@ -104,6 +105,7 @@ async def cut(world: World, chance: random.Random) -> None:
 async def restart_server(world: World, chance: random.Random) -> None:
     """The broker restarts: every connection breaks, and ids of messages that are gone are forgotten."""
     world.note("the server restarts")
+    strike().hit()
     for stream in world.server.streams.values():
         stream.forget_ids()
     for process in world.processes.values():
@@ -148,8 +150,13 @@ async def refusals(world: World, chance: random.Random) -> None:
     share, err_code = chance.choice([0.1, 0.5]), chance.choice([10077, FENCE_IN_PROCESS])
     dice = random.Random(chance.random())
 
+    here = strike()
+
     def refusing(_: str, __: object) -> int | None:
-        return err_code if dice.random() < share else None
+        if dice.random() >= share:
+            return None
+        here.hit()
+        return err_code
 
     world.note(f"{share} of all writes are refused with {err_code}")
     world.server.refusing = refusing
@@ -205,17 +212,23 @@ async def clock_of_broker(world: World, chance: random.Random) -> None:
     """Another leader, with another clock: broker time jumps, back as well."""
     world.clock_jump_s += chance.choice([-1.5, -0.2, 0.5, 3.0])
     clock_of(world.server).set()
+    strike().hit()
     world.note(f"broker time jumps to {world.clock_jump_s:+.1f} s")
 
 
 @fault()
 async def clock_of_host(world: World, chance: random.Random) -> None:
-    """A host's clock jumps ahead, and stays there."""
+    """A host's clocks jump, and stay there: that of its calendar back as well, the one it measures with ahead only."""
     process = _some(world, chance, "orchestrator", "worker", "client")
-    process.skew_s += chance.choice([0.3, 5.0, 90.0])
+    process.skew_s += chance.choice([0.0, 0.3, 5.0, 90.0])
+    process.calendar_s += chance.choice([-86_400.0, -5.0, -0.3, 0.0, 90.0])
     if process.life is not None:
         process.life.lane.skew_s = process.skew_s
-    world.note(f"the clock of {process.name} jumps to {process.skew_s:+.1f} s")
+        process.life.lane.calendar_s = process.calendar_s
+    strike().hit()
+    world.note(
+        f"the clocks of {process.name} jump to {process.skew_s:+.1f} s, the calendar by {process.calendar_s:+.1f} s"
+    )
 
 
 @fault()
@@ -224,9 +237,12 @@ async def full_stream(world: World, chance: random.Random) -> None:
     streams = list(world.server.streams.values())
     stream = chance.choice(streams)
     world.note(f"stream {stream.name} is full")
+    before = stream.refused
     stream.full = True
     await asyncio.sleep(chance.random() * 2)
     stream.full = False
+    if stream.refused > before:
+        strike().hit()
     world.note(f"stream {stream.name} has room")
 
 
@@ -234,28 +250,50 @@ async def full_stream(world: World, chance: random.Random) -> None:
 async def orderly_restart(world: World, chance: random.Random) -> None:
     """An orchestrator is told to stop, drains, and is started again."""
     process = _some(world, chance, "orchestrator")
-    engine = world.engines.get(process.name)
-    if process.life is None or engine is None:
-        return
-    world.note(f"{process.life} is told to stop")
-    process.life.lane.context.copy().run(engine.stop)
-    await asyncio.sleep(0.5 + chance.random() * 4)
+    await _stop(world, process, 0.5 + chance.random() * 4)
     process.start()
 
 
 @fault()
 async def upgrade(world: World, chance: random.Random) -> None:
-    """A newer release, one orchestrator after another; some stop in order, some crash."""
-    world.fold_version += 1
+    """A newer release, one orchestrator after another; some stop in order, some crash.
+
+    Often the others restart once as what they are, so that the newer one serves everything, and then that one is away
+    for a while: its shards are offered to older ones, which would misread what stands there (see
+    `dressage.simulation.releases`).
+    """
+    first, *others = chance.sample(world.of_kind("orchestrator"), len(world.of_kind("orchestrator")))
+    older, world.fold_version = world.fold_version, world.fold_version + 1
     world.note(f"upgrade to fold version {world.fold_version}")
-    for process in chance.sample(world.of_kind("orchestrator"), len(world.of_kind("orchestrator"))):
-        engine = world.engines.get(process.name)
-        if process.life is not None and engine is not None and chance.random() < 0.6:
-            process.life.lane.context.copy().run(engine.stop)
-            await asyncio.sleep(chance.random() * 2)
-        process.crash()
-        await asyncio.sleep(chance.random() * 0.5)
-        process.start()
+    await _become(world, first, world.fold_version, chance)
+    if chance.random() < 0.7:
+        for process in others:
+            await _become(world, process, world.releases.get(process.name, older), chance)
+        await asyncio.sleep(0.3 + chance.random())
+        await _stop(world, first, 1 + chance.random() * 2)
+        first.start()
+    for process in others:
+        await _become(world, process, world.fold_version, chance)
+
+
+async def _become(world: World, process: Process, release: int, chance: random.Random) -> None:
+    """The process ends, and comes back as that release."""
+    if chance.random() < 0.6:
+        await _stop(world, process, chance.random() * 2)
+    world.releases[process.name] = release
+    process.crash()
+    await asyncio.sleep(chance.random() * 0.5)
+    process.start()
+
+
+async def _stop(world: World, process: Process, seconds: float) -> None:
+    """Tells an orchestrator to stop, and gives it time for that."""
+    engine = world.engines.get(process.name)
+    if process.life is not None and engine is not None:
+        strike().hit()
+        world.note(f"{process.life} is told to stop")
+        process.life.lane.context.copy().run(engine.stop)
+        await asyncio.sleep(seconds)
 
 
 async def _while(world: World, weather: Weather, seconds: float, what: str) -> None:

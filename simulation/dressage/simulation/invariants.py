@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from dressage.brokers.memory import MemoryServer, Record
 from dressage.brokers.memory.connection import MemoryConnection
 from dressage.brokers.provision import Namespace
+from dressage.expressions.values import decode_stored
+from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
-from dressage.orchestrator.fold.state import decode_state, encode_state
+from dressage.orchestrator.fold.state import RunState, SleepWait, decode_state, encode_state
 from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
+from dressage.orchestrator.turn.starting import share_of
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
     AskAnswer,
+    RunView,
     TaskMessage,
     TaskResult,
     TimerFired,
@@ -32,6 +36,7 @@ from dressage.protocol.events import decode_event
 from dressage.protocol.names import Names, run_token
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.refold import Folded, Refold
+from dressage.simulation.releases import plain
 
 RULES: Final = {
     "replaced-owner-stores-nothing": "after a newer owner's fence nothing of an older one is stored",
@@ -50,6 +55,7 @@ RULES: Final = {
     "refused-is-kept": "a command that cannot be read is in the dead letters before it is removed",
     "task-removed-only-with-result": "a task is removed only when its result is in the stream",
     "send-removed-only-when-forwarded": "a send is removed only when the target's stream has it",
+    "timer-until-due": "a sleeping run's timer is in the stream, due when the sleep ends, until then",
     "never-early": "a sleep ends when its time has come on the broker's clock, and not before",
     "answer-after-commit": "the sender of a command is answered only when the cursor covers it",
     "answer-as-folded": "the answer to a command is what the fold says of it",
@@ -60,7 +66,9 @@ RULES: Final = {
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
     "one-owner": "at the end every shard has one owner, with the only consumers there are",
-    "task-executed": "a result that was applied comes from an execution",
+    "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
+    "result-applied-once": "the output events of a run end each attempt of a task at most once",
+    "task-executed": "a result that was applied is what an execution of that very attempt came to",
     "nothing-hangs": "every client gets its answers, and the system comes to rest",
     "no-unhandled-error": "no process ends by an error that is no error of the product",
 }
@@ -98,14 +106,36 @@ class ShardView:
     events: dict[str, int] = field(default_factory=dict[str, int])
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
     state_data: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    sleeping: dict[str, list[tuple[int, SleepWait]]] = field(
+        default_factory=dict[str, list[tuple[int, SleepWait]]]
+    )
+    """The sleeps of every run that is asleep, with the command that began them or went on beside them."""
+
     results: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     forwarded: dict[int, set[int]] = field(default_factory=dict[int, set[int]])
     dead: set[int] = field(default_factory=set[int])
     early: list[Record] = field(default_factory=list[Record])
     history: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
-    statuses: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
 
 
+ATTEMPT_ENDS: Final = ("task-completed", "task-failed")
+"""The kinds of output event that end an attempt."""
+
+
+class _Attempt(msgspec.Struct):
+    task_id: str
+
+
+def _shown(struct: msgspec.Struct) -> str:
+    """The same text in every process: what a struct holds in wire form has an address in its `repr`."""
+    return msgspec.json.encode(struct).decode()
+
+
+def _decoded(value: Any) -> Any:
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+
+
+_attempts = msgspec.json.Decoder(_Attempt)
 _tasks = msgspec.json.Decoder(TaskMessage)
 _answers = msgspec.json.Decoder(Answer)
 _reads = msgspec.json.Decoder(AskAnswer)
@@ -115,6 +145,7 @@ class Watch:
     """Follows a server's writes and notes broken rules."""
 
     def __init__(self, server: MemoryServer, names: Names, clock: Callable[[], float]) -> None:
+        self._server = server
         self._names = names
         self._clock = clock
         self.refold = Refold(names)
@@ -124,6 +155,8 @@ class Watch:
         self.violations: list[Violation] = []
         self.on_broken: Callable[[str], None] = lambda _: None
         self.commands = 0
+        self.applied: dict[tuple[str, str], tuple[str, bytes]] = {}
+        """(kind, data) of the stored event that ended an attempt, by run token and task id."""
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
         """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
@@ -203,7 +236,11 @@ class Watch:
         view, state = self.view(shard), folded.outcome.state
         if folded.changed and state is not None:
             view.history[folded.token, state.seq] = encode_state(state)
-            view.statuses[folded.token, state.seq] = state.status
+            sleeps = [(state.seq, each.wait) for each in state.threads if isinstance(each.wait, SleepWait)]
+            if sleeps:
+                view.sleeping[folded.token] = sleeps
+            else:
+                view.sleeping.pop(folded.token, None)
         headers = record.headers or {}
         reply = headers.get(REPLY_HEADER)
         if reply:
@@ -260,6 +297,7 @@ class Watch:
                 )
             self._check_effects(shard, cursor)
         view.cursor = cursor
+        self._check_sleepers(shard)
 
     def _begin(self, shard: int, cursor: Cursor) -> None:
         self.refold.begin(shard, cursor.maps)
@@ -279,7 +317,7 @@ class Watch:
                 elif not self._is_stored(view, folded[seq].token, effect):
                     self.broken(
                         "effects-before-cursor",
-                        f"shard {shard}: the cursor is at {cursor.place}, but {effect} of command {seq} is not stored",
+                        f"shard {shard}: the cursor is at {cursor.place}, not stored of {seq}: {_shown(effect)}",
                     )
             if whole or cursor.effects >= len(effects):
                 view.checked = max(view.checked, seq)
@@ -291,6 +329,17 @@ class Watch:
                 self.broken(
                     "effects-before-cursor", f"shard {shard}: timer {timer_id} of {token} is not cancelled"
                 )
+
+    def _check_sleepers(self, shard: int) -> None:
+        """A sleep that the cursor covers has its timer; when it fires, the command that ends the sleep is there."""
+        view, log = self.view(shard), self._server.streams[self._names.shard_stream(shard)].log
+        for token, sleeps in view.sleeping.items():
+            for seq, wait in sleeps:
+                if (
+                    seq < view.cursor.seq
+                    and self._names.timer(shard, token, wait.timer_id) not in log.subjects
+                ):
+                    self.broken("timer-until-due", f"shard {shard}: {token} sleeps without {wait.timer_id}")
 
     def _is_stored(self, view: ShardView, token: str, effect: Effect) -> bool:
         match effect:
@@ -313,6 +362,9 @@ class Watch:
         view.timers.add((token, timer_id))
         if (token, timer_id) not in refold.timers:
             self.broken("no-phantom-effect", f"shard {shard}: timer {timer_id} of {token}")
+        elif record.due_ns != refold.timers[token, timer_id] * 1_000_000:
+            late = record.due_ns // 1_000_000 - refold.timers[token, timer_id]
+            self.broken("timer-until-due", f"shard {shard}: timer {timer_id} of {token} is {late} ms late")
         with contextlib.suppress(msgspec.MsgspecError):
             view.tasks.add((token, _tasks.decode(record.data).task_id))
 
@@ -349,6 +401,17 @@ class Watch:
             self.broken(
                 "events-once-in-order", f"{event.id} is {event.kind} of {seq}, not {wanted[index][:2]}"
             )
+        if event.kind in ATTEMPT_ENDS:
+            self._applied(token, event.kind, bytes(event.data))
+
+    def _applied(self, token: str, kind: str, data: bytes) -> None:
+        """Looks at what is stored alone: a fold that applies a result twice does so here and in the refold alike."""
+        attempt = token, _attempts.decode(data).task_id
+        if attempt in self.applied:
+            self.broken(
+                "result-applied-once", f"{token}: {kind} of {attempt[1]} after {self.applied[attempt][0]}"
+            )
+        self.applied[attempt] = kind, data
 
     def _check_position_owner(self, record: Record, shard: int) -> None:
         view = self.view(shard)
@@ -377,7 +440,8 @@ class Watch:
     # -- states ------------------------------------------------------------------------------------
     def _stored_key(self, record: Record, parts: list[str]) -> None:
         if record.subject == self._names.namespace_key():
-            self.refold.map = msgspec.json.decode(record.data, type=Namespace).map
+            namespace = msgspec.json.decode(record.data, type=Namespace)
+            self.refold.map, self.refold.share = namespace.map, share_of(namespace)
             self.count = self.refold.map.shards
         elif record.subject.startswith(self._versions_prefix):
             self.refold.define(record)
@@ -390,7 +454,8 @@ class Watch:
     def _state(self, record: Record, shard: int, token: str) -> None:
         view = self.view(shard)
         self._check_owner(record, view.states_owner, "states")
-        state = decode_state(record.data)
+        data = plain(record.data)
+        state = decode_state(data)
         seq = state.seq
         folded = self.refold.shard(shard).folded.get(seq)
         effects = len(folded.outcome.effects) if folded is not None else 0
@@ -403,10 +468,10 @@ class Watch:
             )
         if seq < view.state_seq.get(token, 0):
             self.broken("state-only-forward", f"{state.run_id} from {view.state_seq[token]} back to {seq}")
-        if view.history.get((token, seq)) != record.data:
+        if view.history.get((token, seq)) != data:
             self.broken("state-as-folded", f"{state.run_id} @{seq} is not what the fold made")
         view.state_seq[token] = seq
-        view.state_data[token] = record.data
+        view.state_data[token] = data
 
     # -- what is removed ---------------------------------------------------------------------------
     def _removed(self, _: str, removed: list[Record], __: object) -> None:
@@ -480,10 +545,32 @@ class Watch:
         # A run that ended before the shards grew is shown by the owner of its new place, as the old one left it.
         views = [self.view(shard), *self.shards.values()]
         key = run_token(run.run_id), run.seq
-        view = next((each for each in views if key in each.statuses), views[0])
-        status = view.statuses.get(key)
-        if run.seq > view.cursor.seq or status != run.status:
+        view = next((each for each in views if key in each.history), views[0])
+        data = view.history.get(key)
+        wrong = ["run"] if data is None else self._shown_otherwise(run, decode_state(data))
+        if run.seq > view.cursor.seq or wrong:
             self.broken(
                 "reads-only-committed",
-                f"{run.run_id} @{run.seq} shown as {run.status}, cursor {view.cursor.place}, the fold has {status}",
+                f"{run.run_id} @{run.seq}, {run.status}, is shown with another {wrong} than the fold made it, "
+                f"cursor {view.cursor.place}",
             )
+
+    def _shown_otherwise(self, run: RunView, state: RunState) -> list[str]:
+        """Which fields of an answer are not those of the state. One that waits for an end shows no variables."""
+        wrong = [
+            name
+            for name in ("status", "events", "failure", "reason", "actor")
+            if getattr(run, name) != getattr(state, name)
+        ]
+        if _decoded(run.output) != _decoded(state.output):
+            wrong.append("output")
+        definition = self.refold.definition(state.workflow, state.version)
+        if definition is not None and run.input is not None:
+            shown = {
+                name: _decoded(msgspec.Raw(wire(decode_stored(value, definition.types))))
+                for name, value in state.variables.items()
+                if name not in definition.temporaries
+            }
+            if run.variables != shown:
+                wrong.append("variables")
+        return wrong

@@ -66,7 +66,11 @@ class SimFuture(asyncio.Future[T]):
 
 
 class Lane:
-    """The callbacks of one process. `skew_s` is how far its clock is ahead of true time."""
+    """The callbacks of one process.
+
+    `skew_s` is how far the clock is ahead of true time that it measures with, `calendar_s` how far its date is ahead
+    of the broker's.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -74,6 +78,7 @@ class Lane:
         self.alive = True
         self.paused = False
         self.skew_s = 0.0
+        self.calendar_s = 0.0
         self.steps = 0
         self.dies_in: int | None = None
         self.on_death: Callable[[], None] | None = None
@@ -111,6 +116,11 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """The time as the running process sees it."""
         return self._now + self._current.skew_s
+
+    @property
+    def calendar_s(self) -> float:
+        """How far the date is off as the running process sees it."""
+        return self._current.calendar_s
 
     @property
     def true_time(self) -> float:

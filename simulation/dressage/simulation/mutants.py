@@ -17,21 +17,33 @@ from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
+from msgspec import structs
+
+from dressage.brokers.interface import Message
 from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
 from dressage.orchestrator.fold.state import SleepWait
-from dressage.orchestrator.turn import behind, committing, folding, takeover, tenure
+from dressage.orchestrator.turn import behind, committing, folding, forwarding, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
 from dressage.orchestrator.turn.committing import Committer
+from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
+from dressage.orchestrator.turn.forwarding import Forwarder
+from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
 from dressage.protocol.commands import TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
+from dressage.protocol.events import TaskCompleted
 from dressage.protocol.names import Names
 from dressage.worker.worker import Worker
+
+ANY_FOLD_VERSION: Final = 1_000_000
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -83,13 +95,9 @@ def cursor_before_singles() -> Iterator[None]:
 @mutant(
     "H7: a commit without an answer is taken for done",
     "effects-before-cursor",
-    "replaced-owner-stores-nothing",
     "position-behind-cursor",
     "state-behind-cursor",
     "answer-after-commit",
-    "events-complete",
-    "reads-only-committed",
-    "events-once-in-order",
 )
 def silence_is_success() -> Iterator[None]:
     certain = committing.certain
@@ -173,9 +181,7 @@ def _without_fence(where: str) -> AbstractContextManager[Any]:
 @mutant(
     "H8: a take-over reads the cursor and does not fence it",
     "replaced-owner-stores-nothing",
-    "one-owner",
     "cursor-only-forward",
-    "nothing-hangs",
 )
 def no_cursor_fence() -> Iterator[None]:
     with _without_fence(".cursor"):
@@ -211,14 +217,29 @@ def states_without_cas() -> Iterator[None]:
 
 
 @mutant(
+    "H9: two take-overs interleave, one of them slow, and nobody compares epochs",
+    "replaced-owner-stores-nothing",
+)
+def epochs_not_compared() -> Iterator[None]:
+    fence = takeover._fence
+
+    async def slow(connection: Any, stream: str, subject: str, rewrite: Any, **options: Any) -> int:
+        if ".position." in subject and connection.serial % 2:
+            await asyncio.sleep(2.0)
+        return await fence(connection, stream, subject, rewrite, **options)
+
+    with (
+        mock.patch.object(takeover, "_refuse_higher", return_value=None),
+        mock.patch.object(takeover, "_fence", slow),
+    ):
+        yield
+
+
+@mutant(
     "H8: memory outlives a doubt: runs are read before the fence",
     "state-as-folded",
     "events-once-in-order",
-    "answer-as-folded",
     "effects-before-cursor",
-    "position-behind-cursor",
-    "reads-only-committed",
-    "removed-only-when-covered",
 )
 def memory_outlives_doubt() -> Iterator[None]:
     kept: dict[tuple[int, int], Any] = {}
@@ -237,7 +258,7 @@ def memory_outlives_doubt() -> Iterator[None]:
 
 
 @mutant(
-    "F13: consumers keep their name, and a lost delivery goes unnoticed",
+    "F13: consumers keep their name (and a lost delivery goes unnoticed, which would show it: each covers the other)",
     "nothing-hangs",
     "nothing-left-over",
     "one-owner",
@@ -260,14 +281,8 @@ def same_consumer_name() -> Iterator[None]:
 @mutant(
     "H2: a lost delivery is skipped for ever",
     "effects-before-cursor",
-    "answer-as-folded",
     "events-once-in-order",
     "state-as-folded",
-    "removed-only-when-covered",
-    "nothing-hangs",
-    "nothing-left-over",
-    "events-complete",
-    "reads-only-committed",
 )
 def unnoticed_gap() -> Iterator[None]:
     with _unnoticed_gaps():
@@ -283,6 +298,132 @@ def _unnoticed_gaps() -> Iterator[None]:
         deliver(self, delivery)
 
     with mock.patch.object(Folder, "deliver", accepting):
+        yield
+
+
+@mutant("H14: an older release serves what a newer one has served", "state-as-folded", "events-once-in-order")
+def older_release_goes_on() -> Iterator[None]:
+    careful = tenure.take_over
+
+    async def careless(connection: Any, names: Any, shard: int, _: int, *others: Any) -> Any:
+        return await careful(connection, names, shard, ANY_FOLD_VERSION, *others)
+
+    with mock.patch.object(tenure, "take_over", careless):
+        yield
+
+
+# -- sends to other shards ------------------------------------------------------------------------------
+@mutant("H10: a turn that holds a send goes as singles, as any other does", "sends-once-in-order")
+def sends_as_singles() -> Iterator[None]:
+    def few(self: Any, turn: Turn) -> bool:
+        return len(turn.effects) > self._singles_max or bool(turn.cancels)
+
+    store = Committer._store_singles
+
+    async def leisurely(self: Any, effects: list[Any]) -> None:
+        await store(self, effects)
+        await asyncio.sleep(0.3)
+
+    with (
+        mock.patch.object(Committer, "_as_batch", few),
+        mock.patch.object(Committer, "_store_singles", leisurely),
+    ):
+        yield
+
+
+@mutant("H10: effects that the cursor covers are stored again at a take-over", "sends-once-in-order")
+def effects_again() -> Iterator[None]:
+    record, commit = Folder._record_effects, Committer.commit
+
+    async def anew(self: Any, seq: int, outcome: Any, effects: Any) -> None:
+        self._committed = (0, 0)
+        await record(self, seq, outcome, effects)
+
+    async def past(self: Any, turn: Turn) -> None:
+        if turn.place <= self.place:
+            turn.effects.clear()
+        await commit(self, turn)
+
+    with (
+        mock.patch.object(Folder, "_record_effects", anew),
+        mock.patch.object(Committer, "commit", past),
+    ):
+        yield
+
+
+@mutant("H10: the forwarder takes the newest send first", "forwarded-in-order")
+def newest_send_first() -> Iterator[None]:
+    deliver = Forwarder.deliver
+
+    def piling(self: Any, delivery: Any) -> None:
+        target = int(delivery.subject.split(".")[-2])
+        if target not in self._lanes:
+            self._lanes[target] = asyncio.LifoQueue()
+            self._new_lane.set()
+        deliver(self, delivery)
+
+    store = Forwarder._store
+
+    async def slow(self: Any, messages: list[Any]) -> list[int]:
+        await asyncio.sleep(0.2)
+        return await store(self, messages)
+
+    with (
+        mock.patch.object(Forwarder, "deliver", piling),
+        mock.patch.object(Forwarder, "_store", slow),
+    ):
+        yield
+
+
+@mutant("H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order")
+def failed_send_goes_last() -> Iterator[None]:
+    async def patient(self: Any, target: int) -> None:
+        lane = self._lanes[target]
+        while True:
+            delivery = await lane.get()
+            await asyncio.sleep(0.2)
+            try:
+                stored = await self._store([self._message(target, delivery)])
+            except (OutcomeUnknown, PublishRefused) as error:
+                if self._connection.lost.is_set():
+                    raise Doubt("the connection was lost") from error
+                lane.put_nowait(delivery)
+                await asyncio.sleep(0.02)
+                continue
+            self._unsent -= 1
+            self._handed_on.arrived(forwarding._token(delivery), stored[0])
+            self._floor.covered(delivery.stream_seq)
+            await self.on_forwarded(1)
+
+    with mock.patch.object(Forwarder, "_forward", patient):
+        yield
+
+
+@mutant(
+    "H10: a lost delivery of a send is skipped for ever",
+    "forwarded-in-order",
+    "send-removed-only-when-forwarded",
+)
+def unnoticed_lost_send() -> Iterator[None]:
+    deliver = Forwarder.deliver
+
+    def accepting(self: Any, delivery: Any) -> None:
+        self._next_consumer_seq = delivery.consumer_seq
+        deliver(self, delivery)
+
+    with mock.patch.object(Forwarder, "deliver", accepting):
+        yield
+
+
+@mutant("H11: a send counts as forwarded when it is delivered", "send-removed-only-when-forwarded")
+def delivered_counts_as_forwarded() -> Iterator[None]:
+    deliver = Forwarder.deliver
+
+    def hasty(self: Any, delivery: Any) -> None:
+        deliver(self, delivery)
+        self._floor.covered(delivery.stream_seq)
+
+    with mock.patch.object(Forwarder, "deliver", hasty):
         yield
 
 
@@ -395,9 +536,6 @@ def removed_too_early() -> Iterator[None]:
 @mutant(
     "H11: a state counts as stored when it is sent",
     "removed-only-when-covered",
-    "state-only-forward",
-    "state-in-bucket",
-    "nothing-hangs",
 )
 def sent_counts_as_stored() -> Iterator[None]:
     write = StatesStage._write
@@ -420,13 +558,8 @@ def no_dead_letters() -> Iterator[None]:
 @mutant(
     "H12: a run is evicted before its state is stored",
     "state-as-folded",
-    "effects-before-cursor",
-    "answer-as-folded",
     "events-once-in-order",
-    "reads-only-committed",
-    "removed-only-when-covered",
-    "position-behind-cursor",
-    "no-phantom-effect",
+    "effects-before-cursor",
 )
 def evicted_dirty() -> Iterator[None]:
     with (
@@ -439,13 +572,8 @@ def evicted_dirty() -> Iterator[None]:
 @mutant(
     "H5: states are read from a replica that lags behind",
     "state-as-folded",
-    "effects-before-cursor",
-    "answer-as-folded",
     "events-once-in-order",
-    "reads-only-committed",
-    "removed-only-when-covered",
-    "position-behind-cursor",
-    "no-phantom-effect",
+    "effects-before-cursor",
 )
 def stale_reads() -> Iterator[None]:
     prefetch = Runs.prefetch
@@ -483,7 +611,6 @@ def dirty_reads() -> Iterator[None]:
 @mutant(
     "a worker acknowledges its task before the result is stored",
     "task-removed-only-with-result",
-    "nothing-hangs",
 )
 def acknowledged_first() -> Iterator[None]:
     report = Worker._report
@@ -501,7 +628,6 @@ def acknowledged_first() -> Iterator[None]:
 @mutant(
     "tasks are removed when they are delivered, not when they are done",
     "task-removed-only-with-result",
-    "nothing-hangs",
 )
 def tasks_removed_on_delivery() -> Iterator[None]:
     async def last(self: Any, connection: Any, stream: str, consumer: str) -> int:
@@ -570,7 +696,7 @@ def any_timer_of_the_place() -> Iterator[None]:
 
 
 @mutant(
-    "a finished run is started again by a late start",
+    "H10: a finished run is started again by a start that comes once more",
     "outcome-as-python",
     "answer-as-folded",
     "state-as-folded",
@@ -585,4 +711,109 @@ def started_again() -> Iterator[None]:
         return run
 
     with mock.patch.object(Runs, "get", forgetful):
+        yield
+
+
+# -- what the fold, shared with the checker, would do alike --------------------------------------------
+@mutant("results carry no message id, and one that was applied is applied again", "result-applied-once")
+def applied_again() -> Iterator[None]:
+    def on_result(advance: Any, result: Any) -> None:
+        try:
+            original(advance, result)
+        except RefuseCommand:
+            if not result.output:
+                raise
+            by = result.by
+            advance.emit(
+                TaskCompleted("", result.task_id, 0, 1, by.worker, by.duration_ms, 0.0, result.output)
+            )
+
+    async def twice(self: Any, publisher: Any, stream: str, message: Any, result: Any) -> None:
+        await report(self, publisher, stream, message, result)
+        await publisher.publish(stream, Message(message.reply, tenure.encode(result)))
+
+    original, report = task_node.on_result, Worker._report
+    with (
+        mock.patch.object(fold_module, "on_result", on_result),
+        mock.patch.object(Worker, "_report", twice),
+    ):
+        yield
+
+
+@mutant("a worker reports under an attempt's id what another one came to", "task-executed")
+def results_mixed_up() -> Iterator[None]:
+    report = Worker._report
+    last: list[Any] = []
+
+    async def mixed(self: Any, publisher: Any, stream: str, message: Any, result: Any) -> None:
+        if result.output:
+            last.append(result.output)
+            result = structs.replace(result, output=last[-2:][0])
+        await report(self, publisher, stream, message, result)
+
+    with mock.patch.object(Worker, "_report", mixed):
+        yield
+
+
+@mutant("a sleep of more than a week lasts a week", "outcome-as-python")
+def sleeps_a_week_at_most() -> Iterator[None]:
+    milliseconds = sleep_node._milliseconds
+
+    def capped(duration: object) -> int:
+        return min(milliseconds(duration), 7 * 86_400_000)
+
+    with mock.patch.object(sleep_node, "_milliseconds", capped):
+        yield
+
+
+@mutant("timers are set for a little later than the sleep ends", "timer-until-due")
+def timers_set_late() -> Iterator[None]:
+    effect = MessageMaker.effect
+
+    def late(self: Any, wanted: Any, state: Any, token: str) -> Any:
+        if isinstance(wanted, SetTimer):
+            wanted = structs.replace(wanted, due_ms=wanted.due_ms + 40)
+        return effect(self, wanted, state, token)
+
+    with mock.patch.object(MessageMaker, "effect", late):
+        yield
+
+
+@mutant("a cancel is accepted and does nothing", "acknowledged-not-lost")
+def cancel_without_effect() -> Iterator[None]:
+    cancel = fold_module._cancel
+
+    def accepting(state: Any, *others: Any) -> Any:
+        if state is not None and not state.finished:
+            return Outcome(state)
+        return cancel(state, *others)
+
+    with mock.patch.object(fold_module, "_cancel", accepting):
+        yield
+
+
+@mutant("a refused command leaves its mark on the run in memory", "memory-as-folded")
+def refusals_leave_marks() -> Iterator[None]:
+    record = Folder._record
+
+    async def marking(self: Any, delivery: Any, run: Run, outcome: Any, *others: Any, **options: Any) -> None:
+        await record(self, delivery, run, outcome, *others, **options)
+        if outcome.code is not None and run.state is not None and run.clean:
+            run.state = run.committed = structs.replace(run.state, reason="refused")
+
+    with mock.patch.object(Folder, "_record", marking):
+        yield
+
+
+@mutant("readers see variables that are folded and not committed", "reads-only-committed")
+def dirty_variables() -> Iterator[None]:
+    async def latest(self: Any, token: str) -> Any:
+        found, place = await state(self, token)
+        run = self._runs.peek(token)
+        if found is not None and run is not None and run.state is not None:
+            found = structs.replace(found, variables=run.state.variables)
+        return found, place
+
+    state = Asking._state
+    with mock.patch.object(Asking, "_state", latest), mock.patch.object(committing, "COMPANY_S", 0.5):
         yield

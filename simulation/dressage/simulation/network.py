@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dressage.brokers.memory import Fate, Network
+from dressage.simulation.striking import Strike, strike
 
 _AT_ONCE = Fate()
 
@@ -28,6 +29,8 @@ class Weather:
     delay_s: float = 0.0
     twice: float = 0.0
     kinds: frozenset[str] = frozenset()
+    strike: Strike = field(default_factory=strike)
+    """The fault whose weather it is."""
 
     def hits(self, connection: Any, kind: str) -> bool:
         return (
@@ -70,15 +73,19 @@ class Links(Network):
         for weather in self.weather:
             if weather.hits(connection, kind):
                 delay += chance.random() * weather.delay_s
-                lost = lost or chance.random() < (weather.loss_out if outwards else weather.loss_in)
+                loses = not lost and chance.random() < (weather.loss_out if outwards else weather.loss_in)
+                if loses or weather.delay_s:
+                    weather.strike.hit()
+                lost = lost or loses
         self.lost += lost
         return Fate(delay, lost)
 
     def duplicate_delivery(self, connection: Any) -> bool:
-        return any(
-            weather.hits(connection, "delivery") and self.chance.random() < weather.twice
-            for weather in self.weather
-        )
+        for weather in self.weather:
+            if weather.hits(connection, "delivery") and self.chance.random() < weather.twice:
+                weather.strike.hit()
+                return True
+        return False
 
     def survives(self, connection: Any) -> bool:
         """Whether one more of the messages that were on their way when a process died still arrives."""

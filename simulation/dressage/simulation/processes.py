@@ -13,6 +13,7 @@ from dressage.brokers.memory.connection import MemoryConnection
 from dressage.protocol.errors import DressageError
 from dressage.simulation.loop import Lane, SimLoop
 from dressage.simulation.network import Links
+from dressage.simulation.striking import strike
 
 RESTART_S: Final = 1.0
 """After so long whatever supervises a process starts it again when it has ended by itself."""
@@ -27,6 +28,7 @@ class Life:
         self.number = number
         self.lane = Lane(f"{process.name}.{number}")
         self.lane.skew_s = process.skew_s
+        self.lane.calendar_s = process.calendar_s
         self.broker = TenureBroker(server, links, self)
         self.ended = False
 
@@ -89,6 +91,7 @@ class Process:
         self.name = name
         self.kind = kind
         self.skew_s = 0.0
+        self.calendar_s = 0.0
         self._main = main
         self._loop = loop
         self._server = server
@@ -117,6 +120,7 @@ class Process:
         life = self.life
         if life is None:
             return
+        strike().hit()
         if steps:
             life.lane.dies_in = steps
         else:
@@ -151,6 +155,7 @@ class Process:
 
     def pause(self) -> None:
         if self.life is not None and not self.life.lane.paused:
+            strike().hit()
             self._trace(f"{self.life} is paused")
             self._loop.pause(self.life.lane)
 
@@ -166,6 +171,7 @@ class Process:
         connections = list(self.life.broker.connections)
         if not connections:
             return
+        strike().hit()
         chosen = connections if chance.random() < 0.3 else [chance.choice(connections)]
         self._trace(f"{self.life} loses {', '.join(each.name for each in chosen)}")
         for connection in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,6 +23,8 @@ PARKED: Final = timedelta(days=1)
 class Ending:
     """`kind` is completed, failed, cancelled or asleep; `what` the output, the failure's name, or nothing.
 
+    Of a run that is asleep it is the line of the sleep in the module, and its length in seconds.
+
     `commands` is about how many it takes to get there.
     """
 
@@ -38,7 +41,8 @@ class _Technical(Exception):
 
 
 class _Asleep(Exception):
-    pass
+    def __init__(self, line: int, seconds: float) -> None:
+        self.sleep = line, seconds
 
 
 def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
@@ -50,7 +54,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         nonlocal commands
         commands += 1
         if duration >= PARKED:
-            raise _Asleep
+            raise _Asleep(_line_awaiting(), duration.total_seconds())
 
     def called(task: str, args: dict[str, Any]) -> Any:
         nonlocal commands
@@ -78,6 +82,15 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         vars(module)["sleep"] = before
 
 
+def _line_awaiting() -> int:
+    """The line of the workflow that awaits the caller of this function."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    assert frame is not None
+    return frame.f_lineno
+
+
 def _called(module: ModuleType, run_id: str, task: str, args: dict[str, Any]) -> Any:
     plan = behaviour(run_id, task, args)
     if plan.fails > RETRIES:
@@ -99,8 +112,8 @@ def _ending(coroutine: Coroutine[Any, Any, Any]) -> Ending:
         return Ending("failed", failure.name)
     except _Technical as technical:
         return Ending("failed", str(technical))
-    except _Asleep:
-        return Ending("asleep")
+    except _Asleep as asleep:
+        return Ending("asleep", asleep.sleep)
     except Exception as error:
         return Ending("failed", type(error).__name__)
     coroutine.close()

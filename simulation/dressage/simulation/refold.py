@@ -51,6 +51,8 @@ class Shard:
     )
     tasks: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     timers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """When each timer is due, in milliseconds."""
+
     cancelled: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     sends: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     maps: Maps = field(default_factory=lambda: Maps([MapSince(0, ShardMap())]))
@@ -70,6 +72,9 @@ class Refold:
         self.map = ShardMap()
         """The newest that the namespace's definition holds."""
 
+        self.share: int | None = None
+        """How many runs may be open on each shard; set before anything starts, and never changed in a seed."""
+
         self.shards: dict[int, Shard] = {}
 
     def shard(self, number: int) -> Shard:
@@ -81,7 +86,7 @@ class Refold:
     def define(self, record: Record) -> None:
         self._definitions[record.subject] = record.data
 
-    def _definition(self, workflow: str, version: int) -> Definition | None:
+    def definition(self, workflow: str, version: int) -> Definition | None:
         key = self._names.workflow_version_key(workflow, version)
         if key not in self._ready:
             data = self._definitions.get(key)
@@ -130,13 +135,19 @@ class Refold:
             command = read_command(delivery)
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
+        if before is None and isinstance(command, StartRun) and self._is_full(number):
+            return Outcome(None, code="OPEN_RUNS")
         if before is not None:
-            definition = self._definition(before.workflow, before.version)
+            definition = self.definition(before.workflow, before.version)
         elif isinstance(command, StartRun):
-            definition = self._definition(command.workflow, command.version)
+            definition = self.definition(command.workflow, command.version)
         else:
             definition = None
         return fold(before, command, run_id, stamp_of(delivery), definition)
+
+    def _is_full(self, number: int) -> bool:
+        states = self.shard(number).states.values()
+        return self.share is not None and sum(not state.finished for state in states) >= self.share
 
     def _ended_elsewhere(self, shard_map: ShardMap, token: str, number: int) -> RunState | None:
         """The run's state at an older place, once growths that moved its home are finished."""
@@ -150,9 +161,9 @@ class Refold:
                 case DispatchTask():
                     shard.tasks.setdefault(token, set()).add(effect.task_id)
                     if effect.timer_id:
-                        shard.timers[token, effect.timer_id] = seq
+                        shard.timers[token, effect.timer_id] = effect.not_before_ms
                 case SetTimer():
-                    shard.timers[token, effect.timer_id] = seq
+                    shard.timers[token, effect.timer_id] = effect.due_ms
                 case CancelTimer():
                     shard.cancelled[token, effect.timer_id] = seq
                 case SendCommand() | HandOn():

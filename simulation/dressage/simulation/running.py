@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -27,6 +28,12 @@ class Summary:
     runs: int = 0
     commands: int = 0
     faults: int = 0
+    struck: Counter[str] = field(default_factory=Counter[str])
+    """In how many seeds each kind of fault did something."""
+
+    workloads: Counter[str] = field(default_factory=Counter[str])
+    """In how many seeds each workload took part."""
+
     runs_min: int = 1_000_000
     commands_min: int = 1_000_000
     faults_min: int = 1_000_000
@@ -35,6 +42,8 @@ class Summary:
 
     def add(self, result: SeedResult) -> None:
         self.seeds += 1
+        self.struck.update(result.struck)
+        self.workloads.update(result.workloads)
         self.runs += result.runs
         self.commands += result.commands
         self.faults += result.faults
@@ -61,6 +70,8 @@ class Summary:
                 "commands": self.commands_min,
                 "faults": self.faults_min,
             },
+            "seeds_with_fault": dict(sorted(self.struck.items())),
+            "seeds_with_workload": dict(sorted(self.workloads.items())),
             "elapsed_s": round(self.elapsed_s, 1),
             "failing": [
                 {"seed": result.seed, "rules": [violation.rule for violation in result.violations]}

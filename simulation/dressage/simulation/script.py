@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dressage.protocol.names import shard_of
 from dressage.simulation.reference import Ending
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ class Action:
     at_s: float
     what: str
     act: Act
+    commands: int = 0
+    """So many are sent by it, at least, beside those that the planned runs take by themselves."""
+
     done: bool = False
     error: str = ""
 
@@ -44,6 +49,9 @@ class PlannedRun:
     accepted: dict[int, bool] = field(default_factory=dict[int, bool])
     """Sequence of each start that was accepted, and whether the run was there before."""
 
+    told: set[str] = field(default_factory=set[str])
+    """What clients that cancelled it were told: that it is "cancelled", or was "finished" before."""
+
     seen: list[Ending] = field(default_factory=list[Ending])
     """How clients saw it end."""
 
@@ -56,14 +64,28 @@ class Script:
     drawn: int = 0
     """So many runs were thought of, which gives each a name of its own."""
 
-    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+    spare_runs: int = 0
+    """So many runs may be open on each shard beside those that are to sleep for long; 0: any number."""
+
+    deadly: dict[str, int] = field(default_factory=dict[str, int])
+    """So many workers die of the tasks that each of these runs has."""
 
     def of(self, client: str) -> list[Action]:
         return [action for action in self.actions if action.client == client]
 
+    def open_runs_max(self, shards: int) -> int:
+        """How many runs may be open in a namespace of so many shards; 0: any number."""
+        if not self.spare_runs:
+            return 0
+        asleep = Counter(
+            shard_of(run.run_id, shards) for run in self.runs.values() if run.ending.kind == "asleep"
+        )
+        return shards * (max(asleep.values(), default=0) + self.spare_runs)
+
     @property
     def commands(self) -> int:
-        """How many commands the runs take at least, or nearly so."""
-        return sum(
+        """How many commands there will be at least, or nearly so."""
+        runs = sum(
             min(ending.commands for ending in (run.ending, *run.may_end)) for run in self.runs.values()
         )
+        return runs + sum(action.commands for action in self.actions)

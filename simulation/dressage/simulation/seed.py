@@ -19,9 +19,11 @@ from dressage.orchestrator import api
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.definitions import load_definition
+from dressage.simulation import striking
 from dressage.simulation.faults import FAULTS, choose
 from dressage.simulation.invariants import Violation
 from dressage.simulation.loop import Hang, SimLoop
+from dressage.simulation.releases import releases
 from dressage.simulation.script import Action, Script
 from dressage.simulation.settling import heal, judge, judge_executions, settle
 from dressage.simulation.workloads import WORKLOADS, more_runs
@@ -31,7 +33,9 @@ SECONDS: Final = 10.0
 """For so long clients begin things and faults strike; then everything is healed."""
 
 DEFINITIONS_MAX: Final = 1_000
-FAULTS_MIN, FAULTS_MAX = 4, 13
+FAULTS_MIN, FAULTS_MAX = 4, 11
+STRIKES_MAX: Final = 4
+AGAIN_S: Final = 0.3
 ENDS_AT_S: Final = 600.0
 
 
@@ -56,6 +60,8 @@ class Plan:
     script: Script
     faults: list[PlannedFault]
     without: frozenset[int] = frozenset()
+    workloads: frozenset[str] = frozenset()
+    """Those that take part."""
 
 
 @dataclass
@@ -65,10 +71,18 @@ class SeedResult:
     runs: int
     commands: int
     faults: int
+    """Faults that did something: those that found nobody to kill and nothing to lose are not counted."""
+
     steps: int
     seconds: float
     fingerprint: str
     """A hash over everything that the broker stored: equal for equal seeds."""
+
+    struck: frozenset[str] = frozenset()
+    """The kinds of those faults."""
+
+    workloads: frozenset[str] = frozenset()
+    """Those that took part."""
 
     trace: list[str] = field(default_factory=list[str])
 
@@ -88,8 +102,12 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
     )
     clients = [f"client-{number}" for number in range(shape.clients)]
     script, workloads = Script(), random.Random(f"workloads {seed}")
-    for write in WORKLOADS.values():
+    taking_part: set[str] = set()
+    for name, write in WORKLOADS.items():
+        before = _written(script)
         write(script, workloads, clients, SECONDS)
+        if _written(script) != before:
+            taking_part.add(name)
     more_runs(script, workloads, clients, SECONDS)  # for those that were cancelled
     script.actions.insert(0, _register(script, clients[0]))
     dice = random.Random(f"faults {seed}")
@@ -97,7 +115,12 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
         PlannedFault(number, 0.3 + dice.random() * SECONDS, choose(dice))
         for number in range(dice.randint(FAULTS_MIN, FAULTS_MAX))
     ]
-    return Plan(seed, shape, script, faults, without)
+    return Plan(seed, shape, script, faults, without, frozenset(taking_part))
+
+
+def _written(script: Script) -> tuple[int, int, int]:
+    """Changes with whatever a workload writes into a script."""
+    return len(script.actions), script.spare_runs, len(script.deadly)
 
 
 def _register(script: Script, client: str) -> Action:
@@ -120,8 +143,9 @@ def run_seed(
     loop.ends_at = ENDS_AT_S
     world = World(seed, planned.shape, planned.script, loop)
     asyncio.set_event_loop(loop)
-    with _seeded_ids(seed), _virtual_dates(world), _definitions_once():
-        story = loop.create_task(_story(world, planned))
+    struck: list[PlannedFault] = []
+    with _seeded_ids(seed), _virtual_dates(world), _definitions_once(), releases():
+        story = loop.create_task(_story(world, planned, struck))
         world.watch.on_broken = lambda rule: loop.stop() if rule in until else None
         story.add_done_callback(lambda _: loop.stop())
         try:
@@ -140,32 +164,42 @@ def run_seed(
         violations=world.watch.violations,
         runs=len(planned.script.runs),
         commands=world.watch.commands,
-        faults=len(planned.faults) - len(planned.without),
+        faults=len(struck),
         steps=loop.steps,
         seconds=loop.true_time,
         fingerprint=_fingerprint(world),
+        struck=frozenset(fault.name for fault in struck),
+        workloads=planned.workloads,
         trace=world.trace,
     )
 
 
-async def _story(world: World, planned: Plan) -> None:
+async def _story(world: World, planned: Plan, struck: list[PlannedFault]) -> None:
+    await world.provision()
     for process in world.processes.values():
         process.start()
-    striking = [
-        asyncio.ensure_future(_strike(world, fault, planned.seed))
+    faults = [
+        asyncio.ensure_future(_strike(world, fault, planned.seed, struck))
         for fault in planned.faults
         if fault.number not in planned.without
     ]
     await asyncio.sleep(SECONDS)
-    await asyncio.gather(*striking)
+    await asyncio.gather(*faults)
     heal(world)
     await settle(world)
 
 
-async def _strike(world: World, fault: PlannedFault, seed: int) -> None:
+async def _strike(world: World, fault: PlannedFault, seed: int, struck: list[PlannedFault]) -> None:
+    """A fault that did nothing, because all it could hit was down or silent, strikes again a little later."""
     await asyncio.sleep(fault.at_s)
-    world.note(str(fault))
-    await FAULTS[fault.name](world, random.Random(f"fault {seed} {fault.number}"))
+    strike, chance = striking.begin(), random.Random(f"fault {seed} {fault.number}")
+    for _ in range(STRIKES_MAX):
+        world.note(str(fault))
+        await FAULTS[fault.name](world, chance)
+        if strike.hits:
+            struck.append(fault)
+            return
+        await asyncio.sleep(AGAIN_S)
 
 
 @contextmanager
@@ -187,7 +221,7 @@ def _virtual_dates(world: World) -> Iterator[None]:
     class Dates(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Self:
-            return cls.fromtimestamp(world.now_ns() / 1e9, tz)
+            return cls.fromtimestamp(world.now_ns() / 1e9 + world.loop.calendar_s, tz)
 
     with mock.patch.object(registry, "datetime", Dates), mock.patch.object(api, "datetime", Dates):
         yield

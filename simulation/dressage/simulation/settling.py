@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from dressage.orchestrator.fold.state import RunState, SleepWait, encode_state
 from dressage.orchestrator.turn.removing import TASK_CONSUMER_PREFIX
-from dressage.protocol.names import Names, run_token
+from dressage.protocol.names import Names, run_id_of, run_token
 from dressage.simulation.invariants import ShardView, Watch
+from dressage.simulation.memory import judge_memory
 from dressage.simulation.reference import Ending, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
@@ -102,6 +103,7 @@ def judge(world: World) -> None:
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
     for wrong in _misowned(world):
         watch.broken("one-owner", wrong)
+    judge_memory(world)
     for process in world.processes.values():
         for unexpected in process.unexpected:
             watch.broken("no-unhandled-error", unexpected)
@@ -127,28 +129,40 @@ def _judge_run(world: World, run: PlannedRun) -> None:
                 "acknowledged-not-lost", f"{run.run_id} was accepted as {run.accepted} and is not there"
             )
         return
-    ending = _ending_of(found[0])
+    ending = _ending_of(watch, found[0])
     if ending not in (run.ending, *run.may_end):
         watch.broken(
             "outcome-as-python", f"{run.run_id} of {run.workflow}({run.x}): {ending}, not {run.ending}"
+        )
+    if "cancelled" in run.told and ending.kind != "cancelled":
+        watch.broken(
+            "acknowledged-not-lost", f"{run.run_id}: a client was told of its cancel, it is {ending}"
+        )
+    if "finished" in run.told and ending.kind not in ("completed", "failed"):
+        watch.broken(
+            "acknowledged-not-lost", f"{run.run_id}: no cancel, as it was finished, but it is {ending}"
         )
     for seen in run.seen:
         if seen != ending:
             watch.broken("outcome-as-python", f"{run.run_id}: a client saw {seen}, it is {ending}")
 
 
-def _ending_of(state: RunState) -> Ending:
+def _ending_of(watch: Watch, state: RunState) -> Ending:
     if state.status == "completed":
         return Ending("completed", msgspec.json.decode(bytes(state.output or b"null")))
     if state.status == "failed" and state.failure is not None:
         return failure_ending(state.failure)
     if state.status == "running":
-        return (
-            Ending("asleep")
-            if any(isinstance(t.wait, SleepWait) for t in state.threads)
-            else Ending("at a task")
-        )
+        sleeps = [thread.wait for thread in state.threads if isinstance(thread.wait, SleepWait)]
+        return Ending("asleep", _sleep_of(watch, state, sleeps[0])) if sleeps else Ending("at a task")
     return Ending(state.status)
+
+
+def _sleep_of(watch: Watch, state: RunState, wait: SleepWait) -> tuple[int, float]:
+    """Where in the module the run sleeps and for how long: nothing has changed it since it fell asleep."""
+    definition = watch.refold.definition(state.workflow, state.version)
+    assert definition is not None, "the run was started with it"
+    return definition.spec.nodes[wait.node].line, (wait.until_ms - state.time_ms) / 1000
 
 
 def _judge_shard(watch: Watch, number: int, view: ShardView, shard: Shard) -> None:
@@ -164,15 +178,19 @@ def _judge_shard(watch: Watch, number: int, view: ShardView, shard: Shard) -> No
 
 
 def judge_executions(world: World) -> None:
-    """Every result that was applied comes from at least one execution of that attempt."""
-    for shard in world.watch.refold.shards.values():
-        for token, events in shard.events.items():
-            for _, kind, data in events:
-                if kind in ("task-completed", "task-failed"):
-                    _judge_execution(world, shard.states[token].run_id, data)
+    """Every result that was applied, as the stored events tell it, is what an execution of that attempt came to."""
+    for (token, task_id), (kind, data) in world.watch.applied.items():
+        told = msgspec.json.decode(data)
+        came_to = world.executions.ended.get((run_id_of(token), task_id), [])
+        if not any(_tells(kind, told, *ended) for ended in came_to):
+            world.watch.broken("task-executed", f"{told} of {token}, but its executions came to {came_to}")
 
 
-def _judge_execution(world: World, run_id: str, data: bytes) -> None:
-    task_id = msgspec.json.decode(data)["task_id"]
-    if not world.executions.ended.get((run_id, task_id)):
-        world.watch.broken("task-executed", f"{task_id} of {run_id}")
+def _tells(kind: str, told: dict[str, Any], how: str, what: Any) -> bool:
+    """Whether an event tells of an execution that ended so. What a type error says is the worker's own."""
+    if kind == "task-completed":
+        return how == "value" and told["output"] == msgspec.json.decode(msgspec.json.encode(what))
+    if how != "failure":
+        return False
+    name, message = what
+    return told["failure"]["name"] == name and message in (None, told["failure"]["message"])

@@ -14,12 +14,23 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+from msgspec.json import encode
+
 from dressage.brokers.interface import Message
 from dressage.brokers.memory import Record
 from dressage.client import Client, RunFailed
-from dressage.orchestrator.fold.state import SleepWait
+from dressage.orchestrator.fold.state import SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
-from dressage.protocol.commands import TimerFired, decode_command
+from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
+    CancelRun,
+    StartRun,
+    TaskResult,
+    TimerFired,
+    WorkerInfo,
+    decode_command,
+)
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.simulation.behaviour import NAP, QUEUES, task_options
 from dressage.simulation.programs import Program, define
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
     from dressage.simulation.world import World
 
 RUNS_MIN: Final = 20
-COMMANDS_MIN: Final = 185
+COMMANDS_MIN: Final = 200
 DULL_MAX: Final = 150
 AIMING: Final = 10
 PROGRAMS: Final = 300
@@ -56,7 +67,7 @@ def program(number: int) -> ModuleType | None:
         naps=NAP,
         task_options=task_options(queue),
         length=(6, 14),
-        parks=number % 5 == 0,
+        parks=number % 2 == 0,
     )
     try:
         return define(written.text())
@@ -78,18 +89,20 @@ def runs(script: Script, chance: random.Random, clients: list[str], seconds: flo
     """Runs of a few generated workflows, each started by one client and awaited by it or by another one."""
     chosen = dict(some_program(chance) for _ in range(6))
     script.programs |= {f"program-{number}": module for number, module in chosen.items()}
-    more_runs(script, chance, clients, seconds)
+    more_runs(script, chance, clients, seconds, 0)
 
 
-def more_runs(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+def more_runs(
+    script: Script, chance: random.Random, clients: list[str], seconds: float, commands_min: int = COMMANDS_MIN
+) -> None:
     """As many as make a seed worth its name."""
     modules = [(name, module) for name, module in script.programs.items() if name.startswith("program-")]
-    while len(script.runs) < RUNS_MIN or script.commands < COMMANDS_MIN:
+    while len(script.runs) < RUNS_MIN or script.commands < commands_min:
         name, module = chance.choice(modules)
         run_id, x = f"run {script.drawn}", chance.randint(-2, 5)
         script.drawn += 1
         ending = ending_of(module, run_id, x)
-        if ending.commands < 5 and script.drawn < DULL_MAX and chance.random() < 0.8:
+        if ending.commands < 7 and script.drawn < DULL_MAX and chance.random() < 0.8:
             continue  # Short ones are dull.
         run = script.runs[run_id] = PlannedRun(run_id, name, module, x, ending)
         at_s = chance.random() ** 2 * seconds
@@ -137,7 +150,9 @@ def duplicate_starts(script: Script, chance: random.Random, clients: list[str], 
         first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
         for _ in range(chance.randint(1, 3)):
             at_s = chance.choice([first, first + chance.random() * 0.01, chance.random() * seconds])
-            script.actions.append(start_of(run, chance.choice(clients), at_s))
+            again = start_of(run, chance.choice(clients), at_s)
+            again.commands = 1
+            script.actions.append(again)
 
 
 @workload
@@ -158,7 +173,23 @@ def _conflict(run: PlannedRun, client: str, at_s: float) -> Action:
             return
         world.watch.broken("answer-as-folded", f"{run.run_id} was started with other input")
 
-    return Action(client, at_s, f"start {run.run_id} with other input", act)
+    return Action(client, at_s, f"start {run.run_id} with other input", act, commands=1)
+
+
+# -- a limit on open runs ------------------------------------------------------------------------------
+@workload
+def open_runs(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Only few runs may be open at a time: starts beyond that are refused, and are repeated until there is room."""
+    if chance.random() < 0.15:
+        script.spare_runs = chance.choice([1, 3, 5])
+
+
+# -- tasks that kill -----------------------------------------------------------------------------------
+@workload
+def deadly_tasks(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """A run whose tasks bring their worker down with them, once or twice, as one that eats all memory does."""
+    if chance.random() < 0.07:
+        script.deadly[chance.choice(list(script.runs))] = chance.randint(1, 2)
 
 
 # -- cancels -----------------------------------------------------------------------------------------
@@ -178,9 +209,11 @@ def _cancel(run: PlannedRun, client: str, at_s: float) -> Action:
         await _until(lambda: bool(run.accepted))
         try:
             await client.cancel(run.run_id, reason="simulated")
+            run.told.add("cancelled")
         except Refused as refused:
             if refused.code != "RUN_FINISHED":
                 raise
+            run.told.add("finished")
 
     return Action(client, at_s, f"cancel {run.run_id}", act)
 
@@ -188,19 +221,51 @@ def _cancel(run: PlannedRun, client: str, at_s: float) -> Action:
 # -- what no client of ours would send -------------------------------------------------------------------
 @workload
 def garbage(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
-    """Messages that are no commands, results nobody waits for, timers that fired before: refused, and harmless."""
-    for _ in range(chance.randint(0, 6)):
+    """Messages that are no commands, or none that anybody may send: refused, and harmless."""
+    for _ in range(chance.randint(0, 8)):
         at_s, client = chance.random() * seconds, chance.choice(clients)
         script.actions.append(_throw(chance.choice(list(GARBAGE)), chance.random(), client, at_s))
 
 
-GARBAGE: Final = {
-    "no JSON": b"\xff{",
-    "an unknown command": b'{"type":"make-coffee"}',
-    "a result for nobody": b'{"type":"task-result","task_id":"0-1-1-1","by":{"worker":"w","duration_ms":1},"output":1}',
-    "a timer of nobody": b'{"type":"timer-fired","timer_id":"0-1-1"}',
-    "a copy": b"",
+_BY: Final = WorkerInfo("nobody", 1.0)
+
+Garbage = Callable[["World", Record], tuple[str | None, bytes | None]]
+GARBAGE: Final[dict[str, Garbage]] = {
+    "a copy": lambda _, record: (None, record.data),
+    "no JSON": lambda _, __: (None, b"\xff{"),
+    "an unknown command": lambda _, __: (None, b'{"type":"make-coffee"}'),
+    "a timer of nobody": lambda _, __: (None, encode(TimerFired("0-1-1"))),
+    "a result for nobody": lambda _, __: (
+        None,
+        encode(TaskResult("0-1-1-1", _BY, msgspec.Raw(b"1"))),
+    ),
+    "a result without a result": lambda world, record: (None, _empty_result(world, record)),
+    "a cancel with a long reason": lambda _, __: (
+        None,
+        encode(CancelRun("c", "x" * (REASON_BYTES_MAX + 1))),
+    ),
+    "a cancel of nobody": lambda _, __: ("nobody", encode(CancelRun("c"))),
+    "a start of nothing": lambda _, __: ("nobody", encode(_start_of("unheard-of"))),
+    "a start without its input": lambda world, _: (
+        "nobody",
+        encode(_start_of(min(world.script.programs))),
+    ),
+    "a command for no run": lambda _, record: ("=", record.data),
 }
+"""What is sent in the place of a command that was sent: to which run (None: to the same) and as what."""
+
+
+def _start_of(workflow: str) -> StartRun:
+    return StartRun(workflow, 1, msgspec.Raw(b"{}"), "s")
+
+
+def _empty_result(world: World, record: Record) -> bytes | None:
+    """For an attempt that the run waits for, if it waits for one."""
+    _, _, shard, _, token = record.subject.split(".")
+    state = world.watch.refold.shard(int(shard)).states.get(token)
+    waits = [] if state is None else [thread.wait for thread in state.threads]
+    attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
+    return encode(TaskResult(attempts[0], _BY)) if attempts else None
 
 
 def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
@@ -209,8 +274,10 @@ def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
         if not records:
             return
         chosen = records[int(dice * len(records))]
-        data = GARBAGE[what] or chosen.data
-        await client.connection.publish(Message(chosen.subject, data))
+        token, data = GARBAGE[what](world, chosen)
+        place, _, named = chosen.subject.rpartition(".")
+        if data is not None:
+            await client.connection.publish(Message(f"{place}.{token or named}", data))
 
     return Action(client, at_s, f"send {what}", act)
 
@@ -256,8 +323,11 @@ def _sleeps_there_again(world: World, record: Record) -> bool:
 # -- growth ------------------------------------------------------------------------------------------
 @workload
 def growth(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
-    """The namespace gets more shards in the middle of it all, and the growth is finished as soon as it can be."""
-    if chance.random() < 0.5:
+    """The namespace gets more shards in the middle of it all, and the growth is finished as soon as it can be.
+
+    Not together with a limit on open runs, of which each shard would get another share in the middle of it all.
+    """
+    if not script.spare_runs and chance.random() < 0.5:
         at_s = chance.random() * seconds
         script.actions.append(_grow(chance.randint(1, 2), chance.choice(clients), at_s))
         if chance.random() < 0.7:

@@ -7,22 +7,34 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dressage.brokers.memory import MemoryServer
+from dressage.brokers.memory import MemoryBroker, MemoryServer
+from dressage.brokers.provision import limit_open_runs, provision
 from dressage.client import Client
+from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
-from dressage.protocol.errors import DressageError, NoAnswer, NotFound, OutcomeUnknown, PublishRefused
+from dressage.protocol.errors import (
+    DressageError,
+    NoAnswer,
+    NotFound,
+    OutcomeUnknown,
+    PublishRefused,
+    Refused,
+)
 from dressage.protocol.names import Names
 from dressage.simulation.behaviour import QUEUES, Executions
 from dressage.simulation.invariants import Watch
 from dressage.simulation.loop import SimLoop
 from dressage.simulation.network import Links
-from dressage.simulation.processes import Life, Process
+from dressage.simulation.processes import RESTART_S, Life, Process
+from dressage.simulation.releases import run_as
 from dressage.simulation.script import Action, Script
 from dressage.worker import Worker, WorkerConfig
 
 EPOCH_NS: Final = 1_790_000_000 * 1_000_000_000
 TRACE_MAX: Final = 4000
 NAMESPACE: Final = "sim"
+REFUSED_S: Final = 2.5
+"""After so long a client tries again what was refused for the moment."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,15 +62,18 @@ class World:
     server: MemoryServer = field(init=False)
     links: Links = field(init=False)
     watch: Watch = field(init=False)
-    executions: Executions = field(default_factory=Executions)
+    executions: Executions = field(init=False)
     processes: dict[str, Process] = field(default_factory=dict[str, Process])
     clock_jump_s: float = 0.0
-    fold_version: int = 1
+    fold_version: int = FOLD_VERSION
+    """That of the newest release that anybody has; `releases` holds those of the processes that were upgraded."""
+    releases: dict[str, int] = field(default_factory=dict[str, int])
     trace: list[str] = field(default_factory=list[str])
     engines: dict[str, Orchestrator] = field(default_factory=dict[str, Orchestrator])
 
     def __post_init__(self) -> None:
         self.server = MemoryServer(self.now_ns)
+        self.executions = Executions(self.script.deadly)
         self.links = Links(random.Random(f"links {self.seed}"), self.shape.link_delay_s)
         self.watch = Watch(self.server, Names(NAMESPACE), lambda: self.loop.true_time)
         self.watch.count = self.shape.shards
@@ -84,9 +99,20 @@ class World:
     def of_kind(self, kind: str) -> list[Process]:
         return [process for process in self.processes.values() if process.kind == kind]
 
+    async def provision(self) -> None:
+        """What an operator does before anything starts."""
+        most = self.script.open_runs_max(self.shape.shards)
+        if most:
+            connection = await MemoryBroker(self.server).connect("operator")
+            names = Names(NAMESPACE)
+            await provision(connection, names, shards=self.shape.shards, replicas=1)
+            await limit_open_runs(connection, names, most)
+            await connection.close()
+
     # -- what the processes run --------------------------------------------------------------------
     async def _orchestrate(self, life: Life) -> None:
-        shape = self.shape
+        shape, release = self.shape, self.releases.get(life.name, FOLD_VERSION)
+        run_as(release)
         config = OrchestratorConfig(
             namespace=NAMESPACE,
             shards=shape.shards if life.number == 1 else None,
@@ -95,7 +121,7 @@ class World:
             where=f"host-of-{life.name}:{life.number}",
             singles_max=shape.singles_max,
             states_linger_s=shape.states_linger_s,
-            fold_version=self.fold_version,
+            fold_version=release,
         )
         engine = self.engines[life.name] = Orchestrator(life.broker, config)
         await engine.run()
@@ -104,7 +130,13 @@ class World:
         number = int(life.name.rpartition("-")[2])
         queue = QUEUES[number % len(QUEUES)]
         config = WorkerConfig(namespace=NAMESPACE, concurrency=20, identity=repr(life))
-        await Worker(life.broker, self.executions.app(queue), config).run()
+        app = self.executions.app(queue, die=lambda: self._die(life))
+        await Worker(life.broker, app, config).run()
+
+    def _die(self, life: Life) -> None:
+        """A task takes its worker with it, which somebody starts again."""
+        life.process.crash(1)
+        self.loop.call_later(RESTART_S, life.process.start, context=self.loop.world.context)
 
     async def _use(self, life: Life) -> None:
         """A client whose user is stubborn: what has no known outcome is done again, also after a crash."""
@@ -126,6 +158,10 @@ class World:
                 # A definition is registered by a client that may be late or dead at the moment.
                 if error.code != "WORKFLOW_UNKNOWN":
                     raise
+            except Refused as refused:
+                if not refused.retryable:
+                    action.error, action.done = f"{refused.code}: {refused.message}", True
+                await asyncio.sleep(REFUSED_S)
             except DressageError as error:
                 action.error = f"{error.code}: {error.message}"
                 action.done = True

@@ -243,7 +243,7 @@ class JetStreamConnection:
             if len(data) + len(headers) > self.nats.max_payload:
                 raise BadInput(
                     f"a message of {len(data) + len(headers)} bytes exceeds the server's max_payload of "
-                    f"{self.payload_bytes_max}: make it smaller or raise max_payload",
+                    f"{self.payload_bytes_max}: make it smaller or raise max_payload (limit payload-size)",
                     code="PAYLOAD_TOO_LARGE",
                 )
             if _UNSAFE.search(subject):
@@ -331,11 +331,7 @@ class JetStreamConnection:
         if reply.error is not None and reply.error.err_code == _STREAM_EXISTS:
             reply = wire.plain_reply.decode(await self._api(f"STREAM.UPDATE.{config.name}", body))
         if reply.error is not None:
-            missing = reply.error.err_code == _NO_PEERS
-            raise BrokerError(
-                f"stream {config.name} cannot be created or brought to its configuration: {reply.error.description}",
-                code=SERVERS_MISSING if missing else "STREAM_UNSUITABLE",
-            )
+            raise stream_refused(config, reply.error)
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
         body = msgspec.json.encode({"subjects_filter": subjects}) if subjects else b""
@@ -481,6 +477,20 @@ def _settle_message(data: bytes, future: asyncio.Future[StoredMessage | None]) -
     else:
         description = reply.error.description if reply.error else "empty answer"
         future.set_exception(BrokerError(f"reading from a stream failed: {description}"))
+
+
+def stream_refused(config: StreamConfig, error: wire.ApiError) -> BrokerError:
+    """Why a stream is not as it must be, and what helps if the cluster has too few servers for it."""
+    if error.err_code == _NO_PEERS:
+        return BrokerError(
+            f"stream {config.name} wants {config.replicas} replicas, and fewer servers of the cluster are up: start "
+            f"the missing ones, or start the orchestrators with fewer --replicas ({error.description})",
+            code=SERVERS_MISSING,
+        )
+    return BrokerError(
+        f"stream {config.name} cannot be created or brought to its configuration: {error.description}",
+        code="STREAM_UNSUITABLE",
+    )
 
 
 def _stream_body(config: StreamConfig) -> dict[str, object]:

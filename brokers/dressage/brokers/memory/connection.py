@@ -288,7 +288,7 @@ class MemoryConnection:
         if size > PAYLOAD_BYTES_MAX:
             raise BadInput(
                 f"a message of {size} bytes exceeds the server's max_payload of {PAYLOAD_BYTES_MAX}: "
-                "make it smaller or raise max_payload",
+                "make it smaller or raise max_payload (limit payload-size)",
                 code="PAYLOAD_TOO_LARGE",
             )
         if _UNSAFE.search(subject):

@@ -44,6 +44,8 @@ class Stream:
         self.messages = self.log.messages
         self.created_ns = server.now_ns()
         self._full = False
+        self.refused = 0
+        """How many publishes and batches found it full."""
         self.consumers: dict[str, Consumer] = {}
         self._timers = Timetable(self)
         self._ids: dict[str, tuple[int, int]] = {}
@@ -116,6 +118,7 @@ class Stream:
 
     def _check_room(self, batch: Sequence[Publish]) -> None:
         if self._full:
+            self.refused += 1
             raise Refusal(STORE_FAILED)
         if self._server.refusing is not None:
             err_code = self._server.refusing(self.name, batch)

@@ -45,7 +45,7 @@ from dressage.cli.running import run
     "--sleeping",
     type=click.IntRange(1),
     metavar="RUNS",
-    help="Instead: how long a take-over takes beside so many sleeping runs.",
+    help="Instead: how long a take-over takes beside so many sleeping runs. Exits with 1 beyond 2 s.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
@@ -60,7 +60,7 @@ def bench(
         figures = run(measure_sleeping(sleeping))
         lines = "\n".join(f"{name}: {figure}" for name, figure in figures.items())
         click.echo(json.dumps(figures) if as_json else lines)
-        return
+        sys.exit(0 if figures["met"] else 1)
     report = run(measure(runs, latency_runs, with_analytics=analytics))
     if as_json:
         click.echo(json.dumps(report))

@@ -161,7 +161,8 @@ def _cancel(
     size = len(command.reason.encode())
     if size > REASON_BYTES_MAX:
         raise RefuseCommand(
-            "REASON_TOO_LONG", f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it"
+            "REASON_TOO_LONG",
+            f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit reason-size)",
         )
     advance.cancel_run(command.reason)
     return _finish(advance, command.actor)

@@ -26,7 +26,12 @@ MESSAGE_CHARS_MAX = 8192
 ERROR_NAME_CHARS_MAX = 128
 FAMILY_NAMES_MAX = 16
 
+MESSAGE_CUT = " ... (cut: limit failure-message)"
+"""How a message ends that was longer."""
+
 _UNREADABLE = msgspec.Raw(b'{"dropped":"details that cannot be read"}')
+_TOO_LARGE = msgspec.Raw(b'{"dropped":"details above %d bytes (limit failure-details)"}' % DETAILS_BYTES_MAX)
+_TOO_DEEP = msgspec.Raw(b'{"dropped":"details above %d levels (limit failure-details)"}' % VALUE_MAX_DEPTH)
 
 
 def too_large(limit: str, what: str, data: bytes, limits: Limits) -> LimitExceeded:
@@ -78,11 +83,17 @@ def bounded(failure: FailureInfo) -> FailureInfo:
         return failure
     return FailureInfo(
         failure.name[:ERROR_NAME_CHARS_MAX],
-        failure.message[:MESSAGE_CHARS_MAX],
+        _bounded_message(failure.message),
         failure.kind,
         _bounded_details(failure.details),
         tuple(name for name in failure.family[:FAMILY_NAMES_MAX] if is_name(name)),
     )
+
+
+def _bounded_message(message: str) -> str:
+    if len(message) <= MESSAGE_CHARS_MAX:
+        return message
+    return message[: MESSAGE_CHARS_MAX - len(MESSAGE_CUT)] + MESSAGE_CUT
 
 
 def _bounded_details(details: Json) -> Json:
@@ -91,9 +102,9 @@ def _bounded_details(details: Json) -> Json:
         return details
     data = bytes(details)
     if len(data) > DETAILS_BYTES_MAX:
-        return msgspec.Raw(b'{"dropped":"details above %d bytes"}' % DETAILS_BYTES_MAX)
+        return _TOO_LARGE
     if nests_deeper(data, VALUE_MAX_DEPTH):
-        return _UNREADABLE
+        return _TOO_DEEP
     try:
         msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -20,6 +20,7 @@ from dressage.orchestrator.turn.runs import Runs, read_state
 from dressage.protocol.commands import Ask, AskAnswer, RunView
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, run_id_of, run_token
+from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
@@ -30,6 +31,8 @@ _encode = msgspec.json.Encoder().encode
 
 def read_ask(data: bytes) -> tuple[Ask, str]:
     """The question and the token of its run. Raises `BadInput` for anything that is none."""
+    if nests_deeper(data, COMMAND_DEPTH_MAX):
+        raise BadInput(f"the question nests deeper than {COMMAND_DEPTH_MAX} levels (limit command-depth)")
     try:
         ask = _decoder.decode(data)
         return ask, run_token(ask.run_id)

@@ -50,6 +50,7 @@ class Committer:
         self._alone = standing.replicas == 1
         self._singles_max = singles_max if self._alone else 0
         self._fold_version = fold_version
+        self._share = standing.cursor.share
         self.place = standing.cursor.place
         self.copies = Floor()
         """Below it stand copies of the cursor that the next plain cursor would roll up."""
@@ -62,15 +63,23 @@ class Committer:
         return len(turn.effects) > self._singles_max or turn.has_send or bool(turn.cancels)
 
     async def commit(self, turn: Turn) -> None:
-        if turn.place <= self.place:
-            if turn.effects:
-                raise Doubt("a turn behind the cursor has effects")
+        if turn.place <= self.place and turn.effects:
+            raise Doubt("a turn behind the cursor has effects")
+        if turn.place <= self.place and turn.share == self._share:
             return
         seq, effects = turn.place
         cursor = Message(
             self._subject,
             encode(
-                Cursor(self._epoch, seq, effects, self._fold_version, maps=turn.maps, refused=turn.refused)
+                Cursor(
+                    self._epoch,
+                    seq,
+                    effects,
+                    self._fold_version,
+                    maps=turn.maps,
+                    refused=turn.refused,
+                    share=turn.share,
+                )
             ),
             expect=Expect(self._cursor_seq),
             rollup=True,
@@ -85,6 +94,7 @@ class Committer:
             stored = await certain(self._connection, [cursor])
         self._cursor_seq = stored.seq
         self.place = turn.place
+        self._share = turn.share
 
     async def _store_singles(self, effects: list[Message]) -> None:
         """Every acknowledgement is awaited before the cursor goes: a stored cursor proves nothing about singles."""

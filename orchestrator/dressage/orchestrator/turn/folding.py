@@ -168,6 +168,7 @@ class Folder:
         turn.through = self._done
         turn.maps = self._maps.kept
         turn.refused = self._starts.kept
+        turn.share = self._starts.next_share
         turn.freeze()
         self._open = Turn(turn.place)
         self.ready.clear()
@@ -318,6 +319,9 @@ class Folder:
         while self._starts.full:
             self.ready.set()  # What is refused so far has to be committed, covered and removed first.
             await asyncio.sleep(REFUSED_PAUSE_S)
+        if self._starts.outdated(seq):
+            await self._until_taken()  # What is decided by the new limit comes behind a cursor that names it.
+            self._starts.follow()
         return self._starts.refusal(seq)
 
     def _fault(self, delivery: Delivery, run: Run, trace: str) -> Outcome:

@@ -7,7 +7,7 @@ import msgspec
 from dressage.brokers.interface import Delivery
 from dressage.protocol.commands import Command, RefusalCode, decode_command
 from dressage.protocol.errors import BadRunId
-from dressage.protocol.names import run_id_of
+from dressage.protocol.names import ACTOR_CHARS_MAX, run_id_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
@@ -39,7 +39,13 @@ def read_command(delivery: Delivery) -> Command:
         if not data.isascii():
             data.decode()  # What is passed on as it is, such as a failure's details, is not decoded otherwise.
         if len(data) > COMMAND_DEPTH_MAX and nests_deeper(data, COMMAND_DEPTH_MAX):
-            raise Unreadable("COMMAND_MALFORMED", f"the command nests deeper than {COMMAND_DEPTH_MAX} levels")
+            raise Unreadable(
+                "COMMAND_MALFORMED",
+                f"the command nests deeper than {COMMAND_DEPTH_MAX} levels: make its values flatter "
+                "(limit command-depth)",
+            )
         return decode_command(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Unreadable("COMMAND_MALFORMED", f"the command does not decode: {error}") from error
+        # msgspec says where the text stands and how long it may be, and cannot know the name of the limit.
+        limit = " (limit actor-size)" if f"`str` of length <= {ACTOR_CHARS_MAX}" in str(error) else ""
+        raise Unreadable("COMMAND_MALFORMED", f"the command does not decode: {error}{limit}") from error

@@ -17,7 +17,8 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then. `maps` are the
     shard maps by the commands that changed them; none before the first growth. `refused` are starts that were refused
-    because too many runs were open (see `dressage.orchestrator.turn.starting`).
+    because too many runs were open, and `share` is how many may be open by the starts behind this cursor, None for any
+    number (see `dressage.orchestrator.turn.starting`).
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int = 0
     maps: tuple[MapSince, ...] = ()
     refused: tuple[int, ...] = ()
+    share: int | None = None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import msgspec
+
 from dressage.brokers.interface import (
     FENCE_IN_PROCESS,
     WRONG_LAST_SEQUENCE,
@@ -80,8 +82,10 @@ async def take_over(
     shard: int,
     fold_version: int = FOLD_VERSION,
     shard_map: ShardMap | None = None,
+    share: int | None = None,
 ) -> Standing:
-    """`fold_version` is the newest that this release can fold; `shard_map` the one that a new shard begins with.
+    """`fold_version` is the newest that this release can fold; a new shard begins with `shard_map`, and lets `share`
+    runs be open (None: any number).
 
     Raises `Replaced` on meeting a higher epoch, `Doubt` when the fences cannot be written, and `BrokerError`
     (`FOLD_VERSION_NEWER`, nothing written) when a newer release has served the shard.
@@ -92,7 +96,7 @@ async def take_over(
 
     def fenced_cursor(data: bytes | None, seq: int) -> bytes:
         nonlocal won_cursor
-        found = Cursor(maps=_first_maps(shard_map)) if data is None else decode_cursor(data)
+        found = Cursor(maps=_first_maps(shard_map), share=share) if data is None else decode_cursor(data)
         if found.fold_version > fold_version:
             raise BrokerError(
                 f"shard {shard} was last folded by a newer release (fold version {found.fold_version}, "
@@ -100,9 +104,7 @@ async def take_over(
                 code=FOLD_VERSION_NEWER,
             )
         since = found.since if found.fence else seq
-        won_cursor = Cursor(
-            found.epoch, found.seq, found.effects, found.fold_version, True, since, found.maps, found.refused
-        )
+        won_cursor = msgspec.structs.replace(found, fence=True, since=since)
         return encode(won_cursor)
 
     cursor_seq = await _fence(connection, stream, cursor_subject, fenced_cursor)

@@ -124,6 +124,7 @@ class Tenure:
                 self._shard,
                 self._config.fold_version,
                 self._defined_map(),
+                self._open_runs_share(),
             )
             self.epoch = standing.epoch
             definitions = Definitions(connections.intake, self._names)
@@ -151,8 +152,10 @@ class Tenure:
                 floor=floor,
                 starts=Starts(
                     standing.cursor.seq,
+                    standing.epoch,
                     standing.cursor.refused,
                     standing.position.open_runs,
+                    standing.cursor.share,
                     self._open_runs_share,
                     lambda: remover.removed_commands,
                 ),

@@ -75,6 +75,8 @@ class Turn:
     maps: tuple[MapSince, ...] = ()
     refused: tuple[int, ...] = ()
     """Starts that were refused because too many runs were open."""
+    share: int | None = None
+    """How many may be open by the starts behind this turn; None for any number."""
 
     @property
     def full(self) -> bool:

@@ -180,9 +180,8 @@ class Types:
             return owner.item
         if isinstance(owner, DictOf):
             return owner.value
-        if isinstance(owner, TupleOf) and isinstance(expr.index, Const):
-            place = msgspec.json.decode(expr.index.value)
-            return owner.items[place] if isinstance(place, int) and 0 <= place < len(owner.items) else None
+        if isinstance(owner, TupleOf):
+            return _item_of(owner, expr.index)
         return STR if owner == STR else None
 
     def _call(self, expr: Call) -> TypeRef | None:
@@ -209,6 +208,14 @@ class Types:
         """The record or enum that an expression is of, if it is known to be one."""
         kind = self.of(expr)
         return self.definitions.get(kind.name) if isinstance(kind, Named) else None
+
+
+def _item_of(owner: TupleOf, index: Expr) -> TypeRef | None:
+    """The type at a place that is written there, and any of them at one that the run finds out, if it gets so far."""
+    place = msgspec.json.decode(index.value) if isinstance(index, Const) else None
+    if isinstance(place, int) and -len(owner.items) <= place < len(owner.items):
+        return owner.items[place]
+    return join(owner.items) if owner.items else None
 
 
 def join(kinds: Sequence[TypeRef | None]) -> TypeRef | None:

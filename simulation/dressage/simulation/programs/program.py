@@ -132,7 +132,8 @@ class Program:
             return f"len({self.string(inner)})"
         if kind == 9:
             place = self.pick(*"010101", "-1", "-2", self.integer(3))
-            return f"[{self.integer(inner)}, {self.integer(inner)}][{place}]"
+            both = f"{self.integer(inner)}, {self.integer(inner)}"
+            return f"{self.pick(f'[{both}]', f'({both})')}[{place}]"
         if kind == 10:
             return f"{self.pick('min', 'max')}({self.integer(inner)}, {self.integer(inner)})"
         return f"Pair({self.integer(inner)}, right={self.string(inner)}).left"

@@ -1,0 +1,99 @@
+"""Every construct, command, effect, output event and refusal occurs in the seeds.
+
+What a feature adds to these unions and not to the programs or the workloads of the simulation fails here. `UNSEEN` are
+the exceptions, each with its reason; one that occurs after all fails too.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from dressage.brokers.memory import Record
+from dressage.orchestrator.fold.effects import Effect
+from dressage.protocol.commands import Command, RefusalCode, decode_command
+from dressage.protocol.events import EventData
+from dressage.protocol.expressions import Expr
+from dressage.protocol.spec import Node
+from dressage.simulation.refold import Folded, Refold
+from dressage.simulation.seed import run_seed
+from dressage.simulation.workloads import PROGRAMS, program
+
+SEEDS = 60
+UNSEEN = {
+    "RunFaulted": "a fold has to fail by a bug of its own; tests/orchestrator has one made for it",
+    "SendCommand": "no construct of the language sends yet; growth sends by HandOn",
+}
+UNSEEN_REFUSALS = {
+    "ENGINE_FAULT": "as RunFaulted",
+    "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
+    **dict.fromkeys(
+        ("NAME_INVALID", "PAYLOAD_TOO_LARGE", "OPERATION_UNKNOWN", "REQUEST_MALFORMED", "NOT_FOUND"),
+        "an answer to a request, not to a command",
+    ),
+}
+
+
+def members(union: Any) -> set[str]:
+    return {member.__name__ for member in typing.get_args(union)}
+
+
+def structs_in(value: Any) -> Iterator[msgspec.Struct]:
+    """A struct and all that it holds, however deep."""
+    match value:
+        case msgspec.Struct():
+            yield value
+            for name in value.__struct_fields__:
+                yield from structs_in(getattr(value, name))
+        case dict():
+            for each in value.values():
+                yield from structs_in(each)
+        case list() | tuple():
+            for each in value:
+                yield from structs_in(each)
+        case _:
+            pass
+
+
+def test_programs_have_every_node_and_every_expression() -> None:
+    missing = members(Node) | members(Expr)
+    for number in range(PROGRAMS):
+        module = program(number)
+        if module is not None:
+            missing -= {type(each).__name__ for each in structs_in(module.flow.spec)}
+        if not missing:
+            return
+    assert not missing
+
+
+@pytest.mark.timeout(300)
+def test_seeds_have_every_command_effect_event_and_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = members(Command) | members(Effect) | members(EventData)
+    refusals = set(typing.get_args(RefusalCode))
+    seen: set[str] = set()
+    command = Refold.command
+
+    def noting(self: Refold, record: Record, number: int) -> Folded:
+        folded = command(self, record, number)
+        outcome = folded.outcome
+        seen.update(type(each).__name__ for each in (*outcome.effects, *outcome.events))
+        if outcome.code is not None:
+            seen.add(outcome.code)
+        if outcome.events:
+            seen.add(type(decode_command(record.data)).__name__)
+        return folded
+
+    monkeypatch.setattr(Refold, "command", noting)
+    expected = (wanted - UNSEEN.keys()) | (refusals - UNSEEN_REFUSALS.keys())
+    for seed in range(1, SEEDS + 1):
+        run_seed(seed)
+        if seen >= expected:
+            break
+    print(sorted(seen))
+    missing = sorted(expected - seen)
+    assert missing == []
+    assert sorted(seen & (UNSEEN.keys() | UNSEEN_REFUSALS.keys())) == []
