@@ -29,7 +29,7 @@ def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
     """Runs seeds with this mutant of the engine until one of its rules is broken."""
     mutant = MUTANTS[name]
     others: list[str] = []
-    for seed in range(1, seeds_max + 1):
+    for seed in range(mutant.first, mutant.first + seeds_max):
         with mutant.patch():
             result = run_seed(seed, until=mutant.rules)
         tidy()
@@ -38,7 +38,7 @@ def catch(name: str, seeds_max: int = SEEDS_MAX) -> Caught:
             continue
         for violation in result.violations:
             if violation.rule in mutant.rules:
-                return Caught(name, violation.rule, seed, tuple(others))
+                return Caught(name, violation.rule, seed - mutant.first + 1, tuple(others))
             others.append(violation.rule)
     return Caught(name, None, seeds_max, tuple(others))
 

@@ -168,8 +168,7 @@ async def refusals(world: World, chance: random.Random) -> None:
 @fault(weight=3)
 async def lossy_deliveries(world: World, chance: random.Random) -> None:
     """Deliveries vanish in the client, or come twice."""
-    kind = chance.choice(["orchestrator", "worker", "orchestrator"])
-    process = _some(world, chance, kind)
+    process = _some_owner(world, chance) if chance.random() < 0.7 else _some(world, chance, "worker")
     loss, twice = chance.choice([(0.05, 0.0), (0.0, 0.2), (0.3, 0.3)])
     weather = Weather(process.name, None, 0.0, loss, twice=twice, kinds=frozenset({"delivery"}))
     await _while(

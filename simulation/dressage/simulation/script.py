@@ -60,6 +60,9 @@ class PlannedRun:
 class Script:
     runs: dict[str, PlannedRun] = field(default_factory=dict[str, PlannedRun])
     actions: list[Action] = field(default_factory=list[Action])
+    reserve: list[tuple[PlannedRun, Action]] = field(default_factory=list[tuple[PlannedRun, Action]])
+    """Runs, and their starts, for a seed that turns out to be short of commands."""
+
     programs: dict[str, ModuleType] = field(default_factory=dict[str, ModuleType])
     drawn: int = 0
     """So many runs were thought of, which gives each a name of its own."""

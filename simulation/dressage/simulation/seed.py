@@ -19,6 +19,9 @@ from dressage.orchestrator import api
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.definitions import load_definition
+from dressage.protocol.spec import WorkflowSpec
+from dressage.protocol.spec_check import check_spec
+from dressage.protocol.spec_reading import read_registered
 from dressage.simulation import striking
 from dressage.simulation.faults import FAULTS, choose
 from dressage.simulation.invariants import Violation
@@ -26,14 +29,14 @@ from dressage.simulation.loop import Hang, SimLoop
 from dressage.simulation.releases import releases
 from dressage.simulation.script import Action, Script
 from dressage.simulation.settling import heal, judge, judge_executions, settle
-from dressage.simulation.workloads import WORKLOADS, more_runs
+from dressage.simulation.workloads import WORKLOADS, more_runs, reserve_runs
 from dressage.simulation.world import Shape, World
 
 SECONDS: Final = 10.0
 """For so long clients begin things and faults strike; then everything is healed."""
 
 DEFINITIONS_MAX: Final = 1_000
-FAULTS_MIN, FAULTS_MAX = 4, 11
+FAULTS_MIN, FAULTS_MAX = 5, 10
 STRIKES_MAX: Final = 4
 AGAIN_S: Final = 0.3
 ENDS_AT_S: Final = 600.0
@@ -109,6 +112,7 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
         if _written(script) != before:
             taking_part.add(name)
     more_runs(script, workloads, clients, SECONDS)  # for those that were cancelled
+    reserve_runs(script, workloads)
     script.actions.insert(0, _register(script, clients[0]))
     dice = random.Random(f"faults {seed}")
     faults = [
@@ -232,10 +236,24 @@ def _load_once(workflow: str, version: int, data: bytes) -> Definition:
     return load_definition(workflow, version, data)
 
 
+_read_once = functools.lru_cache(maxsize=DEFINITIONS_MAX)(read_registered)
+_checked: dict[str, WorkflowSpec] = {}
+
+
+def _check_once(spec: WorkflowSpec) -> None:
+    if _checked.get(spec.name) is not spec:
+        check_spec(spec)
+        _checked[spec.name] = spec
+
+
 @contextmanager
 def _definitions_once() -> Iterator[None]:
     """A definition never changes, and reading one takes as long as folding a hundred commands."""
-    with mock.patch.object(definitions, "load_definition", _load_once):
+    with (
+        mock.patch.object(definitions, "load_definition", _load_once),
+        mock.patch.object(registry, "read_registered", _read_once),
+        mock.patch.object(registry, "check_spec", _check_once),
+    ):
         yield
 
 

@@ -15,6 +15,7 @@ from dressage.simulation.memory import judge_memory
 from dressage.simulation.reference import Ending, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
+from dressage.simulation.workloads import COMMANDS_MIN
 from dressage.simulation.world import NAMESPACE, World
 
 PATIENCE_S: Final = 300.0
@@ -49,7 +50,9 @@ async def settle(world: World) -> None:
                 process.start()  # One that was told to stop before the healing may end behind it.
         done = all(action.done for action in world.script.actions)
         if done and not _left_over(world) and not _misowned(world):
-            return
+            if world.watch.commands >= COMMANDS_MIN or not world.script.reserve:
+                return
+            world.call_up()
     waiting = [str(action) for action in world.script.actions if not action.done][:5]
     if waiting:
         world.watch.broken("nothing-hangs", f"still waiting: {waiting}")

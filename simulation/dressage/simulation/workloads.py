@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
 RUNS_MIN: Final = 20
 COMMANDS_MIN: Final = 200
+PLANNED_MIN: Final = 155
+"""So many commands are planned for; what is repeated, refused and called up late makes the rest."""
+
+RESERVE: Final = 20
+LATE_CLIENT: Final = "client-late"
 DULL_MAX: Final = 150
 AIMING: Final = 10
 PROGRAMS: Final = 300
@@ -93,22 +98,37 @@ def runs(script: Script, chance: random.Random, clients: list[str], seconds: flo
 
 
 def more_runs(
-    script: Script, chance: random.Random, clients: list[str], seconds: float, commands_min: int = COMMANDS_MIN
+    script: Script, chance: random.Random, clients: list[str], seconds: float, commands_min: int = PLANNED_MIN
 ) -> None:
     """As many as make a seed worth its name."""
-    modules = [(name, module) for name, module in script.programs.items() if name.startswith("program-")]
     while len(script.runs) < RUNS_MIN or script.commands < commands_min:
-        name, module = chance.choice(modules)
-        run_id, x = f"run {script.drawn}", chance.randint(-2, 5)
-        script.drawn += 1
-        ending = ending_of(module, run_id, x)
-        if ending.commands < 7 and script.drawn < DULL_MAX and chance.random() < 0.8:
-            continue  # Short ones are dull.
-        run = script.runs[run_id] = PlannedRun(run_id, name, module, x, ending)
+        run = some_run(script, chance)
+        if run is None:
+            continue
+        script.runs[run.run_id] = run
         at_s = chance.random() ** 2 * seconds
         script.actions.append(start_of(run, chance.choice(clients), at_s))
-        if ending.kind != "asleep" and chance.random() < 0.5:
+        if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
+
+
+def reserve_runs(script: Script, chance: random.Random) -> None:
+    """How often things are repeated is not known beforehand, so some runs wait for being needed."""
+    while len(script.reserve) < RESERVE:
+        run = some_run(script, chance)
+        if run is not None and run.ending.kind != "asleep":
+            script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
+
+
+def some_run(script: Script, chance: random.Random) -> PlannedRun | None:
+    """None instead of most of the short ones, which are dull."""
+    name, module = chance.choice([each for each in script.programs.items() if each[0].startswith("program-")])
+    run_id, x = f"run{' ' if chance.random() < 0.2 else '-'}{script.drawn}", chance.randint(-2, 5)
+    script.drawn += 1
+    ending = ending_of(module, run_id, x)
+    if ending.commands < 5 and script.drawn < DULL_MAX and chance.random() < 0.8:
+        return None
+    return PlannedRun(run_id, name, module, x, ending)
 
 
 def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
@@ -295,8 +315,8 @@ def _fire_again(dice: float, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
         fired, aimed = list[Record](), list[Record]()
         for _ in range(AIMING):
-            fired = [record for record in world.server.ledger[-400:] if b'"timer-fired"' in record.data]
-            fired = [record for record in fired if ".cmd." in record.subject]
+            recent = world.server.ledger[-200:]
+            fired = [each for each in recent if ".cmd." in each.subject and b'"timer-fired"' in each.data]
             aimed = [record for record in fired if _sleeps_there_again(world, record)]
             if aimed:
                 break
@@ -327,8 +347,8 @@ def growth(script: Script, chance: random.Random, clients: list[str], seconds: f
 
     Not together with a limit on open runs, of which each shard would get another share in the middle of it all.
     """
-    if not script.spare_runs and chance.random() < 0.5:
-        at_s = chance.random() * seconds
+    if not script.spare_runs and chance.random() < 0.6:
+        at_s = chance.random() ** 2 * seconds
         script.actions.append(_grow(chance.randint(1, 2), chance.choice(clients), at_s))
         if chance.random() < 0.7:
             script.actions.append(_retire(chance.choice(clients), at_s + chance.random() * seconds))

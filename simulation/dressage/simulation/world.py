@@ -109,6 +109,15 @@ class World:
             await limit_open_runs(connection, names, most)
             await connection.close()
 
+    def call_up(self) -> None:
+        """One more run, by a client that comes late."""
+        run, start = self.script.reserve.pop(0)
+        self.script.runs[run.run_id] = run
+        self.script.actions.append(start)
+        if start.client not in self.processes:
+            self._add(start.client, "client", self._use)
+        self.processes[start.client].start()
+
     # -- what the processes run --------------------------------------------------------------------
     async def _orchestrate(self, life: Life) -> None:
         shape, release = self.shape, self.releases.get(life.name, FOLD_VERSION)
