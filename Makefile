@@ -33,7 +33,7 @@ contracts: $(INSTALLED) ## who may import whom
 	@$(BIN)/lint-imports
 
 pytest: $(INSTALLED) ## the tests alone, the kill tests included
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, FUZZ_S=3600 for an hour each
 	@$(BIN)/python tests/fuzz/guided.py --seconds $(FUZZ_S)

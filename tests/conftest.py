@@ -15,6 +15,24 @@ import pytest
 
 PROGRAM_DEADLINE_S: Final = 40.0
 
+LONG: Final = (
+    "tests/faults/test_kills.py",
+    "tests/simulation/test_seeds.py",
+    "tests/faults/test_cluster.py",
+    "tests/faults/test_soak.py",
+    "tests/orchestrator/test_crash_points.py",
+    "tests/acceptance/test_processes.py",
+)
+"""They come first: a process that begins a file of some minutes last leaves the other one idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return LONG.index(file) if file in LONG else len(LONG)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

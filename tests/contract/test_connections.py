@@ -196,7 +196,8 @@ async def test_closing_fails_what_waits(world: World, place: Place) -> None:
 
 
 async def test_a_closed_connection_takes_nothing_from_its_consumers(world: World, place: Place) -> None:
-    closing = await world.broker.connect("closing")
+    """A worker that drains leaves its tasks to others at once, and not after an ack wait."""
+    closing = await world.broker.connect("closing", reconnect=True)
     consumer = await place.consumer("c")
     gone = await place.pull(consumer, connection=closing)
     await ask(closing, place)

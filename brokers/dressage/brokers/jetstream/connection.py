@@ -8,7 +8,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
@@ -32,6 +32,7 @@ from dressage.brokers.interface import (
 from dressage.brokers.jetstream import wire
 from dressage.brokers.jetstream.hot import HotClient, publish_command
 from dressage.brokers.jetstream.pulling import StandingPull
+from dressage.brokers.jetstream.unserved import Unserved
 from dressage.protocol.errors import (
     BadInput,
     BrokerError,
@@ -49,12 +50,12 @@ ANSWER_S: Final = 5.0
 """How long a write or a read may take before its outcome counts as unknown."""
 
 SWEEP_S: Final = 0.25
+FLUSH_S: Final = 1.0
+"""How long a closing connection waits for the server to know that its pulls are gone."""
+
 AGAIN_S: Final = 0.5
 AGAIN_MAX: Final = 20
 """So many reads are asked again at a time: a server that is merely slow must not be slowed down further."""
-
-UNSERVED_S: Final = 4.0
-"""For how long a server may leave every request without the answer of a leader, if there are others."""
 
 _UNAVAILABLE: Final = b'"err_code":10008,'
 """JetStream has no leader that could answer."""
@@ -70,7 +71,15 @@ _NO_PEERS: Final = 10005
 _UNSAFE: Final = re.compile("[ \\r\\n\\t]")
 
 _T = TypeVar("_T")
-_Settle = Callable[[bytes], None]
+
+
+class _Waiting(NamedTuple):
+    """A request without an answer so far; `settle` decodes one into the future."""
+
+    future: asyncio.Future[Any]
+    settle: Callable[[bytes], None]
+    deadline: float
+    write: bool
 
 
 class JetStreamConnection:
@@ -84,7 +93,7 @@ class JetStreamConnection:
         self.lost = asyncio.Event()
         self._name = name
         self._reconnect = reconnect
-        self._waiting: dict[str, tuple[asyncio.Future[Any], _Settle, float]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._again: dict[str, tuple[bytes, float]] = {}
         self._next_token = 0
         self._inbox = ""
@@ -92,7 +101,7 @@ class JetStreamConnection:
         self._tasks: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._on_unserved = on_unserved
-        self._unserved_since: float | None = None
+        self._unserved = Unserved()
 
     # -- life --------------------------------------------------------------------------------------
     async def open(self, servers: list[str]) -> None:
@@ -121,8 +130,13 @@ class JetStreamConnection:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._fail_waiting("the connection was closed")
-        for pull in list(self._pulls):
+        pulls = list(self._pulls)
+        for pull in pulls:
             await pull.close()
+        if pulls and self._reconnect and self.nats.is_connected:
+            # Until the server knows, it gives messages to pulls that are gone; they would come again after an ack wait.
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await self.nats.flush(FLUSH_S)  # type: ignore[arg-type]  # seconds may be fractions
         self.lost.set()
         if not self.nats.is_closed:
             try:
@@ -161,7 +175,9 @@ class JetStreamConnection:
         future: asyncio.Future[_T] = loop.create_future()
         self._next_token += 1
         token = f"{self._inbox}.{self._next_token}"
-        self._waiting[token] = (future, lambda data: settle(data, future), loop.time() + ANSWER_S)
+        write = settle is _settle_ack
+        deadline = loop.time() + ANSWER_S
+        self._waiting[token] = _Waiting(future, lambda data: settle(data, future), deadline, write)
         return token, future
 
     def _on_answer(self, subject: str, _reply: str, data: bytes, headers: bytes) -> None:
@@ -169,30 +185,31 @@ class JetStreamConnection:
         self._again.pop(subject, None)
         if entry is None:
             return
-        future, settle, _ = entry
+        future, settle, _, write = entry
         if future.done():
             return
         if not data and wire.status_of(headers)[0] == "503":
-            self._unserved()
+            self._note_unserved(write)
             future.set_exception(OutcomeUnknown("nobody listens: the stream does not exist or has no leader"))
             return
         if _UNAVAILABLE in data and len(data) < _ERROR_BYTES_MAX:
-            self._unserved()
+            self._note_unserved(write)
             future.set_exception(NoLeader("JetStream has no leader that this server reaches at the moment"))
             return
-        self._unserved_since = None
         try:
             settle(data)
         except Exception as error:
             future.set_exception(BrokerError(f"unreadable answer from the server: {error}"))
+        if not self._unserved.certain:
+            self._unserved.answered(stored=write and future.exception() is None)
 
     def _fail_waiting(self, why: str) -> None:
         waiting, self._waiting = self._waiting, {}
         self._again.clear()
-        for future, _, _ in waiting.values():
-            if not future.done():
-                future.set_exception(OutcomeUnknown(why))
-                future.exception()
+        for entry in waiting.values():
+            if not entry.future.done():
+                entry.future.set_exception(OutcomeUnknown(why))
+                entry.future.exception()
 
     async def _sweep(self) -> None:
         """One timer for all waiting futures: a timer for each would cost more than the publish itself."""
@@ -201,38 +218,37 @@ class JetStreamConnection:
             await asyncio.sleep(SWEEP_S)
             now = loop.time()
             self._ask_again(now)
-            overdue = [token for token, (_, _, deadline) in self._waiting.items() if deadline < now]
+            overdue = [token for token, entry in self._waiting.items() if entry.deadline < now]
             for token in overdue:
-                future, _, _ = self._waiting.pop(token)
+                future, _, _, write = self._waiting.pop(token)
                 if not future.done():
                     future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
                     future.exception()
-                self._unserved()
+                self._note_unserved(write)
             await self._leave_if_unserved(now)
 
     def _ask_again(self, now: float) -> None:
         """A read that reaches the server while its stream elects a leader is dropped, and nobody says so."""
         for token, (command, due) in list(self._again.items())[:AGAIN_MAX]:
             entry = self._waiting.get(token)
-            if entry is None or entry[0].done():
+            if entry is None or entry.future.done():
                 del self._again[token]
             elif due <= now:
                 with contextlib.suppress(DressageError):
                     self.nats.write(command)
                 self._again[token] = (command, now + AGAIN_S)
 
-    def _unserved(self) -> None:
+    def _note_unserved(self, write: bool) -> None:
         """A request got no answer of a leader. That is an election, or this server is cut off from the others."""
-        if self._unserved_since is None:
-            self._unserved_since = asyncio.get_running_loop().time()
+        self._unserved.failed(asyncio.get_running_loop().time(), write=write)
         if self.nats.connected_url is not None:
             self._on_unserved(self.nats.connected_url.netloc)
 
     async def _leave_if_unserved(self, now: float) -> None:
         """A server that is cut off from its cluster keeps its clients, who would be cut off for as long as it is."""
-        if self._unserved_since is None or now - self._unserved_since < UNSERVED_S:
+        if not self._unserved.too_long(now):
             return
-        self._unserved_since = None
+        self._unserved.forget()
         if self._reconnect and len(self.nats.servers) > 1:
             _log.info("connection %s: going to another server, this one reaches no leader", self._name)
             await self.nats.force_reconnect()
