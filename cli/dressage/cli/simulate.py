@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import click
@@ -22,9 +22,9 @@ SHRUNK_MAX = 2
 
 
 def _seeds(_: click.Context, __: click.Parameter, value: str) -> Iterable[int]:
-    """`A..B` from A to B, both included; `A..` without an end; `A` alone."""
-    match = re.fullmatch(r"(\d+)(?:(\.\.)(\d*))?", value)
-    if match is None:
+    """`A..B` from A to B, both included; `A..` without an end; `A` alone. No seeds at all would prove nothing."""
+    match = re.fullmatch(r"([0-9]{1,18})(?:(\.\.)([0-9]{0,18}))?", value)
+    if match is None or (match[3] and int(match[3]) < int(match[1])):
         raise BadInput(f"{value!r} are no seeds: write A..B, A.. or A", code="SEEDS_INVALID")
     first, dots, last = match.groups()
     if dots and not last:
@@ -40,7 +40,12 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> frozenset[int
 
 @click.command()
 @click.option("--seeds", default="1..200", show_default=True, callback=_seeds, help="A..B, A.. or one seed.")
-@click.option("--budget", "budget_s", type=float, help="Begin no seed after so many seconds.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(0, min_open=True),
+    help="Begin no seed after so many seconds.",
+)
 @click.option("--processes", type=click.IntRange(1), help="Processes to use; as many as cores, unless told.")
 @click.option("--without", default="", callback=_numbers, help="Leave out these faults of a single seed.")
 @click.option(
@@ -62,12 +67,12 @@ def simulate(
     and with what happened before; the exit code is then 1.
     """
     if without:
-        _again(next(iter(seeds)), without)
+        _again(_single(seeds), without)
         return
     summary = run_seeds(
         seeds,
         processes=processes or 0,
-        budget_s=budget_s or float("inf"),
+        budget_s=float("inf") if budget_s is None else budget_s,
         on_result=(lambda _: None) if as_json else _progress(),
     )
     failing = [shrink_apart(result) for result in summary.failing[:SHRUNK_MAX]]
@@ -80,6 +85,14 @@ def simulate(
         _print(summary, failing, caught)
     if summary.failing or any(each.rule is None for each in caught):
         raise SystemExit(1)
+
+
+def _single(seeds: Iterable[int]) -> int:
+    """Faults are numbered within a seed, so leaving some out means nothing for several."""
+    first, *others = islice(seeds, 2)
+    if others:
+        raise BadInput("--without leaves out faults of a single seed: name one", code="SEEDS_INVALID")
+    return first
 
 
 def _again(seed: int, without: frozenset[int]) -> None:
