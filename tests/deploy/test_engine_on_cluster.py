@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from tests.faults.cluster import Servers  # pyright: ignore[reportMissingImports]
@@ -19,6 +19,9 @@ from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
 from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 from dressage.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -89,6 +92,19 @@ async def test_cancels_take_their_timers_away_on_three_replicas(servers: Servers
         assert not left.subjects
     orchestrator.stop()
     await task
+
+
+async def test_an_orchestrator_waits_for_a_cluster_that_is_starting(tmp_path: Path, start: Start) -> None:
+    """As a compose file starts them: all at once."""
+    with Family(tmp_path) as family:
+        first, *others = Servers(family).all
+        first.process.start()
+        orchestrator = start("-v", "orchestrator", "--server", first.url, "--shards", "1", "--replicas", "3")
+        await asyncio.to_thread(orchestrator.says, "waiting for up to")
+        for server in others:
+            server.process.start()
+        await asyncio.to_thread(orchestrator.says, "shard 0: serving")
+        assert orchestrator.drain() == 0
 
 
 async def served(orchestrator: Orchestrator) -> asyncio.Task[None]:

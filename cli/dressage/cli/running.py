@@ -14,11 +14,15 @@ import click
 
 from dressage.brokers.connect import connect
 from dressage.brokers.server_check import ServerFacts, check_server
+from dressage.protocol.errors import ServerUnsuitable
 
 T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _FORCED: Final = 130
+
+ELECTION_S: Final = 60.0
+"""How long a process that stays waits for a cluster that cannot elect a leader."""
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -78,16 +82,31 @@ def signals(stop: Callable[[], object]) -> Iterator[None]:
 async def inspect_server(url: str) -> ServerFacts:
     """Looks at a server before anything is entrusted to it, and prints what its operator should change.
 
-    Raises `ServerUnreachable`, or `ServerUnsuitable` for one that Dressage cannot keep its promises on.
+    A cluster that has no leader yet, as one that is starting, is waited for. Raises `ServerUnreachable`, or
+    `ServerUnsuitable` for a server that Dressage cannot keep its promises on.
     """
-    client = await connect(url)
-    try:
-        facts = await check_server(client)
-    finally:
-        await client.close()
+    deadline = asyncio.get_running_loop().time() + ELECTION_S
+    facts = await _look(url, deadline)
+    while facts is None:
+        await asyncio.sleep(1.0)
+        facts = await _look(url, deadline)
     for warning in facts.warnings:
         click.secho(f"WARNING {warning}", err=True, fg="yellow", bold=True)
     return facts
+
+
+async def _look(url: str, deadline: float) -> ServerFacts | None:
+    """None for now. Each look connects anew: the server that we met may be the one that is cut off."""
+    client = await connect(url)
+    try:
+        return await check_server(client)
+    except ServerUnsuitable as error:
+        if not error.retryable or asyncio.get_running_loop().time() > deadline:
+            raise
+        click.echo(f"waiting for up to {ELECTION_S:g} s: {error.message}", err=True)
+        return None
+    finally:
+        await client.close()
 
 
 async def require_answer(url: str) -> None:
