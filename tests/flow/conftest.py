@@ -1,11 +1,8 @@
-"""What the tests of the compiler share: definitions from text, and a reference interpreter of specs.
-
-The interpreter is the shortest honest reading of a `WorkflowSpec`. It keeps every value in its stored form between
-nodes and sends every argument and result through wire JSON, as an engine would.
-"""
+"""What the tests of the compiler share: definitions from text, and the real fold with fake tasks and virtual time."""
 
 from __future__ import annotations
 
+import heapq
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -17,148 +14,145 @@ from typing import Any
 import msgspec
 import pytest
 
-from dressage.expressions import ParamsCodec, TypeTable, compile_expression, decode_stored, encode_stored
-from dressage.expressions.errors import ExpressionFailed
 from dressage.flow import WorkflowFailure
-from dressage.protocol.commands import FailureInfo
-from dressage.protocol.expressions import Expr
-from dressage.protocol.spec import (
-    AssignNode,
-    BranchNode,
-    Node,
-    RaiseNode,
-    ReturnNode,
-    SleepNode,
-    TaskNode,
-    WorkflowSpec,
-    catches,
-)
+from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
+from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.outcome import Stamp
+from dressage.orchestrator.fold.state import RunState, decode_state, encode_state
+from dressage.protocol.commands import Command, FailureInfo, StartRun, TaskResult, WorkerInfo
+from dressage.protocol.events import BranchStarted
+from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
+from dressage.worker.calls import technical
 
-STEPS_MAX = 20_000
+COMMANDS_MAX = 20_000
+
+Path_ = tuple[tuple[int, int], ...]
+"""Where a branch stands: of each gather around it its number in its own branch, and the place there."""
 
 
 @dataclass
 class Outcome:
-    """How a run ended: with a result, a business failure (name, message, details), or an error's name."""
+    """How a run ended: with a result, a business failure (name, message, details), or an error's class.
+
+    `calls` and `slept` (in milliseconds) are in their order; `branches` has both for each branch.
+    """
 
     result: Any = None
     failure: tuple[str, str, Any] | None = None
-    error: str | None = None
+    error: Any = None
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
-    slept: list[Any] = field(default_factory=list[Any])
+    slept: list[int] = field(default_factory=list[int])
+    branches: dict[Path_, list[Any]] = field(default_factory=dict[Path_, list[Any]])
 
 
-class Caught(Exception):
-    """A business failure on its way to a handler."""
-
-    def __init__(self, info: FailureInfo) -> None:
-        super().__init__(info.name)
-        self.info = info
-
-
-class Interpreter:
-    """Runs one spec with fake tasks."""
+class Engine:
+    """Runs one spec by the real fold. The state is encoded and read again between commands, as a store would."""
 
     def __init__(self, spec: WorkflowSpec, tasks: Mapping[str, Callable[..., Any]]) -> None:
         # What runs is what a registry would hand out, not the objects that the compiler made.
-        self.spec = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
+        read = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
+        self.definition = Definition(RegisteredWorkflow(read, 1, read.digest()))
         self.tasks = tasks
-        self.table = TypeTable(self.spec.types)
-        self.stored: dict[str, bytes] = {}
         self.outcome = Outcome()
-        self._compiled: dict[int, Any] = {}
+        self.state: RunState | None = None
+        self.paths: dict[int, Path_] = {0: ()}
+        self.gathers: dict[int, int] = {}
+        self.path: Path_ = ()
+        """Of the branch whose task is being called."""
+
+        self._seq = 0
+        self._now_ms = 1_800_000_000_000
+        self._due: list[tuple[int, int, Any]] = []
+        self._order = 0
 
     def run(self, given: Mapping[str, Any]) -> Outcome:
-        params = ParamsCodec(self.spec.params, self.table).decode(msgspec.json.encode(given))
-        for name, value in params.items():
-            self._set(name, value)
-        number: int | None = self.spec.entry
-        for _ in range(STEPS_MAX):
-            if number is None:
-                return self.outcome
-            node = self.spec.nodes[number]
-            try:
-                number = self._step(node)
-            except Caught as failure:
-                number = self._handle(node.scope, failure.info)
-            except ExpressionFailed as error:
-                self.outcome.error = error.message.split(":")[0]
-                return self.outcome
-        raise AssertionError("the run does not end")
+        self._fold(StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c"))
+        while self._due:
+            due_ms, _, waiting = heapq.heappop(self._due)
+            self._now_ms = max(self._now_ms, due_ms)
+            self._fold(self._called(waiting) if isinstance(waiting, DispatchTask) else waiting)
+        state = self.state
+        assert state is not None
+        assert state.finished, state
+        if state.failure is not None:
+            told = told_of(state.failure)
+            if told[0] == "failure":
+                self.outcome.failure = told[1:]
+            else:
+                self.outcome.error = told[1]
+        else:
+            self.outcome.result = msgspec.json.decode(bytes(state.output or b"null"))
+        return self.outcome
 
-    def _set(self, name: str, value: Any) -> None:
-        self.stored[name] = encode_stored(value)
+    def _fold(self, command: Command) -> None:
+        self._seq += 1
+        assert self._seq < COMMANDS_MAX, "the run does not end"
+        outcome = fold(self.state, command, "r", Stamp(self._seq, self._now_ms), self.definition)
+        assert outcome.code is None, outcome.message
+        assert outcome.state is not None
+        self.state = decode_state(encode_state(outcome.state))
+        for event in outcome.events:
+            if isinstance(event, BranchStarted):
+                self._note_branch(event)
+        for effect in outcome.effects:
+            if isinstance(effect, DispatchTask):
+                self._wait(effect.not_before_ms, effect)
+            elif isinstance(effect, SetTimer):
+                path = self.paths[int(effect.timer_id.split("-")[0])]
+                self.outcome.slept.append(effect.due_ms - self._now_ms)
+                self.outcome.branches.setdefault(path, []).append(effect.due_ms - self._now_ms)
+                self._wait(effect.due_ms, effect.command)
 
-    def _value(self, expr: Expr) -> Any:
-        evaluate = self._compiled.setdefault(id(expr), compile_expression(expr, self.table))
-        return evaluate({name: decode_stored(raw, self.table) for name, raw in self.stored.items()})
+    def _note_branch(self, event: BranchStarted) -> None:
+        if event.branch == 0:
+            self.gathers[event.parent] = self.gathers.get(event.parent, -1) + 1
+        self.paths[event.thread] = (*self.paths[event.parent], (self.gathers[event.parent], event.branch))
 
-    def _step(self, node: Node) -> int | None:
-        match node:
-            case TaskNode():
-                result = self._call(node)
-                if node.target is not None:
-                    self._set(node.target, result)
-                return node.next
-            case AssignNode():
-                value = self._value(node.value)
-                if node.attribute is not None:
-                    record = decode_stored(self.stored[node.target], self.table)
-                    value = self.table.with_field(record, node.attribute, value)
-                self._set(node.target, value)
-                return node.next
-            case BranchNode():
-                return node.then if self._value(node.test) else node.otherwise
-            case SleepNode():
-                self.outcome.slept.append(self._value(node.duration))
-                return node.next
-            case RaiseNode():
-                raise Caught(self._failure(node))
-            case ReturnNode():
-                value = None if node.value is None else self._value(node.value)
-                self.outcome.result = msgspec.json.decode(self.table.codec(self.spec.output).encode(value))
-                return None
+    def _wait(self, due_ms: int, what: Any) -> None:
+        self._order += 1
+        heapq.heappush(self._due, (max(due_ms, self._now_ms), self._order, what))
 
-    def _call(self, node: TaskNode) -> Any:
-        definition = next(task for task in self.spec.tasks if task.name == node.task)
-        params = ParamsCodec(definition.params, self.table)
-        args = params.decode(params.encode({name: self._value(expr) for name, expr in node.args.items()}))
-        self.outcome.calls.append((node.task, args))
+    def _called(self, effect: DispatchTask) -> TaskResult:
+        by = WorkerInfo("w", 1.0)
+        self.path = self.paths[int(effect.task_id.split("-")[0])]
+        args = self.definition.task_params[effect.task].decode(bytes(effect.args))
+        if effect.attempt == 1:
+            self.outcome.calls.append((effect.task, args))
+            self.outcome.branches.setdefault(self.path, []).append((effect.task, args))
         try:
-            result = self.tasks[node.task](**args)
+            output = msgspec.Raw(msgspec.json.encode(self.tasks[effect.task](**args)))
         except WorkflowFailure as failure:
-            raise Caught(failure.info()) from failure
-        return self.table.codec(definition.output).decode(msgspec.json.encode(result))
+            return TaskResult(effect.task_id, by, failure=failure.info())
+        except Exception as error:
+            return TaskResult(effect.task_id, by, error=technical(error))
+        return TaskResult(effect.task_id, by, output=output)
 
-    def _failure(self, node: RaiseNode) -> FailureInfo:
-        if node.reraise is not None:
-            info = decode_stored(self.stored[node.reraise], self.table)
-            assert isinstance(info, FailureInfo)
-            return info
-        message = "" if node.message is None else self._value(node.message)
-        details = None if node.details is None else self._value(node.details)
-        family = next((each.family for each in self.spec.failures if each.name == node.failure), ())
-        raw = msgspec.Raw(msgspec.json.encode(details)) if details else msgspec.UNSET
-        return FailureInfo(name=node.failure or "", message=message, details=raw, family=family)
 
-    def _handle(self, scope: int | None, info: FailureInfo) -> int | None:
-        while scope is not None:
-            for handler in self.spec.scopes[scope].handlers:
-                if catches(self.spec, handler, info):
-                    if handler.bind is not None:
-                        self._set(handler.bind, info)
-                    return handler.node
-            scope = self.spec.scopes[scope].parent
+def told_of(info: FailureInfo) -> tuple[Any, ...]:
+    """A failure as the author of a workflow knows it, the same for both ways to run one (`told_by_python`)."""
+    if info.kind == "failure":
         details = msgspec.json.decode(info.details) if isinstance(info.details, msgspec.Raw) else {}
-        self.outcome.failure = (info.name, info.message, details)
-        return None
+        return ("failure", info.name, info.message, details)
+    if info.kind == "group":
+        return ("error", ("ExceptionGroup", [told_of(each) for each in info.causes]))
+    return ("error", info.family[0] if info.family else info.name)
+
+
+def told_by_python(error: BaseException) -> tuple[Any, ...]:
+    """What Python raised, in the words of `told_of`."""
+    if isinstance(error, WorkflowFailure):
+        return ("failure", error.name, error.message, error.details)
+    if isinstance(error, BaseExceptionGroup):
+        return ("error", ("ExceptionGroup", [told_by_python(each) for each in error.exceptions]))
+    return ("error", type(error).__name__)
 
 
 @pytest.fixture(scope="session")
 def interpret() -> Callable[..., Outcome]:
     """Runs a spec: `interpret(spec, tasks by name, params as JSON values)`."""
-    return lambda spec, tasks, given: Interpreter(spec, tasks).run(given)
+    return lambda spec, tasks, given: Engine(spec, tasks).run(given)
 
 
 @pytest.fixture(scope="session")

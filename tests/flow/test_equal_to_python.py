@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -20,31 +22,47 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dressage.flow import WorkflowFailure
+from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore[reportMissingImports]
+
+from dressage.flow import gather
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import CONSTRUCTS, TASKS, Program
 from dressage.simulation.programs.program import FAILURES
 
 
 class Fakes:
-    """Tasks whose n-th call gives the n-th outcome, whichever task is called."""
+    """Tasks whose n-th call in a branch gives the n-th outcome there, whichever task is called."""
 
-    def __init__(self, module: ModuleType, seed: int) -> None:
+    def __init__(self, module: ModuleType, seed: int, engine: Engine | None = None) -> None:
         self.module = module
-        self.random = random.Random(seed)
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.slept: list[Any] = []
+        self.seed = seed
+        self.engine = engine
+        """Runs the calls, if it is not Python; it keeps its own account of them."""
+
+        self.branches: dict[Path_, list[Any]] = {} if engine is None else engine.outcome.branches
 
     async def sleep(self, duration: timedelta) -> None:
-        self.slept.append(duration)
+        milliseconds = max(0, math.ceil(duration.total_seconds() * 1000))
+        self.branches.setdefault(_path.get()[0], []).append(milliseconds)
+
+    async def gather(self, *branches: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
+        path, gathers = _path.get()
+        number = gathers[0] = gathers[0] + 1
+        return await gather(*(_branch((*path, (number, place)), each) for place, each in enumerate(branches)))
 
     def _outcome(self, name: str, args: dict[str, Any]) -> int:
-        self.calls.append((name, args))
-        # Any value a workflow computed must also fit what JSON carries everywhere.
-        if self.random.random() < 0.25:
-            failure = getattr(self.module, self.random.choice(FAILURES))
-            raise failure(f"call {len(self.calls)}", n=len(self.calls))
-        return self.random.randint(-2, 5)
+        path = _path.get()[0] if self.engine is None else self.engine.path
+        calls = self.branches.setdefault(path, [])
+        if self.engine is None:
+            calls.append((name, args))
+        dice = random.Random(f"{self.seed} {path} {len(calls)}")
+        chance = dice.random()
+        if chance < 0.2:
+            failure = getattr(self.module, dice.choice(FAILURES))
+            raise failure(f"call {len(calls)}", n=len(calls))
+        if chance < 0.25:
+            raise OSError("the network is down")
+        return dice.randint(-2, 5)
 
     def number(self, x: int) -> int:
         return self._outcome("number", {"x": x})
@@ -60,28 +78,37 @@ class Fakes:
         with contextlib.ExitStack() as stack:
             for name in TASKS:
                 stack.enter_context(getattr(self.module, name).faked(getattr(self, name)))
-            # The compiled form has long found `sleep` by what it was at definition.
-            vars(self.module)["sleep"] = self.sleep
+            # The compiled form has long found both by what they were at definition.
+            vars(self.module).update(sleep=self.sleep, gather=self.gather)
             yield
+
+
+_path: ContextVar[tuple[Path_, list[int]]] = ContextVar("path")
+
+
+async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    _path.set((path, [-1]))
+    return await coroutine
 
 
 def run_as_python(module: ModuleType, fakes: Fakes, x: int) -> tuple[Any, ...]:
     with fakes.in_place():
         try:
-            return ("result", asyncio.run(module.flow(x)))
-        except WorkflowFailure as failure:
-            return ("failure", (failure.name, failure.message, failure.details))
+            return ("result", asyncio.run(_branch((), module.flow(x))))
         except Exception as error:
-            return ("error", type(error).__name__)
+            return told_by_python(error)
 
 
-def run_as_spec(interpret: Callable[..., Any], module: ModuleType, fakes: Fakes, x: int) -> tuple[Any, ...]:
-    tasks = {"number": fakes.number, "word": fakes.word, "both": fakes.both}
-    outcome = interpret(module.flow.spec, tasks, {"x": x})
-    fakes.slept = outcome.slept
+def run_as_spec(module: ModuleType, seed: int, x: int) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
+    tasks: dict[str, Callable[..., Any]] = {}
+    engine = Engine(module.flow.spec, tasks)
+    fakes = Fakes(module, seed, engine)
+    tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
+    outcome = engine.run({"x": x})
     if outcome.failure is not None:
-        return ("failure", outcome.failure)
-    return ("error", outcome.error) if outcome.error else ("result", outcome.result)
+        return ("failure", *outcome.failure), outcome.branches
+    told = ("error", outcome.error) if outcome.error else ("result", outcome.result)
+    return told, outcome.branches
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +120,7 @@ def seen() -> Counter[str]:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**40), x=st.integers(-2, 5))
 def test_a_compiled_program_does_what_python_does(
-    seed: int, x: int, define: Callable[[str], ModuleType], interpret: Callable[..., Any], seen: Counter[str]
+    seed: int, x: int, define: Callable[[str], ModuleType], seen: Counter[str]
 ) -> None:
     program = Program(seed)
     text = program.text()
@@ -105,10 +132,11 @@ def test_a_compiled_program_does_what_python_does(
         if not any(reason in refused.message for reason in ("never gets here", "no failure gets to")):
             raise
         return
-    python, compiled = Fakes(module, seed), Fakes(module, seed)
+    python = Fakes(module, seed)
     expected = run_as_python(module, python, x)
-    assert run_as_spec(interpret, module, compiled, x) == expected, text
-    assert (compiled.calls, compiled.slept) == (python.calls, python.slept), text
+    compiled, branches = run_as_spec(module, seed, x)
+    assert compiled == expected, text
+    assert branches == python.branches, text
     seen.update(program.used.keys())
     seen.update(["compiled", expected[0]])
 

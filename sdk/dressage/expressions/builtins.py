@@ -25,6 +25,7 @@ from dressage.expressions.formatting import text_of
 from dressage.expressions.frame import SMALL_TEXT, Frame
 from dressage.expressions.limits import limit_bits, limit_decimal, limit_digits, limit_text, weigh
 from dressage.expressions.operators import check_hashable
+from dressage.expressions.unpacking import unpack
 
 
 class Builtin(NamedTuple):
@@ -173,6 +174,7 @@ BUILTINS: dict[str, Builtin] = {
     "max": Builtin(_extreme(max), 1, 255, frozenset({"default"})),
     "sum": Builtin(_sum, 1, 2, frozenset({"start"})),
     "timedelta": Builtin(_plain(timedelta), 0, 7, _TIMEDELTA),
+    "unpack": Builtin(unpack, 2, 3),
     ".lower": Builtin(_of_text("lower"), 1, 1),
     ".upper": Builtin(_of_text("upper"), 1, 1),
     ".strip": Builtin(_of_text("strip"), 1, 2),

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.errors import LimitExceeded, text_of_failure
 from dressage.expressions.frame import Frame
 from dressage.expressions.limits import (
     FORMAT_SPEC_CHARS_MAX,
@@ -33,7 +33,7 @@ def text_of(frame: Frame, value: Any) -> str:
     if isinstance(value, str) and not isinstance(value, Enum):
         return value
     if isinstance(value, FailureInfo):
-        return value.message
+        return text_of_failure(value)
     _check_printable(frame, value)
     return str(value)
 

@@ -6,8 +6,9 @@
 """
 
 from dressage.flow.app import App, Handler
+from dressage.flow.branches import gather
 from dressage.flow.describe import Searchable
-from dressage.flow.failures import WorkflowFailure
+from dressage.flow.failures import TaskError, WorkflowFailure
 from dressage.flow.retries import Exponential
 from dressage.flow.sleeping import sleep
 from dressage.flow.tasks import Task, task
@@ -21,8 +22,10 @@ __all__ = [
     "Limits",
     "Searchable",
     "Task",
+    "TaskError",
     "Workflow",
     "WorkflowFailure",
+    "gather",
     "sleep",
     "task",
     "workflow",

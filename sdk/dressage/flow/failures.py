@@ -1,9 +1,24 @@
-"""Business failures: outcomes that an author names, raises and catches. They are never retried."""
+"""What a workflow catches: business failures, which its author names and raises, and technical errors.
+
+::
+
+    Exception                       whatever can be caught
+    |- WorkflowFailure              a business outcome; never retried
+    |  '- CardDeclined ...          subclasses of the author's
+    |- TaskError                    a task failed technically, after its retries
+    |- ExceptionGroup               what branches of a `gather` failed with
+    '- ArithmeticError, LookupError, TypeError, ValueError ...   an expression failed, as it does in Python
+
+That a run passed one of its limits ends it: no handler could go on as if there were room.
+"""
 
 from __future__ import annotations
 
+import builtins
+import decimal
 import re
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -58,3 +73,26 @@ class WorkflowFailure(Exception):
         """The failure as it travels in a task's result."""
         details = msgspec.Raw(msgspec.json.encode(self.details)) if self.details else msgspec.UNSET
         return FailureInfo(name=self.name, message=self.message, details=details, family=self.family)
+
+
+class TaskError(Exception):
+    """A task failed technically, and its retries are used up: a worker raised what is no `WorkflowFailure`, or gave
+    back what is not of the task's type. Its text is that of the last attempt's error.
+
+    Where a workflow's function runs as plain Python, a task's exception becomes a `TaskError`, too, with the exception
+    as its cause.
+    """
+
+
+def _errors_of_python() -> Iterator[type[Exception]]:
+    """The classes of the errors that an expression can end with, and those that they derive from."""
+    leaves = (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
+    for kind in [*vars(builtins).values(), *vars(decimal).values()]:
+        if isinstance(kind, type) and issubclass(kind, leaves):
+            yield kind
+
+
+CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
+    {Exception, TaskError, ExceptionGroup, *_errors_of_python()}
+)
+"""What an `except` clause can name beside subclasses of `WorkflowFailure`."""

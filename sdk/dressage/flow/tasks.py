@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from dressage.flow.failures import wire_name
+from dressage.flow.failures import TaskError, WorkflowFailure, wire_name
 from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.signatures import Signature
 from dressage.protocol.names import check_name
@@ -26,7 +26,8 @@ class Task(Generic[P, R]):
     """A named, typed unit of work, made by `@task`.
 
     In a workflow: `receipt = await charge_card(order, price)`. Outside of one the same call runs the task's own
-    body, or the fake that a test put in its place (`faked`).
+    body, or the fake that a test put in its place (`faked`), once; what it raises, apart from business failures, comes
+    as `TaskError`, as in a run.
     """
 
     def __init__(
@@ -49,10 +50,15 @@ class Task(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         function = cast("Callable[P, object]", _fakes.get(self.name, self.function))
-        result: object = function(*args, **kwargs)
-        if inspect.isawaitable(result):
-            return await cast("Awaitable[R]", result)
-        return cast("R", result)
+        try:
+            result: object = function(*args, **kwargs)
+            if inspect.isawaitable(result):
+                return await cast("Awaitable[R]", result)
+            return cast("R", result)
+        except (WorkflowFailure, NotImplementedError):
+            raise
+        except Exception as error:
+            raise TaskError(f"{type(error).__name__}: {error} (task {self.name})") from error
 
     def options(self, *, retries: int | None = None, backoff: Exponential | None = None) -> Task[P, R]:
         """The same task with options of this call, which go before the definition's and the workflow's."""

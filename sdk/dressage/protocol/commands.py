@@ -22,17 +22,22 @@ Json = msgspec.Raw | msgspec.UnsetType
 Short = Annotated[str, msgspec.Meta(max_length=ACTOR_CHARS_MAX)]
 """An id, or who did something: it is repeated in the state and in every event."""
 
-FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "limit"]
+FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "group", "limit"]
 
 
 class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A business failure (`kind` is "failure", `name` is the author's) or a technical error (every other kind)."""
+    """A business failure (`kind` is "failure", `name` is the author's) or a technical error (every other kind).
+
+    `family` is by what it can be caught beside its name: the wire names of a business failure's ancestors, the Python
+    classes of a technical error, the nearest first. A "group" is what several branches failed with, its `causes`.
+    """
 
     name: str
     message: str = ""
     kind: FailureKind = "failure"
     details: Json = msgspec.UNSET
     family: tuple[str, ...] = ()
+    causes: tuple[FailureInfo, ...] = ()
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):

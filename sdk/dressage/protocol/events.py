@@ -24,11 +24,15 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view."""
+    """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view.
+
+    `thread` is the branch whose own variable it is; 0 is the run itself.
+    """
 
     name: str
     value: msgspec.Raw
     searchable: bool = False
+    thread: int = 0
 
 
 class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -77,6 +81,24 @@ class FailureCaught(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     node: int
     failure: FailureInfo
+
+
+class BranchStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind branch-started: run thread `parent` started run thread `thread`, at place `branch` of its gather."""
+
+    node: int
+    branch: int
+    thread: int
+    parent: int = 0
+
+
+class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind branch-ended: with the failure that nothing in the branch took, or else with a result."""
+
+    node: int
+    branch: int
+    thread: int
+    failure: FailureInfo | None = None
 
 
 class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -129,6 +151,8 @@ EventData = (
     | TaskCompleted
     | TaskFailed
     | FailureCaught
+    | BranchStarted
+    | BranchEnded
     | SleepStarted
     | SleepEnded
     | RunCompleted
@@ -144,6 +168,8 @@ KIND: dict[type[EventData], str] = {
     TaskCompleted: "task-completed",
     TaskFailed: "task-failed",
     FailureCaught: "failure-caught",
+    BranchStarted: "branch-started",
+    BranchEnded: "branch-ended",
     SleepStarted: "sleep-started",
     SleepEnded: "sleep-ended",
     RunCompleted: "run-completed",

@@ -21,6 +21,19 @@ SPEC_FORMAT: Literal[1] = 1
 ANY_FAILURE = "workflow-failure"
 """The family of every business failure: a handler of this name catches them all, also those no spec declares."""
 
+ANY_ERROR = "Exception"
+"""The family of all that can be caught, technical errors included."""
+
+TASK_ERROR = "TaskError"
+"""The class of what a task failed with technically, after its retries: a worker's exception, or no fitting result."""
+
+
+GROUP_ERROR = "ExceptionGroup"
+GROUP_FAMILY = (GROUP_ERROR, ANY_ERROR)
+"""By what the failures of branches, as one group, can be caught."""
+
+GROUP_TEXT = "branches failed"
+
 
 class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How long to wait between attempts.
@@ -102,12 +115,14 @@ class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An `except` clause: control goes on at `node` after a failure that `catches` says is one of `names`.
 
-    The failure is stored in variable `bind`. Nodes of the clause are outside the scope that it belongs to.
+    The failure is stored in variable `bind`. Nodes of the clause are outside the scope that it belongs to. `passing`
+    marks a `finally`: the failure is not caught, but raised again at its end.
     """
 
     names: tuple[str, ...]
     node: int
     bind: str | None = None
+    passing: bool = False
 
 
 class Scope(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -204,14 +219,46 @@ class ReturnNode(
     omit_defaults=True,
     forbid_unknown_fields=True,
 ):
-    """Ends the run with `value` as its output."""
+    """Ends its run thread with `value`: the run with this output, or a branch with this result."""
 
     value: Expr | None = None
     scope: int | None = None
     line: int = 0
 
 
-Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode
+class Branch(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A run thread that a gather starts at `entry`, to end at a `ReturnNode`.
+
+    `args` are evaluated where the gather stands, and are the first of the branch's own `variables`: those end with
+    it, and no other branch sees them. Every other variable is that of the run thread around it.
+    """
+
+    entry: int
+    args: dict[str, Expr] = {}
+    variables: tuple[str, ...] = ()
+
+
+class GatherNode(
+    msgspec.Struct,
+    tag="gather",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Starts branches side by side and waits for all of them; `target` takes the tuple of their results, in order.
+
+    If some failed, what they failed with is raised here as one group, when the last of all has ended.
+    """
+
+    branches: tuple[Branch, ...]
+    next: int
+    target: str | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode | GatherNode
 
 
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -277,10 +324,10 @@ def effective_retry(spec: WorkflowSpec, node: TaskNode, task: TaskDef | None = N
 
 
 def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:
-    """Whether an `except` clause takes this failure: by its name, by its family, or as any business failure.
+    """Whether an `except` clause takes this failure: by its name, by its family, or because it takes any.
 
-    A worker may send a failure without its family; then the spec's definition of that name gives it. Technical
-    errors are never caught.
+    A worker may send a failure without its family; then the spec's definition of that name gives it. A technical
+    error is known by the Python class that it has in the workflow; that a limit was passed cannot be caught.
     """
     family = failure.family or next((each.family for each in spec.failures if each.name == failure.name), ())
     return catches_named(handler, failure, family)
@@ -288,11 +335,10 @@ def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:
 
 def catches_named(handler: Handler, failure: FailureInfo, family: tuple[str, ...]) -> bool:
     """`catches` for who knows the family already."""
-    if failure.kind != "failure":
-        return False
-    if failure.name in handler.names or ANY_FAILURE in handler.names:
+    names = handler.names
+    if failure.kind == "failure" and (failure.name in names or ANY_FAILURE in names or ANY_ERROR in names):
         return True
-    return any(name in handler.names for name in family)
+    return any(name in names for name in family)
 
 
 class RegisteredWorkflow(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -9,7 +10,9 @@ from dressage.protocol.errors import BadSpec
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import (
     AssignNode,
+    Branch,
     BranchNode,
+    GatherNode,
     Node,
     RaiseNode,
     RetryOptions,
@@ -32,6 +35,9 @@ from dressage.protocol.types import Named, RecordType
 RETRIES_MAX: Final = 10_000
 BACKOFF_S_MAX: Final = 366 * 86_400.0
 BACKOFF_FACTOR_MAX: Final = 1_000.0
+
+_ERROR_CLASS: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
+"""How a handler names technical errors: by Python's class. No business failure has a capital letter."""
 
 
 def check_spec(spec: WorkflowSpec) -> None:
@@ -77,7 +83,8 @@ def _check_scopes(spec: WorkflowSpec) -> None:
                     f"a handler of scope {number} leads to node {handler.node}, which does not exist"
                 )
             for name in handler.names:
-                check_name(name, f"failure of a handler of scope {number}:")
+                if not _ERROR_CLASS.fullmatch(name):
+                    check_name(name, f"failure of a handler of scope {number}:")
             if handler.bind is not None:
                 check_identifier(handler.bind, "a variable")
 
@@ -105,8 +112,22 @@ def _check_node(number: int, node: Node) -> None:
                 check_name(node.failure, f"failure of node {number}:")
             if node.reraise is not None:
                 check_identifier(node.reraise, f"the variable of node {number}")
+        case GatherNode():
+            if node.target is not None:
+                check_identifier(node.target, f"the variable of node {number}")
+            for branch in node.branches:
+                _check_branch(number, branch)
         case BranchNode() | SleepNode() | ReturnNode():
             pass
+
+
+def _check_branch(number: int, branch: Branch) -> None:
+    for name in branch.variables:
+        check_identifier(name, f"a variable of a branch of node {number}")
+    _refuse_twice(f"variable of a branch of node {number}", branch.variables)
+    for name in branch.args:
+        if name not in branch.variables:
+            raise BadSpec(f"argument {name!r} of a branch of node {number} is none of its variables")
 
 
 def _targets(node: Node) -> tuple[int, ...]:
@@ -115,6 +136,8 @@ def _targets(node: Node) -> tuple[int, ...]:
             return (node.next,)
         case BranchNode():
             return (node.then, node.otherwise)
+        case GatherNode():
+            return (*(branch.entry for branch in node.branches), node.next)
         case RaiseNode() | ReturnNode():
             return ()
 

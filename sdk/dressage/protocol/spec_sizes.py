@@ -15,6 +15,7 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
+    GatherNode,
     Limits,
     Node,
     RaiseNode,
@@ -60,6 +61,9 @@ MEMBERS_MAX: Final = 1_000
 OPTIONS_MAX: Final = 32
 """Options of a union."""
 
+BRANCHES_MAX: Final = 255
+"""Branches of one gather."""
+
 VARIABLES_MAX: Final = 10_000
 TYPE_DEPTH_MAX: Final = 32
 EXPRESSION_PARTS_MAX: Final = 30_000
@@ -84,6 +88,9 @@ def check_sizes(spec: WorkflowSpec) -> None:
         _limit("handlers of a scope", len(scope.handlers), HANDLERS_MAX)
         for handler in scope.handlers:
             _limit("names of a handler", len(handler.names), HANDLERS_MAX)
+    for node in spec.nodes:
+        if isinstance(node, GatherNode):
+            _limit("branches of a gather", len(node.branches), BRANCHES_MAX)
     for task in spec.tasks:
         _limit(f"parameters of task {task.name[:63]!r}", len(task.params), FIELDS_MAX)
     for definition in spec.types:
@@ -107,14 +114,18 @@ def check_limits(limits: Limits | None) -> None:
 
 
 def check_identifier(name: str, what: str) -> None:
-    """Raises `BadSpec` unless `name` is one that Python allows; a variable of the compiler's begins with `$`."""
+    """Raises `BadSpec` unless `name` is one that Python allows; a variable of the compiler's begins with `$`.
+
+    A variable of a function that the workflow awaits has the function's name and a dot in front of its own.
+    """
     plain = name[1:] if name.startswith("$") else name
     if len(name) > IDENTIFIER_CHARS_MAX:
         raise BadSpec(
             f"the name of {what} has {len(name)} characters: at most {IDENTIFIER_CHARS_MAX} are allowed "
             "(limit identifier)"
         )
-    if not (plain.isidentifier() or (name != plain and plain.isalnum() and plain.isascii())):
+    ours = name != plain and plain.isalnum() and plain.isascii()
+    if not (ours or all(part.isidentifier() for part in plain.split("."))):
         raise BadSpec(f"{name!r} is no name for {what}: use letters, digits and `_`")
 
 
@@ -147,6 +158,17 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return _given({"message": node.message, "details": node.details})
         case ReturnNode():
             return _given({"value": node.value})
+        case GatherNode():
+            return {
+                branch_argument(place, name): expr
+                for place, branch in enumerate(node.branches)
+                for name, expr in branch.args.items()
+            }
+
+
+def branch_argument(branch: int, name: str) -> str:
+    """What an argument of a branch is called among the expressions of its gather."""
+    return f"{branch}.{name}"
 
 
 def _given(expressions: dict[str, Expr | None]) -> dict[str, Expr]:

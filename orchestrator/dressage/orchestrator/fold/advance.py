@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from dressage.expressions.errors import ExpressionFailed
-from dressage.expressions.frame import OPERATION_WORK, WORK_MAX, Frame
+from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.values import Record, decode_stored, encode_stored
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
     bounded,
     fitting,
+    group_of,
     limit_state,
+    limit_threads,
     stored_bytes,
     too_large,
     variables_too_large,
+    waiting_bytes,
 )
 from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import RunState, RunThread, TaskWait
+from dressage.orchestrator.fold.scope import BranchScope, Scope
+from dressage.orchestrator.fold.state import GatherWait, RunState, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
+    BranchEnded,
+    BranchStarted,
     EventData,
     FailureCaught,
     RunCancelled,
@@ -31,7 +39,7 @@ from dressage.protocol.events import (
     RunFailed,
     VariableChanged,
 )
-from dressage.protocol.spec import catches_named
+from dressage.protocol.spec import Branch, GatherNode, catches_named
 
 EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
@@ -39,29 +47,10 @@ EVENT_WORK = 300
 SMALL_BYTES = 1024
 """A value of so many bytes is stored, and told, for the work of its event."""
 
+ENDED: Final = -1
+"""The node of a branch that has ended: it is at none."""
+
 _to_json = msgspec.json.Encoder().encode
-
-
-class Scope(Frame):
-    """The run's variables as values: decoded when first read, remembered for this fold only. Pays for its work."""
-
-    __slots__ = ("_stored", "_types", "_values")
-
-    def __init__(self, stored: dict[str, msgspec.Raw], definition: Definition) -> None:
-        self.left = WORK_MAX
-        self._stored = stored
-        self._types = definition.types
-        self._values: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            value = self._values[name] = decode_stored(self._stored[name], self._types)
-            return value
-
-    def remember(self, name: str, value: Any) -> None:
-        self._values[name] = value
 
 
 class Advance:
@@ -82,8 +71,53 @@ class Advance:
         self.stamp = stamp
         self.effects: list[Effect] = []
         self.events: list[EventData] = []
-        self.scope = Scope(state.variables, definition)
+        self.root = self.scope = Scope(state.variables, definition)
+        self.root.left = WORK_MAX
         self.first_event = state.events
+        self.ready = deque(thread for thread in state.threads if thread.wait is None)
+        """The threads that can go on, in their order."""
+
+        self.moving: RunThread | None = None
+        self._scopes: dict[int, Scope] = {}
+        self._thread: RunThread | None = None
+
+    # -- threads -----------------------------------------------------------------------------------
+    def turn_to(self, thread: RunThread) -> None:
+        """From now on variables are those that `thread` sees."""
+        self._thread = None if thread.parent is None else thread
+        self.scope = self.root if thread.parent is None else self._scope_of(thread)
+
+    def _scope_of(self, thread: RunThread) -> Scope:
+        if thread.parent is None:
+            return self.root
+        found = self._scopes.get(thread.id)
+        if found is None:
+            around = self._scope_of(self.thread(thread.parent))
+            found = self._scopes[thread.id] = BranchScope(thread.variables, self.definition, around)
+        return found
+
+    def thread(self, number: int) -> RunThread:
+        return next(each for each in self.state.threads if each.id == number)
+
+    def go_on(self, thread: RunThread, node: int) -> None:
+        """Lets a thread go on at `node`, whether it waited or not."""
+        thread.node, thread.wait = node, None
+        if thread is not self.moving:
+            self.ready.append(thread)
+        self.turn_to(thread)
+
+    def start_branch(self, parent: RunThread, place: int, branch: Branch, given: dict[str, Any]) -> None:
+        """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
+        limit_threads(len(self.state.threads) + 1)
+        number, self.state.threads_made = self.state.threads_made, self.state.threads_made + 1
+        thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
+        self.state.threads.append(thread)
+        self.ready.append(thread)
+        self.emit(BranchStarted(parent.node, place, number, parent.id))
+        self.turn_to(thread)
+        for name, value in given.items():
+            self.assign(name, value)
+        self.turn_to(parent)
 
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
@@ -109,11 +143,11 @@ class Advance:
 
     def assign(self, name: str, value: Any) -> None:
         """Raises `LimitExceeded`, or `BadValue` for a view that is no record."""
-        self._store(name, value)
+        owner = self._store(name, value)
         if name in self.definition.views:
             self._view_changed(name, value)
         elif name not in self.definition.temporaries:
-            self.emit(VariableChanged(name=name, value=msgspec.Raw(wire(value))))
+            self.emit(VariableChanged(name, msgspec.Raw(wire(value)), thread=owner))
 
     def assign_quietly(self, name: str, value: Any) -> None:
         """For what the author did not write as a variable, such as the failure that a handler holds."""
@@ -136,11 +170,12 @@ class Advance:
         """Raises `LimitExceeded` for variables or a state that would not fit."""
         state, definition = self.state, self.definition
         variables = stored_bytes(state.variables)
+        variables += sum(stored_bytes(thread.variables) for thread in state.threads if thread.variables)
         if variables > definition.limits.variables_bytes:
             raise variables_too_large(variables, definition.limits)
         if not definition.state_fits or len(state.threads) > 1:
-            waits = [thread.wait.args for thread in state.threads if isinstance(thread.wait, TaskWait)]
-            limit_state(variables + len(state.input) + sum(map(len, waits)) + len(output))
+            waits = sum(waiting_bytes(thread) for thread in state.threads)
+            limit_state(variables + len(state.input) + waits + len(output))
 
     def pay(self) -> None:
         """Takes the work of events and steps since the last time, and looks at what is stored.
@@ -153,14 +188,28 @@ class Advance:
         if self.stored:
             self.check_sizes()
 
-    def _store(self, name: str, value: Any) -> None:
-        """Raises `LimitExceeded`."""
+    def _store(self, name: str, value: Any) -> int:
+        """Gives the thread whose variable it is. Raises `LimitExceeded`."""
         data = encode_stored(value)
         if len(data) > SMALL_BYTES:
             self._pay_for_storing(len(data))
         self.stored = True
-        self.state.variables[name] = msgspec.Raw(data)
-        self.scope.remember(name, value)
+        owner = None if self._thread is None else self._owner(self._thread, name)
+        if owner is None:
+            self.state.variables[name] = msgspec.Raw(data)
+            self.root.remember(name, value)
+            return 0
+        owner.variables[name] = msgspec.Raw(data)
+        self._scope_of(owner).remember(name, value)
+        return owner.id
+
+    def _owner(self, thread: RunThread, name: str) -> RunThread | None:
+        """The branch, of this one and those around it, whose own variable this is; None for one of the run."""
+        while thread.parent is not None:
+            if name in self.definition.branch_variables[thread.gather, thread.branch]:
+                return thread
+            thread = self.thread(thread.parent)
+        return None
 
     def _pay_for_storing(self, size: int) -> None:
         limits = self.definition.limits
@@ -193,7 +242,10 @@ class Advance:
         self.emit(RunCompleted(result, state.ended_ms - state.started_ms))
 
     def fail(self, thread: RunThread, failure: FailureInfo, node: int) -> None:
-        """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`."""
+        """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`.
+
+        Without one it ends its thread: the run, or a branch, whose gather raises it when the others have ended, too.
+        """
         thread.wait = None
         failure = bounded(failure)
         spec = self.definition.spec
@@ -203,13 +255,52 @@ class Advance:
             for handler in spec.scopes[scope].handlers:
                 self.scope.spend(OPERATION_WORK * len(handler.names) * (1 + len(family)))
                 if catches_named(handler, failure, family):
+                    self.go_on(thread, handler.node)
                     if handler.bind is not None:
                         self.assign_quietly(handler.bind, failure)
-                    self.emit(FailureCaught(node, failure))
-                    thread.node = handler.node
+                    if not handler.passing:
+                        self.emit(FailureCaught(node, failure))
                     return
             scope = spec.scopes[scope].parent
-        self.fail_run(failure)
+        if thread.parent is None:
+            self.fail_run(failure)
+        else:
+            self.end_branch(thread, failure)
+
+    def end_branch(self, thread: RunThread, outcome: msgspec.Raw | FailureInfo) -> None:
+        """A branch ends with a result in stored form, or with a failure, and with it its variables.
+
+        Behind the last one its gather goes on, or raises what they failed with. Raises `LimitExceeded`.
+        """
+        parent = self.thread(thread.parent or 0)
+        wait = parent.wait
+        assert isinstance(wait, GatherWait)
+        if isinstance(outcome, FailureInfo):
+            wait = structs.replace(wait, failures={**wait.failures, thread.branch: outcome})
+            self.emit(BranchEnded(wait.node, thread.branch, thread.id, outcome))
+        else:
+            wait = structs.replace(wait, outputs={**wait.outputs, thread.branch: outcome})
+            self.emit(BranchEnded(wait.node, thread.branch, thread.id))
+        parent.wait, self.stored = wait, True
+        self.state.threads.remove(thread)
+        self._scopes.pop(thread.id, None)
+        thread.node = ENDED
+        if len(wait.outputs) + len(wait.failures) == wait.branches:
+            self._gathered(parent, wait)
+
+    def _gathered(self, thread: RunThread, wait: GatherWait) -> None:
+        self.turn_to(thread)
+        if wait.failures:
+            self.fail(thread, group_of(wait.failures), wait.node)
+            return
+        node = self.definition.spec.nodes[wait.node]
+        assert isinstance(node, GatherNode)
+        self.go_on(thread, node.next)
+        if node.target is not None:
+            outputs = (
+                decode_stored(wait.outputs[place], self.definition.types) for place in range(wait.branches)
+            )
+            self.assign(node.target, tuple(outputs))
 
     def fail_run(self, failure: FailureInfo) -> None:
         if self.stored or not self.definition.state_fits:
@@ -226,11 +317,12 @@ class Advance:
 
     def _end(self, status: Any) -> None:
         """The one way to end: the threads go, and with them the timers that they wait for."""
-        timers = [thread.wait.timer_id for thread in self.state.threads if thread.wait is not None]
+        timers = [thread.timer_id for thread in self.state.threads]
         self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
         self.state.status = status
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []
+        self.ready.clear()
 
 
 def wire(value: Any) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dressage.expressions.evaluate import Evaluate, compile_for_frames
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
-from dressage.protocol.spec import Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
+from dressage.protocol.spec import GatherNode, Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
 from dressage.protocol.types import Named, RecordType
@@ -64,6 +64,13 @@ class Definition:
         )
         """With fewer output events a run's limits are far enough to pass `STEPS_UNSEEN` steps."""
         self.nodes = [self._ready(node) for node in spec.nodes]
+        self.branch_variables = {
+            (number, place): frozenset(branch.variables)
+            for number, node in enumerate(spec.nodes)
+            if isinstance(node, GatherNode)
+            for place, branch in enumerate(node.branches)
+        }
+        """Which variables are a branch's own, by the node of its gather and its place there."""
 
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.expressions.errors import ExpressionFailed, LimitExceeded
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
@@ -185,11 +185,14 @@ def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Defini
 
 def _finish(advance: Advance, actor: str) -> Outcome:
     """Moves every thread on until it waits, then hands everything over."""
-    for thread in advance.state.threads:
+    while advance.ready:
+        thread = advance.ready.popleft()
         try:
             _move(advance, thread)
         except LimitExceeded as error:
-            advance.fail_run(_failure_of(error, advance.definition.spec.nodes[thread.node].line))
+            # A branch that has ended stands nowhere: then it was its gather that could not go on.
+            line = None if thread.node < 0 else advance.definition.spec.nodes[thread.node].line
+            advance.fail_run(_failure_of(error, line))
     if (advance.stored or not advance.definition.state_fits) and not advance.state.finished:
         try:
             advance.check_sizes()
@@ -202,7 +205,9 @@ def _move(advance: Advance, thread: RunThread) -> None:
     """Raises `LimitExceeded`, which no handler of the workflow can catch."""
     definition, state = advance.definition, advance.state
     nodes = definition.nodes
-    while thread.wait is None and not state.finished:
+    advance.moving = thread
+    advance.turn_to(thread)
+    while thread.wait is None and thread.node >= 0 and not state.finished:
         far = not advance.steps and state.events < definition.events_near
         for _ in range(STEPS_UNSEEN if far else _room(advance)):
             number = thread.node
@@ -217,11 +222,13 @@ def _move(advance: Advance, thread: RunThread) -> None:
                 advance.fail(thread, _failure_of(error, ready.node.line), number)
             except BadValue as error:
                 message = f"line {ready.node.line}: {error.message}"
-                advance.fail(thread, FailureInfo("type-error", message, "type-error"), number)
-            if thread.wait is not None or state.status != "running":
+                wrong = FailureInfo("type-error", message, "type-error", family=error_family("TypeError"))
+                advance.fail(thread, wrong, number)
+            if thread.wait is not None or thread.node < 0 or state.status != "running":
                 break
         if far:
             advance.steps = STEPS_UNSEEN
+    advance.moving = None
 
 
 def _room(advance: Advance) -> int:
@@ -248,4 +255,4 @@ _LESS_HISTORY = "start another run for the rest, or raise history_events of the 
 
 def _failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:
     where = "" if line is None else f"line {line}: "
-    return FailureInfo(error.name, f"{where}{error.message}", error.kind)
+    return FailureInfo(error.name, f"{where}{error.message}", error.kind, family=error.family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import RunState, TaskWait
+from dressage.orchestrator.fold.state import GatherWait, RunState, TaskWait
 from dressage.protocol.errors import InvariantBroken
 
 
@@ -48,7 +48,7 @@ def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
     after = outcome.state
     if before is None or after is None or after.status != "cancelled":
         return ""
-    pending = {thread.wait.timer_id for thread in before.threads if thread.wait is not None} - {""}
+    pending = {thread.timer_id for thread in before.threads} - {""}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
     return f"timers {left} outlive their run" if left else ""
 
@@ -67,6 +67,11 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
         wait = thread.wait
         if wait is None:
             return "a thread neither moves nor waits"
+        if isinstance(wait, GatherWait):
+            running = sum(each.parent == thread.id for each in after.threads)
+            if running + len(wait.outputs) + len(wait.failures) != wait.branches or not running:
+                return "a gather waits for branches that are not there"
+            continue
         wait_id = wait.task_id if isinstance(wait, TaskWait) else wait.timer_id
         if wait_id.split("-")[2] == seq:
             begun.add(wait_id)

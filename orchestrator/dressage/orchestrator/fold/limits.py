@@ -11,24 +11,34 @@ import msgspec
 
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.limits import VALUE_MAX_DEPTH
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import GatherWait, RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.names import is_name
 from dressage.protocol.nesting import nests_deeper
-from dressage.protocol.spec import Limits
+from dressage.protocol.spec import GROUP_FAMILY, GROUP_TEXT, Limits
 
 STATE_BYTES_MAX = 950_000
 """Bytes of input, variables, arguments and output of a run together. With its failure and its ids they make the state,
 which is one message: below a server's default max_payload of 1 MiB."""
+
+RUN_THREADS_MAX = 1_000
+"""Run threads of one run at a time."""
 
 DETAILS_BYTES_MAX = 32 * 1024
 MESSAGE_CHARS_MAX = 8192
 ERROR_NAME_CHARS_MAX = 128
 FAMILY_NAMES_MAX = 16
 
+GROUP_BYTES_MAX = 32 * 1024
+"""Bytes of the failures of all branches together; of those beyond it name and family are kept."""
+
+GROUP_CUT = "(cut: limit failure-group)"
+FAMILY_SHORT_MAX = 4
+
 MESSAGE_CUT = " ... (cut: limit failure-message)"
 """How a message ends that was longer."""
 
+_to_json = msgspec.json.Encoder().encode
 _UNREADABLE = msgspec.Raw(b'{"dropped":"details that cannot be read"}')
 _TOO_LARGE = msgspec.Raw(b'{"dropped":"details above %d bytes (limit failure-details)"}' % DETAILS_BYTES_MAX)
 _TOO_DEEP = msgspec.Raw(b'{"dropped":"details above %d levels (limit failure-details)"}' % VALUE_MAX_DEPTH)
@@ -57,6 +67,35 @@ def limit_state(size: int) -> None:
         )
 
 
+def limit_threads(count: int) -> None:
+    """Refuses so many run threads at a time."""
+    if count > RUN_THREADS_MAX:
+        raise LimitExceeded(
+            "open-branches",
+            f"more than {RUN_THREADS_MAX} run threads at a time: start fewer branches, one gather after the other",
+        )
+
+
+def waiting_bytes(thread: RunThread) -> int:
+    """What the wait of a thread takes in the state beyond its ids."""
+    match thread.wait:
+        case TaskWait(args=args):
+            return len(args)
+        case GatherWait(outputs=outputs, failures=failures):
+            return sum(map(len, outputs.values())) + sum(len(_to_json(each)) for each in failures.values())
+        case _:
+            return 0
+
+
+def group_of(failures: Mapping[int, FailureInfo]) -> FailureInfo:
+    """What branches failed with, in the order of the branches, as one failure."""
+    causes = tuple(failures[place] for place in sorted(failures))
+    count = f"{len(causes)} sub-exception" + "s" * (len(causes) != 1)
+    return FailureInfo(
+        "exception-group", f"{GROUP_TEXT} ({count})", "group", family=GROUP_FAMILY, causes=causes
+    )
+
+
 def stored_bytes(variables: Mapping[str, msgspec.Raw]) -> int:
     """What variables take in the state: the bytes of their values, the characters of their names."""
     return sum(map(len, variables.values())) + sum(map(len, variables))
@@ -78,16 +117,34 @@ def fitting(state: RunState, limits: Limits) -> dict[str, msgspec.Raw]:
 
 def bounded(failure: FailureInfo) -> FailureInfo:
     """A failure as its author wrote it, cut to what a state and an event may hold."""
-    plain = not failure.details and not failure.family
+    plain = not failure.details and not failure.causes and failure.kind != "failure"
+    plain = plain or not (failure.details or failure.causes or failure.family)
     if plain and len(failure.message) <= MESSAGE_CHARS_MAX and len(failure.name) <= ERROR_NAME_CHARS_MAX:
         return failure
+    family = failure.family
+    if failure.kind == "failure":
+        family = tuple(name for name in family[:FAMILY_NAMES_MAX] if is_name(name))
     return FailureInfo(
         failure.name[:ERROR_NAME_CHARS_MAX],
         _bounded_message(failure.message),
         failure.kind,
         _bounded_details(failure.details),
-        tuple(name for name in failure.family[:FAMILY_NAMES_MAX] if is_name(name)),
+        family,
+        _bounded_causes(failure.causes),
     )
+
+
+def _bounded_causes(causes: tuple[FailureInfo, ...]) -> tuple[FailureInfo, ...]:
+    """All of them, by name and family; the texts and details of the first ones, as far as there is room."""
+    left, kept = GROUP_BYTES_MAX, list[FailureInfo]()
+    for cause in map(bounded, causes):
+        left -= len(_to_json(cause))
+        if left < 0:
+            short = FailureInfo(cause.name, GROUP_CUT, cause.kind, family=cause.family[:FAMILY_SHORT_MAX])
+            kept.append(short)
+        else:
+            kept.append(cause)
+    return tuple(kept)
 
 
 def _bounded_message(message: str) -> str:

@@ -39,15 +39,45 @@ class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit
     until_ms: int
 
 
-Wait = TaskWait | SleepWait
+class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Waits for the branches of the gather at `node`; of those that have ended it holds the result, in stored form,
+    or what they failed with, by their place."""
+
+    node: int
+    branches: int
+    outputs: dict[int, msgspec.Raw] = {}
+    failures: dict[int, FailureInfo] = {}
+
+
+Wait = TaskWait | SleepWait | GatherWait
 
 
 class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
-    """A path of control: at `node`, and waiting there if `wait` is set."""
+    """A path of control: at `node`, and waiting there if `wait` is set.
+
+    A branch was started by thread `parent` as the branch at place `branch` of its gather at node `gather`, and has
+    `variables` of its own, in stored form.
+    """
 
     id: int
     node: int
     wait: Wait | None = None
+    parent: int | None = None
+    gather: int = 0
+    branch: int = 0
+    variables: dict[str, msgspec.Raw] = {}
+
+    def copy(self) -> RunThread:
+        """A copy that can be changed without touching this one."""
+        copied = msgspec.structs.replace(self)
+        if self.variables:
+            copied.variables = dict(self.variables)
+        return copied
+
+    @property
+    def timer_id(self) -> str:
+        """The timer that this thread waits for, or that delays what it waits for; empty if there is none."""
+        return "" if self.wait is None or isinstance(self.wait, GatherWait) else self.wait.timer_id
 
 
 class RunState(msgspec.Struct, omit_defaults=True, gc=False):
@@ -55,6 +85,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
 
     `seq` is the stream sequence of the last command folded into it, `time_ms` the run's own time (broker time
     that never runs backwards), `events` the number of output events so far. `variables` are in stored form.
+    `threads_made` is how many run threads it has had: each has an id of its own.
     `reason` is what a cancelled run was cancelled for.
     """
 
@@ -70,6 +101,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     status: RunStatus = "running"
     events: int = 0
     threads: list[RunThread] = []
+    threads_made: int = 1
     variables: dict[str, msgspec.Raw] = {}
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
@@ -81,7 +113,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
         """A copy that can be changed without touching this one; the values inside are immutable."""
         return msgspec.structs.replace(
             self,
-            threads=[msgspec.structs.replace(thread) for thread in self.threads],
+            threads=[thread.copy() for thread in self.threads],
             variables=dict(self.variables),
         )
 

@@ -12,7 +12,7 @@ import msgspec
 from dressage.brokers.interface import Connection
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
-from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import GatherWait, RunState, SleepWait, TaskWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
@@ -256,6 +256,7 @@ def _waiting_for(state: RunState) -> str:
                 waits.append(f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}")
             case SleepWait() as wait:
                 waits.append(f"time {rfc3339(wait.until_ms)}")
-            case None:
+            case GatherWait() | None:
+                # What it waits for are its branches, which wait themselves.
                 pass
     return ", ".join(waits)

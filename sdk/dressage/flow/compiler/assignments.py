@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 from dressage.expressions.parse import BINARY_OPERATORS, constant
 from dressage.flow.compiler import calls
@@ -11,16 +12,15 @@ from dressage.flow.compiler.context import Augmented, Context
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.members import Unsupported
 from dressage.flow.signatures import closure_of
-from dressage.protocol.expressions import Attribute, Binary, Expr, Index, Name
+from dressage.protocol.expressions import Attribute, Binary, Call, Expr, Index, Name, TupleOfExpr
 from dressage.protocol.spec import AssignNode
 from dressage.protocol.types import TupleOf
 
 
 def assign(context: Context, node: ast.Assign) -> None:
     if len(node.targets) > 1:
-        raise context.refusal(
-            node.targets[1], "one assignment sets one target", "write an assignment for each of them"
-        )
+        _assign_chain(context, node)
+        return
     target = node.targets[0]
     if isinstance(target, ast.Tuple | ast.List):
         _assign_several(context, target, node.value)
@@ -28,18 +28,31 @@ def assign(context: Context, node: ast.Assign) -> None:
         _assign_one(context, target, node.value, node)
 
 
+def _assign_chain(context: Context, node: ast.Assign) -> None:
+    """`a = b = value`: the value once, then the targets from the left."""
+    for target in node.targets:
+        if isinstance(target, ast.Name) and context.is_view(context.variable(target.id)):
+            raise context.refusal(
+                target, "the run's view has one name", "assign it in a statement of its own"
+            )
+    held = context.temporary()
+    _hold(context, node.value, held, ("", None))
+    for target in node.targets:
+        emit_parts(context, target, Name(held))
+
+
 def annotated(context: Context, node: ast.AnnAssign) -> None:
     if not isinstance(node.target, ast.Name):
         raise context.refusal(node.target, "only variables are declared with a type", "leave the type out")
     _check_target(context, node.target)
-    _declare(context, node.target.id, node.annotation)
+    _declare(context, context.variable(node.target.id), node.annotation)
     if node.value is not None:
         _assign_one(context, node.target, node.value, node)
 
 
 def _declare(context: Context, name: str, annotation: ast.expr) -> None:
     """Reads a local annotation, which Python never evaluates, as Python would where it stands."""
-    function = context.signature.function
+    function = context.function
     namespace = {**context.signature.book.namespace, **closure_of(function)}
     try:
         code = compile(ast.Expression(annotation), context.source.file, "eval")
@@ -70,7 +83,7 @@ def augmented(context: Context, node: ast.AugAssign) -> None:
 # -- one target ------------------------------------------------------------------------------------
 def _assign_one(context: Context, target: ast.expr, value: ast.expr, place: ast.AST) -> None:
     name, attribute = _target(context, target)
-    if attribute is None and name in context.names.views:
+    if attribute is None and context.is_view(name):
         _check_fresh(context, name, value)
     if not isinstance(value, ast.Await):
         _emit(context, place, name, attribute, context.translate(value))
@@ -91,10 +104,10 @@ def _target(context: Context, target: ast.expr) -> tuple[str, str | None]:
     """The variable that is assigned, and the field of it if it is the view. Refuses every other target."""
     if isinstance(target, ast.Name):
         _check_target(context, target)
-        return target.id, None
+        return context.variable(target.id), None
     if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
         _check_view(context, target, target.value.id)
-        return target.value.id, target.attr
+        return context.variable(target.value.id), target.attr
     if isinstance(target, ast.Subscript):
         raise context.refusal(
             target,
@@ -111,6 +124,8 @@ def _target(context: Context, target: ast.expr) -> tuple[str, str | None]:
 
 
 def _check_target(context: Context, target: ast.Name) -> None:
+    if target.id in context.names.functions:
+        raise context.refusal(target, f"{target.id} is also a function", "use another name")
     if target.id in context.names.failures:
         raise context.refusal(
             target,
@@ -126,7 +141,7 @@ def _check_view(context: Context, target: ast.Attribute, name: str) -> None:
             f"{name} is a parameter: its fields cannot be assigned",
             "only the run's view changes: a dataclass instance that this function makes",
         )
-    kind = context.names.views.get(name)
+    kind = context.view(context.variable(name))
     if kind is None:
         raise context.refusal(
             target,
@@ -145,7 +160,7 @@ def _is_frozen(kind: type) -> bool:
 
 def _check_fresh(context: Context, name: str, value: ast.expr) -> None:
     """Refuses a view that is anything but a new instance, since another name might still show it."""
-    kind = context.names.views[name]
+    kind = context.view(name)
     made = context.names.object(value.func) if isinstance(value, ast.Call) else MISSING
     # Without a class it is no view, and the assignment of its field is refused with the better advice.
     if kind is not None and made is not kind:
@@ -162,9 +177,13 @@ def _assign_several(context: Context, target: ast.Tuple | ast.List, value: ast.e
     if not isinstance(value, ast.Tuple | ast.List):
         _unpack(context, target, value)
         return
-    if len(targets) != len(value.elts) or any(
-        isinstance(each, ast.Starred) for each in [*targets, *value.elts]
+    plain = ast.Name | ast.Attribute
+    if any(not isinstance(each, plain) for each in targets) or any(
+        isinstance(each, ast.Starred) for each in value.elts
     ):
+        _unpack(context, target, value)
+        return
+    if len(targets) != len(value.elts):
         raise context.refusal(
             target, "targets and values differ in number", "write one value for each target"
         )
@@ -202,12 +221,14 @@ def _can_assign_now(
     if earlier_wait or pair[1] is not None or context.graph.scope is not None:
         return False
     return not any(
-        isinstance(each, ast.Name) and each.id == pair[0] for value in rest for each in ast.walk(value)
+        isinstance(each, ast.Name) and context.variable(each.id) == pair[0]
+        for value in rest
+        for each in ast.walk(value)
     )
 
 
 def _hold(context: Context, value: ast.expr, held: str, pair: tuple[str, str | None]) -> None:
-    if pair[1] is None and pair[0] in context.names.views:
+    if pair[1] is None and context.is_view(pair[0]):
         _check_fresh(context, pair[0], value)
     if isinstance(value, ast.Await):
         emit_await(context, value, held)
@@ -216,25 +237,67 @@ def _hold(context: Context, value: ast.expr, held: str, pair: tuple[str, str | N
 
 
 def _unpack(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> None:
-    """`a, b = await pair()`, where the task's return type says how many there are."""
+    """`a, b = value`: the value first, as a whole, and then its items, as many as there are targets."""
+    held = context.temporary()
+    _hold(context, value, held, ("", None))
+    if _has_length(context, value, len(target.elts)) and not _starred(target):
+        _emit_items(context, target, Name(held))
+    else:
+        emit_parts(context, target, Name(held))
+
+
+def _has_length(context: Context, value: ast.expr, length: int) -> bool:
+    """Whether it is certain that a value has so many items: the task that gives it says so."""
     call = value.value if isinstance(value, ast.Await) else None
     task = calls.task_of(call, context.scope) if isinstance(call, ast.Call) else None
     output = task.definition.output if task else None
-    if (
-        not isinstance(value, ast.Await)
-        or not isinstance(output, TupleOf)
-        or len(output.items) != len(target.elts)
-    ):
+    return isinstance(output, TupleOf) and len(output.items) == length
+
+
+def _starred(target: ast.Tuple | ast.List) -> list[int]:
+    return [place for place, each in enumerate(target.elts) if isinstance(each, ast.Starred)]
+
+
+# -- what is known as an expression ----------------------------------------------------------------
+Parts = Expr | tuple[Any, ...]
+"""A value, or the parts of a tuple that need not be made."""
+
+
+def emit_parts(context: Context, target: ast.expr, value: Parts) -> None:
+    """Assigns a value, or the parts of one, to any target."""
+    if isinstance(target, ast.Tuple | ast.List):
+        if isinstance(value, tuple) and len(value) == len(target.elts) and not _starred(target):
+            for each, part in zip(target.elts, value, strict=True):
+                emit_parts(context, each, part)
+            return
+        _emit_unpacked(context, target, as_value(value))
+        return
+    name, attribute = _target(context, target)
+    if attribute is None and context.is_view(name):
         raise context.refusal(
-            value,
-            f"it is not known that this has {len(target.elts)} items",
-            "unpack a tuple that is written out, or the result of a task that returns a tuple of that length",
+            target,
+            f"{name} is the run's view: it must be a new instance",
+            "assign it in a statement of its own",
         )
-    pairs = [_target(context, each) for each in target.elts]
-    for name, attribute in pairs:
-        if attribute is None and name in context.names.views:
-            _check_fresh(context, name, value)
+    _emit(context, target, name, attribute, as_value(value))
+
+
+def as_value(value: Parts) -> Expr:
+    """The parts as the tuple that they are parts of."""
+    return TupleOfExpr(tuple(as_value(each) for each in value)) if isinstance(value, tuple) else value
+
+
+def _emit_unpacked(context: Context, target: ast.Tuple | ast.List, value: Expr) -> None:
+    starred = _starred(target)
+    if len(starred) > 1:
+        raise context.refusal(target.elts[starred[1]], "two targets cannot take the rest", "star one of them")
+    counts = [starred[0], len(target.elts) - starred[0] - 1] if starred else [len(target.elts)]
     held = context.temporary()
-    emit_await(context, value, held)
-    for place, (name, attribute) in enumerate(pairs):
-        _emit(context, target, name, attribute, Index(Name(held), constant(place)))
+    context.set(target, held, Call("unpack", (value, *map(constant, counts))))
+    _emit_items(context, target, Name(held))
+
+
+def _emit_items(context: Context, target: ast.Tuple | ast.List, held: Expr) -> None:
+    for place, each in enumerate(target.elts):
+        inner = each.value if isinstance(each, ast.Starred) else each
+        emit_parts(context, inner, Index(held, constant(place)))

@@ -1,15 +1,16 @@
-"""What a workflow waits for: a task's result, or time."""
+"""What a workflow awaits: a task's result, time, branches, or a function with statements of its own."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 
-from dressage.flow.compiler import calls
+from dressage.flow.branches import gather
+from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
-from dressage.flow.sleeping import sleep
+from dressage.flow.compiler.gathers import emit_gather
+from dressage.flow.compiler.sleeps import duration_of, is_sleep
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Expr
 from dressage.protocol.spec import SleepNode, TaskNode
 
 
@@ -23,22 +24,26 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         args = calls.task_args(call, task, context.scope)
         context.use_task(call, task)
         context.graph.emit(TaskNode, node, task=task.name, args=args, target=target, retry=task.call_retry)
-    elif context.names.object(call.func) is sleep:
+    elif is_sleep(context, call):
         if target is not None:
             raise context.refusal(
                 node, "sleep() has no result", "write it as a statement: `await sleep(...)`"
             )
-        context.graph.emit(SleepNode, node, duration=_duration(context, call))
+        context.graph.emit(SleepNode, node, duration=duration_of(context, call))
+    elif context.names.object(call.func) is gather:
+        emit_gather(context, node, call, target)
     else:
+        _emit_function(context, call, target)
+
+
+def _emit_function(context: Context, call: ast.Call, target: str | None) -> None:
+    callee = functions.callee_of(context, call.func)
+    if callee is None:
         raise _refusal(context, call)
-
-
-def _duration(context: Context, call: ast.Call) -> Expr:
-    keywords = [each.value for each in call.keywords if each.arg == "duration"]
-    given = [*call.args, *keywords]
-    if len(given) != 1 or len(keywords) != len(call.keywords):
-        raise context.refusal(call, "sleep() takes one duration", "write `await sleep(timedelta(hours=1))`")
-    return context.translate(given[0])
+    given = functions.arguments(context, call, callee)
+    inner = functions.enter(context, call, callee, target)
+    functions.give(inner, call, given)
+    functions.body(inner, callee)
 
 
 def _refusal(context: Context, call: ast.Call) -> DefinitionError:
@@ -48,7 +53,7 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         return context.refusal(call, f"{name}() would not be durable", "use `dressage.flow.sleep`")
     if found is asyncio.gather:
         return context.refusal(
-            call, "parallel branches are not supported yet", "await one task after the other"
+            call, f"{name}() would leave branches behind when one fails", "use `dressage.flow.gather`"
         )
     if type(found).__name__ == "Workflow":
         return context.refusal(

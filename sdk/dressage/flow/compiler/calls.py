@@ -192,19 +192,27 @@ def task_args(node: ast.Call, task: Task[..., Any], scope: FlowScope) -> dict[st
 
 # -- failures --------------------------------------------------------------------------------------
 def failure_class(node: ast.expr, scope: FlowScope) -> type[WorkflowFailure]:
-    """The failure that a name stands for. Refuses every other exception."""
+    """The failure that is raised by this name. Refuses every other exception."""
     found = scope.names.object(node)
     if isinstance(found, type) and issubclass(found, WorkflowFailure):
         return found
     name = ast.unparse(node)
     if isinstance(found, type) and issubclass(found, BaseException):
-        advice = (
-            "technical errors are retried and then end the run; catch WorkflowFailure or a subclass of it"
-        )
-        if found in (Exception, BaseException):
-            advice = "write `except WorkflowFailure` for every business failure"
+        advice = "raise a subclass of WorkflowFailure: a business failure has a name that others can catch"
         raise scope.refusal(node, f"{name} is no WorkflowFailure", advice)
     raise scope.refusal(node, f"{name} is no failure class", "name a subclass of WorkflowFailure")
+
+
+def no_failure(node: ast.expr, kind: Any, scope: FlowScope) -> DefinitionError:
+    """The refusal of what an `except` clause cannot take."""
+    name = ast.unparse(node)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        advice = "name a subclass of WorkflowFailure, TaskError, or an error of Python's own"
+        return scope.refusal(node, f"{name} is no failure class", advice)
+    advice = "what a worker raises is a TaskError here: write `except TaskError`"
+    if not issubclass(kind, Exception):
+        advice = "write `except Exception` for whatever can be caught"
+    return scope.refusal(node, f"{name} is never raised in a run", advice)
 
 
 def failure_fields(

@@ -36,7 +36,7 @@ def compile_workflow(
     book = TypeBook(signature.book.namespace)
     book.merge(signature.book)
     _check_views(source, names)
-    context = Context(source, signature, names, FlowScope(source, names, book))
+    context = Context(source, signature, names, FlowScope(source, names, book), function, block)
     _compile_body(context)
     nodes = context.graph.nodes()
     check_paths(context, nodes, context.graph.finished_scopes())
@@ -110,7 +110,7 @@ def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
     fixed = frozenset(types.variables) | binds
     for name in reassigned & params.keys():
         types.start(name, params[name])
-    types.derive(nodes, tasks, fixed)
+    types.derive(nodes, tasks, context.results(), fixed)
     return types
 
 
@@ -119,7 +119,7 @@ def _reassigned(nodes: tuple[Node, ...]) -> frozenset[str]:
 
 
 def _variables(context: Context, types: Types) -> tuple[Variable, ...]:
-    names = [str(name) for node in context.graph.drafts if (name := node.fields.get("target"))]
+    names = list(context.graph.targets())
     binds = [handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind]
     return tuple(
         Variable(

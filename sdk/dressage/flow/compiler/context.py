@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,10 @@ from dressage.flow.source import Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr
-from dressage.protocol.spec import FailureDef
+from dressage.protocol.spec import AssignNode, FailureDef
 from dressage.protocol.types import TypeRef
+
+Block = Callable[["Context", list[ast.stmt]], None]
 
 
 @dataclass
@@ -36,11 +39,33 @@ class Clause:
 
 
 @dataclass
+class Final:
+    """A `finally` body around the current place, with what surrounds its `try`."""
+
+    body: list[ast.stmt]
+    scope: int | None
+    clauses: list[Clause]
+    caught: list[str]
+
+
+@dataclass
 class Augmented:
     """An augmented assignment, which Python does in place if the target's type has a way to."""
 
     node: ast.AugAssign
     target: Expr
+
+
+@dataclass
+class Inlined:
+    """A function that is compiled where it is called: its result goes to `target`, and control to `end`.
+
+    `around` are the functions whose calls this one is inside of, itself included.
+    """
+
+    target: str | None
+    end: Label
+    around: tuple[ast.AST, ...]
 
 
 @dataclass
@@ -51,14 +76,32 @@ class Context:
     signature: Signature
     names: Names
     scope: FlowScope
+    function: Callable[..., Any]
+    """Whose closure and module the names around are: a workflow's, or a function's that it awaits."""
+
+    block: Block
+    """Compiles statements in their order."""
+
     graph: Graph = field(default_factory=Graph)
     tasks: dict[str, Task[..., Any]] = field(default_factory=dict[str, Task[..., Any]])
     failures: dict[str, type[WorkflowFailure]] = field(default_factory=dict[str, type[WorkflowFailure]])
     declared: dict[str, TypeRef] = field(default_factory=dict[str, TypeRef])
     augmented: list[Augmented] = field(default_factory=list[Augmented])
-    loops: list[Loop] = field(default_factory=list[Loop])
+    frames: list[Loop | Final] = field(default_factory=list["Loop | Final"])
+    """What `return`, `break` and `continue` leave, or pass, from the outside in."""
+
+    in_final: int = 0
+    """How many `finally` bodies are around the current place."""
+
     clauses: list[Clause] = field(default_factory=list[Clause])
-    temporaries: int = 0
+    functions: dict[str, ast.AsyncFunctionDef] = field(default_factory=dict[str, ast.AsyncFunctionDef])
+    """The nested functions that are defined where control now is."""
+
+    inlined: Inlined | None = None
+    """Set while a function is compiled where it is called."""
+
+    outer: Context | None = None
+    """Of a nested function: what it is nested in."""
 
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         return self.source.refusal(node, what, advice)
@@ -68,8 +111,42 @@ class Context:
 
     def temporary(self) -> str:
         """A variable of the compiler's own, by a name that no Python variable has."""
-        self.temporaries += 1
-        return f"${self.temporaries}"
+        self.graph.temporaries += 1
+        return f"${self.graph.temporaries}"
+
+    def variable(self, name: str) -> str:
+        """What a variable of the source is called in the run."""
+        return self.scope.variable_name(name)
+
+    def set(self, place: ast.AST, name: str, value: Expr) -> None:
+        """Sets a variable of the run as a whole."""
+        self.graph.emit(AssignNode, place, target=name, value=value, attribute=None)
+
+    def view(self, name: str) -> type | None:
+        """The class of the run's view, if that is what a variable of the run is. (An awaited function has none.)"""
+        context: Context | None = self
+        while context is not None:
+            if context.inlined is None:
+                return context.names.views.get(name)
+            context = context.outer
+        return None
+
+    def is_view(self, name: str) -> bool:
+        """Whether a variable of the run is, or would be, its view."""
+        context: Context | None = self
+        while context is not None:
+            if context.inlined is None:
+                return name in context.names.views
+            context = context.outer
+        return False
+
+    def results(self) -> dict[str, tuple[str, ...]]:
+        """By the variable that takes the results of a gather, those that hold the results of its branches."""
+        return {
+            draft.fields["target"]: tuple(branch.result for branch in draft.fields["branches"])
+            for draft in self.graph.drafts
+            if "branches" in draft.fields and draft.fields["target"]
+        }
 
     def use_task(self, node: ast.AST, task: Task[..., Any]) -> None:
         """Takes a task into the spec, with its types."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from dressage.protocol.spec import Handler, Node, Scope
+from dressage.protocol.expressions import Expr
+from dressage.protocol.spec import Branch, GatherNode, Handler, Node, Scope
 
 
 class Label:
@@ -48,6 +49,17 @@ class Draft:
 
 
 @dataclass
+class BranchDraft:
+    """A branch of a gather: where it begins, what it is given, which variables are its own, and which of them holds
+    its result."""
+
+    label: Label
+    args: dict[str, Expr]
+    result: str
+    variables: tuple[str, ...] = ()
+
+
+@dataclass
 class HandlerDraft:
     """An except clause; `place` is its syntax."""
 
@@ -55,6 +67,7 @@ class HandlerDraft:
     label: Label
     bind: str | None
     place: ast.AST
+    passing: bool = False
 
 
 @dataclass
@@ -73,6 +86,7 @@ class Graph:
         self.scopes: list[ScopeDraft] = []
         self.scope: int | None = None
         self.live = True
+        self.temporaries = 0
         self._pending: list[Label] = []
 
     def emit(
@@ -117,6 +131,14 @@ class Graph:
         assert self.scope is not None
         self.scope = self.scopes[self.scope].parent
 
+    def targets(self, first: int = 0) -> Iterator[str]:
+        """The variables that the nodes from number `first` on set as a whole, once for each of them."""
+        for draft in self.drafts[first:]:
+            for branch in cast("list[BranchDraft]", draft.fields.get("branches", [])):
+                yield from branch.args
+            if draft.fields.get("target") and draft.fields.get("attribute") is None:
+                yield draft.fields["target"]
+
     def nodes(self) -> tuple[Node, ...]:
         """The finished nodes."""
         return tuple(_node(draft) for draft in self.drafts)
@@ -124,7 +146,10 @@ class Graph:
     def finished_scopes(self) -> tuple[Scope, ...]:
         return tuple(
             Scope(
-                tuple(Handler(each.names, each.label.resolved() or 0, each.bind) for each in scope.handlers),
+                tuple(
+                    Handler(each.names, each.label.resolved() or 0, each.bind, each.passing)
+                    for each in scope.handlers
+                ),
                 scope.parent,
             )
             for scope in self.scopes
@@ -133,5 +158,12 @@ class Graph:
 
 def _node(draft: Draft) -> Node:
     edges = {name: label.resolved() for name, label in draft.edges.items()}
+    fields = dict(draft.fields)
+    if draft.kind is GatherNode:
+        fields["branches"] = tuple(_branch(each) for each in fields["branches"])
     line = getattr(draft.place, "lineno", 0)
-    return cast("Callable[..., Node]", draft.kind)(**draft.fields, **edges, line=line)
+    return cast("Callable[..., Node]", draft.kind)(**fields, **edges, line=line)
+
+
+def _branch(draft: BranchDraft) -> Branch:
+    return Branch(draft.label.resolved() or 0, draft.args, draft.variables)

@@ -6,7 +6,7 @@ wrong answer would make a program mean something else than in Python, and gives 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -30,7 +30,7 @@ from dressage.protocol.expressions import (
     TupleOfExpr,
     Unary,
 )
-from dressage.protocol.spec import AssignNode, Node, TaskDef, TaskNode
+from dressage.protocol.spec import AssignNode, GatherNode, Node, TaskDef, TaskNode
 from dressage.protocol.types import (
     ANY,
     NONE,
@@ -99,18 +99,33 @@ class Types:
         self._initial[name] = kind
         self.variables[name] = kind
 
-    def derive(self, nodes: Sequence[Node], tasks: Mapping[str, TaskDef], fixed: frozenset[str]) -> None:
-        """Finds the types of all variables but the `fixed` ones from what is assigned to them, loops included."""
-        assigned = sorted({name for node in nodes if (name := _target(node))} - fixed)
+    def derive(
+        self,
+        nodes: Sequence[Node],
+        tasks: Mapping[str, TaskDef],
+        results: Mapping[str, tuple[str, ...]],
+        fixed: frozenset[str],
+    ) -> None:
+        """Finds the types of all variables but the `fixed` ones from what is assigned to them, loops included.
+
+        `results` are the variables that hold what branches come to, by the variable that takes them all.
+        """
+        assigned = sorted({name for node in nodes for name, _ in _settings(node)} - fixed)
         for _ in range(_PASSES_MAX):
             before = dict(self.variables)
             found: dict[str, list[TypeRef | None]] = {
                 name: [self._initial[name]] if name in self._initial else [] for name in assigned
             }
             for node in nodes:
-                name = _target(node)
-                if name in found:
-                    self._note(found[name], node, tasks)
+                for name, value in _settings(node):
+                    if name not in found:
+                        continue
+                    if isinstance(node, TaskNode):
+                        found[name].append(tasks[node.task].output)
+                    elif value is not None:
+                        self._note(found[name], value)
+                    elif name in results:
+                        self._note(found[name], TupleOfExpr(tuple(Name(each) for each in results[name])))
             self.variables.update({name: join(kinds) for name, kinds in found.items() if kinds})
             if self.variables == before:
                 return
@@ -118,13 +133,10 @@ class Types:
         for name in assigned:
             self.variables[name] = None
 
-    def _note(self, kinds: list[TypeRef | None], node: Node, tasks: Mapping[str, TaskDef]) -> None:
-        if isinstance(node, TaskNode):
-            kinds.append(tasks[node.task].output)
-        elif isinstance(node, AssignNode) and node.attribute is None:
-            # A variable that no pass has seen yet says nothing: the next pass knows it.
-            if not any(name not in self.variables for name in variables_in(node.value)):
-                kinds.append(self.of(node.value))
+    def _note(self, kinds: list[TypeRef | None], value: Expr) -> None:
+        # A variable that no pass has seen yet says nothing: the next pass knows it.
+        if not any(name not in self.variables for name in variables_in(value)):
+            kinds.append(self.of(value))
 
     def of(self, expr: Expr) -> TypeRef | None:
         """The type of an expression; None if it is not known."""
@@ -200,6 +212,8 @@ class Types:
             if len(kinds) > 1:
                 return join(kinds)
             return kinds[0].item if isinstance(kinds[0], ListOf) and not expr.keywords else None
+        if expr.function == "unpack":
+            return _unpacked(kinds[0], expr.args[1:])
         if expr.function == ".get" and isinstance(kinds[0], DictOf):
             return join([kinds[0].value, kinds[2] if len(kinds) > 2 else NONE])
         return None
@@ -208,6 +222,22 @@ class Types:
         """The record or enum that an expression is of, if it is known to be one."""
         kind = self.of(expr)
         return self.definitions.get(kind.name) if isinstance(kind, Named) else None
+
+
+def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:
+    """The types of the targets that a value is taken apart for."""
+    before, *after = [int(msgspec.json.decode(each.value)) for each in counts if isinstance(each, Const)]
+    items = kind.items if isinstance(kind, TupleOf) else ()
+    item = STR if kind == STR else kind.item if isinstance(kind, ListOf) else None
+    if not after:
+        if len(items) == before:
+            return TupleOf(tuple(items))
+        return None if item is None else TupleOf((item,) * before)
+    if len(items) >= before + after[0]:
+        end = len(items) - after[0]
+        rest = ListOf(join(items[before:end]) or ANY)
+        return TupleOf((*items[:before], rest, *items[end:]))
+    return None if item is None else TupleOf((*[item] * before, ListOf(item), *[item] * after[0]))
 
 
 def _item_of(owner: TupleOf, index: Expr) -> TypeRef | None:
@@ -239,10 +269,20 @@ def is_immutable(kind: TypeRef | None) -> bool:
     return kind is not None and kind != ANY and not isinstance(kind, ListOf | DictOf | SetOf)
 
 
-def _target(node: Node) -> str:
-    if isinstance(node, TaskNode):
-        return node.target or ""
-    return node.target if isinstance(node, AssignNode) else ""
+def _settings(node: Node) -> Iterator[tuple[str, Expr | None]]:
+    """The variables that a node sets, each with the expression of its value if it has one."""
+    match node:
+        case TaskNode(target=str(target)):
+            yield target, None
+        case AssignNode(attribute=None):
+            yield node.target, node.value
+        case GatherNode():
+            for branch in node.branches:
+                yield from branch.args.items()
+            if node.target is not None:
+                yield node.target, None
+        case _:
+            return
 
 
 def _of_stored(stored: Any) -> TypeRef | None:

@@ -32,10 +32,12 @@ _LATER = "is not supported yet"
 STATEMENTS: dict[str, Entry] = {
     "AnnAssign": _SUPPORTED,
     "Assign": _SUPPORTED,
+    "AsyncFunctionDef": _SUPPORTED,
     "AugAssign": _SUPPORTED,
     "Break": _SUPPORTED,
     "Continue": _SUPPORTED,
     "Expr": _SUPPORTED,
+    "For": _SUPPORTED,
     "If": _SUPPORTED,
     "Pass": _SUPPORTED,
     "Raise": _SUPPORTED,
@@ -46,19 +48,14 @@ STATEMENTS: dict[str, Entry] = {
     "AsyncFor": _refused(
         "`async for` has no durable meaning", "let a task read the items and return them as a list"
     ),
-    "AsyncFunctionDef": _refused(
-        f"a nested function {_LATER}", "write its statements here, or make it a task at module level"
-    ),
     "AsyncWith": _refused(
         "`async with` has no durable meaning", "call tasks that acquire and release, with try and except"
     ),
     "ClassDef": _refused("a class cannot be defined inside a workflow", "define it at module level"),
     "Delete": _refused("del is not part of the language", "assign None if the value must go"),
-    "For": _refused(
-        f"`for` {_LATER}", "count with a while loop: `i = 0`, `while i < len(items): ...; i += 1`"
-    ),
     "FunctionDef": _refused(
-        f"a nested function {_LATER}", "write its statements here, or make it a task at module level"
+        f"a nested function that is not async {_LATER}",
+        "write `async def` and await it, or write its statements here",
     ),
     "Global": _refused(
         "a run has no global variables",

@@ -54,7 +54,7 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
 
 
 def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Types) -> None:
-    kind = context.names.views[node.target]
+    kind = context.view(node.target)
     definition = types.definitions.get(kind.__name__) if kind else None
     if isinstance(definition, RecordType) and node.attribute not in [each.name for each in definition.fields]:
         known = ", ".join(each.name for each in definition.fields)

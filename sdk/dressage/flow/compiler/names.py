@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import ModuleType
 from typing import Any, Final
@@ -24,11 +24,16 @@ MISSING: Final = _Missing()
 class Names:
     """The names of one function: its parameters, its variables, and the objects around it, found by identity."""
 
-    def __init__(self, function: Callable[..., Any], node: Function) -> None:
+    def __init__(self, function: Callable[..., Any], node: Function, outer: Names | None = None) -> None:
+        self.outer = outer
+        """Of a nested function: the names around it."""
+
         self._free = frozenset(function.__code__.co_freevars)
         self._closure = closure_of(function)
         self._around = [function.__globals__, vars(builtins)]
-        nodes = [each for statement in node.body for each in ast.walk(statement)]
+        nodes = list(_own(node.body))
+        self.functions = frozenset(each.name for each in nodes if isinstance(each, _NESTED))
+        within = [each for statement in node.body for each in ast.walk(statement)]
         arguments = node.args
         self.params = frozenset(
             each.arg for each in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
@@ -37,9 +42,9 @@ class Names:
         self.failures = frozenset(
             each.name for each in nodes if isinstance(each, ast.ExceptHandler) and each.name
         )
-        self.views = self._views(nodes)
-        self.view_uses = _view_uses(nodes)
-        self.failure_uses = _failure_uses(nodes)
+        self.views = self._views(nodes, within)
+        self.view_uses = _view_uses(within)
+        self.failure_uses = _failure_uses(within)
 
     # -- objects of the source ---------------------------------------------------------------------
     def object(self, node: ast.expr) -> Any:
@@ -47,6 +52,8 @@ class Names:
         if isinstance(node, ast.Name):
             if node.id in self.locals:
                 return MISSING
+            if self.outer is not None:
+                return self.outer.object(node)
             if node.id in self._free:
                 # Without a value yet it is unknown: a global of the same name is another thing.
                 return self._closure.get(node.id, MISSING)
@@ -67,8 +74,11 @@ class Names:
         return isinstance(node, ast.Attribute) and self.is_object(node.value)
 
     # -- the view ----------------------------------------------------------------------------------
-    def _views(self, nodes: list[ast.AST]) -> dict[str, type | None]:
-        """The variables whose fields are assigned or searchable, with the class each is made of, if it is seen."""
+    def _views(self, nodes: list[ast.AST], within: list[ast.AST]) -> dict[str, type | None]:
+        """The variables whose fields are assigned or searchable, with the class each is made of, if it is seen.
+
+        A nested function may assign the fields, too: it is `within`.
+        """
         made: dict[str, type] = {}
         for name, value in _assignments(nodes):
             kind = self.object(value.func) if isinstance(value, ast.Call) else MISSING
@@ -77,7 +87,7 @@ class Names:
         views: dict[str, type | None] = {
             name: kind for name, kind in made.items() if name not in self.params and _is_searchable(kind)
         }
-        for each in nodes:
+        for each in within:
             if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
                 if isinstance(each.value, ast.Name) and each.value.id in self.locals:
                     views[each.value.id] = made.get(each.value.id)
@@ -89,9 +99,22 @@ def _assigned(nodes: list[ast.AST]) -> frozenset[str]:
     for each in nodes:
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del):
             names.add(each.id)
-        elif isinstance(each, ast.ExceptHandler) and each.name:
+        elif (isinstance(each, ast.ExceptHandler) and each.name) or isinstance(each, _NESTED):
             names.add(each.name)
     return frozenset(names)
+
+
+_NESTED = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _own(statements: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """The syntax of a function without what is inside of nested functions."""
+    waiting = list(reversed(statements))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, _NESTED):
+            waiting.extend(reversed(list(ast.iter_child_nodes(node))))
 
 
 def _assignments(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:

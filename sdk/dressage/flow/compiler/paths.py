@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.walk import variables_of
+from dressage.flow.compiler.walk import expressions_of, subexpressions, variables_of
+from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOfExpr
 from dressage.protocol.spec import (
+    ANY_ERROR,
     ANY_FAILURE,
+    GROUP_ERROR,
+    TASK_ERROR,
     AssignNode,
     BranchNode,
     FailureDef,
+    GatherNode,
     Node,
     RaiseNode,
+    ReturnNode,
     Scope,
     SleepNode,
     TaskNode,
 )
+
+_FAILURES: Final = "any-failure"
+"""Stands for whatever business failures a task may end with."""
+
+_ERRORS: Final = "AnyError"
+"""Stands for whatever errors of Python's own an expression may end with."""
 
 Catch = tuple[int, int]
 """An except clause: number of its scope, and its place there."""
@@ -55,10 +68,16 @@ class Paths:
 
     def _successors(self, node: Node) -> Iterator[tuple[int, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
+        raised = self._raised(node)
+        if raised:
+            yield from self._caught(node.scope, raised)
         match node:
             case TaskNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
-                yield from self._caught(node.scope, None)
+            case GatherNode():
+                for branch in node.branches:
+                    yield branch.entry, frozenset(branch.args)
+                yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})
             case SleepNode():
@@ -66,34 +85,83 @@ class Paths:
             case BranchNode():
                 yield node.then, nothing
                 yield node.otherwise, nothing
-            case RaiseNode():
-                yield from self._caught(node.scope, node.failure)
-            case _:
+            case RaiseNode() | ReturnNode():
                 return
 
-    def _caught(self, scope: int | None, failure: str | None) -> Iterator[tuple[int, frozenset[str]]]:
-        """The clauses that a failure at this place may get to: of a known one the first that names it."""
-        passed: set[str] = set()
-        while scope is not None:
+    def _raised(self, node: Node) -> frozenset[str]:
+        """What a node may raise: wire names of failures, and Python's classes of errors."""
+        raised: set[str] = set()
+        if any(_may_fail(expr) for expr in expressions_of(node)):
+            raised.add(_ERRORS)
+        match node:
+            case TaskNode():
+                raised |= {_FAILURES, TASK_ERROR}
+            case GatherNode():
+                raised.add(GROUP_ERROR)
+            case RaiseNode():
+                raised.add(node.failure or _FAILURES)
+                if node.reraise is not None:
+                    raised |= self.reraised(node.reraise)
+            case _:
+                pass
+        return frozenset(raised)
+
+    def reraised(self, bind: str) -> set[str]:
+        """What the clauses that hold a failure under this name may have caught, as far as it is not a failure's."""
+        found: set[str] = set()
+        for scope in self.scopes:
+            for handler in scope.handlers:
+                if handler.bind == bind:
+                    found |= {name for name in handler.names if name[:1].isupper()}
+        if ANY_ERROR in found:
+            found |= {_ERRORS, TASK_ERROR, GROUP_ERROR}
+        elif found - {TASK_ERROR, GROUP_ERROR}:
+            found.add(_ERRORS)
+        return found - {ANY_ERROR}
+
+    def _caught(self, scope: int | None, raised: frozenset[str]) -> Iterator[tuple[int, frozenset[str]]]:
+        """The clauses that what is raised at this place may get to."""
+        left, passed = set(raised), set[str]()
+        while scope is not None and left:
             for place, handler in enumerate(self.scopes[scope].handlers):
                 names = set(handler.names)
-                hit = bool(self._with_family(failure) & names) if failure else not self._covers(passed, names)
-                if hit:
+                if any(self._takes(names, passed, each) for each in left):
                     self.taken.add((scope, place))
                     yield handler.node, frozenset({handler.bind} if handler.bind else ())
-                    if failure:
-                        return
+                left = {each for each in left if not self._takes_all(names, each)}
                 passed |= names
-            if ANY_FAILURE in passed:
-                return
             scope = self.scopes[scope].parent
 
-    def _with_family(self, failure: str) -> set[str]:
-        return {failure, *self.families.get(failure, ()), ANY_FAILURE}
+    def _takes(self, names: set[str], passed: set[str], raised: str) -> bool:
+        """Whether a clause of these names may get this, behind clauses of the names that were passed."""
+        if raised == _FAILURES:
+            if names & {ANY_FAILURE, ANY_ERROR}:
+                return not passed & {ANY_FAILURE, ANY_ERROR}
+            business = {name for name in names if not name[:1].isupper()}
+            return any(not self._with_family(name) & passed for name in business)
+        if raised == _ERRORS:
+            errors = {name for name in names if name[:1].isupper()} - {TASK_ERROR, GROUP_ERROR}
+            return bool(errors) and ANY_ERROR not in passed
+        return bool(self._family_of(raised) & names)
 
-    def _covers(self, passed: set[str], names: set[str]) -> bool:
-        """Whether whatever `names` would catch was already caught by `passed`."""
-        return all(self._with_family(name) & passed for name in names)
+    def _takes_all(self, names: set[str], raised: str) -> bool:
+        """Whether nothing of this passes a clause of these names."""
+        if raised == _FAILURES:
+            return bool(names & {ANY_FAILURE, ANY_ERROR})
+        if raised == _ERRORS:
+            return ANY_ERROR in names
+        return bool(self._family_of(raised) & names)
+
+    def _family_of(self, raised: str) -> set[str]:
+        return {raised, ANY_ERROR} if raised[:1].isupper() else self._with_family(raised)
+
+    def _with_family(self, failure: str) -> set[str]:
+        return {failure, *self.families.get(failure, ()), ANY_FAILURE, ANY_ERROR}
+
+
+def _may_fail(expr: Expr) -> bool:
+    """Whether the evaluation of an expression can raise an error of Python's own."""
+    return any(not isinstance(each, Const | Name | ListOfExpr | TupleOfExpr) for each in subexpressions(expr))
 
 
 def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]) -> None:
@@ -102,7 +170,7 @@ def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]
     known = paths.assigned(context.names.params)
     for number, scope in enumerate(context.graph.scopes):
         for place, handler in enumerate(scope.handlers):
-            if (number, place) not in paths.taken:
+            if (number, place) not in paths.taken and not handler.passing:
                 raise context.refusal(
                     handler.place,
                     "no failure gets to this except clause",
@@ -121,5 +189,6 @@ def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]
 
 def _place_of(name: str, place: ast.AST) -> ast.AST:
     """Where in the syntax the variable is read."""
-    found = [each for each in ast.walk(place) if isinstance(each, ast.Name) and each.id == name]
+    written = name.rpartition(".")[2]
+    found = [each for each in ast.walk(place) if isinstance(each, ast.Name) and each.id == written]
     return next((each for each in found if isinstance(each.ctx, ast.Load)), found[0] if found else place)

@@ -32,6 +32,11 @@ _BUILTINS: list[tuple[Callable[..., Any], str]] = [
     (min, "min"),
     (max, "max"),
     (sum, "sum"),
+    (range, "range"),
+    (list, "list"),
+    (enumerate, "enumerate"),
+    (zip, "zip"),
+    (reversed, "reversed"),
     (timedelta, "timedelta"),
 ]
 
@@ -39,10 +44,23 @@ _BUILTINS: list[tuple[Callable[..., Any], str]] = [
 class FlowScope:
     """The names of a workflow's function, at the place that is being compiled."""
 
-    def __init__(self, source: Source, names: Names, book: TypeBook) -> None:
+    def __init__(
+        self,
+        source: Source,
+        names: Names,
+        book: TypeBook,
+        outer: FlowScope | None = None,
+        prefix: str = "",
+    ) -> None:
         self.source = source
         self.names = names
         self.book = book
+        self.outer = outer
+        """Of a nested function: the names around it, which it reads."""
+
+        self.prefix = prefix
+        """What a run puts in front of the names of these variables."""
+
         self.caught: list[str] = []
         """The failure variables of the except clauses around this place."""
 
@@ -50,18 +68,36 @@ class FlowScope:
         """The expression tree of `node`. Raises `DefinitionError`."""
         return translate(node, self)
 
+    def iterable(self, node: ast.expr) -> Expr:
+        """The expression tree of what is gone through at once."""
+        return translate(node, self)
+
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         return self.source.refusal(node, what, advice)
 
     def variable(self, node: ast.Name) -> Expr:
+        if node.id in self.names.functions:
+            raise self.refusal(node, f"function {node.id} is no value", f"call it: `await {node.id}(...)`")
         if node.id in self.names.locals:
             self._check_local(node)
-            return Name(node.id)
+            return Name(self.prefix + node.id)
+        if self.outer is not None and self.outer.has_variable(node.id):
+            return self.outer.variable(node)
         found = self.names.object(node)
         if found is MISSING:
             advice = "define it above the workflow, or take it as a parameter"
             raise self.refusal(node, f"name {node.id} is not known", advice)
         return self._frozen(node, found)
+
+    def has_variable(self, name: str) -> bool:
+        """Whether a name is a variable here, or around."""
+        return name in self.names.locals or (self.outer is not None and self.outer.has_variable(name))
+
+    def variable_name(self, name: str) -> str:
+        """What a variable is called in the run."""
+        if name in self.names.locals or self.outer is None:
+            return self.prefix + name
+        return self.outer.variable_name(name)
 
     def _check_local(self, node: ast.Name) -> None:
         if node.id in self.names.views and id(node) not in self.names.view_uses:

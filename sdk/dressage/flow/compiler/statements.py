@@ -6,12 +6,14 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from dressage.flow.compiler import assignments, tries
+from dressage.expressions.parse import constant
+from dressage.flow.compiler import assignments, functions, loops, tries
 from dressage.flow.compiler.awaits import emit_await
-from dressage.flow.compiler.context import Context, Loop
+from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
 from dressage.flow.compiler.language import LANGUAGE
-from dressage.protocol.expressions import Name
+from dressage.flow.compiler.leaving import leave, passes_final
+from dressage.protocol.expressions import Const, Expr, Name
 from dressage.protocol.spec import BranchNode, ReturnNode
 from dressage.protocol.types import NONE
 
@@ -62,52 +64,62 @@ def _if(context: Context, node: ast.If) -> None:
 
 
 def _while(context: Context, node: ast.While) -> None:
-    if node.orelse:
-        raise context.refusal(
-            node.orelse[0],
-            "`else` of a loop is not supported yet",
-            "set a variable before `break` and test it after",
-        )
-    graph, loop = context.graph, Loop(again=Label(), out=Label())
-    graph.mark(loop.again)
-    if not (isinstance(node.test, ast.Constant) and node.test.value):
-        body = Label()
-        graph.emit(
-            BranchNode, node.test, {"then": body, "otherwise": loop.out}, test=context.translate(node.test)
-        )
-        graph.mark(body)
-    context.loops.append(loop)
-    block(context, node.body)
-    context.loops.pop()
-    graph.jump(loop.again)
-    if loop.again.is_circular():
-        raise context.refusal(node, "this loop does nothing, for ever", "sleep in the loop, or remove it")
-    graph.mark(loop.out)
+    loops.compile_while(context, node)
+
+
+def _for(context: Context, node: ast.For) -> None:
+    loops.compile_for(context, node)
 
 
 def _break(context: Context, node: ast.Break) -> None:
-    context.graph.jump(context.loops[-1].out)
+    loops.compile_break(context, node)
 
 
 def _continue(context: Context, node: ast.Continue) -> None:
-    context.graph.jump(context.loops[-1].again)
+    loops.compile_continue(context, node)
 
 
 def _try(context: Context, node: ast.Try) -> None:
-    tries.compile_try(context, node, block)
+    tries.compile_try(context, node)
 
 
 def _return(context: Context, node: ast.Return) -> None:
+    if context.inlined is not None:
+        _return_here(context, node, context.inlined)
+        return
+    value: Expr | None = None
     if node.value is None:
         if context.signature.output != NONE and not admits_none(context):
             raise context.refusal(node, "this returns nothing", "return a value of the declared type")
-        context.graph.emit(ReturnNode, node, {})
     elif isinstance(node.value, ast.Await):
-        result = context.temporary()
-        emit_await(context, node.value, result)
-        context.graph.emit(ReturnNode, node, {}, value=Name(result))
+        value = Name(context.temporary())
+        emit_await(context, node.value, value.name)
     else:
-        context.graph.emit(ReturnNode, node, {}, value=context.translate(node.value))
+        value = context.translate(node.value)
+        if passes_final(context) and not isinstance(value, Const):
+            # Python computes the value first, and then runs `finally`.
+            held = context.temporary()
+            context.set(node, held, value)
+            value = Name(held)
+    leave(context, None)
+    if context.graph.live:
+        context.graph.emit(ReturnNode, node, {}, value=value)
+
+
+def _return_here(context: Context, node: ast.Return, inlined: Inlined) -> None:
+    """The end of a function that is compiled where it is called."""
+    if isinstance(node.value, ast.Await):
+        emit_await(context, node.value, inlined.target)
+    elif node.value is not None:
+        context.set(node, inlined.target or context.temporary(), context.translate(node.value))
+    elif inlined.target is not None:
+        context.set(node, inlined.target, constant(None))
+    leave(context, None)
+    context.graph.jump(inlined.end)
+
+
+def _function(context: Context, node: ast.AsyncFunctionDef) -> None:
+    functions.define(context, node)
 
 
 def admits_none(context: Context) -> bool:
@@ -126,10 +138,12 @@ SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.AugAssign: assignments.augmented,
     ast.If: _if,
     ast.While: _while,
+    ast.For: _for,
     ast.Break: _break,
     ast.Continue: _continue,
     ast.Try: _try,
     ast.Raise: tries.compile_raise,
     ast.Return: _return,
     ast.Pass: _pass,
+    ast.AsyncFunctionDef: _function,
 }

@@ -1,4 +1,4 @@
-"""`try` with its `except` clauses, and `raise`."""
+"""`try` with its `except`, `else` and `finally`, and `raise`."""
 
 from __future__ import annotations
 
@@ -6,63 +6,94 @@ import ast
 from typing import Any
 
 from dressage.flow.compiler import calls
-from dressage.flow.compiler.context import Clause, Context
+from dressage.flow.compiler.context import Clause, Context, Final
 from dressage.flow.compiler.graph import HandlerDraft, Label
+from dressage.flow.compiler.leaving import check_final, final_body
 from dressage.flow.compiler.names import MISSING
-from dressage.flow.failures import WorkflowFailure
-from dressage.protocol.spec import RaiseNode
+from dressage.flow.failures import CATCHABLE, WorkflowFailure
+from dressage.protocol.spec import ANY_ERROR, RaiseNode
 
 
-def compile_try(context: Context, node: ast.Try, block: Any) -> None:
-    """The body in a scope of its own, then each clause outside of it; all go on at the same place."""
-    for part, name, advice in [
-        (node.orelse, "else", "write these statements at the end of the try body, or after the whole"),
-        (node.finalbody, "finally", "write these statements in each except clause and after the whole"),
-    ]:
-        if part:
-            raise context.refusal(part[0], f"`{name}` of a try is not supported yet", advice)
+def compile_try(context: Context, node: ast.Try) -> None:
+    """The body in a scope of its own, then each clause outside of it; all go on at the same place.
+
+    Around them all is the scope of `finally`, which takes whatever is raised, and raises it again behind its body.
+    """
+    if not node.finalbody:
+        _handled(context, node)
+        return
+    check_final(context, node.finalbody)
     graph, end = context.graph, Label()
-    number = graph.open_scope()
-    scope = graph.scopes[number]
-    scope.handlers.extend(_handler(context, each) for each in node.handlers)
-    block(context, node.body)
+    final = Final(node.finalbody, graph.scope, context.clauses, list(context.scope.caught))
+    scope = graph.scopes[graph.open_scope()]
+    failed = HandlerDraft((ANY_ERROR,), Label(), context.temporary(), node.finalbody[0], passing=True)
+    scope.handlers.append(failed)
+    context.frames.append(final)
+    _handled(context, node)
+    context.frames.pop()
     graph.close_scope()
+    if graph.live:
+        final_body(context, final)
+    graph.jump(end)
+    failed.label.used = True
+    graph.mark(failed.label)
+    final_body(context, final)
+    if graph.live:
+        graph.emit(RaiseNode, node.finalbody[-1], {}, reraise=failed.bind)
+    graph.mark(end)
+
+
+def _handled(context: Context, node: ast.Try) -> None:
+    """A `try` without its `finally`."""
+    if not node.handlers:
+        context.block(context, node.body)
+        return
+    graph, end = context.graph, Label()
+    scope = graph.scopes[graph.open_scope()]
+    scope.handlers.extend(_handler(context, each) for each in node.handlers)
+    context.block(context, node.body)
+    graph.close_scope()
+    if node.orelse:
+        context.block(context, node.orelse)
     graph.jump(end)
     for clause, handler in zip(node.handlers, scope.handlers, strict=True):
         # Whether anything in the body can lead here is checked when all nodes are known.
         handler.label.used = True
         graph.mark(handler.label)
-        _clause(context, clause, handler, block)
+        _clause(context, clause, handler)
         graph.jump(end)
     graph.mark(end)
 
 
 def _handler(context: Context, clause: ast.ExceptHandler) -> HandlerDraft:
     if clause.type is None:
-        advice = "write `except WorkflowFailure:` for every business failure"
+        advice = "write `except Exception:` for whatever can be caught"
         raise context.refusal(clause, "an except clause names what it catches", advice)
-    names: list[str] = []
-    for kind in _classes(context, clause.type):
-        if kind is not WorkflowFailure:
-            context.use_failure(clause.type, kind)
-        names.append(kind.name)
-    bind = clause.name
+    names = list(dict.fromkeys(_caught_names(context, clause.type)))
+    bind = context.variable(clause.name) if clause.name else None
     if bind is None and _raises_again(clause.body):
         bind = context.temporary()
     return HandlerDraft(tuple(names), Label(), bind, clause)
 
 
-def _classes(context: Context, node: ast.expr) -> list[type[WorkflowFailure]]:
+def _caught_names(context: Context, node: ast.expr) -> list[str]:
+    """What the handler of an `except` is told to take: wire names of failures, Python's classes of errors."""
     if isinstance(node, ast.Tuple):
-        return [kind for each in node.elts for kind in _classes(context, each)]
+        return [name for each in node.elts for name in _caught_names(context, each)]
     found = context.names.object(node)
-    if isinstance(found, tuple) and found and all(_is_failure(each) for each in found):
-        return list(found)
-    return [calls.failure_class(node, context.scope)]
+    if isinstance(found, tuple) and found and all(isinstance(each, type) for each in found):
+        return [_caught_name(context, node, each) for each in found]
+    return [_caught_name(context, node, found)]
 
 
-def _is_failure(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, WorkflowFailure)
+def _caught_name(context: Context, node: ast.expr, kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
+        if kind is not WorkflowFailure:
+            context.use_failure(node, kind)
+        return kind.name
+    if isinstance(kind, type) and kind in CATCHABLE:
+        return kind.__name__
+    raise calls.no_failure(node, kind, context.scope)
 
 
 def _raises_again(body: list[ast.stmt]) -> bool:
@@ -71,23 +102,23 @@ def _raises_again(body: list[ast.stmt]) -> bool:
         if isinstance(statement, ast.Raise) and statement.exc is None:
             return True
         inner = [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
+        inner += [case.body for case in getattr(statement, "cases", [])]
         if any(_raises_again(each) for each in inner):
             return True
     return False
 
 
-def _clause(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft, block: Any) -> None:
+def _clause(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) -> None:
     if clause.name and clause.name in context.scope.caught:
         raise context.refusal(
             clause, f"{clause.name} already names the failure of the clause around", "use another name"
         )
-    context.clauses.append(Clause(handler.bind))
+    clauses, caught = context.clauses, context.scope.caught
+    context.clauses = [*clauses, Clause(handler.bind)]
     if clause.name:
-        context.scope.caught.append(clause.name)
-    block(context, clause.body)
-    if clause.name:
-        context.scope.caught.pop()
-    context.clauses.pop()
+        context.scope.caught = [*caught, clause.name]
+    context.block(context, clause.body)
+    context.clauses, context.scope.caught = clauses, caught
 
 
 def compile_raise(context: Context, node: ast.Raise) -> None:
@@ -104,7 +135,7 @@ def compile_raise(context: Context, node: ast.Raise) -> None:
             raise context.refusal(
                 node.exc, f"{node.exc.id} is no failure that was caught here", "name a failure"
             )
-        context.graph.emit(RaiseNode, node, {}, reraise=node.exc.id)
+        context.graph.emit(RaiseNode, node, {}, reraise=context.variable(node.exc.id))
     else:
         _raise_new(context, node, node.exc)
 

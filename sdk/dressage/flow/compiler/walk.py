@@ -7,25 +7,14 @@ from typing import Any, cast
 
 import msgspec
 
+from dressage.protocol import spec_sizes
 from dressage.protocol.expressions import Const, Expr, Name
-from dressage.protocol.spec import AssignNode, BranchNode, Node, RaiseNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import AssignNode, Node, RaiseNode
 
 
 def expressions_of(node: Node) -> list[Expr]:
     """The expressions that a node evaluates, in their order."""
-    match node:
-        case TaskNode():
-            return list(node.args.values())
-        case AssignNode():
-            return [node.value]
-        case BranchNode():
-            return [node.test]
-        case SleepNode():
-            return [node.duration]
-        case RaiseNode():
-            return [each for each in (node.message, node.details) if each is not None]
-        case ReturnNode():
-            return [] if node.value is None else [node.value]
+    return list(spec_sizes.expressions_of(node).values())
 
 
 def subexpressions(expr: Expr) -> Iterator[Any]:

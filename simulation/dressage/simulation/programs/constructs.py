@@ -41,9 +41,10 @@ def several(program: Program, depth: int) -> None:
         f"a, b = b, {program.integer()}",
         f"a, s = await number({program.integer()}), {program.string()}",
         f"a, b = {program.integer()}, await number(a)",
-        f"view.count, a, view.status = a, await number(view.count), {program.string()}",
         f"s, t, a = t, await word(a, s), {program.integer()}",
     ]
+    if not program.in_function:
+        lines.append(f"view.count, a, view.status = a, await number(view.count), {program.string()}")
     program.write(depth, program.random.choice(lines))
 
 
@@ -69,6 +70,48 @@ def choice(program: Program, depth: int) -> None:
         program.block(depth + 1, program.random.randint(0, 2))
 
 
+@construct()
+def starred(program: Program, depth: int) -> None:
+    integer, string = program.integer, program.string
+    lines = [
+        f"a, *r = [{integer()}, {integer()}, {integer()}]",
+        f"*r, s = {string()}, {string()}",
+        f"(a, b), s = ({integer()}, {integer()}), {string()}",
+        f"s, t = [{string()}, {string()}]",
+        f"a = b = {integer()}",
+    ]
+    program.write(depth, program.random.choice(lines))
+
+
+@construct()
+def awaited(program: Program, depth: int) -> None:
+    if not program.functions:
+        call(program, depth)
+        return
+    text = f"await {program.pick(*program.functions)}({program.integer()})"
+    program.write(depth, text if program.random.random() < 0.3 else f"{program.pick('a', 'b')} = {text}")
+
+
+@construct()
+def gathered(program: Program, depth: int) -> None:
+    kinds = [program.random.randint(0, 3 if program.functions else 2) for _ in range(program.random.randint(1, 3))]
+    calls = ", ".join(_branch(program, kind) for kind in kinds)
+    targets = ["_", program.pick("a", "b"), program.pick("s", "t"), program.pick("a", "b")]
+    names = ", ".join(targets[kind] for kind in kinds)
+    line = f"await gather({calls})"
+    program.write(depth, line if program.random.random() < 0.3 else f"{names}{',' * (len(kinds) == 1)} = {line}")
+
+
+def _branch(program: Program, kind: int) -> str:
+    if kind == 0:
+        return f"sleep({program.naps.format(program.integer())})"
+    if kind == 1:
+        return f"number({program.integer()})"
+    if kind == 2:
+        return f"word({program.integer()}, y={program.string()})"
+    return f"{program.pick(*program.functions)}({program.integer()})"
+
+
 @construct(nested=True)
 def loop(program: Program, depth: int) -> None:
     program.loops += 1
@@ -76,11 +119,42 @@ def loop(program: Program, depth: int) -> None:
     program.write(depth, f"{counter} = {program.random.randint(1, 4)}")
     program.write(depth, f"while {counter} > 0" + program.pick(":", f" and {program.test()}:"))
     program.write(depth + 1, f"{counter} -= 1")
+    _loop_body(program, depth, counter)
+
+
+def _loop_body(program: Program, depth: int, counter: str) -> None:
+    may_leave, program.may_leave = program.may_leave, True
     program.in_loop.append(counter)
     if program.random.random() < 0.3:
         sleep(program, depth + 1)
     program.block(depth + 1, program.random.randint(1, 3))
     program.in_loop.pop()
+    program.may_leave = may_leave
+    if program.random.random() < 0.3:
+        program.write(depth, "else:")
+        program.block(depth + 1, program.random.randint(0, 2))
+
+
+@construct(weight=2, nested=True)
+def each(program: Program, depth: int) -> None:
+    program.loops += 1
+    integer, string = program.integer, program.string
+    numbers = f"[{integer()}, {integer()}, {integer()}]"
+    lines = [
+        f"for a in range(({integer()}) % 4):",
+        f"for b in range(({integer()}) % 4, -1, -1):",
+        f"for a in {numbers}:",
+        f"for b in reversed({numbers}):",
+        f"for s in {string()}:",
+        f"for a, s in enumerate({string()}):",
+        f"for b, t in enumerate(({string()}, {string()}), start={integer()}):",
+        f"for a, s in zip({numbers}, {string()}):",
+        f"for a, b in zip(range(3), {numbers}, strict=True):",
+        f"for s, a in {{'k': {integer()}, 'l': {integer()}}}.items():",
+        f"for s in {{'k': 1, {string()}: 2}}:",
+    ]
+    program.write(depth, program.random.choice(lines))
+    _loop_body(program, depth, "")
 
 
 @construct(weight=2, nested=True)
@@ -92,6 +166,57 @@ def handled(program: Program, depth: int) -> None:
     _clause(program, depth, classes)
     if classes in ("Stolen", "Other") and program.random.random() < 0.5:
         _clause(program, depth, "Declined")
+    if program.random.random() < 0.3:
+        program.write(depth, "else:")
+        program.block(depth + 1, program.random.randint(1, 2))
+    if program.random.random() < 0.3:
+        _finally(program, depth)
+
+
+@construct(weight=2, nested=True)
+def technical(program: Program, depth: int) -> None:
+    program.write(depth, "try:")
+    program.write(depth + 1, f"a = {program.integer()} // ({program.integer()})")
+    program.write(depth + 1, f"b = [{program.integer()}, a][a]")
+    gathered(program, depth + 1)
+    call(program, depth + 1)
+    program.block(depth + 1, program.random.randint(0, 1))
+    classes = program.random.sample(
+        ["ZeroDivisionError", "LookupError", "(ArithmeticError, IndexError)", "TaskError", "ExceptionGroup"],
+        program.random.randint(0, 2),
+    )
+    if set(classes) == {"LookupError", "(ArithmeticError, IndexError)"}:
+        classes.pop()
+    if not classes or program.random.random() < 0.4:
+        classes.append("Exception")
+    if program.random.random() < 0.8:
+        for each_class in classes:
+            _error_clause(program, depth, each_class)
+        if program.random.random() < 0.3:
+            _finally(program, depth)
+    else:
+        _finally(program, depth)
+
+
+def _error_clause(program: Program, depth: int, classes: str) -> None:
+    # The text of a TaskError is the worker's, and no part of the language.
+    told = classes not in ("TaskError", "Exception") and program.random.random() < 0.6
+    name = f"e{len(program.lines)}" if told else ""
+    program.write(depth, f"except {classes} as {name}:" if name else f"except {classes}:")
+    if name:
+        program.write(depth + 1, f"{program.pick('s', 't')} = f'{{{name}}}'")
+    program.caught.append(name)
+    program.block(depth + 1, program.random.randint(0, 2))
+    program.caught.pop()
+
+
+def _finally(program: Program, depth: int) -> None:
+    program.write(depth, "finally:")
+    caught, program.caught = program.caught, []
+    in_loop, program.in_loop = program.in_loop, []
+    may_leave, program.may_leave = program.may_leave, False
+    program.block(depth + 1, program.random.randint(1, 2))
+    program.caught, program.in_loop, program.may_leave = caught, in_loop, may_leave
 
 
 def _clause(program: Program, depth: int, classes: str) -> None:
@@ -99,7 +224,8 @@ def _clause(program: Program, depth: int, classes: str) -> None:
     program.write(depth, f"except {classes} as {name}:" if name else f"except {classes}:")
     if name:
         text = "{" + name + ".name}{" + name + ".message}{" + name + "}{" + name + ".details.get('n', 0)}"
-        program.write(depth + 1, f'{program.pick("s", "view.status")} = f"{text}"')
+        target = "s" if program.in_function else program.pick("s", "view.status")
+        program.write(depth + 1, f'{target} = f"{text}"')
     program.caught.append(name)
     program.block(depth + 1, program.random.randint(0, 2))
     program.caught.pop()

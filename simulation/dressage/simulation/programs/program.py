@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from dressage.flow import Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+from dressage.flow import Exponential, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -65,7 +65,7 @@ def construct(weight: int = 1, *, nested: bool = False) -> Callable[[Write], Wri
 
 
 class Program:
-    """One random workflow function. Loops count down, so that every program ends.
+    """One random workflow function, with the functions that it awaits. Loops are short, so that every program ends.
 
     `naps` is how a duration is written from an integer expression; `task_options` are those of each task;
     `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
@@ -88,6 +88,11 @@ class Program:
         self.length = length
         self.parks = parks
         self.lines: list[str] = []
+        self.functions: list[str] = []
+        """Those that a statement may await, all of them from an int to an int."""
+
+        self.in_function = False
+        self.may_leave = True
         self.loops = 0
         self.in_loop: list[str] = []
         self.caught: list[str] = []
@@ -95,6 +100,8 @@ class Program:
 
     def text(self) -> str:
         """The whole module."""
+        around = self._function("common", 0)
+        nested = self._function("part", 1) + self._function("piece", 1)
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")
@@ -106,8 +113,21 @@ class Program:
         self.write(1, "return f'{a}|{b}|{s}|{t}|{view.count}|{view.status}'")
         decorator = f"@task({self.task_options})" if self.task_options else "@task"
         tasks = "".join(f"{decorator}\nasync def {each}: raise NotImplementedError\n" for each in _SIGNATURES)
-        head = f'{_HEAD}{tasks}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
-        return head + "".join(self.lines)
+        head = f'{_HEAD}{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
+        return head + nested + "".join(self.lines)
+
+    def _function(self, name: str, depth: int) -> str:
+        """An async function from an int to an int, with variables of its own; it may await those before it."""
+        lines, self.lines = self.lines, []
+        self.in_function = True
+        self.write(depth, f"async def {name}(x: int) -> int:")
+        self.write(depth + 1, "a, b, s, t = 3, x, 't', 'u'")
+        self.block(depth + 1, self.random.randint(1, 2))
+        self.write(depth + 1, f"return {self.integer()}")
+        self.in_function = False
+        self.functions.append(name)
+        self.lines, written = lines, self.lines
+        return "".join(written)
 
     def write(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line + "\n")
@@ -122,7 +142,7 @@ class Program:
         if kind <= 1:
             return str(self.random.randint(-3, 9))
         if kind <= 3:
-            return self.pick("a", "b", "x", "view.count")
+            return self.pick("a", "b", "x") if self.in_function else self.pick("a", "b", "x", "view.count")
         if kind <= 6:
             operator = self.pick(*"+-*&|" * 4, "//", "%")
             return f"({self.integer(inner)} {operator} {self.integer(inner)})"
@@ -144,7 +164,7 @@ class Program:
         if kind <= 1:
             return self.pick("'k'", "'Lm '", "''")
         if kind == 2:
-            return self.pick("s", "t", "view.status")
+            return self.pick("s", "t") if self.in_function else self.pick("s", "t", "view.status")
         if kind == 3:
             return f"({self.string(inner)} + {self.string(inner)})"
         if kind == 4:
@@ -157,7 +177,8 @@ class Program:
         return f"{{'k': {self.string(inner)}, 'l': {self.string(inner)}}}[{key}]"
 
     def variable(self) -> str:
-        return self.pick("a", "b", "s", "t", "x", "view.count", "view.status")
+        names = ("a", "b", "s", "t", "x")
+        return self.pick(*names) if self.in_function else self.pick(*names, "view.count", "view.status")
 
     def test(self, depth: int = 0) -> str:
         kind = self.random.randint(0, 6 if depth < 3 else 2)
@@ -184,13 +205,15 @@ class Program:
         """Writes some statements; the last may leave the block."""
         for _ in range(size):
             self.statement(depth)
-        if depth > 1 and self.random.random() < 0.25:
+        if depth > 1 and self.may_leave and self.random.random() < 0.25:
             self.leave(depth)
         elif not size:
             self.write(depth, "pass")
 
     def statement(self, depth: int) -> None:
         kind = self.random.choice([*_POOL, *(_NESTED if depth < 4 else ())])
+        if kind == "view" and self.in_function:
+            kind = "assign"
         self.used[kind] += 1
         CONSTRUCTS[kind](self, depth)
 
@@ -208,5 +231,7 @@ class Program:
             failure = self.random.choice(FAILURES)
             cause = self.pick("", " from None")
             self.write(depth, f'raise {failure}(f"{{{self.variable()}}}", n={self.integer()}){cause}')
+        elif self.in_function:
+            self.write(depth, self.pick(f"return {self.integer()}", f"return await number({self.integer()})"))
         else:
             self.write(depth, self.pick(f"return {self.string()}", f"return await word({self.integer()})"))

@@ -6,9 +6,18 @@ from collections.abc import Callable
 
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.nodes import assign, branch, raising, returning, sleep, task
+from dressage.orchestrator.fold.nodes import assign, branch, gather, raising, returning, sleep, task
 from dressage.orchestrator.fold.state import RunThread
-from dressage.protocol.spec import AssignNode, BranchNode, Node, RaiseNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import (
+    AssignNode,
+    BranchNode,
+    GatherNode,
+    Node,
+    RaiseNode,
+    ReturnNode,
+    SleepNode,
+    TaskNode,
+)
 
 ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
     TaskNode: task.enter,
@@ -17,4 +26,5 @@ ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
     SleepNode: sleep.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
+    GatherNode: gather.enter,
 }

@@ -1,7 +1,10 @@
-"""The end of a run: its output is checked against the declared type."""
+"""The end of a run thread: a run's output is checked against the declared type, a branch has but a result."""
 
 from __future__ import annotations
 
+import msgspec
+
+from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.state import RunThread
@@ -14,6 +17,9 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, ReturnNode)
     value = None if node.value is None else advance.evaluate(ready, "value")
+    if thread.parent is not None:
+        advance.end_branch(thread, msgspec.Raw(encode_stored(value)))
+        return
     try:
         output = advance.definition.output.encode(value)
     except BadValue as error:

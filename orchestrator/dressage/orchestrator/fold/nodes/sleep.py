@@ -46,7 +46,7 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
             node = advance.definition.spec.nodes[wait.node]
             assert isinstance(node, SleepNode)
             advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
-            thread.node, thread.wait = node.next, None
+            advance.go_on(thread, node.next)
             advance.emit(SleepEnded(wait.node, wait.timer_id))
             return
     raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits for this timer")

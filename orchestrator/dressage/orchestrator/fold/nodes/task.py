@@ -16,7 +16,10 @@ from dressage.protocol.commands import FailureInfo, TaskResult
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
 from dressage.protocol.names import is_name
-from dressage.protocol.spec import Retry, TaskNode, effective_retry
+from dressage.protocol.spec import ANY_ERROR, TASK_ERROR, Retry, TaskNode, effective_retry
+
+TASK_FAMILY = (TASK_ERROR, ANY_ERROR)
+"""By what a technical error of a task can be caught."""
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
@@ -66,6 +69,7 @@ def on_result(advance: Advance, result: TaskResult) -> None:
     """Applies the result of the attempt that a thread waits for; any other is stale and changes nothing."""
     for thread in advance.state.threads:
         if isinstance(thread.wait, TaskWait) and thread.wait.task_id == result.task_id:
+            advance.turn_to(thread)
             _apply(advance, thread, thread.wait, result)
             return
     raise RefuseCommand(
@@ -100,8 +104,9 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
 
 
 def _technical(error: FailureInfo) -> FailureInfo:
-    """What a worker reports as an error is one, whatever kind it names: only `failure` is for business outcomes."""
-    return msgspec.structs.replace(error, kind="task-error") if error.kind == "failure" else error
+    """What a worker reports as an error is one of its task, whatever else it says of it."""
+    known = error.kind in ("task-error", "type-error", "limit")
+    return FailureInfo(error.name, error.message, error.kind if known else "task-error", error.details)
 
 
 def _completed(
@@ -134,7 +139,7 @@ def _completed(
             msgspec.Raw(output),
         )
     )
-    thread.node, thread.wait = node.next, None
+    advance.go_on(thread, node.next)
     if node.target is not None:
         advance.assign(node.target, value)
 
@@ -150,7 +155,9 @@ def _errored(
     _report_failure(advance, wait, result, error, retry=again)
     if not again:
         where = f"task {wait.task}, attempt {wait.attempt} of {retry.retries + 1}"
-        advance.fail(thread, msgspec.structs.replace(error, message=f"{error.message} ({where})"), wait.node)
+        family = () if error.kind == "limit" else TASK_FAMILY
+        told = msgspec.structs.replace(error, message=f"{error.message} ({where})", family=family)
+        advance.fail(thread, told, wait.node)
         return
     delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
     following = msgspec.structs.replace(

@@ -1,0 +1,26 @@
+"""Branches side by side: each a run thread of its own, until the last has ended (`Advance.end_branch`)."""
+
+from __future__ import annotations
+
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.state import GatherWait, RunThread
+from dressage.protocol.spec import GatherNode
+from dressage.protocol.spec_sizes import branch_argument
+
+
+def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
+    node = ready.node
+    assert isinstance(node, GatherNode)
+    given = [
+        {name: advance.evaluate(ready, branch_argument(place, name)) for name in branch.args}
+        for place, branch in enumerate(node.branches)
+    ]
+    if not node.branches:
+        advance.go_on(thread, node.next)
+        if node.target is not None:
+            advance.assign(node.target, ())
+        return
+    thread.wait = GatherWait(thread.node, len(node.branches))
+    for place, (branch, values) in enumerate(zip(node.branches, given, strict=True)):
+        advance.start_branch(thread, place, branch, values)

@@ -1,0 +1,99 @@
+"""`await gather(...)`: branches side by side, each compiled as a run thread of its own."""
+
+from __future__ import annotations
+
+import ast
+
+from dressage.flow.compiler import calls, functions
+from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.graph import BranchDraft, Label
+from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.protocol.expressions import Expr, Name
+from dressage.protocol.spec import GatherNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec_sizes import BRANCHES_MAX
+
+
+def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str | None) -> None:
+    """The node that starts the branches, and behind it the nodes of each; what they are given is computed first."""
+    if call.keywords:
+        advice = "write `gather(ship(order), bill(order))`"
+        raise context.refusal(call.keywords[0], "gather() takes branches only", advice)
+    if len(call.args) > BRANCHES_MAX:
+        raise context.refusal(
+            call, f"gather() takes at most {BRANCHES_MAX} branches (limit spec-size)", "nest them"
+        )
+    graph, after = context.graph, Label()
+    branches = [_Branch(context, each) for each in call.args]
+    drafts = [branch.draft for branch in branches]
+    graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target)
+    scope = graph.scope
+    graph.scope = None
+    for branch in branches:
+        branch.compile()
+    graph.scope = scope
+    graph.mark(after)
+
+
+class _Branch:
+    """One branch: the call that it is, and what it is given."""
+
+    def __init__(self, context: Context, node: ast.expr) -> None:
+        if not isinstance(node, ast.Call):
+            what = "a branch is a call that is not awaited yet"
+            raise context.refusal(node, what, "write `gather(ship(order), ...)`")
+        self.context = context
+        self.call = node
+        self.task = calls.task_of(node, context.scope)
+        sleeps = is_sleep(context, node)
+        self.callee = None if self.task or sleeps else functions.callee_of(context, node.func)
+        self.draft = BranchDraft(Label(), self._given(), context.temporary())
+
+    def _given(self) -> dict[str, Expr]:
+        """Under names of the compiler's own: the branch's parameters may be read by what another one is given."""
+        context, call = self.context, self.call
+        if self.task is not None:
+            given = calls.task_args(call, self.task, context.scope)
+        elif self.callee is not None:
+            given = functions.arguments(context, call, self.callee)
+        elif is_sleep(context, call):
+            given = {"duration": duration_of(context, call)}
+        else:
+            name = ast.unparse(call.func)
+            raise context.refusal(
+                call,
+                f"{name}() cannot be a branch",
+                "write a task, sleep(), or an async function that awaits the rest",
+            )
+        self.names = {name: context.temporary() for name in given}
+        return {self.names[name]: value for name, value in given.items()}
+
+    def compile(self) -> None:
+        """The nodes of the branch, up to the one that ends it."""
+        context, graph, result = self.context, self.context.graph, self.draft.result
+        first, scopes = len(graph.drafts), len(graph.scopes)
+        self.draft.label.used = True
+        graph.mark(self.draft.label)
+        given: dict[str, Expr] = {name: Name(held) for name, held in self.names.items()}
+        value: Expr | None = Name(result)
+        if self.task is not None:
+            context.use_task(self.call, self.task)
+            graph.emit(
+                TaskNode,
+                self.call,
+                task=self.task.name,
+                args=given,
+                target=result,
+                retry=self.task.call_retry,
+            )
+        elif self.callee is not None:
+            inner = functions.enter(context, self.call, self.callee, result)
+            functions.give(inner, self.call, given)
+            functions.body(inner, self.callee)
+        else:
+            graph.emit(SleepNode, self.call, duration=given["duration"])
+            value = None
+        if graph.live:
+            graph.emit(ReturnNode, self.call, {}, value=value)
+        binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
+        own = dict.fromkeys([*self.names.values(), *graph.targets(first), *binds])
+        self.draft.variables = tuple(own)
