@@ -45,13 +45,16 @@ _to_json = msgspec.json.Encoder().encode
 class Scope(Frame):
     """The run's variables as values: decoded when first read, remembered for this fold only. Pays for its work."""
 
-    __slots__ = ("_stored", "_types", "_values")
+    __slots__ = ("_stored", "_types", "_values", "bound")
 
     def __init__(self, stored: dict[str, msgspec.Raw], definition: Definition) -> None:
         self.left = WORK_MAX
+        self.locals = {}
         self._stored = stored
         self._types = definition.types
         self._values: dict[str, Any] = {}
+        self.bound: list[tuple[str, Any]] = []
+        """The variables that `:=` has set in the expression under evaluation, not stored yet."""
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -59,6 +62,10 @@ class Scope(Frame):
         except KeyError:
             value = self._values[name] = decode_stored(self._stored[name], self._types)
             return value
+
+    def bind(self, name: str, value: Any) -> None:
+        self.remember(name, value)
+        self.bound.append((name, value))
 
     def remember(self, name: str, value: Any) -> None:
         self._values[name] = value
@@ -88,7 +95,12 @@ class Advance:
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
         """Raises `ExpressionFailed` or `LimitExceeded`."""
-        return ready.expressions[expression](self.scope)
+        try:
+            return ready.expressions[expression](self.scope)
+        finally:
+            # Also where the expression failed behind it: a handler may read it.
+            if self.scope.bound:
+                self._store_bound()
 
     def emit(self, event: EventData) -> None:
         self.events.append(event)
@@ -114,6 +126,11 @@ class Advance:
             self._view_changed(name, value)
         elif name not in self.definition.temporaries:
             self.emit(VariableChanged(name=name, value=msgspec.Raw(wire(value))))
+
+    def _store_bound(self) -> None:
+        bound, self.scope.bound = self.scope.bound, []
+        for name, value in bound:
+            self.assign(name, value)
 
     def assign_quietly(self, name: str, value: Any) -> None:
         """For what the author did not write as a variable, such as the failure that a handler holds."""

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.walk import variables_of
+from dressage.flow.compiler.walk import Flow
 from dressage.protocol.spec import (
     ANY_FAILURE,
     AssignNode,
@@ -44,8 +44,12 @@ class Paths:
             number = waiting.pop()
             before = known[number]
             assert before is not None
-            for successor, gained in self._successors(self.nodes[number]):
-                after = before | gained
+            node = self.nodes[number]
+            evaluated = Flow(node, before).known
+            for successor, gained in self._successors(node):
+                # A failure that is caught may have come before all was evaluated.
+                caught = isinstance(node, TaskNode) and successor != node.next
+                after = (before if caught else evaluated) | gained
                 seen = known[successor]
                 merged = after if seen is None else seen & after
                 if merged != seen:
@@ -111,7 +115,7 @@ def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]
     for node, draft, before in zip(nodes, context.graph.drafts, known, strict=True):
         if before is None:
             continue
-        for name in sorted(variables_of(node) - before):
+        for name in sorted(Flow(node, before).missing):
             raise context.refusal(
                 _place_of(name, draft.place),
                 f"{name} may have no value here",
