@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore[reportMissingImports]
 
 from dressage.flow import gather

@@ -7,8 +7,9 @@ from collections.abc import Collection
 
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.parse import translate
+from dressage.expressions.time_methods import UTC_NAME
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Expr, Name
+from dressage.protocol.expressions import Call, Expr, Name
 
 
 class TextScope:
@@ -26,18 +27,29 @@ class TextScope:
         )
 
     def constant(self, node: ast.Attribute) -> Expr | None:
-        return None
+        name = self.builtin(node)
+        return Call(name) if name == UTC_NAME else None
 
     def is_object(self, node: ast.expr) -> bool:
         return False
 
     def builtin(self, node: ast.expr) -> str | None:
-        name = node.id if isinstance(node, ast.Name) else ""
-        return name if name in BUILTINS and name not in self.names else None
+        # A dotted one, such as date.fromisoformat, begins with the name of a type.
+        name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+        known = name in BUILTINS and not name.startswith(".")
+        return name if known and name.partition(".")[0] not in self.names else None
 
     def call(self, node: ast.Call) -> Expr:
         known = ", ".join(sorted(name for name in BUILTINS if not name.startswith(".")))
         raise self.refusal(node, "this function is not known", f"the functions here are {known}")
+
+    def bound(self, node: ast.NamedExpr) -> str:
+        raise self.refusal(
+            node, "there are no variables to be set here", "write the value where it is needed"
+        )
+
+    def locally(self, names: Collection[str]) -> TextScope:
+        return TextScope(self.text, {*self.names, *names})
 
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         line = getattr(node, "lineno", 1)

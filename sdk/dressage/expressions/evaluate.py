@@ -12,18 +12,21 @@ from typing import Any, cast
 
 import msgspec
 
+from dressage.expressions import displays
 from dressage.expressions.builtins import BUILTINS
+from dressage.expressions.callables import Builtin, method_of, takes_keyword
+from dressage.expressions.compilation import UNSET, Compiler, Evaluate, Part, Whole
+from dressage.expressions.comprehensions import comprehension, function
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.formatting import formatter, repr_of, text_of
-from dressage.expressions.frame import OPERATION_WORK, SMALL_TEXT, WORK_MAX, Frame
+from dressage.expressions.frame import SMALL_TEXT, WORK_MAX, Frame
 from dressage.expressions.limits import (
-    COLLISIONS_MAX,
     EXPRESSION_MAX_DEPTH,
-    limit_collisions,
     limit_text,
     weigh,
 )
 from dressage.expressions.operators import BINARY, COMPARE, UNARY, check_hashable
+from dressage.expressions.time_methods import FIELDS
 from dressage.expressions.types import TypeTable
 from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
 from dressage.protocol.commands import FailureInfo
@@ -31,26 +34,31 @@ from dressage.protocol.errors import BadSpec, BadValue, DressageError
 from dressage.protocol.expressions import (
     Attribute,
     Binary,
+    Bind,
     Call,
     Compare,
+    Comparison,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
     Expr,
     Format,
     Index,
+    Lambda,
     ListOfExpr,
     Logical,
     Make,
     Name,
     Placeholder,
+    SetOfExpr,
+    Slice,
     TupleOfExpr,
     Unary,
 )
 
 Variables = Mapping[str, Value]
 Evaluator = Callable[[Variables], Value]
-Evaluate = Callable[[Frame], Value]
 
 
 def compile_expression(expr: Expr, table: TypeTable) -> Evaluator:
@@ -97,25 +105,11 @@ def _named(error: Exception) -> str:
 
 def _compile(expr: Expr, table: TypeTable) -> tuple[Evaluate, int]:
     """The function, and the units of work of evaluating every part of it once."""
-    work = 0
-
-    def part_at(part: Expr, depth: int) -> Evaluate:
-        nonlocal work
-        if depth <= 0:
-            raise BadSpec(
-                f"an expression nests too deep: at most {EXPRESSION_MAX_DEPTH} levels; use a variable "
-                "(limit expression-depth)"
-            )
-        work += OPERATION_WORK
-        return _COMPILERS[type(part)](part, lambda inner: part_at(inner, depth - 1), table)
-
-    return part_at(expr, EXPRESSION_MAX_DEPTH), work
+    whole = Whole(table, _COMPILERS)
+    return Part(whole, EXPRESSION_MAX_DEPTH, {})(expr), whole.work
 
 
-Compile = Callable[[Expr], Evaluate]
-
-
-def _const(expr: Const, part: Compile, table: TypeTable) -> Evaluate:
+def _const(expr: Const, part: Part, table: TypeTable) -> Evaluate:
     try:
         limit_stored_depth(bytes(expr.value))
         value = decode_stored(expr.value, table)
@@ -125,8 +119,10 @@ def _const(expr: Const, part: Compile, table: TypeTable) -> Evaluate:
     return lambda frame: value
 
 
-def _name(expr: Name, part: Compile, table: TypeTable) -> Evaluate:
+def _name(expr: Name, part: Part, table: TypeTable) -> Evaluate:
     name = expr.name
+    if name in part.locals:
+        return _local(name, part.locals[name])
 
     def evaluate(frame: Frame) -> Value:
         try:
@@ -137,7 +133,32 @@ def _name(expr: Name, part: Compile, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluate:
+def _local(name: str, slot: int) -> Evaluate:
+    def evaluate(frame: Frame) -> Value:
+        value = frame.locals[slot]
+        if value is UNSET:
+            raise UnboundLocalError(
+                f"cannot access local variable '{name}' where it is not associated with a value"
+            )
+        return value
+
+    return evaluate
+
+
+def _bind(expr: Bind, part: Part, table: TypeTable) -> Evaluate:
+    if part.locals:
+        raise BadSpec(f"variable {expr.name} is set inside a comprehension or lambda: set it outside")
+    name, value = expr.name, part(expr.value)
+
+    def evaluate(frame: Frame) -> Value:
+        result = value(frame)
+        frame.bind(name, result)
+        return result
+
+    return evaluate
+
+
+def _attribute(expr: Attribute, part: Part, table: TypeTable) -> Evaluate:
     owner, name = part(expr.value), expr.name
 
     def evaluate(frame: Frame) -> Value:
@@ -150,6 +171,8 @@ def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluate:
                 return getattr(value, name)
         elif isinstance(value, FailureInfo):
             return _of_failure(frame, value, name)
+        elif name in FIELDS.get(type(value), ()):
+            return getattr(value, name)
         raise AttributeError(f"'{type(value).__name__}' object has no attribute '{name}'")
 
     return evaluate
@@ -169,8 +192,8 @@ def _of_failure(frame: Frame, failure: FailureInfo, name: str) -> Value:
     raise AttributeError(f"a failure has name, message and details, but no attribute '{name}'")
 
 
-def _index(expr: Index, part: Compile, table: TypeTable) -> Evaluate:
-    owner, index = part(expr.value), part(expr.index)
+def _index(expr: Index, part: Part, table: TypeTable) -> Evaluate:
+    owner, index = part.consumed(expr.value), part(expr.index)
 
     def evaluate(frame: Frame) -> Value:
         value = owner(frame)
@@ -183,19 +206,35 @@ def _index(expr: Index, part: Compile, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _binary(expr: Binary, part: Compile, table: TypeTable) -> Evaluate:
+def _slice(expr: Slice, part: Part, table: TypeTable) -> Evaluate:
+    owner = part(expr.value)
+    bounds = [None if each is None else part(each) for each in (expr.start, expr.stop, expr.step)]
+
+    def evaluate(frame: Frame) -> Value:
+        value = owner(frame)
+        cut = slice(*[None if bound is None else bound(frame) for bound in bounds])
+        if isinstance(value, str | bytes):
+            frame.spend(len(value) >> 3)
+        elif isinstance(value, list | tuple):
+            frame.spend(len(value))
+        return cast("Any", value)[cut]
+
+    return evaluate
+
+
+def _binary(expr: Binary, part: Part, table: TypeTable) -> Evaluate:
     operator, left, right = BINARY[expr.operator], part(expr.left), part(expr.right)
     return lambda frame: operator(frame, left(frame), right(frame))
 
 
-def _unary(expr: Unary, part: Compile, table: TypeTable) -> Evaluate:
+def _unary(expr: Unary, part: Part, table: TypeTable) -> Evaluate:
     operator, value = UNARY[expr.operator], part(expr.value)
     return lambda frame: operator(value(frame))
 
 
-def _compare(expr: Compare, part: Compile, table: TypeTable) -> Evaluate:
+def _compare(expr: Compare, part: Part, table: TypeTable) -> Evaluate:
     first = part(expr.left)
-    chain = [(COMPARE[link.operator], part(link.right)) for link in expr.chain]
+    chain = [(COMPARE[link.operator], _right_side(link, part)) for link in expr.chain]
     if not chain:
         raise BadSpec("a comparison needs something to compare with")
     if len(chain) == 1:
@@ -216,7 +255,11 @@ def _compare(expr: Compare, part: Compile, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _logical(expr: Logical, part: Compile, table: TypeTable) -> Evaluate:
+def _right_side(link: Comparison, part: Part) -> Evaluate:
+    return part.consumed(link.right) if link.operator in ("in", "not in") else part(link.right)
+
+
+def _logical(expr: Logical, part: Part, table: TypeTable) -> Evaluate:
     if not expr.values:
         raise BadSpec(f"`{expr.operator}` needs operands")
     values = [part(value) for value in expr.values]
@@ -233,12 +276,12 @@ def _logical(expr: Logical, part: Compile, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _conditional(expr: Conditional, part: Compile, table: TypeTable) -> Evaluate:
+def _conditional(expr: Conditional, part: Part, table: TypeTable) -> Evaluate:
     test, then, otherwise = part(expr.test), part(expr.then), part(expr.otherwise)
     return lambda frame: then(frame) if test(frame) else otherwise(frame)
 
 
-def _format(expr: Format, part: Compile, table: TypeTable) -> Evaluate:
+def _format(expr: Format, part: Part, table: TypeTable) -> Evaluate:
     parts = [_piece(piece, part) for piece in expr.parts]
 
     def evaluate(frame: Frame) -> Value:
@@ -256,63 +299,43 @@ def _format(expr: Format, part: Compile, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _piece(piece: str | Placeholder, part: Compile) -> str | Callable[[Frame], str]:
+def _piece(piece: str | Placeholder, part: Part) -> str | Callable[[Frame], str]:
     if isinstance(piece, str):
         return piece
-    value = part(piece.value)
+    value, convert = part(piece.value), _CONVERSIONS[piece.conversion]
+    if not isinstance(piece.spec, str):
+        return _formatted_as(value, convert, part(piece.spec))
     try:
         formatted = formatter(piece.spec)
     except LimitExceeded as error:
         raise BadSpec(error.message) from error
-    if piece.conversion is None:
+    if convert is None:
         return lambda frame: formatted(frame, value(frame))
-    convert = repr_of if piece.conversion == "r" else text_of
     return lambda frame: formatted(frame, convert(frame, value(frame)))
 
 
-def _list(expr: ListOfExpr, part: Compile, table: TypeTable) -> Evaluate:
-    items = [part(item) for item in expr.items]
-
-    def evaluate(frame: Frame) -> Value:
-        value = [item(frame) for item in items]
-        frame.spend(weigh(value))
-        return value
-
-    return evaluate
+_CONVERSIONS: dict[str | None, Callable[[Frame, Value], str] | None] = {
+    None: None,
+    "r": repr_of,
+    "s": text_of,
+}
 
 
-def _tuple(expr: TupleOfExpr, part: Compile, table: TypeTable) -> Evaluate:
-    items = [part(item) for item in expr.items]
+def _formatted_as(
+    value: Evaluate, convert: Callable[[Frame, Value], str] | None, spec: Evaluate
+) -> Callable[[Frame], str]:
+    """For a spec that is only known when the run gets there."""
 
-    def evaluate(frame: Frame) -> Value:
-        value = tuple([item(frame) for item in items])
-        frame.spend(weigh(value))
-        return value
-
-    return evaluate
-
-
-def _dict(expr: DictOfExpr, part: Compile, table: TypeTable) -> Evaluate:
-    if len(expr.keys) != len(expr.values):
-        raise BadSpec("a dict needs a value for each key")
-    pairs = [(part(key), part(value)) for key, value in zip(expr.keys, expr.values, strict=True)]
-
-    def evaluate(frame: Frame) -> Value:
-        items: list[tuple[Value, Value]] = []
-        for key, item in pairs:
-            name, member = key(frame), item(frame)
-            check_hashable(name)
-            items.append((name, member))
-        if len(items) > COLLISIONS_MAX:
-            limit_collisions([name for name, _ in items])
-        value = dict(items)
-        frame.spend(weigh(value))
-        return value
+    def evaluate(frame: Frame) -> str:
+        given, text = value(frame), spec(frame)
+        if convert is not None:
+            given = convert(frame, given)
+        return formatter(text)(frame, given)
 
     return evaluate
 
 
-def _make(expr: Make, part: Compile, table: TypeTable) -> Evaluate:
+def _make(expr: Make, part: Part, table: TypeTable) -> Evaluate:
     record = table.record(expr.type)
     for name in expr.fields:
         if name not in record.fields:
@@ -324,42 +347,78 @@ def _make(expr: Make, part: Compile, table: TypeTable) -> Evaluate:
     return lambda frame: record.make({name: value(frame) for name, value in fields}, frame)
 
 
-def _call(expr: Call, part: Compile, table: TypeTable) -> Evaluate:
+def _call(expr: Call, part: Part, table: TypeTable) -> Evaluate:
     builtin = BUILTINS.get(expr.function)
     if builtin is None:
         raise BadSpec(f"there is no function {expr.function}")
     if not builtin.args_min <= len(expr.args) <= builtin.args_max:
         raise BadSpec(f"{expr.function}() does not take {len(expr.args)} arguments")
     for name in expr.keywords:
-        if name not in builtin.keywords:
+        if not takes_keyword(builtin, name):
             raise BadSpec(f"{expr.function}() has no parameter {name}")
-    function = builtin.function
-    args = [part(arg) for arg in expr.args]
-    if not expr.keywords:
+    args = [_argument(place, arg, builtin, part) for place, arg in enumerate(expr.args)]
+    keywords = [(name, _argument(name, value, builtin, part)) for name, value in expr.keywords.items()]
+    if builtin.receivers is not None:
+        return _method(expr.function[1:], builtin.receivers, args, keywords)
+    call = builtin.function
+    if not keywords:
         if len(args) == 1:
             only = args[0]
-            return lambda frame: function(frame, only(frame))
-        return lambda frame: function(frame, *[arg(frame) for arg in args])
-    keywords = [(name, part(value)) for name, value in expr.keywords.items()]
-    return lambda frame: function(
+            return lambda frame: call(frame, only(frame))
+        return lambda frame: call(frame, *[arg(frame) for arg in args])
+    return lambda frame: call(
         frame, *[arg(frame) for arg in args], **{name: value(frame) for name, value in keywords}
     )
 
 
-_COMPILERS: dict[type, Callable[[Any, Compile, TypeTable], Evaluate]] = {
+def _argument(place: int | str, arg: Expr | Lambda, builtin: Builtin, part: Part) -> Evaluate:
+    if isinstance(arg, Lambda):
+        if place != "key" or not builtin.takes_key:
+            raise BadSpec("a lambda is for `key=` of min, max and sorted")
+        return function(arg, part)
+    if place == "key" and builtin.takes_key and bytes(getattr(arg, "value", b"")) != b"null":
+        raise BadSpec("`key=` takes a lambda")
+    return part.consumed(arg) if place in builtin.consumes else part(arg)
+
+
+def _method(
+    name: str,
+    receivers: Mapping[type, Callable[..., Value]],
+    args: list[Evaluate],
+    keywords: list[tuple[str, Evaluate]],
+) -> Evaluate:
+    receiver, *others = args
+
+    def evaluate(frame: Frame) -> Value:
+        owner = receiver(frame)
+        # Looked up before the arguments are evaluated, as Python does.
+        call = receivers.get(type(owner)) or method_of(owner, name, receivers)
+        if keywords:
+            given = [arg(frame) for arg in others]
+            return call(frame, owner, *given, **{word: value(frame) for word, value in keywords})
+        return call(frame, owner, *[arg(frame) for arg in others])
+
+    return evaluate
+
+
+_COMPILERS: dict[type, Compiler] = {
     Const: _const,
     Name: _name,
     Attribute: _attribute,
     Index: _index,
+    Slice: _slice,
     Binary: _binary,
     Unary: _unary,
     Compare: _compare,
     Logical: _logical,
     Conditional: _conditional,
     Format: _format,
-    ListOfExpr: _list,
-    TupleOfExpr: _tuple,
-    DictOfExpr: _dict,
+    ListOfExpr: displays.list_of_items,
+    TupleOfExpr: displays.tuple_of_items,
+    SetOfExpr: displays.set_of_items,
+    DictOfExpr: displays.dict_of_items,
+    Comprehension: comprehension,
+    Bind: _bind,
     Make: _make,
     Call: _call,
 }

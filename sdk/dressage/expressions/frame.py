@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.limits import SMALL_BITS, SMALL_DECIMAL_BYTES, weigh, weigh_decimal, weigh_int
 
 WORK_MAX = 20_000_000
@@ -33,15 +33,23 @@ _CHEAP = frozenset({float, bool, type(None)})
 class Frame:
     """The variables of an evaluation and its budget, which several evaluations may share."""
 
-    __slots__ = ("_variables", "left")
+    __slots__ = ("_variables", "left", "locals")
 
     def __init__(self, variables: Mapping[str, Any], work: int = WORK_MAX) -> None:
         self._variables = variables
         self.left = work
+        self.locals: dict[int, Any] = {}
+        """The variables of comprehensions and lambdas, by their slot in the expression that is evaluated."""
 
     def __getitem__(self, name: str) -> Any:
         """The value of a variable. Raises `KeyError`."""
         return self._variables[name]
+
+    def bind(self, name: str, value: Any) -> None:
+        """Sets a variable, as `(name := value)` does. Raises `ExpressionFailed` where no variable can be set."""
+        raise ExpressionFailed(
+            f"TypeError: variable {name} cannot be set here: there is no run that it belongs to"
+        )
 
     def spend(self, units: int) -> None:
         """Takes `units` from the budget. Raises `LimitExceeded` when it is exhausted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.frame import Frame
 from dressage.expressions.limits import (
+    ITEM_WEIGHT,
     POWER_DIGITS_MAX,
     SMALL_BITS,
     SMALL_DECIMAL_BYTES,
@@ -31,6 +32,7 @@ _either: Callable[[Any, Any], Any] = operator.or_
 _contains: Callable[[Any, Any], bool] = operator.contains
 _TEXTS = (str, bytes)
 _SEQUENCES = (list, tuple)
+VIEWS = (KeysView, ValuesView, ItemsView)
 _UNHASHABLE = (Record, list, dict, set)
 _SMALL = frozenset({int, float, bool, type(None)})
 
@@ -162,8 +164,13 @@ def _spend_on_operands(frame: Frame, left: Any, right: Any) -> None:
 
 def _in(frame: Frame, left: Any, right: Any) -> bool:
     if isinstance(right, dict | set):
+        if isinstance(left, set) and isinstance(right, set):
+            # Python looks for a frozenset of the same items, which is no value here.
+            return False
         check_hashable(left)
         frame.spend_on(left)
+    elif isinstance(right, (range, Iterator, *VIEWS)):
+        return _in_lazy(frame, left, right)
     elif isinstance(right, _TEXTS):
         wanted = len(left) if isinstance(left, _TEXTS) else 1
         frame.spend(len(right) + (len(right) * min(wanted, 100) >> 5))
@@ -171,6 +178,28 @@ def _in(frame: Frame, left: Any, right: Any) -> bool:
         # Twice, because each item is weighed and compared.
         frame.spend(2 * weigh(right))
     return _contains(right, left)
+
+
+def _in_lazy(frame: Frame, left: Any, right: Any) -> bool:
+    if isinstance(right, range):
+        if type(left) is not int and type(left) is not bool:
+            # Python compares with one number after the other.
+            frame.spend(ITEM_WEIGHT * max(1, abs(right.stop - right.start) // abs(right.step)))
+    elif isinstance(right, Iterator):
+        return _contains(_weighed(frame, right), left)
+    else:
+        looked_up = left if isinstance(right, KeysView) else left[:1] if isinstance(left, tuple) else None
+        if not isinstance(right, ValuesView):
+            check_hashable(looked_up)
+        frame.spend_on(left)
+        frame.spend(2 * weigh(list(right)))
+    return _contains(right, left)
+
+
+def _weighed(frame: Frame, items: Iterator[Any]) -> Iterator[Any]:
+    for item in items:
+        frame.spend_on(item)
+        yield item
 
 
 def _not_in(frame: Frame, left: Any, right: Any) -> bool:

@@ -7,12 +7,15 @@ expression language lacks is refused with what to write instead; nothing is pass
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import msgspec
 
-from dressage.expressions.advice import ADVICE, MUTATIONS
+from dressage.expressions.advice import ADVICE, METHODS, MUTATIONS
 from dressage.expressions.builtins import BUILTINS
+from dressage.expressions.callables import ANY_KEYWORD, Builtin, takes_keyword
+from dressage.expressions.compilation import is_transient
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.formatting import check_spec
 from dressage.expressions.limits import EXPRESSION_MAX_DEPTH, INT_BITS_MAX
@@ -22,22 +25,32 @@ from dressage.protocol.expressions import (
     Attribute,
     Binary,
     BinaryOperator,
+    Bind,
     Call,
+    Clause,
     Compare,
     CompareOperator,
     Comparison,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
     Expr,
     Format,
     Index,
+    Lambda,
     ListOfExpr,
     Logical,
+    Name,
     Placeholder,
+    SetOfExpr,
+    Slice,
+    Spread,
+    Target,
     TupleOfExpr,
     Unary,
     UnaryOperator,
+    targets_in,
 )
 
 BINARY_OPERATORS: dict[type[ast.operator], BinaryOperator] = {
@@ -97,6 +110,14 @@ class Scope(Protocol):
         """The expression for a call of what is no builtin, as of a dataclass. Refuses what cannot be called."""
         ...
 
+    def bound(self, node: ast.NamedExpr) -> str:
+        """The variable that `:=` sets. Refuses it where none can be set."""
+        ...
+
+    def locally(self, names: Collection[str]) -> Scope:
+        """The scope inside of a comprehension or lambda that has variables of these names."""
+        ...
+
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         """The error that refuses this place of the source: what was written, and what to write instead."""
         ...
@@ -107,15 +128,28 @@ def constant(value: Value) -> Const:
     return Const(msgspec.Raw(encode_stored(value)))
 
 
-def translate(node: ast.expr, scope: Scope, depth: int = EXPRESSION_MAX_DEPTH) -> Expr:
-    """The expression tree for Python's syntax. Raises `DefinitionError`, through `scope`, for what it cannot say."""
+def translate(
+    node: ast.expr, scope: Scope, depth: int = EXPRESSION_MAX_DEPTH, *, consumed: bool = False
+) -> Expr:
+    """The expression tree for Python's syntax. Raises `DefinitionError`, through `scope`, for what it cannot say.
+
+    What is `consumed` at once may be no value: a generator, a range, a view of a dict.
+    """
     if depth <= 0:
         raise scope.refusal(
             node,
             f"this expression nests deeper than {EXPRESSION_MAX_DEPTH} levels (limit expression-depth)",
             "give its parts names in statements before this one",
         )
-    return _Translation(scope, depth - 1).translate(node)
+    found = _Translation(scope, depth - 1).translate(node)
+    if not consumed and is_transient(found):
+        text = ast.unparse(node)
+        raise scope.refusal(
+            node,
+            "this is no value, but what makes values when it is asked",
+            f"write `list({text})`" if isinstance(node, ast.Call) else f"write `[{text.strip('()')}]`",
+        )
+    return found
 
 
 class _Translation:
@@ -125,11 +159,17 @@ class _Translation:
         self.scope = scope
         self.depth = depth
 
-    def part(self, node: ast.expr) -> Expr:
-        return translate(node, self.scope, self.depth)
+    def part(self, node: ast.expr, *, consumed: bool = False) -> Expr:
+        return translate(node, self.scope, self.depth, consumed=consumed)
 
     def parts(self, nodes: list[ast.expr]) -> tuple[Expr, ...]:
         return tuple(self.part(node) for node in nodes)
+
+    def items(self, nodes: list[ast.expr]) -> tuple[Expr | Spread, ...]:
+        return tuple(
+            Spread(self.part(node.value, consumed=True)) if isinstance(node, ast.Starred) else self.part(node)
+            for node in nodes
+        )
 
     def translate(self, node: ast.expr) -> Expr:
         match node:
@@ -140,7 +180,7 @@ class _Translation:
             case ast.Attribute():
                 return self.scope.constant(node) or Attribute(self.part(node.value), node.attr)
             case ast.Subscript():
-                return Index(self.part(node.value), self.part(node.slice))
+                return self.subscript(node)
             case ast.BinOp():
                 return self.binary(node)
             case ast.UnaryOp():
@@ -154,17 +194,100 @@ class _Translation:
             case ast.JoinedStr():
                 return Format(tuple(self.piece(piece) for piece in node.values))
             case ast.List():
-                return ListOfExpr(self.parts(node.elts))
+                return ListOfExpr(self.items(node.elts))
             case ast.Tuple():
-                return TupleOfExpr(self.parts(node.elts))
+                return TupleOfExpr(self.items(node.elts))
+            case ast.Set():
+                return SetOfExpr(self.items(node.elts))
             case ast.Dict():
                 return self.dict(node)
+            case ast.NamedExpr():
+                return Bind(self.scope.bound(node), self.part(node.value))
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+                return self.comprehension(node)
             case ast.Call():
                 return self.call(node)
             case _:
-                advice = ADVICE.get(type(node), "compute this in a task")
-                what = f"{type(node).__name__} is not part of the expression language"
-                raise self.scope.refusal(node, what, advice)
+                raise self.refusal_of(node)
+
+    def refusal_of(self, node: ast.expr) -> DefinitionError:
+        what = f"{type(node).__name__} is not part of the expression language"
+        if isinstance(node, ast.Lambda):
+            what, advice = "a function is no value", "a lambda can only be the `key=` of min, max or sorted"
+        elif isinstance(node, ast.Starred):
+            what, advice = "* has no meaning here", "it can only stand in a list, tuple or set"
+        elif isinstance(node, ast.Slice):
+            what, advice = "a slice is no value", "cut with one slice: `items[1:3]`"
+        else:
+            advice = ADVICE.get(type(node), "compute this in a task")
+        return self.scope.refusal(node, what, advice)
+
+    def subscript(self, node: ast.Subscript) -> Expr:
+        if not isinstance(node.slice, ast.Slice):
+            return Index(
+                self.part(node.value, consumed=_is_range(node.value, self.scope)), self.part(node.slice)
+            )
+        cut = node.slice
+        bounds = [None if each is None else self.part(each) for each in (cut.lower, cut.upper, cut.step)]
+        return Slice(self.part(node.value), *bounds)
+
+    # -- what has variables of its own -------------------------------------------------------------
+    def comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> Expr:
+        # The first iterable is evaluated outside.
+        iterables = [self.part(node.generators[0].iter, consumed=True)]
+        targets = [self.target(each.target) for each in node.generators]
+        names = {each.name for target in targets for each in targets_in(target) if each.name}
+        inner = _Translation(self.scope.locally(names), self.depth - 1)
+        iterables += [inner.part(each.iter, consumed=True) for each in node.generators[1:]]
+        for each in node.generators:
+            if each.is_async:
+                raise self.scope.refusal(
+                    each.target, "`async for` has no durable meaning", "let a task read the items as a list"
+                )
+        clauses = tuple(
+            Clause(target, iterable, inner.parts(each.ifs))
+            for target, iterable, each in zip(targets, iterables, node.generators, strict=True)
+        )
+        if isinstance(node, ast.DictComp):
+            return Comprehension("dict", inner.part(node.value), clauses, inner.part(node.key))
+        return Comprehension(_KINDS[type(node)], inner.part(node.elt), clauses)
+
+    def target(self, node: ast.expr, *, star: bool = False) -> Target:
+        if isinstance(node, ast.Name):
+            return Target(node.id, star=star)
+        if isinstance(node, ast.Starred):
+            return self.target(node.value, star=True)
+        if isinstance(node, ast.Tuple | ast.List) and node.elts and not star:
+            return Target(items=tuple(self.target(each) for each in node.elts))
+        raise self.scope.refusal(
+            node,
+            "a comprehension sets variables of its own alone",
+            "name a variable, or several as in `key, value`",
+        )
+
+    def key(self, node: ast.expr) -> Expr | Lambda:
+        """What orders the items of sorted(), min() or max()."""
+        if isinstance(node, ast.Lambda):
+            return self.function(node)
+        if isinstance(node, ast.Constant) and node.value is None:
+            return self.part(node)
+        name = self.scope.builtin(node)
+        if name is None or not _takes_one_value(BUILTINS[name]):
+            text = ast.unparse(node)
+            advice = "write `key=lambda item: ...`"
+            if isinstance(node, ast.Attribute):
+                advice = f"write `key=lambda item: item.{node.attr}()`"
+            raise self.scope.refusal(node, f"{text} cannot be called for each item", advice)
+        return Lambda("item", Call(name, (Name("item"),)))
+
+    def function(self, node: ast.Lambda) -> Lambda:
+        given = node.args
+        others = [*given.posonlyargs, *given.kwonlyargs, *given.defaults, given.vararg, given.kwarg]
+        if len(given.args) != 1 or any(others):
+            raise self.scope.refusal(node, "a key takes one item", "write `key=lambda item: ...`")
+        name = given.args[0].arg
+        inner = _Translation(self.scope.locally({name}), self.depth - 1)
+        return Lambda(name, inner.part(node.body))
 
     def constant(self, node: ast.Constant) -> Expr:
         if isinstance(node.value, complex) or node.value is ...:
@@ -200,9 +323,14 @@ class _Translation:
                         "`is` asks whether two values are one object, which has no meaning in a stored run",
                         "use == (`is` is for None, True, False and members of an enum)",
                     )
-        chain = zip(node.ops, node.comparators, strict=True)
-        links = tuple(Comparison(COMPARE_OPERATORS[type(op)], self.part(right)) for op, right in chain)
-        return Compare(self.part(node.left), links)
+        left = self.part(node.left)
+        links = tuple(
+            Comparison(
+                COMPARE_OPERATORS[type(op)], self.part(right, consumed=isinstance(op, ast.In | ast.NotIn))
+            )
+            for op, right in zip(node.ops, node.comparators, strict=True)
+        )
+        return Compare(left, links)
 
     def is_singleton(self, node: ast.expr) -> bool:
         if isinstance(node, ast.Constant):
@@ -219,17 +347,13 @@ class _Translation:
         spec = self.format_spec(node.format_spec)
         return Placeholder(self.part(node.value), _CONVERSIONS[node.conversion], spec)
 
-    def format_spec(self, node: ast.expr | None) -> str:
+    def format_spec(self, node: ast.expr | None) -> str | Format:
         if node is None:
             return ""
         values = node.values if isinstance(node, ast.JoinedStr) else [node]
-        texts: list[str] = []
-        for value in values:
-            if not isinstance(value, ast.Constant):
-                raise self.scope.refusal(
-                    value, "a format spec must be fixed", "write the width into the f-string"
-                )
-            texts.append(str(value.value))
+        texts = [str(value.value) for value in values if isinstance(value, ast.Constant)]
+        if len(texts) < len(values):
+            return Format(tuple(self.piece(value) for value in values))
         spec = "".join(texts)
         try:
             check_spec(spec)
@@ -238,19 +362,13 @@ class _Translation:
         return spec
 
     def dict(self, node: ast.Dict) -> Expr:
-        keys: list[Expr] = []
-        for key, value in zip(node.keys, node.values, strict=True):
-            if key is None:
-                raise self.scope.refusal(
-                    value, "** is not part of the expression language", "join two dicts with `|`"
-                )
-            keys.append(self.part(key))
-        return DictOfExpr(tuple(keys), self.parts(node.values))
+        keys = tuple(None if key is None else self.part(key) for key in node.keys)
+        return DictOfExpr(keys, self.parts(node.values))
 
     def call(self, node: ast.Call) -> Expr:
         name = self.scope.builtin(node.func)
         if name is not None:
-            return self.builtin(node, name, self.parts(node.args))
+            return self.builtin(node, name, [])
         if isinstance(node.func, ast.Attribute) and not self.scope.is_object(node.func.value):
             return self.method(node, node.func)
         return self.scope.call(node)
@@ -258,22 +376,37 @@ class _Translation:
     def method(self, node: ast.Call, function: ast.Attribute) -> Expr:
         name = f".{function.attr}"
         if name not in BUILTINS:
-            known = ", ".join(sorted(each[1:] for each in BUILTINS if each.startswith(".")))
-            advice = MUTATIONS.get(function.attr, f"call it in a task (the methods here are {known})")
+            advice = MUTATIONS.get(function.attr) or METHODS.get(function.attr)
+            if advice is None:
+                known = ", ".join(sorted(each[1:] for each in BUILTINS if each.startswith(".")))
+                advice = f"call it in a task (the methods here are {known})"
             raise self.scope.refusal(
                 name_of(function), f"method {function.attr}() is not part of the language", advice
             )
-        return self.builtin(node, name, (self.part(function.value), *self.parts(node.args)))
+        return self.builtin(node, name, [function.value])
 
-    def builtin(self, node: ast.Call, name: str, args: tuple[Expr, ...]) -> Expr:
+    def builtin(self, node: ast.Call, name: str, receiver: list[ast.expr]) -> Expr:
         builtin = BUILTINS[name]
-        keywords: dict[str, Expr] = {}
+        for each in node.args:
+            if isinstance(each, ast.Starred):
+                raise self.scope.refusal(
+                    each, "* in a call hides what is passed", "write the arguments one by one"
+                )
+        args = tuple(
+            self.part(arg, consumed=place in builtin.consumes)
+            for place, arg in enumerate([*receiver, *node.args])
+        )
+        keywords: dict[str, Expr | Lambda] = {}
         for keyword in node.keywords:
-            if keyword.arg is None or keyword.arg not in builtin.keywords:
-                known = ", ".join(sorted(builtin.keywords)) or "none"
+            if keyword.arg is None or not takes_keyword(builtin, keyword.arg):
+                known = ", ".join(sorted(builtin.keywords - ANY_KEYWORD)) or "none"
                 shown = f"{name}() has no parameter {keyword.arg}" if keyword.arg else "** is not supported"
                 raise self.scope.refusal(keyword.value, shown, f"parameters by name here: {known}")
-            keywords[keyword.arg] = self.part(keyword.value)
+            if keyword.arg == "key" and builtin.takes_key:
+                keywords[keyword.arg] = self.key(keyword.value)
+            else:
+                consumed = keyword.arg in builtin.consumes
+                keywords[keyword.arg] = self.part(keyword.value, consumed=consumed)
         if not builtin.args_min <= len(args) <= builtin.args_max:
             raise self.scope.refusal(
                 node, f"{name}() does not take {len(node.args)} arguments", "see docs/language.md"
@@ -281,6 +414,7 @@ class _Translation:
         return Call(name, args, keywords)
 
 
+_KINDS: dict[type[ast.expr], Any] = {ast.ListComp: "list", ast.SetComp: "set", ast.GeneratorExp: "generator"}
 _CONVERSIONS: dict[int, Any] = {-1: None, ord("s"): "s", ord("r"): "r"}
 
 
@@ -291,6 +425,14 @@ def name_of(node: ast.Attribute) -> ast.AST:
     place.lineno, place.col_offset = node.end_lineno or node.lineno, end - len(node.attr.encode())
     place.end_lineno, place.end_col_offset = node.end_lineno, end
     return place
+
+
+def _is_range(node: ast.expr, scope: Scope) -> bool:
+    return isinstance(node, ast.Call) and scope.builtin(node.func) == "range"
+
+
+def _takes_one_value(builtin: Builtin) -> bool:
+    return builtin.args_min <= 1 <= builtin.args_max and not builtin.transient and builtin.receivers is None
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -5,6 +5,7 @@ Meaning is Python's for the same operator on the same types (see `dressage.expre
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Literal
 
 import msgspec
@@ -37,6 +38,17 @@ class Attribute(msgspec.Struct, tag="attribute", tag_field="op", frozen=True, fo
 class Index(msgspec.Struct, tag="index", tag_field="op", frozen=True, forbid_unknown_fields=True):
     value: Expr
     index: Expr
+
+
+class Slice(
+    msgspec.Struct, tag="slice", tag_field="op", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """`value[start:stop:step]` of a str, bytes, list or tuple."""
+
+    value: Expr
+    start: Expr | None = None
+    stop: Expr | None = None
+    step: Expr | None = None
 
 
 class Binary(msgspec.Struct, tag="binary", tag_field="op", frozen=True, forbid_unknown_fields=True):
@@ -76,28 +88,90 @@ class Conditional(msgspec.Struct, tag="conditional", tag_field="op", frozen=True
 
 
 class Placeholder(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One `{value!conversion:spec}` of an f-string."""
+    """One `{value!conversion:spec}` of an f-string; a spec that is computed is a `Format` of its own."""
 
     value: Expr
     conversion: Literal["s", "r"] | None = None
-    spec: str = ""
+    spec: str | Format = ""
 
 
 class Format(msgspec.Struct, tag="format", tag_field="op", frozen=True, forbid_unknown_fields=True):
     parts: tuple[str | Placeholder, ...]
 
 
+class Spread(msgspec.Struct, tag="spread", tag_field="op", frozen=True, forbid_unknown_fields=True):
+    """`*value` among the items of a list, tuple or set."""
+
+    value: Expr
+
+
 class ListOfExpr(msgspec.Struct, tag="list", tag_field="op", frozen=True, forbid_unknown_fields=True):
-    items: tuple[Expr, ...]
+    items: tuple[Expr | Spread, ...]
 
 
 class TupleOfExpr(msgspec.Struct, tag="tuple", tag_field="op", frozen=True, forbid_unknown_fields=True):
-    items: tuple[Expr, ...]
+    items: tuple[Expr | Spread, ...]
+
+
+class SetOfExpr(msgspec.Struct, tag="set", tag_field="op", frozen=True, forbid_unknown_fields=True):
+    items: tuple[Expr | Spread, ...]
 
 
 class DictOfExpr(msgspec.Struct, tag="dict", tag_field="op", frozen=True, forbid_unknown_fields=True):
-    keys: tuple[Expr, ...]
+    """A key that is None stands for `**value`."""
+
+    keys: tuple[Expr | None, ...]
     values: tuple[Expr, ...]
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a comprehension gives each item to: a variable of its own, or several of them, one of which may be
+    starred."""
+
+    name: str = ""
+    items: tuple[Target, ...] = ()
+    star: bool = False
+
+
+class Clause(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """`for target in iterable if condition if ...`."""
+
+    target: Target
+    iterable: Expr
+    conditions: tuple[Expr, ...] = ()
+
+
+class Comprehension(
+    msgspec.Struct,
+    tag="comprehension",
+    tag_field="op",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """A comprehension of any kind. Its variables hide those of the run, and are gone behind it.
+
+    `key` is that of a dict. A generator is no value: it stands only where it is consumed at once.
+    """
+
+    kind: Literal["list", "set", "dict", "generator"]
+    element: Expr
+    clauses: tuple[Clause, ...]
+    key: Expr | None = None
+
+
+class Lambda(msgspec.Struct, tag="lambda", tag_field="op", frozen=True, forbid_unknown_fields=True):
+    """A function of one parameter, as the `key=` of a builtin."""
+
+    param: str
+    body: Expr
+
+
+class Bind(msgspec.Struct, tag="bind", tag_field="op", frozen=True, forbid_unknown_fields=True):
+    """`(name := value)`: sets a variable of the run while the expression is evaluated."""
+
+    name: str
+    value: Expr
 
 
 class Make(msgspec.Struct, tag="make", tag_field="op", frozen=True, forbid_unknown_fields=True):
@@ -115,7 +189,7 @@ class Call(msgspec.Struct, tag="call", tag_field="op", frozen=True, forbid_unkno
 
     function: str
     args: tuple[Expr, ...] = ()
-    keywords: dict[str, Expr] = {}
+    keywords: dict[str, Expr | Lambda] = {}
 
 
 Expr = (
@@ -123,6 +197,7 @@ Expr = (
     | Name
     | Attribute
     | Index
+    | Slice
     | Binary
     | Unary
     | Compare
@@ -131,7 +206,10 @@ Expr = (
     | Format
     | ListOfExpr
     | TupleOfExpr
+    | SetOfExpr
     | DictOfExpr
+    | Comprehension
+    | Bind
     | Make
     | Call
 )
@@ -142,10 +220,12 @@ def parts_of(expr: Expr) -> tuple[Expr, ...]:
     match expr:
         case Const() | Name():
             return ()
-        case Attribute(value=value) | Unary(value=value):
+        case Attribute(value=value) | Unary(value=value) | Bind(value=value):
             return (value,)
         case Index():
             return (expr.value, expr.index)
+        case Slice():
+            return (expr.value, *_given(expr.start, expr.stop, expr.step))
         case Binary():
             return (expr.left, expr.right)
         case Compare():
@@ -155,12 +235,41 @@ def parts_of(expr: Expr) -> tuple[Expr, ...]:
         case Conditional():
             return (expr.test, expr.then, expr.otherwise)
         case Format():
-            return tuple(part.value for part in expr.parts if isinstance(part, Placeholder))
-        case ListOfExpr() | TupleOfExpr():
-            return expr.items
+            return tuple(part for piece in expr.parts for part in _parts_of_piece(piece))
+        case ListOfExpr() | TupleOfExpr() | SetOfExpr():
+            return tuple(item.value if isinstance(item, Spread) else item for item in expr.items)
         case DictOfExpr():
-            return (*expr.keys, *expr.values)
+            # A spec from elsewhere may have more of the one than of the other; each of them counts.
+            pairs = zip_longest(expr.keys, expr.values)
+            return tuple(part for pair in pairs for part in _given(*pair))
+        case Comprehension():
+            clauses = (part for each in expr.clauses for part in (each.iterable, *each.conditions))
+            return (*clauses, *_given(expr.key), expr.element)
         case Make():
             return tuple(expr.fields.values())
         case Call():
-            return (*expr.args, *expr.keywords.values())
+            keywords = (each.body if isinstance(each, Lambda) else each for each in expr.keywords.values())
+            return (*expr.args, *keywords)
+
+
+def _given(*parts: Expr | None) -> tuple[Expr, ...]:
+    return tuple(part for part in parts if part is not None)
+
+
+def _parts_of_piece(piece: str | Placeholder) -> tuple[Expr, ...]:
+    if isinstance(piece, str):
+        return ()
+    return (piece.value,) if isinstance(piece.spec, str) else (piece.value, piece.spec)
+
+
+def targets_in(target: Target) -> tuple[Target, ...]:
+    """A comprehension's target with all that is inside it."""
+    found = [target]
+    for each in found:
+        found.extend(each.items)
+    return tuple(found)
+
+
+def locals_of(expr: Comprehension) -> frozenset[str]:
+    """The variables of a comprehension's own."""
+    return frozenset(each.name for clause in expr.clauses for each in targets_in(clause.target) if each.name)

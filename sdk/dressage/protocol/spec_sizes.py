@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from dressage.protocol.errors import BadSpec
-from dressage.protocol.expressions import Expr, parts_of
+from dressage.protocol.expressions import Bind, Call, Comprehension, Expr, Lambda, parts_of, targets_in
 from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
@@ -179,13 +179,38 @@ def _check_expressions(spec: WorkflowSpec) -> None:
     waiting = [expr for node in spec.nodes for expr in expressions_of(node).values()]
     parts = 0
     while waiting:
-        parts += 1
-        waiting.extend(parts_of(waiting.pop()))
+        expr = waiting.pop()
+        own = _check_own_names(expr)
+        parts += 1 + own
+        waiting.extend(parts_of(expr))
         if parts > EXPRESSION_PARTS_MAX:
             raise BadSpec(
                 f"the expressions have more than {EXPRESSION_PARTS_MAX} parts: compute some of it in tasks "
                 "(limit spec-size)"
             )
+
+
+def _check_own_names(expr: Expr) -> int:
+    """Checks the names that an expression gives to variables, and counts those of its own."""
+    match expr:
+        case Bind(name):
+            check_identifier(name, "a variable")
+            return 0
+        case Comprehension():
+            targets = [each for clause in expr.clauses for each in targets_in(clause.target)]
+            for each in targets:
+                # One without a name is one of several, which the expression's compilation looks at.
+                if each.name or not each.items:
+                    check_identifier(each.name, "a variable of a comprehension")
+            return len(targets)
+        case Call():
+            for name, value in expr.keywords.items():
+                check_identifier(name, f"a parameter of {expr.function[:80]}()")
+                if isinstance(value, Lambda):
+                    check_identifier(value.param, "the parameter of a lambda")
+            return len(expr.keywords)
+        case _:
+            return 0
 
 
 def _check_type_definition(definition: TypeDef) -> None:

@@ -122,7 +122,12 @@ class Advance:
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
         """Raises `ExpressionFailed` or `LimitExceeded`."""
-        return ready.expressions[expression](self.scope)
+        try:
+            return ready.expressions[expression](self.scope)
+        finally:
+            # Also where the expression failed behind it: a handler may read it.
+            if self.scope.bound:
+                self._store_bound()
 
     def emit(self, event: EventData) -> None:
         self.events.append(event)
@@ -148,6 +153,11 @@ class Advance:
             self._view_changed(name, value)
         elif name not in self.definition.temporaries:
             self.emit(VariableChanged(name, msgspec.Raw(wire(value)), thread=owner))
+
+    def _store_bound(self) -> None:
+        bound, self.scope.bound = self.scope.bound, []
+        for name, value in bound:
+            self.assign(name, value)
 
     def assign_quietly(self, name: str, value: Any) -> None:
         """For what the author did not write as a variable, such as the failure that a handler holds."""

@@ -14,12 +14,15 @@ from dressage.orchestrator.fold.definition import Definition
 class Scope(Frame):
     """The run's variables as values: decoded when first read, remembered for this fold only. Pays for its work."""
 
-    __slots__ = ("_stored", "_types", "_values")
+    __slots__ = ("_stored", "_types", "_values", "bound")
 
     def __init__(self, stored: dict[str, msgspec.Raw], definition: Definition) -> None:
+        self.locals = {}
         self._stored = stored
         self._types = definition.types
         self._values: dict[str, Any] = {}
+        self.bound: list[tuple[str, Any]] = []
+        """The variables that `:=` has set in the expression under evaluation, not stored yet."""
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -27,6 +30,10 @@ class Scope(Frame):
         except KeyError:
             value = self._values[name] = decode_stored(self._stored[name], self._types)
             return value
+
+    def bind(self, name: str, value: Any) -> None:
+        self.remember(name, value)
+        self.bound.append((name, value))
 
     def remember(self, name: str, value: Any) -> None:
         self._values[name] = value
@@ -42,7 +49,8 @@ class BranchScope(Scope):
         super().__init__(stored, definition)
 
     def __getitem__(self, name: str) -> Any:
-        return super().__getitem__(name) if name in self._stored else self._around[name]
+        own = name in self._values or name in self._stored
+        return super().__getitem__(name) if own else self._around[name]
 
     @property
     def left(self) -> int:  # type: ignore[override]

@@ -15,7 +15,7 @@ from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.paths import check_paths
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.statements import admits_none, block
-from dressage.flow.compiler.walk import expressions_of
+from dressage.flow.compiler.walk import expressions_of, targets_of
 from dressage.flow.describe import TypeBook
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
@@ -50,7 +50,7 @@ def compile_workflow(
         output=signature.output,
         nodes=nodes,
         scopes=context.graph.finished_scopes(),
-        variables=_variables(context, types),
+        variables=_variables(context, nodes, types),
         tasks=tuple(task.definition for task in context.tasks.values()),
         failures=context.failure_definitions(),
         types=tuple(book.definitions.values()),
@@ -115,11 +115,11 @@ def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
 
 
 def _reassigned(nodes: tuple[Node, ...]) -> frozenset[str]:
-    return frozenset(str(name) for node in nodes if (name := getattr(node, "target", None)))
+    return frozenset(name for node in nodes for name in targets_of(node))
 
 
-def _variables(context: Context, types: Types) -> tuple[Variable, ...]:
-    names = list(context.graph.targets())
+def _variables(context: Context, nodes: tuple[Node, ...], types: Types) -> tuple[Variable, ...]:
+    names = [name for node in nodes for name in targets_of(node)]
     binds = [handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind]
     return tuple(
         Variable(

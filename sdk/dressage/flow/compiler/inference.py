@@ -6,29 +6,41 @@ wrong answer would make a program mean something else than in Python, and gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Final, cast
 
 import msgspec
 
-from dressage.flow.compiler.walk import variables_in
+from dressage.expressions.time_methods import FIELDS
+from dressage.flow.compiler.walk import bindings_in, targets_of, variables_in
 from dressage.protocol.expressions import (
     Attribute,
     Binary,
+    Bind,
     Call,
     Compare,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
     Expr,
     Format,
     Index,
+    Lambda,
     ListOfExpr,
     Logical,
     Make,
     Name,
+    SetOfExpr,
+    Slice,
+    Spread,
+    Target,
     TupleOfExpr,
     Unary,
+    locals_of,
+    parts_of,
 )
 from dressage.protocol.spec import AssignNode, GatherNode, Node, TaskDef, TaskNode
 from dressage.protocol.types import (
@@ -53,7 +65,11 @@ FLOAT: Final = Scalar("float")
 STR: Final = Scalar("str")
 DECIMAL: Final = Scalar("decimal")
 TIMEDELTA: Final = Scalar("timedelta")
-_DATES = (Scalar("datetime"), Scalar("date"))
+BYTES: Final = Scalar("bytes")
+DATETIME: Final = Scalar("datetime")
+DATE: Final = Scalar("date")
+UUID: Final = Scalar("uuid")
+_DATES = (DATETIME, DATE)
 _PASSES_MAX = 8
 
 _RESULTS: dict[str, TypeRef] = {
@@ -64,12 +80,52 @@ _RESULTS: dict[str, TypeRef] = {
     "float": FLOAT,
     "Decimal": DECIMAL,
     "timedelta": TIMEDELTA,
-    ".lower": STR,
-    ".upper": STR,
-    ".strip": STR,
-    ".startswith": BOOL,
-    ".endswith": BOOL,
+    **dict.fromkeys(("repr", "chr"), STR),
+    **dict.fromkeys(("any", "all"), BOOL),
+    "ord": INT,
+    "datetime": DATETIME,
+    "datetime.fromisoformat": DATETIME,
+    "date": DATE,
+    "date.fromisoformat": DATE,
+    "UUID": UUID,
+    **{
+        f".{name}": kind
+        for kind, names in (
+            (
+                BOOL,
+                "startswith endswith isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric "
+                "isspace istitle isupper issubset issuperset isdisjoint is_finite is_infinite is_nan is_signed "
+                "is_zero",
+            ),
+            (
+                STR,
+                "lower upper title capitalize swapcase casefold strip lstrip rstrip removeprefix removesuffix "
+                "ljust rjust center zfill expandtabs join decode hex isoformat",
+            ),
+            (INT, "find rfind index rindex count weekday isoweekday toordinal"),
+            (FLOAT, "timestamp total_seconds"),
+            (DECIMAL, "copy_abs copy_negate normalize quantize to_integral_value"),
+        )
+        for name in names.split()
+    },
+    **dict.fromkeys((".split", ".rsplit", ".splitlines"), ListOf(STR)),
+    **dict.fromkeys((".partition", ".rpartition"), TupleOf((STR, STR, STR))),
+    ".encode": BYTES,
+    ".date": DATE,
+    ".astimezone": DATETIME,
 }
+_LAZY: Final = frozenset({"range", "enumerate", "zip", "reversed", ".keys", ".values", ".items"})
+_SAME: Final = frozenset(
+    {".copy", ".replace", ".union", ".intersection", ".difference", ".symmetric_difference"}
+)
+"""The methods that give what they are called on; what others bring into a set is of the same type, or mypy objects."""
+
+_OF_ITEMS: Final[dict[str, Callable[[TypeRef], TypeRef | None]]] = {
+    "list": ListOf,
+    "sorted": ListOf,
+    "set": SetOf,
+}
+_INT_FIELDS: Final = FIELDS[datetime.datetime] | FIELDS[datetime.timedelta] | {"int", "version"}
 _STORED: dict[str, TypeRef] = {
     "$decimal": DECIMAL,
     "$datetime": Scalar("datetime"),
@@ -110,22 +166,16 @@ class Types:
 
         `results` are the variables that hold what branches come to, by the variable that takes them all.
         """
-        assigned = sorted({name for node in nodes for name, _ in _settings(node)} - fixed)
+        assigned = sorted({name for node in nodes for name in targets_of(node)} - fixed)
         for _ in range(_PASSES_MAX):
             before = dict(self.variables)
             found: dict[str, list[TypeRef | None]] = {
                 name: [self._initial[name]] if name in self._initial else [] for name in assigned
             }
             for node in nodes:
-                for name, value in _settings(node):
-                    if name not in found:
-                        continue
-                    if isinstance(node, TaskNode):
-                        found[name].append(tasks[node.task].output)
-                    elif value is not None:
-                        self._note(found[name], value)
-                    elif name in results:
-                        self._note(found[name], TupleOfExpr(tuple(Name(each) for each in results[name])))
+                for name, kinds in self._given(node, tasks, results):
+                    if name in found:
+                        found[name] += kinds
             self.variables.update({name: join(kinds) for name, kinds in found.items() if kinds})
             if self.variables == before:
                 return
@@ -133,10 +183,27 @@ class Types:
         for name in assigned:
             self.variables[name] = None
 
-    def _note(self, kinds: list[TypeRef | None], value: Expr) -> None:
+    def _given(
+        self, node: Node, tasks: Mapping[str, TaskDef], results: Mapping[str, tuple[str, ...]]
+    ) -> Iterator[tuple[str, list[TypeRef | None]]]:
+        """The variables that a node sets, each with the type that it gives them; none that is not known yet."""
+        for each in bindings_in(node):
+            yield each.name, self._known(each.value)
+        if isinstance(node, TaskNode) and node.target:
+            yield node.target, [tasks[node.task].output]
+        elif isinstance(node, AssignNode) and node.attribute is None:
+            yield node.target, self._known(node.value)
+        elif isinstance(node, GatherNode):
+            for branch in node.branches:
+                for name, value in branch.args.items():
+                    yield name, self._known(value)
+            if node.target:
+                parts = tuple(Name(each) for each in results.get(node.target, ()))
+                yield node.target, self._known(TupleOfExpr(parts))
+
+    def _known(self, value: Expr) -> list[TypeRef | None]:
         # A variable that no pass has seen yet says nothing: the next pass knows it.
-        if not any(name not in self.variables for name in variables_in(value)):
-            kinds.append(self.of(value))
+        return [] if any(name not in self.variables for name in variables_in(value)) else [self.of(value)]
 
     def of(self, expr: Expr) -> TypeRef | None:
         """The type of an expression; None if it is not known."""
@@ -149,6 +216,8 @@ class Types:
                 return self._attribute(expr)
             case Index():
                 return self._index(expr)
+            case Slice(value):
+                return _slice_of(self.of(value))
             case Binary(operator, left, right):
                 return _binary(operator, self.of(left), self.of(right))
             case Unary(operator, value):
@@ -163,17 +232,130 @@ class Types:
                 return STR
             case ListOfExpr(items):
                 return ListOf(self._joined(items))
+            case SetOfExpr(items):
+                return SetOf(self._joined(items))
             case TupleOfExpr(items):
-                return TupleOf(tuple(self.of(item) or ANY for item in items))
-            case DictOfExpr(keys, values):
-                return DictOf(self._joined(keys), self._joined(values))
+                return self._tuple(items)
+            case DictOfExpr():
+                return self._dict(expr)
+            case Comprehension():
+                return self._comprehension(expr)
+            case Bind(_, value):
+                return self.of(value)
             case Make(name):
                 return Named(name)
             case Call():
                 return self._call(expr)
 
-    def _joined(self, exprs: Sequence[Expr]) -> TypeRef:
-        return join([self.of(each) for each in exprs]) or ANY
+    def _joined(self, items: Sequence[Expr | Spread]) -> TypeRef:
+        return join([self._item(each) for each in items]) or ANY
+
+    def _item(self, item: Expr | Spread) -> TypeRef | None:
+        return self.item_of(item.value) if isinstance(item, Spread) else self.of(item)
+
+    def _tuple(self, items: Sequence[Expr | Spread]) -> TypeRef | None:
+        kinds: list[TypeRef] = []
+        for item in items:
+            if not isinstance(item, Spread):
+                kinds.append(self.of(item) or ANY)
+                continue
+            spread = self.of(item.value)
+            if not isinstance(spread, TupleOf):
+                return None
+            kinds += spread.items
+        return TupleOf(tuple(kinds))
+
+    def _dict(self, expr: DictOfExpr) -> TypeRef:
+        keys: list[TypeRef | None] = []
+        values: list[TypeRef | None] = []
+        for key, value in zip(expr.keys, expr.values, strict=True):
+            kind = self.of(value)
+            if key is not None:
+                keys.append(self.of(key))
+                values.append(kind)
+            else:
+                keys.append(kind.key if isinstance(kind, DictOf) else None)
+                values.append(kind.value if isinstance(kind, DictOf) else None)
+        return DictOf(join(keys) or ANY, join(values) or ANY)
+
+    # -- comprehensions ----------------------------------------------------------------------------
+    def _comprehension(self, expr: Comprehension) -> TypeRef | None:
+        inner = self.inside(expr)
+        element = inner.of(expr.element) or ANY
+        if expr.kind == "dict":
+            return DictOf((inner.of(expr.key) if expr.key else None) or ANY, element)
+        return {"list": ListOf(element), "set": SetOf(element)}.get(expr.kind)
+
+    def inside(self, expr: Comprehension) -> Types:
+        """The types of all variables inside of a comprehension."""
+        inner = self._around({})
+        # A variable of its own hides one of the run, also where its type is not known.
+        inner.variables.update(dict.fromkeys(locals_of(expr)))
+        for place, clause in enumerate(expr.clauses):
+            item = (inner if place else self).item_of(clause.iterable)
+            inner.variables.update(_targets(clause.target, item))
+        return inner
+
+    def _around(self, variables: Mapping[str, TypeRef | None]) -> Types:
+        inner = copy(self)
+        inner.variables = {**self.variables, **variables}
+        return inner
+
+    def within(self, expr: Expr) -> Iterator[tuple[Any, Types]]:
+        """An expression and all that it consists of, as `subexpressions`, each with the types that hold there."""
+        if isinstance(expr, Comprehension):
+            yield expr, self
+            inner = self.inside(expr)
+            first, *others = parts_of(expr)
+            yield from self.within(first)
+        else:
+            yield expr, self
+            inner, others = self, list(parts_of(expr))
+            if isinstance(expr, Format):
+                yield from ((piece, self) for piece in expr.parts if not isinstance(piece, str))
+            elif isinstance(expr, Call):
+                for key in expr.keywords.values():
+                    if isinstance(key, Lambda):
+                        others.remove(key.body)
+                        item = self.item_of(expr.args[0]) if len(expr.args) == 1 else None
+                        yield from self._around({key.param: item}).within(key.body)
+        for part in others:
+            yield from inner.within(part)
+
+    def item_of(self, expr: Expr) -> TypeRef | None:
+        """The type of each item of what is gone through; None if it is not known."""
+        if isinstance(expr, Comprehension) and expr.kind == "generator":
+            return self.inside(expr).of(expr.element)
+        if isinstance(expr, Call) and expr.function in _LAZY:
+            return self._item_of_lazy(expr)
+        kind = self.of(expr)
+        if isinstance(kind, ListOf | SetOf):
+            return kind.item
+        if isinstance(kind, DictOf):
+            return kind.key
+        if isinstance(kind, TupleOf):
+            return join(kind.items)
+        return {STR: STR, BYTES: INT}.get(kind) if isinstance(kind, Scalar) else None
+
+    def _item_of_lazy(self, expr: Call) -> TypeRef | None:
+        if expr.function == "range":
+            return INT
+        items = [self.item_of(arg) or ANY for arg in expr.args]
+        if expr.function == "zip":
+            return TupleOf(tuple(items))
+        if expr.function == "enumerate":
+            return TupleOf((INT, items[0]))
+        if expr.function == "reversed":
+            return items[0]
+        owner = self.of(expr.args[0])
+        if not isinstance(owner, DictOf):
+            return None
+        kinds: dict[str, TypeRef] = {
+            ".keys": owner.key,
+            ".values": owner.value,
+            ".items": TupleOf((owner.key, owner.value)),
+        }
+        return kinds[expr.function]
 
     def _attribute(self, expr: Attribute) -> TypeRef | None:
         if isinstance(expr.value, Name) and expr.value.name in self.failures:
@@ -184,9 +366,13 @@ class Types:
             return next((field.type for field in definition.fields if field.name == expr.name), None)
         if isinstance(definition, EnumType):
             return STR if expr.name == "name" or isinstance(definition.members[0].value, str) else INT
+        if owner in (*_DATES, TIMEDELTA, UUID):
+            return STR if expr.name == "hex" else INT if expr.name in _INT_FIELDS else None
         return None
 
     def _index(self, expr: Index) -> TypeRef | None:
+        if isinstance(expr.value, Call) and expr.value.function == "range":
+            return INT
         owner = self.of(expr.value)
         if isinstance(owner, ListOf):
             return owner.item
@@ -211,12 +397,48 @@ class Types:
         if expr.function in ("min", "max"):
             if len(kinds) > 1:
                 return join(kinds)
-            return kinds[0].item if isinstance(kinds[0], ListOf) and not expr.keywords else None
+            default = expr.keywords.get("default")
+            item = self.item_of(expr.args[0])
+            return join([item, self.of(default)]) if default and not isinstance(default, Lambda) else item
         if expr.function == "unpack":
             return _unpacked(kinds[0], expr.args[1:])
+        if expr.function in _OF_ITEMS:
+            item = self.item_of(expr.args[0]) if expr.args else None
+            return _OF_ITEMS[expr.function](item or ANY)
+        if expr.function == "sum":
+            return self._sum_of(expr, kinds)
+        if expr.function == "dict":
+            return self._dict_of(expr, kinds)
+        if expr.function == "divmod":
+            return TupleOf((_binary("//", *kinds) or ANY, _binary("%", *kinds) or ANY))
+        if expr.function == "pow" and len(kinds) == 2:
+            return _binary("**", *kinds)
+        if expr.function in _SAME:
+            return kinds[0]
         if expr.function == ".get" and isinstance(kinds[0], DictOf):
             return join([kinds[0].value, kinds[2] if len(kinds) > 2 else NONE])
         return None
+
+    def _sum_of(self, expr: Call, kinds: Sequence[TypeRef | None]) -> TypeRef | None:
+        start = expr.keywords.get("start")
+        first = kinds[1] if len(kinds) > 1 else INT
+        if start is not None and not isinstance(start, Lambda):
+            first = self.of(start)
+        item = self.item_of(expr.args[0])
+        total = _binary("+", first, item)
+        return join([first, total])
+
+    def _dict_of(self, expr: Call, kinds: Sequence[TypeRef | None]) -> TypeRef | None:
+        keys: list[TypeRef | None] = [STR] if expr.keywords else []
+        values = [None if isinstance(each, Lambda) else self.of(each) for each in expr.keywords.values()]
+        if expr.args:
+            item = self.item_of(expr.args[0])
+            pair = item.items if isinstance(item, TupleOf) and len(item.items) == 2 else (None, None)
+            if isinstance(kinds[0], DictOf):
+                pair = (kinds[0].key, kinds[0].value)
+            keys.append(pair[0])
+            values.append(pair[1])
+        return DictOf(join(keys) or ANY, join(values) or ANY)
 
     def definition(self, expr: Expr) -> TypeDef | None:
         """The record or enum that an expression is of, if it is known to be one."""
@@ -238,6 +460,26 @@ def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:
         rest = ListOf(join(items[before:end]) or ANY)
         return TupleOf((*items[:before], rest, *items[end:]))
     return None if item is None else TupleOf((*[item] * before, ListOf(item), *[item] * after[0]))
+
+
+def _slice_of(kind: TypeRef | None) -> TypeRef | None:
+    return kind if kind in (STR, BYTES) or isinstance(kind, ListOf) else None
+
+
+def _targets(target: Target, kind: TypeRef | None) -> dict[str, TypeRef | None]:
+    """The variables of a comprehension's target, for items of this type."""
+    if target.name:
+        return {target.name: kind}
+    plain = isinstance(kind, TupleOf) and len(kind.items) == len(target.items)
+    found: dict[str, TypeRef | None] = {}
+    for place, each in enumerate(target.items):
+        if any(other.star for other in target.items):
+            found.update(_targets(each, None))
+        elif isinstance(kind, TupleOf) and plain:
+            found.update(_targets(each, kind.items[place]))
+        else:
+            found.update(_targets(each, kind.item if isinstance(kind, ListOf) else None))
+    return found
 
 
 def _item_of(owner: TupleOf, index: Expr) -> TypeRef | None:
@@ -267,22 +509,6 @@ def is_immutable(kind: TypeRef | None) -> bool:
     if isinstance(kind, UnionOf):
         return all(is_immutable(option) for option in kind.options)
     return kind is not None and kind != ANY and not isinstance(kind, ListOf | DictOf | SetOf)
-
-
-def _settings(node: Node) -> Iterator[tuple[str, Expr | None]]:
-    """The variables that a node sets, each with the expression of its value if it has one."""
-    match node:
-        case TaskNode(target=str(target)):
-            yield target, None
-        case AssignNode(attribute=None):
-            yield node.target, node.value
-        case GatherNode():
-            for branch in node.branches:
-                yield from branch.args.items()
-            if node.target is not None:
-                yield node.target, None
-        case _:
-            return
 
 
 def _of_stored(stored: Any) -> TypeRef | None:
@@ -326,6 +552,8 @@ def _binary(operator: str, left: TypeRef | None, right: TypeRef | None) -> TypeR
         return _sum(operator, left, right)
     if operator == "/" and left == TIMEDELTA:
         return FLOAT if right == TIMEDELTA else TIMEDELTA
+    if operator in ("-", "&", "^") and isinstance(left, SetOf) and left == right:
+        return left
     return left if operator == "|" and left == right else None
 
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from typing import Any
 
+from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
-from dressage.flow.compiler.walk import expressions_of, subexpressions
+from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Attribute, Call, Placeholder
+from dressage.protocol.expressions import (
+    Attribute,
+    Call,
+    Comprehension,
+    Expr,
+    ListOfExpr,
+    Placeholder,
+    Spread,
+    TupleOfExpr,
+)
 from dressage.protocol.spec import AssignNode, Node, RaiseNode, SleepNode
 from dressage.protocol.types import ANY, EnumType, RecordType, Scalar, SetOf
 
@@ -22,13 +33,36 @@ def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None
     for node, draft in zip(nodes, context.graph.drafts, strict=True):
         _check_node(context, node, draft.place, types)
         for expr in expressions_of(node):
-            for each in subexpressions(expr):
+            for each, known in types.within(expr):
                 if isinstance(each, Attribute):
-                    _check_attribute(context, each, draft.place, types)
+                    _check_attribute(context, each, draft.place, known)
                 elif isinstance(each, Placeholder):
-                    _check_text(context, each, draft.place, types)
-                elif isinstance(each, Call) and each.function == "str" and each.args:
-                    _check_text(context, Placeholder(each.args[0]), draft.place, types)
+                    _check_text(context, each, draft.place, known)
+                elif isinstance(each, Call) and each.function in ("str", "repr") and each.args:
+                    _check_text(context, Placeholder(each.args[0]), draft.place, known)
+                for source in ordered_in(each):
+                    check_order(context, source, draft.place, known)
+
+
+def ordered_in(expr: Any) -> list[Expr]:
+    """The parts of an expression whose items are taken in their order."""
+    match expr:
+        case Comprehension(kind="set", clauses=(_, *others)) | Comprehension(clauses=others):
+            return [clause.iterable for clause in others]
+        case ListOfExpr(items) | TupleOfExpr(items):
+            return [item.value for item in items if isinstance(item, Spread)]
+        case Call(function) if function in NO_SETS:
+            return list(expr.args[1:] if function == ".join" else expr.args)
+        case _:
+            return []
+
+
+def check_order(context: Context, source: Expr, place: ast.AST, types: Types) -> None:
+    """Refuses to go through a set: Python's order of it is another in each process."""
+    if isinstance(types.of(source), SetOf):
+        raise context.refusal(
+            place, "a set has no order that a run could know", "write `sorted(...)` around the set"
+        )
 
 
 def _in_place(context: Context, node: ast.AugAssign, unknown: bool) -> DefinitionError:
@@ -84,7 +118,7 @@ def _check_attribute(context: Context, expr: Attribute, place: ast.AST, types: T
 
 def _check_scalar_attribute(context: Context, expr: Attribute, place: ast.AST, types: Types) -> None:
     kind = types.of(expr.value)
-    if isinstance(kind, Scalar):
+    if isinstance(kind, Scalar) and types.of(expr) is None:
         raise context.refusal(
             _attribute_place(expr.name, place),
             f"attribute {expr.name} of a {kind.name} is not part of the language",

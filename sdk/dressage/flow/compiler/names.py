@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from enum import Enum
 from types import ModuleType
 from typing import Any, Final
@@ -45,6 +46,14 @@ class Names:
         self.views = self._views(nodes, within)
         self.view_uses = _view_uses(within)
         self.failure_uses = _failure_uses(within)
+
+    def around(self, names: Collection[str]) -> Names:
+        """The names inside of a comprehension or lambda that has variables of these names."""
+        inner = copy(self)
+        inner.locals = self.locals.union(names)
+        inner.failures = self.failures.difference(names)
+        inner.views = {name: kind for name, kind in self.views.items() if name not in names}
+        return inner
 
     # -- objects of the source ---------------------------------------------------------------------
     def object(self, node: ast.expr) -> Any:
@@ -96,8 +105,12 @@ class Names:
 
 def _assigned(nodes: list[ast.AST]) -> frozenset[str]:
     names: set[str] = set()
+    # What a comprehension sets is its own.
+    own = {
+        id(name) for each in nodes if isinstance(each, ast.comprehension) for name in ast.walk(each.target)
+    }
     for each in nodes:
-        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del) and id(each) not in own:
             names.add(each.id)
         elif (isinstance(each, ast.ExceptHandler) and each.name) or isinstance(each, _NESTED):
             names.add(each.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.walk import expressions_of, subexpressions, variables_of
+from dressage.flow.compiler.walk import Flow, expressions_of, subexpressions
 from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOfExpr
 from dressage.protocol.spec import (
     ANY_ERROR,
@@ -57,8 +57,14 @@ class Paths:
             number = waiting.pop()
             before = known[number]
             assert before is not None
-            for successor, gained in self._successors(self.nodes[number]):
-                after = before | gained
+            node = self.nodes[number]
+            evaluated = Flow(node, before).known
+            # A failure that is caught may have come before all was evaluated.
+            ways = [
+                (clause, before | gained) for clause, gained in self._caught(node.scope, self._raised(node))
+            ]
+            ways += [(successor, evaluated | gained) for successor, gained in self._successors(node)]
+            for successor, after in ways:
                 seen = known[successor]
                 merged = after if seen is None else seen & after
                 if merged != seen:
@@ -68,9 +74,6 @@ class Paths:
 
     def _successors(self, node: Node) -> Iterator[tuple[int, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
-        raised = self._raised(node)
-        if raised:
-            yield from self._caught(node.scope, raised)
         match node:
             case TaskNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
@@ -179,7 +182,7 @@ def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]
     for node, draft, before in zip(nodes, context.graph.drafts, known, strict=True):
         if before is None:
             continue
-        for name in sorted(variables_of(node) - before):
+        for name in sorted(Flow(node, before).missing):
             raise context.refusal(
                 _place_of(name, draft.place),
                 f"{name} may have no value here",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
-from datetime import timedelta
+import builtins
+from collections.abc import Collection
+from copy import copy
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
+from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.parse import translate
+from dressage.expressions.time_methods import UTC_NAME
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.names import MISSING, Names
 from dressage.flow.describe import TypeBook
@@ -18,27 +23,12 @@ from dressage.flow.members import Unsupported
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Const, Expr, Name
+from dressage.protocol.expressions import Call, Const, Expr, Name
 
-_BUILTINS: list[tuple[Callable[..., Any], str]] = [
-    (len, "len"),
-    (bool, "bool"),
-    (str, "str"),
-    (abs, "abs"),
-    (int, "int"),
-    (float, "float"),
-    (Decimal, "Decimal"),
-    (round, "round"),
-    (min, "min"),
-    (max, "max"),
-    (sum, "sum"),
-    (range, "range"),
-    (list, "list"),
-    (enumerate, "enumerate"),
-    (zip, "zip"),
-    (reversed, "reversed"),
-    (timedelta, "timedelta"),
-]
+_BUILTINS: list[tuple[Any, str]] = [
+    (getattr(builtins, name), name) for name in BUILTINS if hasattr(builtins, name)
+] + [(kind, kind.__name__) for kind in (Decimal, timedelta, datetime, date, UUID)]
+_CLASS_METHODS: list[tuple[type, str]] = [(datetime, "fromisoformat"), (date, "fromisoformat")]
 
 
 class FlowScope:
@@ -64,13 +54,12 @@ class FlowScope:
         self.caught: list[str] = []
         """The failure variables of the except clauses around this place."""
 
-    def translate(self, node: ast.expr) -> Expr:
-        """The expression tree of `node`. Raises `DefinitionError`."""
-        return translate(node, self)
+    def translate(self, node: ast.expr, *, consumed: bool = False) -> Expr:
+        """The expression tree of `node`, which may be a range or a view where it is `consumed` at once.
 
-    def iterable(self, node: ast.expr) -> Expr:
-        """The expression tree of what is gone through at once."""
-        return translate(node, self)
+        Raises `DefinitionError`.
+        """
+        return translate(node, self, consumed=consumed)
 
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         return self.source.refusal(node, what, advice)
@@ -80,13 +69,15 @@ class FlowScope:
             raise self.refusal(node, f"function {node.id} is no value", f"call it: `await {node.id}(...)`")
         if node.id in self.names.locals:
             self._check_local(node)
-            return Name(self.prefix + node.id)
+            return Name(node.id if node.id in self.comprehended else self.prefix + node.id)
         if self.outer is not None and self.outer.has_variable(node.id):
             return self.outer.variable(node)
         found = self.names.object(node)
         if found is MISSING:
             advice = "define it above the workflow, or take it as a parameter"
             raise self.refusal(node, f"name {node.id} is not known", advice)
+        if found is UTC:
+            return Call(UTC_NAME)
         return self._frozen(node, found)
 
     def has_variable(self, name: str) -> bool:
@@ -98,6 +89,12 @@ class FlowScope:
         if name in self.names.locals or self.outer is None:
             return self.prefix + name
         return self.outer.variable_name(name)
+
+    inside = False
+    """Whether this is the scope of a comprehension or lambda."""
+
+    comprehended: frozenset[str] = frozenset()
+    """The variables of the comprehensions and lambdas around this place."""
 
     def _check_local(self, node: ast.Name) -> None:
         if node.id in self.names.views and id(node) not in self.names.view_uses:
@@ -119,6 +116,8 @@ class FlowScope:
 
     def constant(self, node: ast.Attribute) -> Expr | None:
         found = self.names.object(node)
+        if found is UTC or (node.attr == "utc" and self.names.object(node.value) is timezone):
+            return Call(UTC_NAME)
         if found is not MISSING:
             return self._frozen(node, found)
         if self.names.is_object(node.value):
@@ -146,7 +145,34 @@ class FlowScope:
 
     def builtin(self, node: ast.expr) -> str | None:
         found = self.names.object(node)
+        if found is MISSING and isinstance(node, ast.Attribute):
+            owner = self.names.object(node.value)
+            return next(
+                (
+                    f"{kind.__name__}.{name}"
+                    for kind, name in _CLASS_METHODS
+                    if kind is owner and name == node.attr
+                ),
+                None,
+            )
         return next((name for function, name in _BUILTINS if function is found), None)
+
+    def bound(self, node: ast.NamedExpr) -> str:
+        if self.inside:
+            raise self.refusal(
+                node,
+                "a variable cannot be set inside a comprehension or lambda",
+                "set it in a statement of its own",
+            )
+        self._check_local(node.target)
+        return self.variable_name(node.target.id)
+
+    def locally(self, names: Collection[str]) -> FlowScope:
+        inner = copy(self)
+        inner.names = self.names.around(names)
+        inner.inside = True
+        inner.comprehended = self.comprehended.union(names)
+        return inner
 
     def call(self, node: ast.Call) -> Expr:
         return calls.record(node, self)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
 
 from dressage.protocol import spec_sizes
-from dressage.protocol.expressions import Const, Expr, Name
-from dressage.protocol.spec import AssignNode, Node, RaiseNode
+from dressage.protocol.expressions import (
+    Bind,
+    Call,
+    Compare,
+    Comprehension,
+    Conditional,
+    Const,
+    Expr,
+    Lambda,
+    Logical,
+    Name,
+    locals_of,
+    parts_of,
+)
+from dressage.protocol.spec import AssignNode, GatherNode, Node, RaiseNode, TaskNode
 
 
 def expressions_of(node: Node) -> list[Expr]:
@@ -38,15 +51,102 @@ def _below(value: Any) -> Iterator[Any]:
 
 
 def variables_in(expr: Expr) -> set[str]:
-    """The variables that an expression may read."""
-    return {each.name for each in subexpressions(expr) if isinstance(each, Name)}
+    """The variables of the run that an expression may read."""
+    return set(_names(expr, frozenset()))
 
 
-def variables_of(node: Node) -> set[str]:
-    """The variables that a node may read."""
-    names = {name for expr in expressions_of(node) for name in variables_in(expr)}
-    if isinstance(node, AssignNode) and node.attribute is not None:
-        names.add(node.target)
-    if isinstance(node, RaiseNode) and node.reraise is not None:
-        names.add(node.reraise)
-    return names
+def _names(expr: Expr, own: frozenset[str]) -> Iterator[str]:
+    """The names outside of `own`, which are variables of comprehensions and lambdas around this place."""
+    if isinstance(expr, Name):
+        if expr.name not in own:
+            yield expr.name
+        return
+    if isinstance(expr, Comprehension):
+        first, *others = parts_of(expr)
+        yield from _names(first, own)
+        own |= locals_of(expr)
+    else:
+        others = list(parts_of(expr))
+    if isinstance(expr, Call) and (key := expr.keywords.get("key")) and isinstance(key, Lambda):
+        yield from _names(key.body, own | {key.param})
+        others.remove(key.body)
+    for part in others:
+        yield from _names(part, own)
+
+
+def bindings_in(node: Node) -> list[Bind]:
+    """The `:=` of a node's expressions."""
+    return [each for expr in expressions_of(node) for each in subexpressions(expr) if isinstance(each, Bind)]
+
+
+def targets_of(node: Node) -> list[str]:
+    """The variables that a node may set."""
+    target = node.target if isinstance(node, TaskNode | AssignNode | GatherNode) else None
+    given = [name for branch in node.branches for name in branch.args] if isinstance(node, GatherNode) else []
+    return [*given, *(each.name for each in bindings_in(node)), *([target] if target else [])]
+
+
+class Flow:
+    """Evaluates a node's expressions in their order, for what is assigned: from variables that have a value to those
+    that have one behind it."""
+
+    def __init__(self, node: Node, known: frozenset[str]) -> None:
+        self.missing: set[str] = set()
+        """The variables that are read where they may have no value."""
+        self.known = known
+        for expr in expressions_of(node):
+            self.known = self._after(expr, self.known)
+        """The variables that have a value when all expressions do."""
+        if isinstance(node, AssignNode) and node.attribute is not None:
+            self._read(node.target)
+        if isinstance(node, RaiseNode) and node.reraise is not None:
+            self._read(node.reraise)
+
+    def _read(self, name: str) -> None:
+        if name not in self.known:
+            self.missing.add(name)
+
+    def _after(self, expr: Expr, known: frozenset[str]) -> frozenset[str]:
+        match expr:
+            case Bind(name, value):
+                return self._after(value, known) | {name}
+            case Logical(_, (first, *others)):
+                return self._maybe(others, self._after(first, known))
+            case Compare(left, (first, *others)):
+                known = self._after(first.right, self._after(left, known))
+                return self._maybe([link.right for link in others], known)
+            case Conditional(test, then, otherwise):
+                known = self._after(test, known)
+                return self._after(then, known) & self._after(otherwise, known)
+            case Name(name):
+                if name not in known:
+                    self.missing.add(name)
+                return known
+            case Comprehension(clauses=(first, *_)):
+                known = self._after(first.iterable, known)
+                # Nothing is set inside of comprehensions and lambdas.
+                self.missing |= variables_in(expr) - variables_in(first.iterable) - known
+                return known
+            case Call():
+                for part in _arguments(expr):
+                    known = self._after(part, known)
+                for each in expr.keywords.values():
+                    if isinstance(each, Lambda):
+                        self.missing |= variables_in(each.body) - {each.param} - known
+                return known
+            case _:
+                for part in parts_of(expr):
+                    known = self._after(part, known)
+                return known
+
+    def _maybe(self, exprs: Sequence[Expr], known: frozenset[str]) -> frozenset[str]:
+        """Evaluates what Python may leave out, each part only behind the one before."""
+        inner = known
+        for expr in exprs:
+            inner = self._after(expr, inner)
+        return known
+
+
+def _arguments(call: Call) -> list[Expr]:
+    """What a call evaluates before it begins."""
+    return [each for each in (*call.args, *call.keywords.values()) if not isinstance(each, Lambda)]

@@ -94,12 +94,16 @@ def awaited(program: Program, depth: int) -> None:
 
 @construct()
 def gathered(program: Program, depth: int) -> None:
-    kinds = [program.random.randint(0, 3 if program.functions else 2) for _ in range(program.random.randint(1, 3))]
+    kinds = [
+        program.random.randint(0, 3 if program.functions else 2) for _ in range(program.random.randint(1, 3))
+    ]
     calls = ", ".join(_branch(program, kind) for kind in kinds)
     targets = ["_", program.pick("a", "b"), program.pick("s", "t"), program.pick("a", "b")]
     names = ", ".join(targets[kind] for kind in kinds)
     line = f"await gather({calls})"
-    program.write(depth, line if program.random.random() < 0.3 else f"{names}{',' * (len(kinds) == 1)} = {line}")
+    program.write(
+        depth, line if program.random.random() < 0.3 else f"{names}{',' * (len(kinds) == 1)} = {line}"
+    )
 
 
 def _branch(program: Program, kind: int) -> str:
@@ -123,13 +127,11 @@ def loop(program: Program, depth: int) -> None:
 
 
 def _loop_body(program: Program, depth: int, counter: str) -> None:
-    may_leave, program.may_leave = program.may_leave, True
     program.in_loop.append(counter)
     if program.random.random() < 0.3:
         sleep(program, depth + 1)
     program.block(depth + 1, program.random.randint(1, 3))
     program.in_loop.pop()
-    program.may_leave = may_leave
     if program.random.random() < 0.3:
         program.write(depth, "else:")
         program.block(depth + 1, program.random.randint(0, 2))
@@ -214,9 +216,9 @@ def _finally(program: Program, depth: int) -> None:
     program.write(depth, "finally:")
     caught, program.caught = program.caught, []
     in_loop, program.in_loop = program.in_loop, []
-    may_leave, program.may_leave = program.may_leave, False
+    in_final, program.in_final = program.in_final, True
     program.block(depth + 1, program.random.randint(1, 2))
-    program.caught, program.in_loop, program.may_leave = caught, in_loop, may_leave
+    program.caught, program.in_loop, program.in_final = caught, in_loop, in_final
 
 
 def _clause(program: Program, depth: int, classes: str) -> None:

@@ -92,7 +92,7 @@ class Program:
         """Those that a statement may await, all of them from an int to an int."""
 
         self.in_function = False
-        self.may_leave = True
+        self.in_final = False
         self.loops = 0
         self.in_loop: list[str] = []
         self.caught: list[str] = []
@@ -205,7 +205,11 @@ class Program:
         """Writes some statements; the last may leave the block."""
         for _ in range(size):
             self.statement(depth)
-        if depth > 1 and self.may_leave and self.random.random() < 0.25:
+        if depth > 1 and self.random.random() < 0.25:
+            if self.random.random() < 0.8:
+                # What follows the block stays in reach, whatever else leaves it.
+                self.write(depth, f"if {self.test()}:")
+                depth += 1
             self.leave(depth)
         elif not size:
             self.write(depth, "pass")
@@ -218,7 +222,8 @@ class Program:
         CONSTRUCTS[kind](self, depth)
 
     def leave(self, depth: int) -> None:
-        kinds = ["raise", "return"]
+        # To leave a `finally` body otherwise than by a failure is refused.
+        kinds = ["raise"] if self.in_final else ["raise", "return"]
         kinds += ["break", "continue"] * 2 if self.in_loop else []
         kinds += ["again"] * 2 if self.caught else []
         kind = self.random.choice(kinds)
