@@ -662,6 +662,7 @@ def any_result_counts() -> Iterator[None]:
     def on_result(advance: Any, result: Any) -> None:
         for thread in advance.state.threads:
             if isinstance(thread.wait, task_node.TaskWait):
+                advance.turn_to(thread)
                 task_node._apply(advance, thread, thread.wait, result)
                 return
         original(advance, result)

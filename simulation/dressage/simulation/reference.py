@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dressage.flow import WorkflowFailure
 from dressage.protocol.commands import FailureInfo
+from dressage.protocol.spec import GROUP_TEXT
 from dressage.simulation.behaviour import RETRIES, behaviour, result_of
 from dressage.simulation.programs import TASKS
 
@@ -37,10 +39,12 @@ class Ending:
 
 
 class _Technical(Exception):
-    """What no `except` of the language catches."""
+    """What a worker reports as an error; the workflow knows it as a `TaskError`."""
 
 
-class _Asleep(Exception):
+class _Asleep(BaseException):
+    """Ends the reference where a run sleeps for so long; no handler of the workflow takes it."""
+
     def __init__(self, line: int, seconds: float) -> None:
         self.sleep = line, seconds
 
@@ -70,16 +74,18 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
 
         return word if task == "word" else number
 
-    before = vars(module)["sleep"]
-    vars(module)["sleep"] = sleep
+    before = {name: vars(module)[name] for name in ("sleep", "gather")}
+    vars(module).update(sleep=sleep, gather=_gather)
     try:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, warnings.catch_warnings():
+            # A branch that is made and never started, as the next one's arguments fail.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
             for task in TASKS:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
             ending = _ending(module.flow(x))
             return replace(ending, commands=commands)
     finally:
-        vars(module)["sleep"] = before
+        vars(module).update(before)
 
 
 def _line_awaiting() -> int:
@@ -102,6 +108,20 @@ def _called(module: ModuleType, run_id: str, task: str, args: dict[str, Any]) ->
     return result_of(task, plan.value)
 
 
+async def _gather(*branches: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
+    """One branch after the other: what tasks come to does not depend on when they are called."""
+    results: list[Any] = []
+    failures: list[Exception] = []
+    for branch in branches:
+        try:
+            results.append(await branch)
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup(GROUP_TEXT, failures)
+    return tuple(results)
+
+
 def _ending(coroutine: Coroutine[Any, Any, Any]) -> Ending:
     """Drives a coroutine that never really waits."""
     try:
@@ -110,19 +130,31 @@ def _ending(coroutine: Coroutine[Any, Any, Any]) -> Ending:
         return Ending("completed", stop.value)
     except WorkflowFailure as failure:
         return Ending("failed", failure.name)
-    except _Technical as technical:
-        return Ending("failed", str(technical))
     except _Asleep as asleep:
         return Ending("asleep", asleep.sleep)
     except Exception as error:
-        return Ending("failed", type(error).__name__)
+        return Ending("failed", _told(error))
     coroutine.close()
     raise AssertionError("the reference waits for something that is not faked")
 
 
+def _told(error: Exception) -> Any:
+    """What an error is called: a failure by its name, another by its class, a task's by what the worker said."""
+    if isinstance(error, WorkflowFailure):
+        return error.name
+    if isinstance(error, ExceptionGroup):
+        return [_told(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
+    if isinstance(error.__cause__, _Technical):
+        return str(error.__cause__)
+    return type(error).__name__
+
+
 def failure_ending(info: FailureInfo) -> Ending:
-    """A failure of the engine as the reference names it: an expression's error by Python's name of it."""
+    """A failure of the engine as the reference names it."""
+    return Ending("failed", _named(info))
+
+
+def _named(info: FailureInfo) -> Any:
     if info.kind == "expression-error":
-        # "line 12: ZeroDivisionError: division by zero"
-        return Ending("failed", info.message.split(": ")[1])
-    return Ending("failed", info.name)
+        return info.family[0]
+    return [_named(each) for each in info.causes] if info.kind == "group" else info.name

@@ -115,8 +115,9 @@ class Refold:
             assert outcome.state is not None
             shard.states[token] = outcome.state
             if before is not None:
+                left = {thread.timer_id for thread in outcome.state.threads}
                 for thread in before.threads:
-                    if isinstance(thread.wait, SleepWait):
+                    if isinstance(thread.wait, SleepWait) and thread.wait.timer_id not in left:
                         shard.due_ms[token, record.seq] = thread.wait.until_ms
         self._note(shard, folded)
         return folded

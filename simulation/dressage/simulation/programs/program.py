@@ -92,6 +92,7 @@ class Program:
         """Those that a statement may await, all of them from an int to an int."""
 
         self.in_function = False
+        self.nest_max = 4
         self.in_final = False
         self.loops = 0
         self.in_loop: list[str] = []
@@ -119,12 +120,13 @@ class Program:
     def _function(self, name: str, depth: int) -> str:
         """An async function from an int to an int, with variables of its own; it may await those before it."""
         lines, self.lines = self.lines, []
-        self.in_function = True
+        # What a function holds stands in the spec once for each call of it.
+        self.in_function, self.nest_max = True, depth + 2
         self.write(depth, f"async def {name}(x: int) -> int:")
         self.write(depth + 1, "a, b, s, t = 3, x, 't', 'u'")
         self.block(depth + 1, self.random.randint(1, 2))
         self.write(depth + 1, f"return {self.integer()}")
-        self.in_function = False
+        self.in_function, self.nest_max = False, 4
         self.functions.append(name)
         self.lines, written = lines, self.lines
         return "".join(written)
@@ -215,7 +217,7 @@ class Program:
             self.write(depth, "pass")
 
     def statement(self, depth: int) -> None:
-        kind = self.random.choice([*_POOL, *(_NESTED if depth < 4 else ())])
+        kind = self.random.choice([*_POOL, *(_NESTED if depth < self.nest_max else ())])
         if kind == "view" and self.in_function:
             kind = "assign"
         self.used[kind] += 1
