@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dressage.expressions import ParamsCodec, TypeTable, compile_expression, decode_stored, encode_stored
+from dressage.expressions import ParamsCodec, TypeTable, decode_stored, encode_stored
 from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.evaluate import compile_for_frames
+from dressage.expressions.frame import Frame
 from dressage.flow import WorkflowFailure
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Expr
@@ -57,6 +59,20 @@ class Caught(Exception):
         self.info = info
 
 
+class Variables(Frame):
+    """The variables of a run, which an expression may set with `:=`."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        super().__init__({})
+        self.interpreter = interpreter
+
+    def __getitem__(self, name: str) -> Any:
+        return decode_stored(self.interpreter.stored[name], self.interpreter.table)
+
+    def bind(self, name: str, value: Any) -> None:
+        self.interpreter.stored[name] = encode_stored(value)
+
+
 class Interpreter:
     """Runs one spec with fake tasks."""
 
@@ -91,8 +107,8 @@ class Interpreter:
         self.stored[name] = encode_stored(value)
 
     def _value(self, expr: Expr) -> Any:
-        evaluate = self._compiled.setdefault(id(expr), compile_expression(expr, self.table))
-        return evaluate({name: decode_stored(raw, self.table) for name, raw in self.stored.items()})
+        evaluate, _ = self._compiled.setdefault(id(expr), compile_for_frames(expr, self.table))
+        return evaluate(Variables(self))
 
     def _step(self, node: Node) -> int | None:
         match node:

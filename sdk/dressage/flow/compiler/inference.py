@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from datetime import datetime as DateTime
-from datetime import timedelta as Duration
 from typing import Any, Final, cast
 
 import msgspec
@@ -126,7 +124,7 @@ _OF_ITEMS: Final[dict[str, Callable[[TypeRef], TypeRef | None]]] = {
     "sorted": ListOf,
     "set": SetOf,
 }
-_INT_FIELDS: Final = FIELDS[DateTime] | FIELDS[Duration] | {"int", "version"}
+_INT_FIELDS: Final = frozenset[str]().union(*FIELDS.values()) - {"hex"}
 _STORED: dict[str, TypeRef] = {
     "$decimal": DECIMAL,
     "$datetime": Scalar("datetime"),
