@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from dressage.expressions.errors import LimitExceeded
-from dressage.expressions.frame import Frame
+from dressage.expressions.frame import OPERATION_WORK, Frame
 from dressage.expressions.limits import ITEM_WEIGHT, VALUE_MAX_WEIGHT, limit_bits, weigh
 from dressage.expressions.operators import VIEWS
 from dressage.expressions.values import encode_stored, type_name
+
+_STEP_WORK: Final = 3 * OPERATION_WORK
+"""Units of taking one item from what is lazy."""
 
 _SIZED = (list, tuple, str, bytes, dict, *VIEWS)
 
@@ -45,7 +48,7 @@ def iterate_any(frame: Frame, value: Any) -> Iterator[Any]:
 def metered(frame: Frame, items: Iterable[Any]) -> Iterator[Any]:
     """The items, each paid for when it is taken."""
     for item in items:
-        frame.spend(ITEM_WEIGHT)
+        frame.spend(_STEP_WORK)
         yield item
 
 
