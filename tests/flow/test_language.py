@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from dressage.expressions.builtins import BUILTINS
+from dressage.expressions import builtins
 from dressage.flow.compiler.language import LANGUAGE, table
 from dressage.flow.compiler.statements import SUPPORTED_STATEMENTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
+BUILTIN_TABLE = re.compile(r"(?s)(?<=<!-- builtins -->\n).*(?=<!-- end of builtins -->)")
 TABLE = re.compile(r"(?s)(?<=<!-- table -->\n).*(?=<!-- end of table -->)")
 
 
@@ -48,9 +49,13 @@ def test_the_page_shows_the_compilers_table() -> None:
     assert shown[0].strip() == table().strip()
 
 
-def test_the_page_names_every_builtin() -> None:
-    text = PAGE.read_text()
-    assert [name for name in BUILTINS if f"`{name.removeprefix('.')}`" not in text] == []
+def test_the_page_shows_every_builtin() -> None:
+    shown = BUILTIN_TABLE.search(PAGE.read_text())
+    assert shown is not None
+    # After a change: print(builtins.table()), and put it between the marks.
+    assert shown[0].strip() == builtins.table().strip()
+    names = set(re.findall(r"`([\w.]+)`", shown[0]))
+    assert {name.removeprefix(".") for name in builtins.BUILTINS} <= names
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,7 @@ def page(define: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
     names = [name for name, found in vars(page).items() if type(found).__name__ == "Workflow"]
-    assert names == ["process_order", "ship_order", "patient_order", "describe"]
+    assert names == ["process_order", "ship_order", "patient_order", "describe", "summarize"]
 
 
 def test_the_examples_of_the_page_run_as_specs(page: ModuleType, interpret: Callable[..., Any]) -> None:
@@ -75,6 +80,14 @@ def test_the_examples_of_the_page_run_as_specs(page: ModuleType, interpret: Call
     assert interpret(page.process_order.spec, tasks, {"order": order}).result == "receipt-o-1"
     described = interpret(page.describe.spec, {}, {"order": order, "discounts": {"lamp": "0.5"}})
     assert described.result == "O-1: small,      39.50"
+
+    orders = [
+        {"id": str(n), "item": item, "quantity": n + 1} for n, item in enumerate(["lamp", "desk", "lamp"])
+    ]
+    given = {"orders": orders, "prices": {"lamp": "9.50", "desk": "20"}, "width": 6}
+    assert interpret(page.summarize.spec, {}, given).result == ["1. lamp     4", "2. desk     2", ""]
+    missing = given | {"prices": {"lamp": "9.50"}}
+    assert interpret(page.summarize.spec, {}, missing).result == ["1 of 3 have no price"]
 
     def decline(order: Any, amount: Any) -> str:
         raise page.CardDeclined("no cover")

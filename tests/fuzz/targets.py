@@ -580,6 +580,14 @@ EXPRESSIONS: Final = (
     b"int('7', 8) + round(2.567, 2) * Decimal('1E+5')",
     b"timedelta(days=1, hours=a) + g * 2",
     b"q.price + e if r.name == 'RED' else h[1][0]",
+    b"[x * y for x, *z in [h, c] for y in z if x][::-1] + [*i, *c]",
+    b"{k: v for k, v in sorted(d.items(), key=lambda p: p[0]) if any(k in x for x in b.split('e'))}",
+    b"dict(zip(b, range(a, 20, 3), strict=a > 1)) | {**d, **dict(x=1)}",
+    b"{*i, a} | {x % 3 for x in i} & set(c[:2]) ^ {1}",
+    b"f'{a:>{a * 3}} {b!r:{\"^\"}{20}}' + ','.join(repr(x) for x in reversed(c))",
+    b"f.replace(year=a + 2000, tzinfo=timezone.utc) - datetime.fromisoformat('2026-01-01T00:00:00Z')",
+    b"e.quantize(Decimal('0.1'), rounding='ROUND_UP') + sum(enumerate(j, 1), (0,))[0] + pow(a, 3, 5)",
+    b"b.rsplit('x', 1)[0].center(20, '*').replace('*', b, 3).encode('utf-8').hex('-').partition('-')",
 )
 STORED: Final = (
     b'{"$decimal":"1.50"}',

@@ -193,6 +193,79 @@ HOSTILE: dict[str, tuple[Callable[[], WorkflowSpec], str]] = {
     "a list searched": (lambda: repeated({"a": "[[1, 2]] * 20000"}, "[1, 3] in a"), "work-per-command"),
     "wide formats": (lambda: repeated({"a": "1"}, "len(f'{a:>10000}')"), "work-per-command"),
     "long floats": (lambda: repeated({"a": "1e300"}, "len(f'{a:.9999f}')"), "work-per-command"),
+    # -- comprehensions and what they consume ------------------------------------------------------
+    "a comprehension without end": (lambda: in_turn(("a", "[x for x in range(10**12)]")), "work-per-command"),
+    "comprehensions in each other": (
+        lambda: in_turn(("a", "sum(x * y for x in range(10**6) for y in range(10**6))")),
+        "work-per-command",
+    ),
+    "a comprehension that keeps nothing": (
+        lambda: in_turn(("a", "[x for x in range(10**12) if x < 0]")),
+        "work-per-command",
+    ),
+    "a comprehension inside of one": (
+        lambda: in_turn(("a", "[[[z for z in range(y)] for y in range(x)] for x in range(10**5)]")),
+        "work-per-command",
+    ),
+    "large texts, one after the other": (
+        lambda: in_turn(("a", "','.join('x' * 10000 for x in range(10**6))")),
+        "text-size",
+    ),
+    "large texts that are not kept": (
+        lambda: in_turn(("a", "sum(len('x' * 100000) for x in range(10**6))")),
+        "work-per-command",
+    ),
+    "a set of what collides": (
+        lambda: in_turn(("a", f"{{x * {PRIME} for x in range(1, 20000)}}")),
+        "hash-collisions",
+    ),
+    "a dict of what collides": (
+        lambda: in_turn(("a", f"{{x * {PRIME}: 1 for x in range(1, 20000)}}")),
+        "hash-collisions",
+    ),
+    "a list of a range": (lambda: in_turn(("a", "list(range(10**12))")), "value-size"),
+    "a range beyond all": (lambda: in_turn(("a", "sorted(range(10**5000))")), "int-size"),
+    "a float in a range": (lambda: in_turn(("a", "0.5 in range(10**12)")), "work-per-command"),
+    "what is never found": (lambda: in_turn(("a", "any(x < 0 for x in range(10**12))")), "work-per-command"),
+    "the sum of a range": (lambda: in_turn(("a", "sum(range(10**12))")), "work-per-command"),
+    "the last of many": (lambda: in_turn(("a", "max(enumerate(range(10**12)))")), "work-per-command"),
+    "pairs without end": (
+        lambda: in_turn(("a", "len([1 for x, y in zip(range(10**9), range(10**9))])")),
+        "work-per-command",
+    ),
+    "spread again and again": (
+        lambda: for_ever([("a", "[1] * 30000")], ("b", "len([*a, *a, *a])")),
+        "work-per-command",
+    ),
+    "keys that are large": (
+        lambda: in_turn(("c", "['x' * 1000] * 200"), ("a", "sorted(range(10000), key=lambda x: c)")),
+        "work-per-command",
+    ),
+    "sorted again and again": (
+        lambda: for_ever([("a", "[1.5] * 30000")], ("b", "len(sorted(a))")),
+        "work-per-command",
+    ),
+    "a power with a modulus": (
+        lambda: repeated({"a": "7 ** 4600"}, "pow(a - 1, a - 2, a)"),
+        "work-per-command",
+    ),
+    "a search from the right": (
+        lambda: repeated({"a": "'a' * 100000", "c": "'b' + 'a' * 1000"}, "a.rfind(c)"),
+        "work-per-command",
+    ),
+    "a replacement": (
+        lambda: repeated({"a": "'a' * 100000"}, "len(a.replace('a', 'b' * 9))"),
+        "work-per-command",
+    ),
+    "a replacement that grows": (
+        lambda: in_turn(("c", "'a' * 100000"), ("a", "c.replace('', c)")),
+        "text-size",
+    ),
+    "pieces of a text": (lambda: in_turn(("a", "('a,' * 130000).split(',')")), "value-size"),
+    "a text filled up": (lambda: in_turn(("a", "'x'.zfill(10**12)")), "text-size"),
+    "a tab of any width": (lambda: in_turn(("a", "'\t'.expandtabs(10**12)")), "text-size"),
+    "slices": (lambda: repeated({"a": "[1] * 30000"}, "len(a[::-1])"), "work-per-command"),
+    "a format that is computed": (lambda: in_turn(("c", "10**9"), ("a", "f'{1:>{c}}'")), "format-width"),
     # -- wide rather than often --------------------------------------------------------------------
     "an expression of many parts": (
         lambda: for_ever([("a", "0")], ("b", wide(Binary("+", Name("a"), Const(raw(1)))))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -28,6 +28,18 @@ from dressage.protocol.nesting import SPEC_DEPTH_MAX, nests_deeper
 from dressage.protocol.spec import LIMITS_MAX, Limits, RegisteredWorkflow
 from dressage.protocol.spec_reading import read_registered, read_spec
 from dressage.protocol.spec_sizes import SPEC_BYTES_MAX
+
+ITEMS: Final = {"op": "list", "items": [ONE]}
+CLAUSE: Final = {"target": {"name": "x"}, "iterable": ITEMS}
+
+
+def comprehension(clauses: list[Any], **parts: Any) -> dict[str, Any]:
+    return {"op": "comprehension", "kind": "list", "element": ONE, "clauses": clauses} | parts
+
+
+def sorted_by(key: Any) -> dict[str, Any]:
+    return {"op": "call", "function": "sorted", "args": [ITEMS], "keywords": {"key": key}}
+
 
 WRONG: Final[dict[str, Tree]] = {
     # -- leads nowhere -----------------------------------------------------------------------------
@@ -120,6 +132,91 @@ WRONG: Final[dict[str, Tree]] = {
     "a line below 0": spec(first_line=-1),
     "limits above the engine's": spec(limits={"value_bytes": LIMITS_MAX.value_bytes + 1}),
     "limits of 0": spec(limits={"history_events": 0}),
+    # -- comprehensions, lambdas and what is set on the way ----------------------------------------
+    "a variable of a comprehension that is no name": spec(
+        nodes=[assign(comprehension([{"target": {"name": "a b"}, "iterable": ITEMS}])), RETURN]
+    ),
+    "a comprehension without a variable": spec(
+        nodes=[assign(comprehension([{"target": {}, "iterable": ITEMS}])), RETURN]
+    ),
+    "a target that is two things": spec(
+        nodes=[
+            assign(comprehension([{"target": {"name": "x", "items": [{"name": "y"}]}, "iterable": ITEMS}])),
+            RETURN,
+        ]
+    ),
+    "two stars": spec(
+        nodes=[
+            assign(
+                comprehension(
+                    [
+                        {
+                            "target": {"items": [{"name": "x", "star": True}, {"name": "y", "star": True}]},
+                            "iterable": ITEMS,
+                        }
+                    ]
+                )
+            ),
+            RETURN,
+        ]
+    ),
+    "a target that nests without end": spec(
+        nodes=[
+            assign(
+                comprehension(
+                    [
+                        {
+                            "target": deep(120, {"name": "x"}, lambda each: {"items": [each]}),
+                            "iterable": ITEMS,
+                        }
+                    ]
+                )
+            ),
+            RETURN,
+        ]
+    ),
+    "a comprehension over nothing": spec(nodes=[assign(comprehension([])), RETURN]),
+    "a dict without keys": spec(nodes=[assign(comprehension([CLAUSE], kind="dict")), RETURN]),
+    "a list with keys": spec(nodes=[assign(comprehension([CLAUSE], key=ONE)), RETURN]),
+    "a kind that is none": spec(nodes=[assign(comprehension([CLAUSE], kind="deque")), RETURN]),
+    "a generator as a value": spec(nodes=[assign(comprehension([CLAUSE], kind="generator")), RETURN]),
+    "a range as a value": spec(nodes=[assign({"op": "call", "function": "range", "args": [ONE]}), RETURN]),
+    "a range in a list": spec(
+        nodes=[
+            assign({"op": "list", "items": [{"op": "call", "function": "range", "args": [ONE]}]}),
+            RETURN,
+        ]
+    ),
+    "a time zone as a value": spec(nodes=[assign({"op": "call", "function": "timezone.utc"}), RETURN]),
+    "set in a comprehension": spec(
+        nodes=[
+            assign(comprehension([CLAUSE], element={"op": "bind", "name": "y", "value": ONE})),
+            RETURN,
+        ]
+    ),
+    "set to no name": spec(nodes=[assign({"op": "bind", "name": "a b", "value": ONE}), RETURN]),
+    "a lambda as a value": spec(nodes=[assign({"op": "lambda", "param": "x", "body": ONE}), RETURN]),
+    "a lambda that is no key": spec(
+        nodes=[
+            assign(
+                {
+                    "op": "call",
+                    "function": "round",
+                    "args": [ONE],
+                    "keywords": {"ndigits": {"op": "lambda", "param": "x", "body": ONE}},
+                }
+            ),
+            RETURN,
+        ]
+    ),
+    "a lambda without a name": spec(
+        nodes=[assign(sorted_by({"op": "lambda", "param": "", "body": ONE})), RETURN]
+    ),
+    "a key that is no lambda": spec(nodes=[assign(sorted_by(ITEMS)), RETURN]),
+    "a star in no list": spec(nodes=[assign({"op": "spread", "value": ITEMS}), RETURN]),
+    "a dict with too few keys": spec(
+        nodes=[assign({"op": "dict", "keys": [None], "values": [ONE, ONE]}), RETURN]
+    ),
     # -- too much (each limit at its edge: test_spec_edges.py) ------------------------------------------
     "a constant too deep": spec(
         nodes=[assign({"op": "const", "value": deep(190, 1, lambda v: [v])}), RETURN]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from dressage.expressions.frame import Frame
+from dressage.expressions.values import Record, type_name
+from dressage.protocol.commands import FailureInfo
 
 Function = Callable[..., Any]
 """Gets the frame first, from which it spends what grows with the size of its arguments, then the arguments."""
@@ -93,7 +96,7 @@ def method_of(receiver: Any, name: str, receivers: Mapping[type, Function]) -> F
     for kind, function in receivers.items():
         if isinstance(receiver, kind) and kind in (str, int):
             return function
-    kind_name = type(receiver).__name__
-    if type(receiver).__module__ == "builtins" and hasattr(receiver, name):
+    kind_name = type_name(receiver)
+    if not isinstance(receiver, Record | Enum | FailureInfo) and hasattr(receiver, name):
         raise TypeError(f"method {name}() of a {kind_name} is not part of the language")
     raise AttributeError(f"'{kind_name}' object has no attribute '{name}'")

@@ -87,7 +87,7 @@ def _clause(clause: Clause, inner: Part) -> tuple[_Bind, list[Evaluate], int]:
     bind = _target(clause.target, inner)
     conditions = [inner(condition) for condition in clause.conditions]
     places = len(targets_in(clause.target))
-    return bind, conditions, OPERATION_WORK * places + inner.whole.work - before
+    return bind, conditions, OPERATION_WORK * (3 + places) + inner.whole.work - before
 
 
 def _innermost(bind: _Bind, conditions: list[Evaluate], element: Evaluate, work: int) -> _Steps:

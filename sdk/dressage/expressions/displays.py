@@ -12,7 +12,7 @@ from dressage.expressions.iteration import iterate, iterate_any
 from dressage.expressions.limits import ITEM_WEIGHT, weigh
 from dressage.expressions.operators import check_hashable
 from dressage.expressions.types import TypeTable
-from dressage.expressions.values import Value
+from dressage.expressions.values import Value, type_name
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.expressions import DictOfExpr, Expr, ListOfExpr, SetOfExpr, Spread, TupleOfExpr
 
@@ -69,7 +69,7 @@ def _extend(frame: Frame, found: list[Value], value: Any) -> None:
     except TypeError as error:
         if isinstance(value, set):
             raise
-        raise TypeError(f"Value after * must be an iterable, not {type(value).__name__}") from error
+        raise TypeError(f"Value after * must be an iterable, not {type_name(value)}") from error
     found.extend(items)
 
 
@@ -133,6 +133,6 @@ def dict_of_items(expr: DictOfExpr, part: Part, table: TypeTable) -> Evaluate:
 
 def _pairs_of(frame: Frame, value: Any) -> list[tuple[Value, Value]]:
     if not isinstance(value, dict):
-        raise TypeError(f"'{type(value).__name__}' object is not a mapping")
+        raise TypeError(f"'{type_name(value)}' object is not a mapping")
     frame.spend(2 * ITEM_WEIGHT * len(value))
     return list(value.items())

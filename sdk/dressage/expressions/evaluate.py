@@ -28,7 +28,7 @@ from dressage.expressions.limits import (
 from dressage.expressions.operators import BINARY, COMPARE, UNARY, check_hashable
 from dressage.expressions.time_methods import FIELDS
 from dressage.expressions.types import TypeTable
-from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
+from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth, type_name
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadSpec, BadValue, DressageError
 from dressage.protocol.expressions import (
@@ -173,7 +173,7 @@ def _attribute(expr: Attribute, part: Part, table: TypeTable) -> Evaluate:
             return _of_failure(frame, value, name)
         elif name in FIELDS.get(type(value), ()):
             return getattr(value, name)
-        raise AttributeError(f"'{type(value).__name__}' object has no attribute '{name}'")
+        raise AttributeError(f"'{type_name(value)}' object has no attribute '{name}'")
 
     return evaluate
 

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from dressage.expressions.errors import LimitExceeded
-from dressage.expressions.frame import Frame
+from dressage.expressions.frame import OPERATION_WORK, Frame
 from dressage.expressions.limits import ITEM_WEIGHT, VALUE_MAX_WEIGHT, limit_bits, weigh
 from dressage.expressions.operators import VIEWS
-from dressage.expressions.values import encode_stored
+from dressage.expressions.values import encode_stored, type_name
+
+_STEP_WORK: Final = 3 * OPERATION_WORK
+"""Units of taking one item from what is lazy."""
 
 _SIZED = (list, tuple, str, bytes, dict, *VIEWS)
 
@@ -31,7 +34,7 @@ def iterate(frame: Frame, value: Any) -> Iterator[Any]:
         return value
     if isinstance(value, set):
         raise TypeError(UNORDERED)
-    raise TypeError(f"'{type(value).__name__}' object is not iterable")
+    raise TypeError(f"'{type_name(value)}' object is not iterable")
 
 
 def iterate_any(frame: Frame, value: Any) -> Iterator[Any]:
@@ -45,7 +48,7 @@ def iterate_any(frame: Frame, value: Any) -> Iterator[Any]:
 def metered(frame: Frame, items: Iterable[Any]) -> Iterator[Any]:
     """The items, each paid for when it is taken."""
     for item in items:
-        frame.spend(ITEM_WEIGHT)
+        frame.spend(_STEP_WORK)
         yield item
 
 
@@ -76,7 +79,7 @@ def unpack(frame: Frame, value: Any, count: int, star: int | None = None) -> lis
     Raises Python's errors where the number differs.
     """
     if not isinstance(value, (*_SIZED, Iterator, range, set)):
-        raise TypeError(f"cannot unpack non-iterable {type(value).__name__} object")
+        raise TypeError(f"cannot unpack non-iterable {type_name(value)} object")
     needed = count if star is None else count - 1
     source = iterate(frame, value)
     items: list[Any] = []
@@ -111,7 +114,7 @@ def make_zip(frame: Frame, *collections: Any, strict: Any = False) -> Iterator[A
 
 def make_reversed(frame: Frame, items: Any) -> Iterator[Any]:
     if not isinstance(items, (*_SIZED, range)):
-        raise TypeError(f"'{type(items).__name__}' object is not reversible")
+        raise TypeError(f"'{type_name(items)}' object is not reversible")
     return metered(frame, reversed(items))
 
 

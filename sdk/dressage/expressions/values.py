@@ -58,6 +58,17 @@ class Record(msgspec.Struct, frozen=True):
     """For each field that holds floats: what turns the ints of wire JSON into them."""
 
 
+def type_name(value: Value) -> str:
+    """The name that Python gives a value's type in its errors: with its module for types that are written in C."""
+    kind = type(value)
+    return _QUALIFIED.get(kind, kind.__name__)
+
+
+_QUALIFIED: dict[type, str] = {
+    Decimal: "decimal.Decimal",
+    **{kind: f"datetime.{kind.__name__}" for kind in (datetime, date, timedelta)},
+}
+
 _to_json = msgspec.json.Encoder().encode
 _NONE = type(None)
 _STR = frozenset({str})

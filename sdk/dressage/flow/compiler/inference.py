@@ -125,7 +125,7 @@ _OF_ITEMS: Final[dict[str, Callable[[TypeRef], TypeRef | None]]] = {
     "sorted": ListOf,
     "set": SetOf,
 }
-_INT_FIELDS: Final = FIELDS[datetime.datetime] | FIELDS[datetime.timedelta] | {"int", "version"}
+_INT_FIELDS: Final = frozenset[str]().union(*FIELDS.values()) - {"hex"}
 _STORED: dict[str, TypeRef] = {
     "$decimal": DECIMAL,
     "$datetime": Scalar("datetime"),
