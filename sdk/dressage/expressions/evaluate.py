@@ -150,6 +150,8 @@ def _attribute(expr: Attribute, part: Compile, table: TypeTable) -> Evaluate:
                 return getattr(value, name)
         elif isinstance(value, FailureInfo):
             return _of_failure(frame, value, name)
+        elif isinstance(value, tuple) and name in getattr(value, "_fields", ()):
+            return getattr(value, name)
         raise AttributeError(f"'{type(value).__name__}' object has no attribute '{name}'")
 
     return evaluate

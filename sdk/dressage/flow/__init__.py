@@ -2,11 +2,11 @@
 
 ::
 
-    from dressage.flow import App, Exponential, Limits, Searchable, WorkflowFailure, sleep, task, workflow
+    from dressage.flow import App, Exponential, Limits, Masked, Searchable, WorkflowFailure, sleep, task, workflow
 """
 
 from dressage.flow.app import App, Handler
-from dressage.flow.describe import Searchable
+from dressage.flow.describe import Masked, Searchable
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.retries import Exponential
 from dressage.flow.sleeping import sleep
@@ -19,6 +19,7 @@ __all__ = [
     "Exponential",
     "Handler",
     "Limits",
+    "Masked",
     "Searchable",
     "Task",
     "Workflow",
