@@ -105,14 +105,17 @@ def union(options: list[Any], ref: TypeRef) -> Any:
 
 
 # -- is a value of the type? -----------------------------------------------------------------------
-def checker(ref: TypeRef, classes: Mapping[str, type]) -> Check:
-    """A function that says what is wrong with a value. Types are exact: a bool is no int, a datetime no date."""
+def checker(ref: TypeRef, classes: Mapping[str, type], *, wire: bool = True) -> Check:
+    """A function that says what is wrong with a value. Types are exact: a bool is no int, a datetime no date.
+
+    `wire` is for what must become JSON, where `Any` has to be; without it `Any` admits every value.
+    """
     expected = shown(ref)
     match ref:
         case Scalar("any"):
-            return not_json
+            return not_json if wire else _everything
         case Scalar("float"):
-            return _check_float
+            return _check_float if wire else _check_any_float
         case Scalar("none"):
             return lambda value: None if value is None else _wrong(expected, value)
         case Scalar(name):
@@ -125,19 +128,23 @@ def checker(ref: TypeRef, classes: Mapping[str, type]) -> Check:
                 else _known_keys(classes[name], keys, expected)
             )
         case MaskedOf(item):
-            return _inside(checker(item, classes))
+            return _inside(checker(item, classes, wire=wire))
         case LiteralOf(values):
             return lambda value: _not_literal(value, values, expected)
         case UnionOf(options):
-            return _any_of([checker(option, classes) for option in options], expected)
+            return _any_of([checker(option, classes, wire=wire) for option in options], expected)
         case ListOf(item):
-            return _all_in(list, checker(item, classes), expected)
+            return _all_in(list, checker(item, classes, wire=wire), expected)
         case SetOf(item):
-            return _all_in(set, checker(item, classes), expected)
+            return _all_in(set, checker(item, classes, wire=wire), expected)
         case TupleOf(items):
-            return _places([checker(item, classes) for item in items], expected)
+            return _places([checker(item, classes, wire=wire) for item in items], expected)
         case DictOf(key, item):
-            return _members(checker(key, classes), checker(item, classes), expected)
+            return _members(checker(key, classes, wire=wire), checker(item, classes, wire=wire), expected)
+
+
+def _everything(value: Any) -> str | None:
+    return None
 
 
 def _wrong(expected: str, value: Any) -> str:
@@ -155,6 +162,10 @@ def _check_float(value: Any) -> str | None:
     if type(value) is float:
         return None if isfinite(value) else f": expected a finite float, got {value}"
     return None if type(value) is int else _wrong("float", value)
+
+
+def _check_any_float(value: Any) -> str | None:
+    return None if type(value) is float or type(value) is int else _wrong("float", value)
 
 
 def _not_literal(value: Any, values: tuple[Any, ...], expected: str) -> str | None:

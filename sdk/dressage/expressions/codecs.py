@@ -34,6 +34,7 @@ class Codec:
         """Masks what of a value the type says is masked; None if nothing is."""
         self._fix = _both(checks.float_fixer(ref, table.classes), self.mask)
         self.mismatch = checks.checker(ref, table.classes)
+        self._holds = checks.checker(ref, table.classes, wire=False)
 
     def decode(self, raw: bytes | msgspec.Raw) -> Value:
         """The value of wire JSON. Raises `BadValue` with path, expected and got, or with the limit that it passes."""
@@ -64,6 +65,13 @@ class Codec:
     def shown(self, raw: bytes, value: Value) -> bytes:
         """The wire JSON for readers: `raw`, which `value` was decoded from or encoded to, with masked parts hidden."""
         return raw if self.mask is None else encode_hidden(self.mask(value))
+
+    def admit(self, value: Value, where: str) -> Value:
+        """The value as a variable of this type holds it: masked parts masked. Raises as `check` does."""
+        wrong = self._holds(value)
+        if wrong is not None:
+            raise BadValue(f"{where}{wrong}")
+        return self.mask(value) if self.mask else value
 
     def check(self, value: Value, where: str = "value") -> None:
         """Raises `BadValue`, which begins with `where` and the path inside, if `value` is not of the type."""

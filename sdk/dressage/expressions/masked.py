@@ -6,6 +6,7 @@ of the two encoders here to take is a decision at each place where a value leave
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,11 @@ def mask(value: Any) -> Any:
     return value if value is None or type(value) is MaskedValue else MaskedValue(value)
 
 
+def has_masked(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> bool:
+    """Whether there is a masked value somewhere in `value`."""
+    return type(value) is MaskedValue or any(has_masked(part, parts_of) for part in parts_of(value))
+
+
 def _reveal(value: Any) -> Any:
     if type(value) is MaskedValue:
         return value.inside
@@ -58,6 +64,9 @@ def _hide(value: Any) -> Any:
 
 encode_revealed = msgspec.json.Encoder(enc_hook=_reveal).encode
 """JSON with masked values in clear: for workers, for the run's state, and for who awaits the result."""
+
+encode_sorted = msgspec.json.Encoder(enc_hook=_reveal, order="sorted").encode
+"""The same with keys in the order of the alphabet, so that equal values give equal bytes."""
 
 encode_hidden = msgspec.json.Encoder(enc_hook=_hide).encode
 """JSON with `***` for masked values: for everybody else."""

@@ -237,6 +237,14 @@ class TypeBook:
             return Field(name, ref, required=is_required_key(kind, name, annotation), searchable=searchable)
         return Field(name, ref, required=default.required, default=stored, searchable=searchable)
 
+    def places_of(self, ref: TypeRef) -> int | None:
+        """How many values a tuple of this type has; None for what is no tuple."""
+        if isinstance(ref, TupleOf):
+            return len(ref.items)
+        definition = self.definitions.get(ref.name) if isinstance(ref, Named) else None
+        is_tuple = isinstance(definition, RecordType) and definition.form == "tuple"
+        return len(definition.fields) if is_tuple else None
+
     # -- constants ---------------------------------------------------------------------------------
     def frozen(self, value: Any) -> bytes:
         """The stored form of a constant of the source, taken now. Raises `Unsupported` for what is no value."""

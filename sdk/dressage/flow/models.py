@@ -113,16 +113,16 @@ def _meta_names() -> frozenset[str]:
 
 # -- on the wire -------------------------------------------------------------------------------------
 def to_plain(value: Any) -> dict[str, Any]:
-    """The encoder's hook: a model as a dict of its fields. Raises `NotImplementedError` for anything else."""
+    """The encoder's hook: a model as a dict of its fields. Raises `TypeError` for anything else."""
     if not is_model(type(value)):
-        raise NotImplementedError(f"a {type(value).__name__} is no value that JSON can carry")
+        raise TypeError(f"a {type(value).__name__} is no value that JSON can carry")
     return {name: getattr(value, name) for name in type(value).model_fields}
 
 
 def from_plain(kind: Any, plain: Any) -> Any:
     """The decoder's hook: a model of what JSON says, read as strictly as a dataclass. Raises `ValueError`."""
     if not is_model(kind):
-        raise NotImplementedError(f"a {kind.__name__} is no value that JSON can carry")
+        raise TypeError(f"a {kind.__name__} is no value that JSON can carry")
     given = msgspec.convert(plain, _reader(kind), dec_hook=from_plain)
     values = {name: getattr(given, name) for name in kind.model_fields}
     validation_error: Any = sys.modules["pydantic"].ValidationError

@@ -24,11 +24,15 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view."""
+    """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view.
+
+    `paths` are what can be searched for inside of the value, as `customer.address.city` of attribute `customer`.
+    """
 
     name: str
     value: msgspec.Raw
     searchable: bool = False
+    paths: tuple[str, ...] = ()
 
 
 class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

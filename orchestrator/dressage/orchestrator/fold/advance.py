@@ -8,6 +8,8 @@ import msgspec
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX, Frame
+from dressage.expressions.limits import parts_of_value
+from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, decode_stored, encode_stored
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
@@ -38,8 +40,6 @@ EVENT_WORK = 300
 
 SMALL_BYTES = 1024
 """A value of so many bytes is stored, and told, for the work of its event."""
-
-_to_json = msgspec.json.Encoder().encode
 
 
 class Scope(Frame):
@@ -108,7 +108,10 @@ class Advance:
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
     def assign(self, name: str, value: Any) -> None:
-        """Raises `LimitExceeded`, or `BadValue` for a view that is no record."""
+        """Raises `LimitExceeded`, or `BadValue` for what is not of the variable's declared type."""
+        declared = self.definition.declared.get(name)
+        if declared is not None:
+            value = declared.admit(value, f"variable {name}")
         self._store(name, value)
         if name in self.definition.views:
             self._view_changed(name, value)
@@ -123,7 +126,7 @@ class Advance:
         """Replaces one field of a view; the record itself stays a value. Raises `BadValue` for a wrong type."""
         record = self.definition.types.with_field(self.variable(name), attribute, value, self.scope)
         self._store(name, record)
-        self._field_changed(attribute, value)
+        self._field_changed(attribute, getattr(record, attribute))
 
     def variable(self, name: str) -> Any:
         """The value of a variable. Raises `ExpressionFailed` where it has none."""
@@ -177,20 +180,22 @@ class Advance:
             self._field_changed(field, getattr(record, field))
 
     def _field_changed(self, field: str, value: Any) -> None:
-        self.emit(VariableChanged(field, msgspec.Raw(wire(value)), field in self.definition.searchable))
+        paths = self.definition.searchable.get(field, ())
+        inside = () if paths == (field,) else paths
+        self.emit(VariableChanged(field, msgspec.Raw(wire(value)), paths == (field,), inside))
 
     # -- ends --------------------------------------------------------------------------------------
-    def complete(self, output: bytes) -> None:
-        """Raises `LimitExceeded`."""
+    def complete(self, output: bytes, shown: bytes) -> None:
+        """`shown` is what readers see of the output. Raises `LimitExceeded`."""
         if len(output) > self.definition.limits.value_bytes:
             raise too_large("output-size", "the run's output", output, self.definition.limits)
         if self.stored or not self.definition.state_fits:
             self.check_sizes(output)
         self.scope.spend(len(output))
         state = self.state
-        state.output = result = msgspec.Raw(output)
+        state.output = msgspec.Raw(output)
         self._end("completed")
-        self.emit(RunCompleted(result, state.ended_ms - state.started_ms))
+        self.emit(RunCompleted(msgspec.Raw(shown), state.ended_ms - state.started_ms))
 
     def fail(self, thread: RunThread, failure: FailureInfo, node: int) -> None:
         """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`."""
@@ -234,8 +239,11 @@ class Advance:
 
 
 def wire(value: Any) -> bytes:
-    """A value as readers of events see it: plain JSON, or the stored form where JSON has no word for its keys."""
+    """A value as readers of events see it: plain JSON, or the stored form where JSON has no word for its keys.
+
+    What is masked is hidden; in a value that JSON cannot say, all of it is.
+    """
     try:
-        return _to_json(value)
+        return encode_hidden(value)
     except TypeError:
-        return encode_stored(value)
+        return encode_hidden(HIDDEN) if has_masked(value, parts_of_value) else encode_stored(value)

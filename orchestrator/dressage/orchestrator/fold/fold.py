@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
+from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
@@ -98,7 +99,7 @@ def _start(
         variables=variables,
     )
     advance = Advance(fresh, definition, stamp)
-    advance.emit(RunStarted(given))
+    advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
     return _finish(advance, command.actor)
 
 
@@ -107,7 +108,7 @@ def _input(data: bytes, definition: Definition) -> tuple[msgspec.Raw, dict[str, 
     if len(data) > definition.limits.value_bytes:
         raise too_large("input-size", "it", data, definition.limits)
     arguments = definition.params.decode(data)
-    given = msgspec.json.encode(arguments, order="sorted")
+    given = encode_sorted(arguments)
     if len(given) > definition.limits.value_bytes:
         raise too_large("input-size", "with its defaults it", given, definition.limits)
     variables = {name: msgspec.Raw(encode_stored(value)) for name, value in arguments.items()}

@@ -13,7 +13,6 @@ from dressage.flow.members import Unsupported
 from dressage.flow.signatures import closure_of
 from dressage.protocol.expressions import Attribute, Binary, Expr, Index, Name
 from dressage.protocol.spec import AssignNode
-from dressage.protocol.types import TupleOf
 
 
 def assign(context: Context, node: ast.Assign) -> None:
@@ -219,12 +218,8 @@ def _unpack(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> 
     """`a, b = await pair()`, where the task's return type says how many there are."""
     call = value.value if isinstance(value, ast.Await) else None
     task = calls.task_of(call, context.scope) if isinstance(call, ast.Call) else None
-    output = task.definition.output if task else None
-    if (
-        not isinstance(value, ast.Await)
-        or not isinstance(output, TupleOf)
-        or len(output.items) != len(target.elts)
-    ):
+    count = task.signature.book.places_of(task.definition.output) if task else None
+    if not isinstance(value, ast.Await) or count != len(target.elts):
         raise context.refusal(
             value,
             f"it is not known that this has {len(target.elts)} items",

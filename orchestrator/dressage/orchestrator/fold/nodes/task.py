@@ -131,12 +131,16 @@ def _completed(
             result.by.worker,
             result.by.duration_ms,
             advance.state.time_ms - wait.scheduled_ms,
-            msgspec.Raw(output),
+            msgspec.Raw(advance.definition.task_outputs[wait.task].shown(output, value)),
         )
     )
     thread.node, thread.wait = node.next, None
-    if node.target is not None:
-        advance.assign(node.target, value)
+    try:
+        if node.target is not None:
+            advance.assign(node.target, value)
+    except BadValue as wrong:
+        message = f"line {node.line}: {wrong.message}"
+        advance.fail(thread, FailureInfo("type-error", message, "type-error"), wait.node)
 
 
 def _errored(
