@@ -236,7 +236,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "set": ({"tags": [1]}, "everything.tags[0]"),
     "typed dict": ({"address": {"zip": "1"}}, "everything.address"),
     "named tuple": ({"at": [1, "x"]}, "everything.at[1]"),
-    "dataclass in a model": ({"customer": {"name": "A", "items": [{"sku": 3}]}}, "everything.customer.items[0].sku"),
+    "dataclass in a model": (
+        {"customer": {"name": "A", "items": [{"sku": 3}]}},
+        "everything.customer.items[0].sku",
+    ),
     "model": ({"customer": {"name": None}}, "everything.customer.name"),
     "struct": ({"parcel": {"grams": "3"}}, "everything.parcel.grams"),
     "missing": ({"customer": {}}, "everything.customer"),
@@ -299,7 +302,9 @@ async def test_what_can_be_searched_for_is_marked_in_events_and_shown_by_its_pat
         "labels": ["a", "Bonn"],
     }
     changes = [
-        msgspec.json.decode(event.data) async for event in handle.history() if event.kind == "variable-changed"
+        msgspec.json.decode(event.data)
+        async for event in handle.history()
+        if event.kind == "variable-changed"
     ]
     marks = {each["name"]: (each.get("searchable", False), each.get("paths", [])) for each in changes}
     assert marks == {

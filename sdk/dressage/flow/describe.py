@@ -197,6 +197,8 @@ class TypeBook:
         if issubclass(kind, Enum):
             definition: TypeDef = enum_type(kind)
         elif models.is_model(kind) or record_form(kind) is not None:
+            if models.is_model(kind):
+                models.check_model(kind)
             check_methods(kind)
             self._claim(name, kind)
             definition = RecordType(name, self._fields(kind), record_form(kind) or "object")
@@ -214,11 +216,7 @@ class TypeBook:
                 f"{kind.__name__} has an annotation that cannot be resolved: {error}",
                 "define what it refers to at module level",
             ) from error
-        if models.is_model(kind):
-            models.check_model(kind)
-            members = models.model_members(kind)
-        else:
-            members = members_of(kind)
+        members = models.model_members(kind) if models.is_model(kind) else members_of(kind)
         return tuple(self._field(kind, name, hints[name], default) for name, default in members)
 
     def _field(self, kind: type, name: str, annotation: Any, default: Default) -> Field:

@@ -60,12 +60,12 @@ def check_model(kind: Any) -> None:
             raise Unsupported(
                 f"{name} has a {what} of its own, {code}(), which no run would call", _ELSEWHERE
             )
+    if kind.__private_attributes__:
+        raise Unsupported(f"{name} has private attributes, which no JSON carries", "make them fields")
     for method in ("__init__", "__new__", "model_post_init"):
         owner = next(each for each in kind.__mro__ if method in vars(each) or each is object)
         if owner is not object and not owner.__module__.startswith("pydantic."):
             raise Unsupported(f"{name} has its own {method}(), which no run would call", _ELSEWHERE)
-    if kind.__private_attributes__:
-        raise Unsupported(f"{name} has private attributes, which no JSON carries", "make them fields")
     for option, value in kind.model_config.items():
         if option not in _CONFIG and not (option == "extra" and value in (None, "ignore")):
             raise Unsupported(
@@ -83,6 +83,11 @@ def _members(kind: Any) -> Iterator[tuple[str, Default]]:
         where = f"field {kind.__name__}.{name}"
         if any(getattr(field, each) is not None for each in _RENAMES):
             raise Unsupported(f"{where} has an alias", "name it as the wire does")
+        try:
+            for each in field.metadata:
+                check_metadata(each)
+        except Unsupported as error:
+            raise Unsupported(f"{where}: {error.what}", error.advice) from error
         if field.exclude or field.discriminator is not None or field.validate_default:
             raise Unsupported(f"{where} sets exclude, discriminator or validate_default", "leave it out")
         factory = dataclasses.MISSING if field.default_factory is None else field.default_factory

@@ -19,7 +19,7 @@ from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
 from dressage.flow.source import source_of
-from dressage.protocol.errors import BadValue, DefinitionError
+from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
 from dressage.protocol.types import Field, TypeRef
 
 
@@ -62,6 +62,8 @@ class Signature:
             self.book.table().default(Field(name, ref, required=False, default=stored), f"parameter {name}")
         except Unsupported as error:
             raise self.refusal(name, f"parameter {name}: {error.what}", error.advice) from error
+        except BadSpec as error:
+            raise self.refusal(name, error.message, "give another default, or another type") from error
         return Field(name, ref, required=False, default=stored)
 
     def _output(self) -> TypeRef:
