@@ -111,10 +111,12 @@ class RunHandle(Generic[R]):
     async def result(self, timeout_s: float | None = None) -> R:
         """The run's output once it has completed: of the workflow's return type, or as plain JSON values.
 
+        What is masked in it is in clear here, as a function's return value is; every other way to read a run hides it.
+
         Raises `RunFailed` (`RunCancelled` if somebody cancelled it), or `NoAnswer` after `timeout_s`.
         """
         view = await self._client.wait(
-            self.run_id, timeout_s=timeout_s, not_before=self.seq, shard=self.shard
+            self.run_id, timeout_s=timeout_s, not_before=self.seq, shard=self.shard, revealed=True
         )
         raise_without_output(view)
         return self._decode(bytes(view.output) if view.output else b"null")
@@ -358,8 +360,11 @@ class Client:
         timeout_s: float | None = None,
         not_before: int = 0,
         shard: int | None = None,
+        revealed: bool = False,
     ) -> RunView:
         """The run once it has ended. Asks again every few seconds, so neither a lost owner nor a restart is a hang.
+
+        `revealed` asks for the output with its masked parts in clear, as `RunHandle.result` does.
 
         Raises `NotFound`, or `NoAnswer` after `timeout_s` seconds.
         """
@@ -371,7 +376,7 @@ class Client:
             if left is not None and left <= 0:
                 raise NoAnswer(f"run {run_id!r} has not ended in {timeout_s:g} s")
             hold = HOLD_S if left is None else min(HOLD_S, left)
-            ask = Ask("wait", run_id, not_before, hold_s=hold)
+            ask = Ask("wait", run_id, not_before, hold_s=hold, revealed=revealed)
             view = await self._ask(ask, None if left is None else left, shard)
             if view.status != "running":
                 return view

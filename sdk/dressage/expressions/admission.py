@@ -30,6 +30,7 @@ from dressage.protocol.types import (
     Field,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -90,7 +91,7 @@ class Admissions:
                 return Traits(decimals=name == "decimal")
             case LiteralOf():
                 return Traits()
-            case ListOf(item):
+            case ListOf(item) | MaskedOf(item):
                 return self._traits_of(item)
             case SetOf(item):
                 return Traits(hashed=True) | self._traits_of(item)
@@ -181,13 +182,24 @@ class Admission:
             case UnionOf(options):
                 for option in options:
                     yield from self._keys_in(option, value)
-            case Named(name) if isinstance(value, dict):
+            case MaskedOf(item):
+                yield from self._keys_in(item, value)
+            case Named(name):
                 definition = self._types.definitions.get(name)
                 if isinstance(definition, RecordType):
-                    for field in definition.fields:
-                        yield from self._keys_in(field.type, value.get(field.name))
+                    for field, each in _by_field(definition, value):
+                        yield from self._keys_in(field.type, each)
             case _:
                 return
+
+
+def _by_field(definition: RecordType, plain: Any) -> Iterator[tuple[Field, Any]]:
+    """The fields of a record with what plain JSON gives for them; nothing for JSON of another shape."""
+    if definition.form == "tuple" and isinstance(plain, list):
+        yield from zip(definition.fields, plain, strict=False)
+    elif definition.form != "tuple" and isinstance(plain, dict):
+        for field in definition.fields:
+            yield field, plain.get(field.name)
 
 
 def limit_depth(data: bytes) -> None:

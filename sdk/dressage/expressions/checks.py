@@ -11,12 +11,14 @@ from uuid import UUID
 
 import msgspec
 
-from dressage.expressions.values import Record
+from dressage.expressions.masked import MaskedValue, mask
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.types import (
+    NONE,
     DictOf,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     Scalar,
     SetOf,
@@ -71,11 +73,15 @@ def shown(ref: TypeRef) -> str:
             return f"Literal[{', '.join(map(repr, values))}]"
         case Named(name):
             return name
+        case MaskedOf(item):
+            return f"Masked[{shown(item)}]"
 
 
 def shown_value(value: Any) -> str:
     """The kind of a value, for messages; the value itself may be long, or secret."""
-    return "None" if value is None else type(value).__name__
+    if value is None:
+        return "None"
+    return "a masked value" if type(value) is MaskedValue else type(value).__name__
 
 
 def literal(values: tuple[str | int | bool | None, ...]) -> Any:
@@ -92,37 +98,53 @@ def union(options: list[Any], ref: TypeRef) -> Any:
         raise BadSpec(
             f"type {shown(ref)} cannot be read from JSON without guessing: use Decimal or float alone"
         )
+    if any(isinstance(option, MaskedOf) for option in scalars) and len(options) > 1 + (NONE in scalars):
+        raise BadSpec(f"type {shown(ref)} is masked by halves: mask the whole union, as Masked[int | str]")
     # `Union[...]` rather than `|`: an option may be a plain object such as None.
     return cast("Any", Union)[tuple(options)]
 
 
 # -- is a value of the type? -----------------------------------------------------------------------
-def checker(ref: TypeRef, classes: Mapping[str, type]) -> Check:
-    """A function that says what is wrong with a value. Types are exact: a bool is no int, a datetime no date."""
+def checker(ref: TypeRef, classes: Mapping[str, type], *, wire: bool = True) -> Check:
+    """A function that says what is wrong with a value. Types are exact: a bool is no int, a datetime no date.
+
+    `wire` is for what must become JSON, where `Any` has to be; without it `Any` admits every value.
+    """
     expected = shown(ref)
     match ref:
         case Scalar("any"):
-            return not_json
+            return not_json if wire else _everything
         case Scalar("float"):
-            return _check_float
+            return _check_float if wire else _check_any_float
         case Scalar("none"):
             return lambda value: None if value is None else _wrong(expected, value)
         case Scalar(name):
             return _exact(PYTHON_TYPES[name], expected)
         case Named(name):
-            return _exact(classes[name], expected)
+            keys: dict[str, Check] | None = getattr(classes[name], "key_checks", None)
+            return (
+                _exact(classes[name], expected)
+                if keys is None
+                else _known_keys(classes[name], keys, expected)
+            )
+        case MaskedOf(item):
+            return _inside(checker(item, classes, wire=wire))
         case LiteralOf(values):
             return lambda value: _not_literal(value, values, expected)
         case UnionOf(options):
-            return _any_of([checker(option, classes) for option in options], expected)
+            return _any_of([checker(option, classes, wire=wire) for option in options], expected)
         case ListOf(item):
-            return _all_in(list, checker(item, classes), expected)
+            return _all_in(list, checker(item, classes, wire=wire), expected)
         case SetOf(item):
-            return _all_in(set, checker(item, classes), expected)
+            return _all_in(set, checker(item, classes, wire=wire), expected)
         case TupleOf(items):
-            return _places([checker(item, classes) for item in items], expected)
+            return _places([checker(item, classes, wire=wire) for item in items], expected)
         case DictOf(key, item):
-            return _members(checker(key, classes), checker(item, classes), expected)
+            return _members(checker(key, classes, wire=wire), checker(item, classes, wire=wire), expected)
+
+
+def _everything(value: Any) -> str | None:
+    return None
 
 
 def _wrong(expected: str, value: Any) -> str:
@@ -140,6 +162,10 @@ def _check_float(value: Any) -> str | None:
     if type(value) is float:
         return None if isfinite(value) else f": expected a finite float, got {value}"
     return None if type(value) is int else _wrong("float", value)
+
+
+def _check_any_float(value: Any) -> str | None:
+    return None if type(value) is float or type(value) is int else _wrong("float", value)
 
 
 def _not_literal(value: Any, values: tuple[Any, ...], expected: str) -> str | None:
@@ -200,6 +226,32 @@ def _members(key_check: Check, item_check: Check, expected: str) -> Check:
     return check
 
 
+def _known_keys(kind: Any, checks: Mapping[str, Check], expected: str) -> Check:
+    """For a dict whose keys a TypedDict names."""
+    required: frozenset[str] = kind.__required_keys__
+
+    def check(value: Any) -> str | None:
+        if type(value) is not dict:
+            return _wrong(expected, value)
+        for name in required - value.keys():
+            return f": expected {expected}, got a dict without {name}"
+        for name, item in value.items():
+            item_check = checks.get(name) if type(name) is str else None
+            if item_check is None:
+                return f": expected {expected}, got a dict with other keys"
+            wrong = item_check(item)
+            if wrong is not None:
+                return f".{name}{wrong}"
+        return None
+
+    return check
+
+
+def _inside(item_check: Check) -> Check:
+    """For a masked type; a plain value is taken, too: where it is stored it is masked."""
+    return lambda value: item_check(value.inside if type(value) is MaskedValue else value)
+
+
 def not_json(value: Any) -> str | None:
     """What in `value` JSON cannot say as it is; None if it is JSON throughout."""
     kind = type(value)
@@ -227,49 +279,93 @@ def _first_wrong(found: Any) -> str | None:
     return None
 
 
-# -- floats that JSON wrote as ints ----------------------------------------------------------------
+# -- what the decoder leaves to do: floats that JSON wrote as ints, and masks ------------------------
+Leaf = Callable[[TypeRef], Fix | None]
+
+
 def float_fixer(ref: TypeRef, classes: Mapping[str, type]) -> Fix | None:
     """A function that turns the ints of freshly decoded wire JSON into floats where a float is declared.
 
     None if the type holds no float. Where both are declared, the writer's choice stands.
     """
-    match ref:
-        case Scalar("float"):
-            return lambda value: float(value) if type(value) is int else value
-        case UnionOf(options):
-            if Scalar("int") in options:
-                options = tuple(option for option in options if option != Scalar("float"))
-            return _fix_option([fix for option in options if (fix := float_fixer(option, classes))])
-        case ListOf(item):
-            return _fix_items(list, float_fixer(item, classes))
-        case SetOf(item):
-            return _fix_items(set, float_fixer(item, classes))
-        case DictOf(key, item):
-            return _fix_members(float_fixer(key, classes), float_fixer(item, classes))
-        case TupleOf(items):
-            return _fix_places([float_fixer(item, classes) for item in items])
-        case Named(name):
-            kind = classes[name]
-            return _record_fixer(kind) if issubclass(kind, Record) else None
-        case _:
+    return _Fixes(classes, "float_fixes", _float_leaf).of(ref)
+
+
+def masker(ref: TypeRef, classes: Mapping[str, type]) -> Fix | None:
+    """A function that masks the parts of a value that the type says are; None if there are none."""
+    return _Fixes(classes, "mask_fixes", lambda _: None).of(ref)
+
+
+def _float_leaf(ref: TypeRef) -> Fix | None:
+    return _to_float if ref == Scalar("float") else None
+
+
+def _to_float(value: Any) -> Any:
+    return float(value) if type(value) is int else value
+
+
+class _Fixes:
+    """Puts a change of single values together to one of whatever holds them; `of_fields` is where records keep it."""
+
+    def __init__(self, classes: Mapping[str, type], of_fields: str, leaf: Leaf) -> None:
+        self.classes = classes
+        self.of_fields = of_fields
+        self.leaf = leaf
+
+    def of(self, ref: TypeRef) -> Fix | None:
+        match ref:
+            case UnionOf(options):
+                if Scalar("int") in options:
+                    options = tuple(option for option in options if option != Scalar("float"))
+                return _fix_option([fix for option in options if (fix := self.of(option))])
+            case ListOf(item):
+                return _fix_items(list, self.of(item))
+            case SetOf(item):
+                return _fix_items(set, self.of(item))
+            case DictOf(key, item):
+                return _fix_members(self.of(key), self.of(item))
+            case TupleOf(items):
+                return _fix_places([self.of(item) for item in items])
+            case MaskedOf(item):
+                return _fix_masked(self.of(item), masks=self.of_fields == "mask_fixes")
+            case Named(name):
+                return self._of_record(self.classes[name])
+            case _:
+                return self.leaf(ref)
+
+    def _of_record(self, kind: Any) -> Fix | None:
+        fixes: dict[str, Fix] = getattr(kind, self.of_fields, {})
+        if not fixes:
             return None
+        if issubclass(kind, msgspec.Struct):
+            return _only(kind, lambda value: _fix_fields(value, fixes))
+        if issubclass(kind, tuple):
+            return _only(kind, lambda value: _fix_named_places(value, fixes))
+        return _only(dict, lambda value: _fix_keys(value, fixes))
 
 
-def _record_fixer(kind: type[Record]) -> Fix | None:
-    fixes = kind.float_fixes
-    if not fixes:
-        return None
+def _fix_fields(value: Any, fixes: Mapping[str, Fix]) -> Any:
+    changes: dict[str, Any] = {}
+    for name, fix in fixes.items():
+        before = getattr(value, name)
+        after = fix(before)
+        if after is not before:
+            changes[name] = after
+    return msgspec.structs.replace(value, **changes) if changes else value
 
-    def fix_record(value: Record) -> Record:
-        changes: dict[str, Any] = {}
-        for name, fix in fixes.items():
-            before = getattr(value, name)
-            after = fix(before)
-            if after is not before:
-                changes[name] = after
-        return msgspec.structs.replace(value, **changes) if changes else value
 
-    return _only(kind, fix_record)
+def _fix_named_places(value: Any, fixes: Mapping[str, Fix]) -> Any:
+    return value._replace(**{name: fix(getattr(value, name)) for name, fix in fixes.items()})
+
+
+def _fix_keys(value: dict[str, Any], fixes: Mapping[str, Fix]) -> dict[str, Any]:
+    return value | {name: fix(value[name]) for name, fix in fixes.items() if name in value}
+
+
+def _fix_masked(inside: Fix | None, *, masks: bool) -> Fix | None:
+    if not masks:
+        return inside
+    return (lambda value: mask(inside(value))) if inside else mask
 
 
 def _only(kind: type, fix: Fix) -> Fix:

@@ -11,6 +11,7 @@ import msgspec
 from dressage.expressions import checks
 from dressage.expressions.admission import HARMLESS_BYTES
 from dressage.expressions.limits import DIGITS_MAX
+from dressage.expressions.masked import encode_hidden, encode_revealed
 from dressage.expressions.values import Value
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.types import Field, TypeRef
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _WHERE = re.compile(r"(?s)(.*) - at `\$(.*)`")
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError, RecursionError)
-_encode = msgspec.json.Encoder().encode
 
 
 class Codec:
@@ -30,8 +30,11 @@ class Codec:
         self.type = ref
         self._decoder = decoder_of(table.python_type(ref), ref)
         self._admission = table.admissions.of(ref)
-        self._fix = checks.float_fixer(ref, table.classes)
+        self.mask = checks.masker(ref, table.classes)
+        """Masks what of a value the type says is masked; None if nothing is."""
+        self._fix = _both(checks.float_fixer(ref, table.classes), self.mask)
         self.mismatch = checks.checker(ref, table.classes)
+        self._holds = checks.checker(ref, table.classes, wire=False)
 
     def decode(self, raw: bytes | msgspec.Raw) -> Value:
         """The value of wire JSON. Raises `BadValue` with path, expected and got, or with the limit that it passes."""
@@ -41,7 +44,7 @@ class Codec:
             value = self._decoder.decode(raw)
             return self._fix(value) if self._fix else value
         except _UNREADABLE as error:
-            raise BadValue(_explained(error, "value")) from error
+            raise BadValue(_explained(error, "value", self.mask is not None)) from error
 
     def _decode_admitted(self, data: bytes) -> Value:
         self._admission.before(data)
@@ -49,7 +52,7 @@ class Codec:
             value = self._decoder.decode(data)
             value = self._fix(value) if self._fix else value
         except _UNREADABLE as error:
-            raise BadValue(_explained(error, "value")) from error
+            raise BadValue(_explained(error, "value", self.mask is not None)) from error
         if len(data) > DIGITS_MAX:
             self._admission.behind(data, value)
         return value
@@ -58,6 +61,17 @@ class Codec:
         """The wire JSON of `value`. Raises `BadValue` if it is not of the type."""
         self.check(value)
         return _written(value)
+
+    def shown(self, raw: bytes, value: Value) -> bytes:
+        """The wire JSON for readers: `raw`, which `value` was decoded from or encoded to, with masked parts hidden."""
+        return raw if self.mask is None else encode_hidden(self.mask(value))
+
+    def admit(self, value: Value, where: str) -> Value:
+        """The value as a variable of this type holds it: masked parts masked. Raises as `check` does."""
+        wrong = self._holds(value)
+        if wrong is not None:
+            raise BadValue(f"{where}{wrong}")
+        return self.mask(value) if self.mask else value
 
     def check(self, value: Value, where: str = "value") -> None:
         """Raises `BadValue`, which begins with `where` and the path inside, if `value` is not of the type."""
@@ -85,8 +99,9 @@ class ParamsCodec:
         self._fixes = {
             name: fix
             for name, field in self.fields.items()
-            if (fix := checks.float_fixer(field.type, table.classes))
+            if (fix := _both(checks.float_fixer(field.type, table.classes), self._codecs[name].mask))
         }
+        self._masks = any(codec.mask for codec in self._codecs.values())
         struct = msgspec.defstruct(
             "Parameters",
             [self._member(table, field) for field in self.fields.values()],
@@ -110,7 +125,7 @@ class ParamsCodec:
             given = self._decoder.decode(raw)
             values = {name: self._given(name, getattr(given, name)) for name in self.fields}
         except _UNREADABLE as error:
-            raise BadValue(_explained(error, "")) from error
+            raise BadValue(_explained(error, "", self._masks)) from error
         if len(raw) > DIGITS_MAX:
             self._admission.behind(bytes(raw), list(values.values()))
         return values
@@ -136,6 +151,16 @@ class ParamsCodec:
                 raise BadValue(f"parameter {name} is missing")
         return _written(values)
 
+    def shown(self, raw: bytes) -> bytes:
+        """Parameters for readers: wire JSON that `encode` wrote, with masked parts hidden."""
+        return encode_hidden(self.decode(raw)) if self._masks else raw
+
+
+def _both(first: checks.Fix | None, second: checks.Fix | None) -> checks.Fix | None:
+    if first is None or second is None:
+        return first or second
+    return lambda value: second(first(value))
+
 
 def decoder_of(python_type: Any, ref: TypeRef) -> msgspec.json.Decoder[Any]:
     try:
@@ -149,14 +174,19 @@ def decoder_of(python_type: Any, ref: TypeRef) -> msgspec.json.Decoder[Any]:
 
 def _written(value: Any) -> bytes:
     try:
-        return _encode(value)
+        return encode_revealed(value)
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError) as error:
         raise BadValue(f"the value cannot be written as JSON: {error}") from error
 
 
-def _explained(error: Exception, where: str) -> str:
-    """Puts the place before what msgspec says, as in `order.lines[0].qty: Expected int, got str`."""
+def _explained(error: Exception, where: str, masked: bool) -> str:
+    """Puts the place before what msgspec says, as in `order.lines[0].qty: Expected int, got str`.
+
+    The one thing in which msgspec repeats a value is left out where a type has masked parts.
+    """
     text = str(error).replace("`", "") if not isinstance(error, msgspec.ValidationError) else str(error)
+    if masked:
+        text = re.sub(r"(?s)Invalid enum value .*?(?= - at|$)", "Invalid enum value", text)
     found = _WHERE.fullmatch(text)
     if not found:
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)

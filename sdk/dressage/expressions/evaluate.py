@@ -171,7 +171,9 @@ def _attribute(expr: Attribute, part: Part, table: TypeTable) -> Evaluate:
                 return getattr(value, name)
         elif isinstance(value, FailureInfo):
             return _of_failure(frame, value, name)
-        elif name in FIELDS.get(type(value), ()):
+        elif name in FIELDS.get(type(value), ()) or (
+            isinstance(value, tuple) and name in getattr(value, "_fields", ())
+        ):
             return getattr(value, name)
         raise AttributeError(f"'{type_name(value)}' object has no attribute '{name}'")
 

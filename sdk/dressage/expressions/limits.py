@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.masked import MaskedValue
 
 INT_BITS_MAX = 14_000
 """Bits of an int: some 4,200 digits, below the 4,300 up to which Python itself turns ints into text."""
@@ -172,11 +173,15 @@ def _spend(value: Any, budget: int, depth: int) -> int:
 
 
 def parts_of_value(value: Any) -> Any:
-    """The values directly inside a value: items, keys, fields."""
+    """The values directly inside a value: items, keys, fields, what is masked."""
     kind = type(value)
     if kind in _COLLECTIONS:
         return value
     if kind is dict:
         return [*value, *value.values()]
     names = getattr(kind, "__struct_fields__", None)
-    return [getattr(value, name) for name in names] if names else ()
+    if names:
+        return [getattr(value, name) for name in names]
+    if kind is MaskedValue:
+        return (value.inside,)
+    return value if isinstance(value, tuple) else ()

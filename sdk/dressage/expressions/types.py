@@ -7,9 +7,10 @@ and where a Decimal is, 10.50 keeps its last zero.
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Iterable
 from enum import Enum, IntEnum
-from typing import Any, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import msgspec
 
@@ -28,6 +29,7 @@ from dressage.protocol.types import (
     Field,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -49,6 +51,7 @@ class RecordCodec:
         self.fields = {field.name: field for field in definition.fields}
         self.required = tuple(field.name for field in definition.fields if field.required)
         self.struct = table.classes[definition.name]
+        self._mask = checks.masker(Named(definition.name), table.classes)
         self._mismatches = {
             field.name: checks.checker(field.type, table.classes) for field in definition.fields
         }
@@ -60,7 +63,8 @@ class RecordCodec:
         """The record with these fields in the stored form. Raises `msgspec.MsgspecError`, or `BadValue`."""
         if self._guard is not None:
             self._guard.before(fields)
-        return cast("Record", self._stored.decode(fields))
+        record = cast("Record", self._stored.decode(fields))
+        return self._mask(record) if self._mask else record
 
     def make(self, values: dict[str, Value], frame: Frame | None = None) -> Record:
         """A new record; fields that are not given take their defaults. `frame` pays for the work.
@@ -70,6 +74,8 @@ class RecordCodec:
         for name, value in values.items():
             self._check(name, value)
         record = cast("Record", self.struct(**values))
+        if self._mask:
+            record = self._mask(record)
         weight = weigh(record)
         if weight > SMALL_WEIGHT and frame is not None:
             frame.spend(weight)
@@ -79,6 +85,8 @@ class RecordCodec:
         """The record with another value of one field. Raises as `make` does."""
         self._check(name, value)
         changed = msgspec.structs.replace(record, **{name: value})
+        if self._mask:
+            changed = self._mask(changed)
         weight = weigh(changed)
         if weight > SMALL_WEIGHT and frame is not None:
             frame.spend(weight)
@@ -158,6 +166,10 @@ class TypeTable:
             case ListOf(item):
                 return list[self.python_type(item)]  # type: ignore[misc]
             case SetOf(item):
+                if isinstance(item, MaskedOf):
+                    raise BadSpec(
+                        "a set cannot hold masked values, which it would have to compare: use a list"
+                    )
                 return set[self.python_type(item)]  # type: ignore[misc]
             case TupleOf(items):
                 return tuple.__class_getitem__(tuple(self.python_type(item) for item in items))
@@ -169,6 +181,8 @@ class TypeTable:
                 return checks.union([self.python_type(option) for option in options], ref)
             case Named(name):
                 return self._class(name)
+            case MaskedOf(item):
+                return self.python_type(item)
 
     def _key_type(self, ref: TypeRef) -> Any:
         if isinstance(ref, Named) and isinstance(self.definitions.get(ref.name), RecordType):
@@ -194,7 +208,7 @@ class TypeTable:
             )
         self._under_way.append(name)
         try:
-            made = self._enum(definition) if isinstance(definition, EnumType) else self._struct(definition)
+            made = self._enum(definition) if isinstance(definition, EnumType) else self._record(definition)
         finally:
             self._under_way.pop()
         return made
@@ -215,40 +229,70 @@ class TypeTable:
         self.classes[definition.name] = kind
         return kind
 
-    def _struct(self, definition: RecordType) -> type:
+    def _record(self, definition: RecordType) -> type:
         names = [field.name for field in definition.fields]
         for name in names:
             if not name.isidentifier() or name.startswith("__") or names.count(name) > 1:
                 raise BadSpec(
                     f"field {definition.name}.{name} is not valid: field names are Python's, once each"
                 )
+        make = {"object": self._struct, "tuple": self._named_tuple, "dict": self._typed_dict}[definition.form]
+        try:
+            kind = make(definition)
+        except (TypeError, ValueError) as error:
+            raise BadSpec(f"record {definition.name} is not valid: {error}") from error
+        for of_fields, fixer in (("float_fixes", checks.float_fixer), ("mask_fixes", checks.masker)):
+            fixes = {field.name: fixer(field.type, self.classes) for field in definition.fields}
+            setattr(kind, of_fields, {name: fix for name, fix in fixes.items() if fix})
+        self.classes[definition.name] = kind
+        decoder_of(kind, Named(definition.name))
+        if definition.form != "dict":
+            self._records[definition.name] = RecordCodec(self, definition)
+        return kind
+
+    def _struct(self, definition: RecordType) -> type:
         fields = [self._field(definition, field) for field in definition.fields]
-        prefix = b'{"$record":["%b",' % definition.name.encode()
-        fixes = {field.name: checks.float_fixer(field.type, self.classes) for field in definition.fields}
-        kind = msgspec.defstruct(
+        return msgspec.defstruct(
             definition.name,
-            fields,
+            [(name, kind, _struct_default(default)) for name, kind, default in fields],
             bases=(Record,),
-            namespace={
-                "stored_prefix": prefix,
-                "float_fixes": {name: fix for name, fix in fixes.items() if fix},
-            },
+            namespace={"stored_prefix": _prefix(definition)},
             frozen=True,
             kw_only=True,
         )
-        self.classes[definition.name] = kind
-        decoder_of(kind, Named(definition.name))
-        self._records[definition.name] = RecordCodec(self, definition)
-        return kind
+
+    def _named_tuple(self, definition: RecordType) -> type:
+        fields = [self._field(definition, field) for field in definition.fields]
+        namespace: dict[str, Any] = {
+            "__module__": __name__,
+            "__annotations__": {name: kind for name, kind, _ in fields},
+            **{name: default for name, _, default in fields if default is not msgspec.NODEFAULT},
+        }
+        made: Any = types.new_class(definition.name, (NamedTuple,), {}, lambda body: body.update(namespace))
+        made.stored_prefix = _prefix(definition)
+        return cast("type", made)
+
+    def _typed_dict(self, definition: RecordType) -> type:
+        keys: dict[str, Any] = {}
+        for field in definition.fields:
+            kind = self.python_type(field.type)
+            decoder_of(kind, field.type)
+            if field.default is not msgspec.UNSET:
+                raise BadSpec(f"{definition.name}.{field.name}: a TypedDict has no defaults")
+            keys[field.name] = kind if field.required else NotRequired[kind]
+        made: Any = cast("Any", TypedDict)(definition.name, keys)
+        made.key_checks = {
+            field.name: checks.checker(field.type, self.classes) for field in definition.fields
+        }
+        return cast("type", made)
 
     def _field(self, definition: RecordType, field: Field) -> tuple[str, Any, Any]:
+        """Name, Python's type, and the default or `msgspec.NODEFAULT`."""
         python_type = self.python_type(field.type)
         decoder_of(python_type, field.type)
         if field.required:
             return field.name, python_type, msgspec.NODEFAULT
-        value = self.default(field, f"{definition.name}.{field.name}")
-        # One object may serve all records: values never change.
-        return field.name, python_type, msgspec.field(default_factory=lambda: value)
+        return field.name, python_type, self.default(field, f"{definition.name}.{field.name}")
 
     def default(self, field: Field, where: str) -> Value:
         """The value that `field` takes when it is not given."""
@@ -263,7 +307,18 @@ class TypeTable:
         wrong = checks.checker(field.type, self.classes)(value)
         if wrong is not None:
             raise BadSpec(f"the default of {where} is not valid: {wrong.removeprefix(': ')}")
-        return value
+        masker = checks.masker(field.type, self.classes)
+        return masker(value) if masker else value
+
+
+def _struct_default(value: Value) -> Any:
+    # One object may serve all records: values never change.
+    return value if value is msgspec.NODEFAULT else msgspec.field(default_factory=lambda: value)
+
+
+def _prefix(definition: RecordType) -> bytes:
+    """What comes before the fields in the stored form."""
+    return b'{"$record":["%b",' % definition.name.encode()
 
 
 __all__ = ["Codec", "ParamsCodec", "RecordCodec", "TypeTable"]

@@ -1,7 +1,8 @@
 """The values of the evaluator, and their stored form.
 
 Values are None, bool, int, float, Decimal, str, bytes, datetime, date, timedelta, UUID, tuple, list, dict, set,
-members of a `TypeTable`'s enums, its records (instances of `Record`), and caught failures (`FailureInfo`).
+members of a `TypeTable`'s enums, its records (instances of `Record`, or named tuples), masked values, and caught
+failures (`FailureInfo`).
 Nothing changes a value once it exists, lists and dicts included: every operation makes a new one.
 
 The stored form is JSON that describes itself. What JSON has is written as it is; everything else is an object
@@ -18,6 +19,7 @@ with one key that begins with `$`:
 `{"$dict": [[key, value], ...]}`      a dict with a key that is no str or begins with `$`
 `{"$enum": ["Color", "RED"]}`         type and member by name
 `{"$record": ["Order", {...}]}`       type by name, fields in wire JSON (the type gives their decoding)
+`{"$masked": ...}`                    a masked value: the stored form of what is inside
 `{"$failure": {...}}`                 a `FailureInfo`
 ====================================  ==========================================================
 """
@@ -37,6 +39,7 @@ import msgspec
 
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.limits import VALUE_MAX_DEPTH, limit_collisions
+from dressage.expressions.masked import MaskedValue, encode_revealed, mask
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
 from dressage.protocol.nesting import nests_deeper
@@ -56,6 +59,9 @@ class Record(msgspec.Struct, frozen=True):
 
     float_fixes: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """For each field that holds floats: what turns the ints of wire JSON into them."""
+
+    mask_fixes: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    """For each field that holds masked values: what masks them."""
 
 
 def type_name(value: Value) -> str:
@@ -90,11 +96,12 @@ def _encode(value: Value) -> bytes:
     kind = type(value)
     if kind in _JSON_SCALARS:
         return _to_json(value)
-    if isinstance(value, Record):
-        return b"%b%b]}" % (value.stored_prefix, _to_json(value))
     encode = _ENCODERS.get(kind)
     if encode is not None:
         return encode(value)
+    prefix = getattr(kind, "stored_prefix", None)
+    if prefix is not None:
+        return b"%b%b]}" % (prefix, encode_revealed(value))
     if isinstance(value, Enum):
         return _tagged("$enum", [kind.__name__, value.name])
     raise BadValue(f"a {kind.__name__} is no value that a run can hold")
@@ -174,6 +181,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     UUID: lambda value: _tagged("$uuid", value),
     bytes: lambda value: _tagged("$bytes", b64encode(value).decode()),
     FailureInfo: lambda value: _tagged("$failure", value),
+    MaskedValue: lambda value: b'{"$masked":%b}' % _encode(value.inside),
 }
 
 
@@ -308,4 +316,5 @@ _DECODERS: dict[bytes, Callable[[bytes, TypeTable], Value]] = {
     b"$dict": _decode_dict,
     b"$enum": _decode_enum,
     b"$record": _decode_record,
+    b"$masked": lambda data, types: mask(_decode(data, types)),
 }

@@ -2,12 +2,12 @@
 
 ::
 
-    from dressage.flow import App, Exponential, Limits, Searchable, WorkflowFailure, sleep, task, workflow
+    from dressage.flow import App, Exponential, Limits, Masked, Searchable, WorkflowFailure, sleep, task, workflow
 """
 
 from dressage.flow.app import App, Handler
 from dressage.flow.branches import gather
-from dressage.flow.describe import Searchable
+from dressage.flow.describe import Masked, Searchable
 from dressage.flow.failures import TaskError, WorkflowFailure
 from dressage.flow.retries import Exponential
 from dressage.flow.sleeping import sleep
@@ -20,6 +20,7 @@ __all__ = [
     "Exponential",
     "Handler",
     "Limits",
+    "Masked",
     "Searchable",
     "Task",
     "TaskError",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from collections.abc import Mapping
@@ -14,9 +13,21 @@ from uuid import UUID
 
 import msgspec
 
+from dressage.expressions.searching import check_searchable
 from dressage.expressions.types import TypeTable
 from dressage.expressions.values import Record, Value, encode_stored
-from dressage.flow.members import Default, Unsupported, check_methods, enum_type, members_of, shown
+from dressage.flow import models
+from dressage.flow.members import (
+    Default,
+    Unsupported,
+    check_methods,
+    enum_type,
+    is_required_key,
+    is_typed_dict,
+    members_of,
+    record_form,
+    shown,
+)
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.types import (
     ANY,
@@ -25,6 +36,7 @@ from dressage.protocol.types import (
     Field,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -44,7 +56,16 @@ class SearchableMark:
 
 SEARCHABLE: Final = SearchableMark()
 Searchable: TypeAlias = Annotated[T, SEARCHABLE]
-"""Marks a field of the view dataclass by which runs can be searched."""
+"""Marks a field of the view, or of a record inside it, by which runs can be searched."""
+
+
+class MaskedMark:
+    """What `Masked` puts into an annotation."""
+
+
+MASKED: Final = MaskedMark()
+Masked: TypeAlias = Annotated[T, MASKED]
+"""A value that workflows pass on unseen, and that reads, events, logs and analytics show as `***`."""
 
 
 _SCALARS: dict[Any, TypeRef] = {
@@ -67,7 +88,7 @@ _SCALARS: dict[Any, TypeRef] = {
 _FROZEN_AS_THEY_ARE: Final = (bool, int, float, str, bytes, Decimal, datetime, date, timedelta, UUID)
 _TYPES_ADVICE: Final = (
     "use bool, int, float, Decimal, str, bytes, datetime, date, timedelta, UUID, list[...], dict[str, ...], "
-    "set[...], tuple[...], Literal, an Enum, a dataclass, or a union with None"
+    "set[...], tuple[...], Literal, an Enum, a dataclass, a NamedTuple, a TypedDict, or a union with None"
 )
 
 
@@ -126,9 +147,11 @@ class TypeBook:
 
     def _generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> TypeRef:
         if origin is Annotated:
+            return self._annotated(args[0], args[1:])
+        if origin is typing.Required or origin is typing.NotRequired:
             return self._ref(args[0])
         if origin is Union or origin is types.UnionType:
-            return UnionOf(tuple(self._ref(arg) for arg in args))
+            return self._union(args)
         if origin is Literal:
             return LiteralOf(args)
         if origin is list:
@@ -143,6 +166,26 @@ class TypeBook:
             return TupleOf(tuple(self._ref(arg) for arg in args))
         raise self._refusal(annotation)
 
+    def _annotated(self, annotation: Any, metadata: tuple[Any, ...]) -> TypeRef:
+        for each in metadata:
+            models.check_metadata(each)
+        ref = self._ref(annotation)
+        if MASKED not in metadata or isinstance(ref, MaskedOf):
+            return ref
+        if SEARCHABLE in metadata:
+            raise Unsupported(
+                "a masked value cannot be searched for", "leave one of Masked and Searchable out"
+            )
+        return MaskedOf(ref)
+
+    def _union(self, options: tuple[Any, ...]) -> TypeRef:
+        if any(map(models.is_model, options)) and len(options) > 1 + (type(None) in options):
+            raise Unsupported(
+                "a pydantic model in a union with more than None cannot be told apart",
+                "use a dataclass, or a model that has a field for each",
+            )
+        return UnionOf(tuple(self._ref(option) for option in options))
+
     def _refusal(self, annotation: Any) -> Unsupported:
         return Unsupported(f"type {shown(annotation)} is not supported", _TYPES_ADVICE)
 
@@ -153,10 +196,12 @@ class TypeBook:
             return Named(name)
         if issubclass(kind, Enum):
             definition: TypeDef = enum_type(kind)
-        elif dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct):
+        elif models.is_model(kind) or record_form(kind) is not None:
+            if models.is_model(kind):
+                models.check_model(kind)
             check_methods(kind)
             self._claim(name, kind)
-            definition = RecordType(name, self._fields(kind))
+            definition = RecordType(name, self._fields(kind), record_form(kind) or "object")
         else:
             raise self._refusal(kind)
         self._claim(name, kind)
@@ -171,18 +216,32 @@ class TypeBook:
                 f"{kind.__name__} has an annotation that cannot be resolved: {error}",
                 "define what it refers to at module level",
             ) from error
-        described = [self._field(kind, name, hints[name], default) for name, default in members_of(kind)]
-        return tuple(described)
+        members = models.model_members(kind) if models.is_model(kind) else members_of(kind)
+        return tuple(self._field(kind, name, hints[name], default) for name, default in members)
 
     def _field(self, kind: type, name: str, annotation: Any, default: Default) -> Field:
         where = f"field {kind.__name__}.{name}"
         try:
             ref = self._ref(annotation)
             stored = msgspec.UNSET if default.required else msgspec.Raw(self.frozen(default.value()))
+            searchable = SEARCHABLE in getattr(annotation, "__metadata__", ())
+            if searchable:
+                check_searchable(ref, self.definitions, where)
         except Unsupported as error:
             raise Unsupported(f"{where}: {error.what}", error.advice) from error
-        searchable = SEARCHABLE in getattr(annotation, "__metadata__", ())
+        except BadSpec as error:
+            raise Unsupported(error.message, "mark fields of it, or leave Searchable out") from error
+        if is_typed_dict(kind):
+            return Field(name, ref, required=is_required_key(kind, name, annotation), searchable=searchable)
         return Field(name, ref, required=default.required, default=stored, searchable=searchable)
+
+    def places_of(self, ref: TypeRef) -> int | None:
+        """How many values a tuple of this type has; None for what is no tuple."""
+        if isinstance(ref, TupleOf):
+            return len(ref.items)
+        definition = self.definitions.get(ref.name) if isinstance(ref, Named) else None
+        is_tuple = isinstance(definition, RecordType) and definition.form == "tuple"
+        return len(definition.fields) if is_tuple else None
 
     # -- constants ---------------------------------------------------------------------------------
     def frozen(self, value: Any) -> bytes:
@@ -206,7 +265,7 @@ class TypeBook:
         if isinstance(value, Enum):
             self._class(kind)
             return self.table().member(kind.__name__, value.name)
-        if dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
+        if models.is_model(kind) or record_form(kind) is not None:
             return self._record(kind, value)
         raise Unsupported(
             f"a {kind.__name__} is no constant that a workflow can hold", "pass it to a task instead"
@@ -216,7 +275,7 @@ class TypeBook:
         self._class(kind)
         table = self.table()
         try:
-            return table.read_record(kind.__name__, msgspec.json.encode(value))
+            return table.read_record(kind.__name__, msgspec.json.encode(value, enc_hook=models.to_plain))
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise Unsupported(
                 f"this {kind.__name__} cannot be frozen: {error}", "check its fields"

@@ -36,8 +36,9 @@ _HARMLESS_METHODS: Final = frozenset(_HARMLESS.split())
 class Default:
     """The default of a field: a value, what makes one, or neither."""
 
-    plain: Any = dataclasses.MISSING
-    factory: Any = dataclasses.MISSING
+    # To a dataclass MISSING itself means that a field has no default.
+    plain: Any = dataclasses.field(default_factory=lambda: dataclasses.MISSING)
+    factory: Any = dataclasses.field(default_factory=lambda: dataclasses.MISSING)
 
     @property
     def required(self) -> bool:
@@ -56,10 +57,38 @@ class Default:
         return cast("Any", self.factory)()
 
 
+Form = Literal["object", "tuple", "dict"]
+
+
+def is_typed_dict(kind: Any) -> bool:
+    """Whether `kind` is a TypedDict, that of `typing_extensions` included, which `typing` does not know."""
+    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__required_keys__")
+
+
+def record_form(kind: Any) -> Form | None:
+    """What the values of a class with fields are; None for a class that has none."""
+    if not isinstance(kind, type):
+        return None
+    if is_typed_dict(kind):
+        return "dict"
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return "tuple"
+    return "object" if dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct) else None
+
+
 def members_of(kind: Any) -> list[tuple[str, Default]]:
-    """The fields of a dataclass or Struct, in order, with their defaults."""
+    """The fields of a dataclass, Struct, NamedTuple or TypedDict, in order, with their defaults."""
+    if is_typed_dict(kind):
+        return [(name, Default()) for name in kind.__annotations__]
+    if issubclass(kind, tuple):
+        return _places(kind)
     if issubclass(kind, msgspec.Struct):
         return _struct_members(kind)
+    if hasattr(kind, "__pydantic_validator__"):
+        raise Unsupported(
+            f"{kind.__name__} is a dataclass of pydantic, which changes what it is given",
+            "use a pydantic model, or a dataclass of the standard library",
+        )
     members: list[tuple[str, Default]] = []
     for field in dataclasses.fields(kind):
         if not field.init:
@@ -69,6 +98,21 @@ def members_of(kind: Any) -> list[tuple[str, Default]]:
             )
         members.append((field.name, Default(field.default, field.default_factory)))
     return members
+
+
+def _places(kind: Any) -> list[tuple[str, Default]]:
+    untyped = [name for name in kind._fields if name not in kind.__annotations__]
+    if untyped:
+        raise Unsupported(f"{kind.__name__}.{untyped[0]} has no type", "derive it from typing.NamedTuple")
+    return [(name, Default(kind._field_defaults.get(name, dataclasses.MISSING))) for name in kind._fields]
+
+
+def is_required_key(kind: Any, name: str, annotation: Any) -> bool:
+    """Whether a TypedDict must have a key. Text annotations hide `NotRequired` from Python's own list."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Required, typing.NotRequired):
+        return origin is typing.Required
+    return name in kind.__required_keys__
 
 
 def _struct_members(kind: type[msgspec.Struct]) -> list[tuple[str, Default]]:
@@ -85,13 +129,16 @@ def _struct_members(kind: type[msgspec.Struct]) -> list[tuple[str, Default]]:
     return members
 
 
+_LIBRARIES: Final = ("msgspec", "msgspec._core", "enum", "typing", "pydantic.main")
+
+
 def check_methods(kind: type) -> None:
     """Refuses a class whose own special methods would give operators another meaning than the evaluator's."""
     parameters = getattr(kind, "__dataclass_params__", None)
     if parameters is not None and (parameters.order or not parameters.eq):
         raise Unsupported(f"{kind.__name__} has order=True or eq=False", "compare its fields instead")
     for owner in kind.__mro__:
-        if owner is object or owner.__module__ in ("msgspec", "msgspec._core", "enum", "typing"):
+        if owner is object or owner.__module__ in _LIBRARIES:
             continue
         for name, member in vars(owner).items():
             generated = getattr(getattr(member, "__code__", None), "co_filename", "") == "<string>"

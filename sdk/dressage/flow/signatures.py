@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
+from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
 from dressage.flow.source import source_of
-from dressage.protocol.errors import BadValue, DefinitionError
+from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
 from dressage.protocol.types import Field, TypeRef
 
 
@@ -61,6 +62,8 @@ class Signature:
             self.book.table().default(Field(name, ref, required=False, default=stored), f"parameter {name}")
         except Unsupported as error:
             raise self.refusal(name, f"parameter {name}: {error.what}", error.advice) from error
+        except BadSpec as error:
+            raise self.refusal(name, error.message, "give another default, or another type") from error
         return Field(name, ref, required=False, default=stored)
 
     def _output(self) -> TypeRef:
@@ -93,18 +96,19 @@ class Signature:
             else:
                 members.append((name, typing.Optional[kind], msgspec.UNSET))  # noqa: UP045
         return msgspec.json.Decoder(
-            msgspec.defstruct("Parameters", members, forbid_unknown_fields=True, kw_only=True)
+            msgspec.defstruct("Parameters", members, forbid_unknown_fields=True, kw_only=True),
+            dec_hook=models.from_plain,
         )
 
     @cached_property
     def _output_decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.hints["return"])
+        return msgspec.json.Decoder(self.hints["return"], dec_hook=models.from_plain)
 
     def encode_args(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bytes:
         """Arguments of a call as a JSON object by name. Raises `BadValue` if they do not fit the signature."""
         try:
             given = inspect.signature(self.function).bind(*args, **keywords).arguments
-            raw = msgspec.json.encode(given)
+            raw = msgspec.json.encode(given, enc_hook=models.to_plain)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadValue(f"{self.function.__name__}(): {error}") from error
         self.decode_args(raw)
@@ -122,13 +126,19 @@ class Signature:
         default = self._parameters[name].default
         if default is inspect.Parameter.empty:
             return value
-        admits_none = value is None and type(None) in typing.get_args(self.hints[name])
-        return default if value is msgspec.UNSET or (value is None and not admits_none) else value
+        lacks_none = value is None and name not in self._admit_none
+        return default if value is msgspec.UNSET or lacks_none else value
+
+    @cached_property
+    def _admit_none(self) -> frozenset[str]:
+        """The parameters that may be None; where others are, they take their default."""
+        table = self.book.table()
+        return frozenset(each.name for each in self.params if table.codec(each.type).mismatch(None) is None)
 
     def encode_result(self, value: Any) -> bytes:
         """A result as JSON. Raises `BadValue` for what JSON cannot say or what is not of the return type."""
         try:
-            raw = msgspec.json.encode(value)
+            raw = msgspec.json.encode(value, enc_hook=models.to_plain)
             self._output_decoder.decode(raw)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise BadValue(

@@ -159,13 +159,15 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """A question to a shard's owner on `dressage.<ns>.ask.<shard>`.
 
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
-    then says how it stands. `not_before` is a command's stream sequence that the answer must reflect.
+    then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
+    for the output with its masked parts in clear, for the caller who awaits the result.
     """
 
     op: Literal["get", "wait"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
+    revealed: bool = False
 
 
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]

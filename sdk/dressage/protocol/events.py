@@ -26,12 +26,14 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind variable-changed: `value` is the wire form; `searchable` marks an attribute of the run's view.
 
+    `paths` are what can be searched for inside of the value, as `customer.address.city` of attribute `customer`.
     `thread` is the branch whose own variable it is; 0 is the run itself.
     """
 
     name: str
     value: msgspec.Raw
     searchable: bool = False
+    paths: tuple[str, ...] = ()
     thread: int = 0
 
 

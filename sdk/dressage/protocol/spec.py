@@ -264,6 +264,8 @@ Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode |
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A local variable; `type` is known when it was declared or can be derived.
 
+    A `declared` one takes values of its type alone: any other ends the run.
+
     `view` marks the one that search and readers see. A `temporary` one is the compiler's own (its name begins with
     `$`, which no Python name does): readers need not see it.
     """
@@ -272,6 +274,7 @@ class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     type: TypeRef | None = None
     view: bool = False
     temporary: bool = False
+    declared: bool = False
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -91,7 +91,7 @@ def _check_scopes(spec: WorkflowSpec) -> None:
 
 def _check_views(spec: WorkflowSpec) -> None:
     """The view is a record: what changes in it is told field by field."""
-    records = {each.name for each in spec.types if isinstance(each, RecordType)}
+    records = {each.name for each in spec.types if isinstance(each, RecordType) and each.form == "object"}
     for variable in spec.variables:
         if variable.view and not (isinstance(variable.type, Named) and variable.type.name in records):
             raise BadSpec(f"variable {variable.name!r} is a view, so its type must be a record of this spec")

@@ -29,6 +29,7 @@ from dressage.protocol.types import (
     EnumType,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -231,7 +232,7 @@ def _check_type(ref: TypeRef, depth: int) -> None:
     match ref:
         case Scalar() | Named():
             return
-        case ListOf(item) | SetOf(item):
+        case ListOf(item) | SetOf(item) | MaskedOf(item):
             _check_type(item, depth - 1)
         case DictOf(key, value):
             _check_type(key, depth - 1)

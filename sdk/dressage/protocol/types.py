@@ -52,7 +52,13 @@ class Named(msgspec.Struct, tag="named", tag_field="kind", frozen=True, forbid_u
     name: str
 
 
-TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named
+class MaskedOf(msgspec.Struct, tag="masked", tag_field="kind", frozen=True, forbid_unknown_fields=True):
+    """A value that expressions pass on unseen, and that readers see as `***`. None is not hidden."""
+
+    item: TypeRef
+
+
+TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named | MaskedOf
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -69,11 +75,24 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     searchable: bool = False
 
 
-class RecordType(msgspec.Struct, tag="record", tag_field="kind", frozen=True, forbid_unknown_fields=True):
-    """A dataclass or Struct: named fields in order."""
+class RecordType(
+    msgspec.Struct,
+    tag="record",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Named fields in order.
+
+    `form` is what values are: an object (dataclass, Struct, pydantic model), a tuple whose places have names
+    (`NamedTuple`, in JSON an array), or a dict with known keys (`TypedDict`, whose fields have no defaults: one that
+    is not required may be absent).
+    """
 
     name: str
     fields: tuple[Field, ...]
+    form: Literal["object", "tuple", "dict"] = "object"
 
 
 class EnumMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,7 +39,7 @@ DEFINITIONS_MAX: Final = 1_000
 FAULTS_MIN, FAULTS_MAX = 5, 10
 STRIKES_MAX: Final = 4
 AGAIN_S: Final = 0.3
-ENDS_AT_S: Final = 600.0
+ENDS_AT_S: Final = 2_000.0
 
 
 @dataclass(slots=True, frozen=True)

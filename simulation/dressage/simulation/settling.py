@@ -19,7 +19,10 @@ from dressage.simulation.workloads import COMMANDS_MIN
 from dressage.simulation.world import NAMESPACE, World
 
 PATIENCE_S: Final = 300.0
-"""So long after the last fault everything must have come to rest; the longest wait is a lost task's, 30 s."""
+"""So long after the last output event everything must have come to rest; the longest wait is a lost task's, 30 s."""
+
+SETTLED_WITHIN_S: Final = 1_500.0
+"""And so long after the last fault in any case: with a limit of one open run, runs go one by one."""
 
 POLL_S: Final = 0.5
 ASLEEP_S: Final = 86_400
@@ -42,9 +45,13 @@ def heal(world: World) -> None:
 
 async def settle(world: World) -> None:
     """Returns once all clients have their answers and the streams hold nothing that is still to be done."""
-    deadline = world.loop.true_time + PATIENCE_S
-    while world.loop.true_time < deadline:
+    healed = moved = world.loop.true_time
+    told = 0
+    while world.loop.true_time < min(moved + PATIENCE_S, healed + SETTLED_WITHIN_S):
         await asyncio.sleep(POLL_S)
+        events = sum(sum(world.watch.view(number).events.values()) for number in range(world.watch.count))
+        if events != told:
+            told, moved = events, world.loop.true_time
         for process in world.processes.values():
             if process.kind != "client":
                 process.start()  # One that was told to stop before the healing may end behind it.

@@ -10,6 +10,8 @@ from msgspec import structs
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
+from dressage.expressions.limits import parts_of_value
+from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, decode_stored, encode_stored
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
@@ -21,6 +23,7 @@ from dressage.orchestrator.fold.limits import (
     limit_threads,
     stored_bytes,
     too_large,
+    type_error,
     variables_too_large,
     waiting_bytes,
 )
@@ -49,8 +52,6 @@ SMALL_BYTES = 1024
 
 ENDED: Final = -1
 """The node of a branch that has ended: it is at none."""
-
-_to_json = msgspec.json.Encoder().encode
 
 
 class Advance:
@@ -106,6 +107,15 @@ class Advance:
             self.ready.append(thread)
         self.turn_to(thread)
 
+    def go_on_with(self, thread: RunThread, waited: int, node: int, target: str | None, value: Any) -> None:
+        """Lets a thread that waited at node `waited` go on with what it waited for. Raises `LimitExceeded`."""
+        self.go_on(thread, node)
+        try:
+            if target is not None:
+                self.assign(target, value)
+        except BadValue as wrong:
+            self.fail(thread, type_error(wrong, self.definition.spec.nodes[waited].line), waited)
+
     def start_branch(self, parent: RunThread, place: int, branch: Branch, given: dict[str, Any]) -> None:
         """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
         limit_threads(len(self.state.threads) + 1)
@@ -147,7 +157,10 @@ class Advance:
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
     def assign(self, name: str, value: Any) -> None:
-        """Raises `LimitExceeded`, or `BadValue` for a view that is no record."""
+        """Raises `LimitExceeded`, or `BadValue` for what is not of the variable's declared type."""
+        declared = self.definition.declared.get(name)
+        if declared is not None:
+            value = declared.admit(value, f"variable {name}")
         owner = self._store(name, value)
         if name in self.definition.views:
             self._view_changed(name, value)
@@ -167,7 +180,7 @@ class Advance:
         """Replaces one field of a view; the record itself stays a value. Raises `BadValue` for a wrong type."""
         record = self.definition.types.with_field(self.variable(name), attribute, value, self.scope)
         self._store(name, record)
-        self._field_changed(attribute, value)
+        self._field_changed(attribute, getattr(record, attribute))
 
     def variable(self, name: str) -> Any:
         """The value of a variable. Raises `ExpressionFailed` where it has none."""
@@ -236,20 +249,22 @@ class Advance:
             self._field_changed(field, getattr(record, field))
 
     def _field_changed(self, field: str, value: Any) -> None:
-        self.emit(VariableChanged(field, msgspec.Raw(wire(value)), field in self.definition.searchable))
+        paths = self.definition.searchable.get(field, ())
+        inside = () if paths == (field,) else paths
+        self.emit(VariableChanged(field, msgspec.Raw(wire(value)), paths == (field,), inside))
 
     # -- ends --------------------------------------------------------------------------------------
-    def complete(self, output: bytes) -> None:
-        """Raises `LimitExceeded`."""
+    def complete(self, output: bytes, shown: bytes) -> None:
+        """`shown` is what readers see of the output. Raises `LimitExceeded`."""
         if len(output) > self.definition.limits.value_bytes:
             raise too_large("output-size", "the run's output", output, self.definition.limits)
         if self.stored or not self.definition.state_fits:
             self.check_sizes(output)
         self.scope.spend(len(output))
         state = self.state
-        state.output = result = msgspec.Raw(output)
+        state.output = msgspec.Raw(output)
         self._end("completed")
-        self.emit(RunCompleted(result, state.ended_ms - state.started_ms))
+        self.emit(RunCompleted(msgspec.Raw(shown), state.ended_ms - state.started_ms))
 
     def fail(self, thread: RunThread, failure: FailureInfo, node: int) -> None:
         """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`.
@@ -305,12 +320,10 @@ class Advance:
             return
         node = self.definition.spec.nodes[wait.node]
         assert isinstance(node, GatherNode)
-        self.go_on(thread, node.next)
-        if node.target is not None:
-            outputs = (
-                decode_stored(wait.outputs[place], self.definition.types) for place in range(wait.branches)
-            )
-            self.assign(node.target, tuple(outputs))
+        outputs = (
+            decode_stored(wait.outputs[place], self.definition.types) for place in range(wait.branches)
+        )
+        self.go_on_with(thread, wait.node, node.next, node.target, tuple(outputs))
 
     def fail_run(self, failure: FailureInfo) -> None:
         if self.stored or not self.definition.state_fits:
@@ -336,8 +349,11 @@ class Advance:
 
 
 def wire(value: Any) -> bytes:
-    """A value as readers of events see it: plain JSON, or the stored form where JSON has no word for its keys."""
+    """A value as readers of events see it: plain JSON, or the stored form where JSON has no word for its keys.
+
+    What is masked is hidden; in a value that JSON cannot say, all of it is.
+    """
     try:
-        return _to_json(value)
+        return encode_hidden(value)
     except TypeError:
-        return encode_stored(value)
+        return encode_hidden(HIDDEN) if has_masked(value, parts_of_value) else encode_stored(value)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dressage.expressions.evaluate import Evaluate, compile_for_frames
+from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.spec import GatherNode, Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
-from dressage.protocol.types import Named, RecordType
+from dressage.protocol.types import Named
 
 STEP_WORK = 200
 """Units of work of passing one node with small expressions."""
@@ -53,7 +54,11 @@ class Definition:
         self.task_outputs = {task.name: self.types.codec(task.output) for task in spec.tasks}
         self.views = {variable.name for variable in spec.variables if variable.view}
         self.temporaries = {variable.name for variable in spec.variables if variable.temporary}
-        self.searchable = frozenset(_searchable(spec))
+        self.searchable = _searchable(spec, self.types)
+        """The paths of the run's view that can be searched for, by the field that they begin with."""
+        self.declared = {
+            each.name: self.types.codec(each.type) for each in spec.variables if each.declared and each.type
+        }
         self.limits = spec.limits or Limits()
         self.state_fits = _largest_state(self.limits) <= STATE_BYTES_MAX
         """Whether the limits of its parts already keep the state of a run with one thread within its own."""
@@ -87,13 +92,10 @@ def _largest_state(limits: Limits) -> int:
     return 2 * limits.value_bytes + limits.variables_bytes
 
 
-def _searchable(spec: WorkflowSpec) -> Iterator[str]:
-    """Names of the searchable fields of the run's view."""
-    views = {
-        variable.type.name
-        for variable in spec.variables
-        if variable.view and isinstance(variable.type, Named)
-    }
-    for definition in spec.types:
-        if isinstance(definition, RecordType) and definition.name in views:
-            yield from (field.name for field in definition.fields if field.searchable)
+def _searchable(spec: WorkflowSpec, types: TypeTable) -> dict[str, tuple[str, ...]]:
+    """What of the run's view can be searched for. Raises `BadSpec`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for variable in spec.variables:
+        if variable.view and isinstance(variable.type, Named):
+            found |= searchable_paths(types.definitions, variable.type.name)
+    return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
+from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
 from dressage.orchestrator.fold.invariants import check
-from dressage.orchestrator.fold.limits import stored_bytes, too_large, variables_too_large
+from dressage.orchestrator.fold.limits import stored_bytes, too_large, type_error, variables_too_large
 from dressage.orchestrator.fold.nodes import ENTER
 from dressage.orchestrator.fold.nodes.sleep import on_timer
 from dressage.orchestrator.fold.nodes.task import on_result
@@ -98,7 +99,7 @@ def _start(
         variables=variables,
     )
     advance = Advance(fresh, definition, stamp)
-    advance.emit(RunStarted(given))
+    advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
     return _finish(advance, command.actor)
 
 
@@ -107,7 +108,7 @@ def _input(data: bytes, definition: Definition) -> tuple[msgspec.Raw, dict[str, 
     if len(data) > definition.limits.value_bytes:
         raise too_large("input-size", "it", data, definition.limits)
     arguments = definition.params.decode(data)
-    given = msgspec.json.encode(arguments, order="sorted")
+    given = encode_sorted(arguments)
     if len(given) > definition.limits.value_bytes:
         raise too_large("input-size", "with its defaults it", given, definition.limits)
     variables = {name: msgspec.Raw(encode_stored(value)) for name, value in arguments.items()}
@@ -221,9 +222,7 @@ def _move(advance: Advance, thread: RunThread) -> None:
             except ExpressionFailed as error:
                 advance.fail(thread, _failure_of(error, ready.node.line), number)
             except BadValue as error:
-                message = f"line {ready.node.line}: {error.message}"
-                wrong = FailureInfo("type-error", message, "type-error", family=error_family("TypeError"))
-                advance.fail(thread, wrong, number)
+                advance.fail(thread, type_error(error, ready.node.line), number)
             if thread.wait is not None or thread.node < 0 or state.status != "running":
                 break
         if far:

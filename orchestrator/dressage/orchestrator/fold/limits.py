@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.errors import LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
 from dressage.orchestrator.fold.state import GatherWait, RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, Json
+from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
 from dressage.protocol.nesting import nests_deeper
 from dressage.protocol.spec import GROUP_FAMILY, GROUP_TEXT, Limits
@@ -85,6 +86,13 @@ def waiting_bytes(thread: RunThread) -> int:
             return sum(map(len, outputs.values())) + sum(len(_to_json(each)) for each in failures.values())
         case _:
             return 0
+
+
+def type_error(wrong: BadValue, line: int) -> FailureInfo:
+    """A value that is not of the type that it must have in the workflow."""
+    return FailureInfo(
+        "type-error", f"line {line}: {wrong.message}", "type-error", family=error_family("TypeError")
+    )
 
 
 def group_of(failures: Mapping[int, FailureInfo]) -> FailureInfo:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from dressage.brokers.interface import Connection
+from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.state import GatherWait, RunState, SleepWait, TaskWait
@@ -17,7 +18,7 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
-from dressage.protocol.commands import Ask, AskAnswer, RunView
+from dressage.protocol.commands import Ask, AskAnswer, Json, RunView
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, run_id_of, run_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
@@ -220,7 +221,7 @@ class Asking:
             events=state.events,
             started_at=rfc3339(state.started_ms),
             updated_at=rfc3339(state.time_ms),
-            output=state.output,
+            output=state.output if ask.revealed else await self._shown_output(state),
             failure=state.failure,
             reason=state.reason,
             waiting_for=_waiting_for(state),
@@ -230,11 +231,23 @@ class Asking:
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
+    async def _shown_output(self, state: RunState) -> Json:
+        """The output with its masked parts hidden; all of it, should its type be gone."""
+        if not isinstance(state.output, msgspec.Raw):
+            return state.output
+        definition = await self._definitions.get(state.workflow, state.version)
+        if definition is None:
+            return msgspec.Raw(_encode(HIDDEN))
+        codec, output = definition.output, bytes(state.output)
+        return msgspec.Raw(codec.shown(output, codec.decode(output))) if codec.mask else state.output
+
     async def _with_variables(self, view: RunView, state: RunState) -> RunView:
         definition = await self._definitions.get(state.workflow, state.version)
         variables: dict[str, Any] = {}
         search: dict[str, Any] = {}
+        given: Any = HIDDEN
         if definition is not None:
+            given = msgspec.Raw(definition.params.shown(bytes(state.input)))
             shown = [name for name in state.variables if name not in definition.temporaries]
             for name in shown:
                 raw = state.variables[name]
@@ -242,9 +255,18 @@ class Asking:
             searchable = definition.searchable
             for name in definition.views & state.variables.keys():
                 fields: Any = msgspec.json.decode(variables[name])
-                if isinstance(fields, dict):
-                    search |= {field: value for field, value in fields.items() if field in searchable}
-        return msgspec.structs.replace(view, input=state.input, variables=variables, search=search)
+                for path in (path for paths in searchable.values() for path in paths):
+                    search |= _at_path(fields, path)
+        return msgspec.structs.replace(view, input=given, variables=variables, search=search)
+
+
+def _at_path(fields: Any, path: str) -> dict[str, Any]:
+    """What a path of the view leads to, by the path; nothing where a record on the way is None."""
+    for name in path.split("."):
+        if not isinstance(fields, dict) or name not in fields:
+            return {}
+        fields = cast("dict[str, Any]", fields)[name]
+    return {path: fields}
 
 
 def _waiting_for(state: RunState) -> str:

@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from dressage.expressions.parse import BINARY_OPERATORS, constant
+from dressage.flow.branches import gather
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Augmented, Context
@@ -14,7 +15,6 @@ from dressage.flow.members import Unsupported
 from dressage.flow.signatures import closure_of
 from dressage.protocol.expressions import Attribute, Binary, Call, Expr, Index, Name, TupleOfExpr
 from dressage.protocol.spec import AssignNode
-from dressage.protocol.types import TupleOf
 
 
 def assign(context: Context, node: ast.Assign) -> None:
@@ -247,11 +247,14 @@ def _unpack(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> 
 
 
 def _has_length(context: Context, value: ast.expr, length: int) -> bool:
-    """Whether it is certain that a value has so many items: the task that gives it says so."""
+    """Whether it is certain that a value has so many items: by the task that gives it, or as there are branches."""
     call = value.value if isinstance(value, ast.Await) else None
     task = calls.task_of(call, context.scope) if isinstance(call, ast.Call) else None
-    output = task.definition.output if task else None
-    return isinstance(output, TupleOf) and len(output.items) == length
+    if task is not None:
+        return task.signature.book.places_of(task.definition.output) == length
+    return (
+        isinstance(call, ast.Call) and context.names.object(call.func) is gather and len(call.args) == length
+    )
 
 
 def _starred(target: ast.Tuple | ast.List) -> list[int]:

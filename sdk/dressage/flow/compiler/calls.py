@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dressage.expressions.checks import float_fixer
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import WorkflowFailure
-from dressage.flow.members import Unsupported
+from dressage.flow.members import Unsupported, record_form
+from dressage.flow.models import is_model
 from dressage.flow.retries import Exponential
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Const, DictOfExpr, Expr, Make
-from dressage.protocol.types import Field
+from dressage.protocol.expressions import Call, Const, DictOfExpr, Expr, Make
+from dressage.protocol.types import Field, RecordType, Scalar
 
 if TYPE_CHECKING:
     from dressage.flow.compiler.scope import FlowScope
@@ -46,7 +47,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
-    if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct)):
+    form = "object" if is_model(kind) else record_form(kind)
+    if not isinstance(kind, type) or form is None:
         advice = next((text for end, text in _ADVICE.items() if name.endswith(end)), None)
         raise scope.refusal(
             node,
@@ -58,9 +60,35 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         scope.book.ref(kind)
     except Unsupported as error:
         raise scope.refusal(node, error.what, error.advice) from error
-    fields = scope.book.table().record(kind.__name__).fields.values()
-    places = _places(kind)
-    return Make(kind.__name__, bound(node, name, list(fields), places, scope))
+    definition = scope.book.definitions[kind.__name__]
+    assert isinstance(definition, RecordType)
+    if form == "dict":
+        return _dict_of(bound(node, name, definition.fields, [], scope))
+    given = bound(node, name, definition.fields, _places(kind), scope)
+    return Make(kind.__name__, _as_model(node, definition, given, scope) if is_model(kind) else given)
+
+
+def _dict_of(given: Mapping[str, Expr]) -> DictOfExpr:
+    keys = tuple(Const(msgspec.Raw(msgspec.json.encode(name))) for name in given)
+    return DictOfExpr(keys, tuple(given.values()))
+
+
+def _as_model(
+    node: ast.Call, definition: RecordType, given: Mapping[str, Expr], scope: FlowScope
+) -> dict[str, Expr]:
+    """The fields as pydantic's constructor makes them: it turns an int that is given for a float into one."""
+    made = dict(given)
+    for field in definition.fields:
+        if field.name not in given or float_fixer(field.type, scope.book.table().classes) is None:
+            continue
+        if field.type != Scalar("float"):
+            raise scope.refusal(
+                node,
+                f"pydantic may turn ints inside {definition.name}.{field.name} into floats, which no run would do",
+                "let a task build it, or use a dataclass",
+            )
+        made[field.name] = Call("float", (given[field.name],))
+    return made
 
 
 def _task_advice(name: str) -> str:
@@ -69,6 +97,8 @@ def _task_advice(name: str) -> str:
 
 def _check_constructor(node: ast.Call, kind: type, scope: FlowScope) -> None:
     """Refuses a class whose construction runs code of its own, which no run would execute."""
+    if is_model(kind):
+        return  # What it may not have was refused with its type.
     for method in ("__post_init__", "__init__", "__new__"):
         found = inspect.getattr_static(kind, method, None)
         own = inspect.isfunction(found) and found.__code__.co_filename != "<string>"
@@ -240,7 +270,4 @@ def failure_fields(
             message = scope.translate(keyword.value)
         else:
             details[keyword.arg] = scope.translate(keyword.value)
-    if not details:
-        return message, None
-    keys = tuple(Const(msgspec.Raw(msgspec.json.encode(name))) for name in details)
-    return message, DictOfExpr(keys, tuple(details.values()))
+    return message, _dict_of(details) if details else None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dressage.expressions.evaluate import compile_expression
+from dressage.expressions.searching import searchable_paths
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import Types
 from dressage.flow.compiler.meaning import check_meaning
@@ -42,6 +43,7 @@ def compile_workflow(
     check_paths(context, nodes, context.graph.finished_scopes())
     types = _types(context, nodes)
     check_meaning(context, nodes, types)
+    _check_searchable(context)
     _check_expressions(context, nodes)
     return WorkflowSpec(
         format=1,
@@ -78,6 +80,19 @@ def _check_views(source: Source, names: Names) -> None:
         raise source.refusal(
             next(stored), f"a run has one view, and {first} is it", "put all fields into one dataclass"
         )
+
+
+def _check_searchable(context: Context) -> None:
+    """Refuses marks inside the view's fields that no search could get to."""
+    for name, kind in context.names.views.items():
+        try:
+            searchable_paths(context.scope.book.definitions, kind.__name__ if kind else "")
+        except BadSpec as error:
+            stored = (each for each in ast.walk(context.source.node) if isinstance(each, ast.Name))
+            place = next(each for each in stored if each.id == name)
+            raise context.refusal(
+                place, error.message, "mark fields of the view, or of records in it"
+            ) from error
 
 
 def _compile_body(context: Context) -> None:
@@ -127,6 +142,7 @@ def _variables(context: Context, nodes: tuple[Node, ...], types: Types) -> tuple
             types.variables.get(name) if name not in types.failures else None,
             view=name in context.names.views,
             temporary=name.startswith("$"),
+            declared=name in context.declared,
         )
         for name in dict.fromkeys([*names, *binds])
         if name not in context.names.params

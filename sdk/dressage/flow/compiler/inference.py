@@ -6,7 +6,6 @@ wrong answer would make a program mean something else than in Python, and gives 
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Final, cast
@@ -49,6 +48,7 @@ from dressage.protocol.types import (
     DictOf,
     EnumType,
     ListOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -362,7 +362,7 @@ class Types:
             return DictOf(STR, ANY) if expr.name == "details" else STR
         owner = self.of(expr.value)
         definition = self.definitions.get(owner.name) if isinstance(owner, Named) else None
-        if isinstance(definition, RecordType):
+        if isinstance(definition, RecordType) and definition.form != "dict":
             return next((field.type for field in definition.fields if field.name == expr.name), None)
         if isinstance(definition, EnumType):
             return STR if expr.name == "name" or isinstance(definition.members[0].value, str) else INT
@@ -380,6 +380,12 @@ class Types:
             return owner.value
         if isinstance(owner, TupleOf):
             return _item_of(owner, expr.index)
+        definition = self.definitions.get(owner.name) if isinstance(owner, Named) else None
+        if isinstance(definition, RecordType) and definition.form == "tuple":
+            return _item_of(TupleOf(tuple(field.type for field in definition.fields)), expr.index)
+        if isinstance(definition, RecordType) and isinstance(expr.index, Const):
+            key = msgspec.json.decode(expr.index.value)
+            return next((field.type for field in definition.fields if field.name == key), None)
         return STR if owner == STR else None
 
     def _call(self, expr: Call) -> TypeRef | None:
@@ -504,10 +510,18 @@ def join(kinds: Sequence[TypeRef | None]) -> TypeRef | None:
     return options[0] if len(options) == 1 else UnionOf(tuple(options))
 
 
-def is_immutable(kind: TypeRef | None) -> bool:
+def is_masked(kind: TypeRef | None) -> bool:
+    """Whether a value of this type may be masked, so that no expression can look at it."""
+    return isinstance(kind, MaskedOf) or (isinstance(kind, UnionOf) and any(map(is_masked, kind.options)))
+
+
+def is_immutable(kind: TypeRef | None, definitions: Mapping[str, TypeDef]) -> bool:
     """Whether Python has no way to change a value of this type in place. Unknown types may have one."""
     if isinstance(kind, UnionOf):
-        return all(is_immutable(option) for option in kind.options)
+        return all(is_immutable(option, definitions) for option in kind.options)
+    if isinstance(kind, Named):
+        definition = definitions.get(kind.name)
+        return not (isinstance(definition, RecordType) and definition.form == "dict")
     return kind is not None and kind != ANY and not isinstance(kind, ListOf | DictOf | SetOf)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
+from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import (
@@ -28,10 +29,12 @@ from dressage.protocol.types import ANY, EnumType, RecordType, Scalar, SetOf
 def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None:
     """Refuses what a run would understand in another way than Python, as far as the derived types show it."""
     for augmented in context.augmented:
-        if not is_immutable(types.of(augmented.target)):
+        if not is_immutable(types.of(augmented.target), types.definitions):
             raise _in_place(context, augmented.node, types.of(augmented.target) in (None, ANY))
     for node, draft in zip(nodes, context.graph.drafts, strict=True):
         _check_node(context, node, draft.place, types)
+        check_masks(context, node, draft.place, types)
+        check_declared(context, node, draft.place, types)
         for expr in expressions_of(node):
             for each, known in types.within(expr):
                 if isinstance(each, Attribute):
@@ -99,6 +102,12 @@ def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Type
 
 def _check_attribute(context: Context, expr: Attribute, place: ast.AST, types: Types) -> None:
     definition = types.definition(expr.value)
+    if isinstance(definition, RecordType) and definition.form == "dict":
+        raise context.refusal(
+            _attribute_place(expr.name, place),
+            f"{definition.name} is a dict: it has no field {expr.name}",
+            f'write ["{expr.name}"]; of its methods, get() is part of the language',
+        )
     if isinstance(definition, RecordType):
         known = [field.name for field in definition.fields]
     elif isinstance(definition, EnumType):
@@ -129,7 +138,7 @@ def _check_scalar_attribute(context: Context, expr: Attribute, place: ast.AST, t
 def _check_text(context: Context, piece: Placeholder, place: ast.AST, types: Types) -> None:
     definition = types.definition(piece.value)
     kind = types.of(piece.value)
-    if isinstance(definition, RecordType):
+    if isinstance(definition, RecordType) and definition.form != "dict":
         advice = "format its fields one by one"
     elif isinstance(definition, EnumType):
         advice = "format its .value or its .name"

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.limits import parts_of_value
+from dressage.expressions.masked import MaskedValue, has_masked
 from dressage.orchestrator.fold.advance import Advance, wire
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.state import RunThread
@@ -28,11 +31,16 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
     message = _text(advance, advance.evaluate(ready, "message")) if node.message is not None else ""
     details: Json = msgspec.UNSET
     if node.details is not None:
-        details = msgspec.Raw(wire(advance.evaluate(ready, "details")))
+        given = advance.evaluate(ready, "details")
+        if has_masked(given, parts_of_value):
+            raise ExpressionFailed("TypeError: a masked value cannot be told in a failure's details")
+        details = msgspec.Raw(wire(given))
         advance.scope.spend(len(details))
     return FailureInfo(name, message, details=details, family=advance.definition.families.get(name, ()))
 
 
 def _text(advance: Advance, value: Any) -> str:
+    if type(value) is MaskedValue:
+        raise ExpressionFailed("TypeError: a masked value cannot be a failure's message")
     advance.scope.spend_on(value)
     return str(value)

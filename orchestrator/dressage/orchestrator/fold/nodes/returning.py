@@ -25,4 +25,4 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     except BadValue as error:
         advance.fail_run(FailureInfo("output-type", f"line {node.line}: {error.message}", "type-error"))
         return
-    advance.complete(output)
+    advance.complete(output, advance.definition.output.shown(output, value))

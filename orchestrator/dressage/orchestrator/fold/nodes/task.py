@@ -136,12 +136,10 @@ def _completed(
             result.by.worker,
             result.by.duration_ms,
             advance.state.time_ms - wait.scheduled_ms,
-            msgspec.Raw(output),
+            msgspec.Raw(advance.definition.task_outputs[wait.task].shown(output, value)),
         )
     )
-    advance.go_on(thread, node.next)
-    if node.target is not None:
-        advance.assign(node.target, value)
+    advance.go_on_with(thread, wait.node, node.next, node.target, value)
 
 
 def _errored(
