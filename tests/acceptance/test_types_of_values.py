@@ -1,4 +1,4 @@
-"""Every kind of type that an author may declare, on the real engine: what the worker gets, and what a wrong value meets."""
+"""Every kind of type that an author may declare: what a worker gets of it, and what a wrong value meets."""
 
 from __future__ import annotations
 
