@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
 from dressage.expressions import builtins
@@ -68,7 +69,56 @@ def page(define: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
     names = [name for name, found in vars(page).items() if type(found).__name__ == "Workflow"]
-    assert names == ["process_order", "ship_order", "patient_order", "describe", "summarize"]
+    assert names == [
+        *(
+            "process_order",
+            "ship_order",
+            "label",
+            "review",
+            "store_card",
+            "deliver",
+            "patient_order",
+            "describe",
+            "summarize",
+        )
+    ]
+
+
+async def test_the_pages_records_mean_the_same_in_python_and_as_a_spec(
+    page: ModuleType, interpret: Callable[..., Any]
+) -> None:
+    given = {
+        "id": "12345678-1234-5678-1234-567812345678",
+        "to": {"city": "Bonn"},
+        "size": [1],
+        "tier": "gold",
+    }
+    tasks = {
+        "measure": lambda parcel: [2.0, 3.0],
+        "rate": lambda applicant: {"name": applicant.name, "score": 0.9},
+    }
+    parcel = page.label.signature.decode_args(msgspec.json.encode({"parcel": given}))["parcel"]
+    expected = await page.label(parcel)
+    assert expected == "Bonn ?: 6.0 gold slow True"
+    assert interpret(page.label.spec, tasks, {"parcel": given}).result == expected
+    rated = await page.review("Ada")
+    assert (rated.name, rated.score) == ("Ada", 0.9)
+    assert interpret(page.review.spec, tasks, {"name": "Ada"}).result == {"name": "Ada", "score": 0.9}
+    assert interpret(page.deliver.spec, {}, {"city": "Bonn", "tags": []}).result == await page.deliver(
+        "Bonn", []
+    )
+
+
+async def test_the_pages_masked_token_is_returned_as_in_python(
+    page: ModuleType, interpret: Callable[..., Any]
+) -> None:
+    card = {"holder": "Ada", "number": "4111-1234"}
+    python = await page.store_card(page.Card(**card))
+    outcome = interpret(page.store_card.spec, {"tokenize": lambda card: "token-1234"}, {"card": card})
+    assert outcome.result == python == "token-1234"
+    assert "4111" not in repr(outcome.calls)
+    missing = interpret(page.store_card.spec, {"tokenize": lambda card: None}, {"card": card})
+    assert missing.failure == ("card-declined", "Ada has no token", {})
 
 
 def test_the_examples_of_the_page_run_as_specs(page: ModuleType, interpret: Callable[..., Any]) -> None:

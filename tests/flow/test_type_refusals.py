@@ -259,7 +259,7 @@ OTHERS = {
     "masked returned": ("‸return secret", "the workflow's result is int and would show", "Masked[int]"),
     "masked declared clear": ("‸note: str = secret", "note would show a masked value", "Masked[str]"),
     "another type declared": (
-        "‸n: int = await word()",
+        "n: int = ‸await word()",
         "n is declared as int, and this is str",
         "declare what it is",
     ),

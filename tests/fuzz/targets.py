@@ -30,6 +30,7 @@ from dressage.expressions import (
     encode_stored,
     parse_expression,
 )
+from dressage.expressions.masked import MaskedValue
 from dressage.flow import App
 from dressage.orchestrator.api import (
     CancelRequest,
@@ -90,12 +91,14 @@ from dressage.protocol.spec import AssignNode, RegisteredWorkflow, ReturnNode, T
 from dressage.protocol.spec_reading import read_registered, read_spec
 from dressage.protocol.types import (
     ANY,
+    NONE,
     DictOf,
     EnumMember,
     EnumType,
     Field,
     ListOf,
     LiteralOf,
+    MaskedOf,
     Named,
     RecordType,
     Scalar,
@@ -124,6 +127,8 @@ def same(left: Any, right: Any) -> bool:
     """Equal, of equal types throughout; a nan is itself."""
     if type(left) is not type(right):
         return False
+    if isinstance(left, MaskedValue):
+        return same(left.inside, right.inside)
     if isinstance(left, float):
         return left == right or (math.isnan(left) and math.isnan(right))
     if isinstance(left, Decimal):
@@ -174,11 +179,28 @@ ORDER: Final = RecordType(
     ),
 )
 COLOR: Final = EnumType("Color", (EnumMember("RED", "red"), EnumMember("BLUE", "blue")))
-TABLE: Final = TypeTable((ORDER, COLOR))
+PAIR: Final = RecordType(
+    "Pair",
+    (Field("x", Scalar("float")), Field("at", Scalar("date"), False, msgspec.Raw(b'{"$date":"2026-01-01"}'))),
+    "tuple",
+)
+KEYS: Final = RecordType(
+    "Keys",
+    (
+        Field("pin", MaskedOf(Scalar("decimal"))),
+        Field("pair", UnionOf((Named("Pair"), NONE)), required=False),
+    ),
+    "dict",
+)
+TABLE: Final = TypeTable((ORDER, COLOR, PAIR, KEYS))
 SPEC: Final = WorkflowSpec(
     1,
     "fuzzed",
-    (Field("order", Named("Order")), Field("rest", ANY, False, msgspec.Raw(b"null"))),
+    (
+        Field("order", Named("Order")),
+        Field("rest", ANY, False, msgspec.Raw(b"null")),
+        Field("keys", UnionOf((Named("Keys"), NONE)), False, msgspec.Raw(b"null")),
+    ),
     ANY,
     (
         TaskNode("work", {"x": parse_expression("order", ["order"])}, 1, target="r"),
@@ -186,7 +208,7 @@ SPEC: Final = WorkflowSpec(
         ReturnNode(parse_expression("[s, r, rest]", ["s", "r", "rest"])),
     ),
     tasks=(TaskDef("work", (Field("x", Named("Order")),), UnionOf((Scalar("int"), ListOf(ANY)))),),
-    types=(ORDER, COLOR),
+    types=(ORDER, COLOR, PAIR, KEYS),
 )
 DEFINITION: Final = Definition(RegisteredWorkflow(SPEC, 1, SPEC.digest()))
 STARTED: Final = fold(
@@ -289,6 +311,9 @@ VARIABLES: Final[dict[str, Any]] = {
     "p": date(2026, 1, 1),
     "q": TABLE.record("Order").make({"id": "x"}),
     "r": TABLE.member("Color", "RED"),
+    "s": TABLE.record("Pair").make({"x": 1.5}),
+    "t": MaskedValue("hidden"),
+    "u": {"pin": MaskedValue(Decimal(1))},
 }
 
 
@@ -327,6 +352,8 @@ def stored_values(data: bytes) -> None:
 
 TYPES: Final[list[TypeRef]] = [
     ANY,
+    *(Named(name) for name in ("Pair", "Keys")),
+    ListOf(MaskedOf(UnionOf((Named("Pair"), NONE)))),
     *(Scalar(name) for name in ("bool", "int", "float", "str", "bytes", "decimal")),
     *(Scalar(name) for name in ("datetime", "date", "timedelta", "uuid")),
     ListOf(Scalar("float")),

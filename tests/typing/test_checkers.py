@@ -15,6 +15,118 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = REPOSITORY / "tests" / "flow" / "shop.py"
 ROOTS = ["sdk", "brokers", "orchestrator", "connectors", "analytics", "cli"]
 
+TYPES = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, NotRequired, TypedDict
+
+from pydantic import BaseModel
+
+from dressage.flow import App, Masked, Searchable, task, workflow
+
+
+class Address(TypedDict):
+    city: str
+    zip: NotRequired[str]
+
+
+class Size(NamedTuple):
+    width: float
+    height: float = 1.0
+
+
+class Applicant(BaseModel):
+    name: str
+    score: float = 0.5
+
+
+@dataclass
+class Inner:
+    city: Searchable[str | None] = None
+
+
+@dataclass
+class View:
+    inner: Inner
+    token: Masked[str | None] = None
+    tags: Searchable[list[str]] | None = None
+
+
+app = App("types")
+
+
+@app.task
+def tokenize(number: Masked[str]) -> Masked[str | None]:
+    return number.upper()
+
+
+@task
+async def measure(address: Address, applicant: Applicant) -> Size:
+    raise NotImplementedError
+
+
+@workflow
+async def flow(address: Address, number: Masked[str]) -> Masked[str]:
+    view = View(Inner())
+    token = await tokenize(number)
+    if token is None:
+        return "none"
+    view.token = token
+    view.inner = Inner(address["city"])
+    home = Address(city=address["city"], zip=address.get("zip", ""))
+    width, height = await measure(home, Applicant(name="a", score=1))
+    size: Size = await measure(address, Applicant(name="b"))
+    area: float = size.width * size[1] + width * height
+    return token if area > 1 else number
+"""
+
+BAD_TYPES = """
+from __future__ import annotations
+
+from typing import NamedTuple, NotRequired, TypedDict
+
+from pydantic import BaseModel
+
+from dressage.flow import Masked, task, workflow
+
+
+class Address(TypedDict):
+    city: str
+    zip: NotRequired[str]
+
+
+class Size(NamedTuple):
+    width: float
+
+
+class Applicant(BaseModel):
+    name: str
+
+
+@task
+async def measure(address: Address, applicant: Applicant) -> Size:
+    raise NotImplementedError
+
+
+@task
+async def hide(number: Masked[int]) -> Masked[str | None]:
+    raise NotImplementedError
+
+
+@workflow
+async def flow(address: Address, number: Masked[int]) -> Masked[str]:
+    await measure({"zip": ""}, Applicant(name="a"))  # bad: missing key
+    await measure(address, Applicant(nome="a"))  # bad: field of a model
+    size = await measure(address, Applicant(name="a"))
+    first, second = size  # bad: places
+    depth = size.depth  # bad: field of a tuple
+    street = address["street"]  # bad: key
+    await hide("secret")  # bad: masked argument
+    token = await hide(number)
+    return token  # bad: None under a mask
+"""
+
 BAD = """
 from __future__ import annotations
 
@@ -132,14 +244,25 @@ def test_what_authors_write_is_accepted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
-def test_each_mistake_is_a_complaint_at_its_line(
+def test_types_of_every_form_are_accepted(
     checker: str, checkers: dict[str, Callable[[Path], set[int]]], tmp_path: Path
 ) -> None:
+    file = tmp_path / "types_of_values.py"
+    file.write_text(TYPES)
+    assert checkers[checker](file) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+@pytest.mark.parametrize("text", [BAD, BAD_TYPES], ids=["calls", "types"])
+def test_each_mistake_is_a_complaint_at_its_line(
+    text: str, checker: str, checkers: dict[str, Callable[[Path], set[int]]], tmp_path: Path
+) -> None:
     file = tmp_path / "mistakes.py"
-    file.write_text(BAD)
+    file.write_text(text)
     seeded = {
         number: line.split("# bad: ")[1]
-        for number, line in enumerate(BAD.splitlines(), 1)
+        for number, line in enumerate(text.splitlines(), 1)
         if "# bad: " in line
     }
     found = checkers[checker](file)

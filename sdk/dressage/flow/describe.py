@@ -240,8 +240,9 @@ class TypeBook:
         if isinstance(ref, TupleOf):
             return len(ref.items)
         definition = self.definitions.get(ref.name) if isinstance(ref, Named) else None
-        is_tuple = isinstance(definition, RecordType) and definition.form == "tuple"
-        return len(definition.fields) if is_tuple else None
+        if isinstance(definition, RecordType) and definition.form == "tuple":
+            return len(definition.fields)
+        return None
 
     # -- constants ---------------------------------------------------------------------------------
     def frozen(self, value: Any) -> bytes:

@@ -115,6 +115,7 @@ def _refusal(context: Context, place: ast.AST) -> DefinitionError:
 # -- declared variables ----------------------------------------------------------------------------
 def check_declared(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     """Refuses a value that no run could give to a variable of the declared type."""
+    kind: TypeRef | None
     if isinstance(node, TaskNode):
         name, kind = node.target, context.tasks[node.task].definition.output
     elif isinstance(node, AssignNode) and node.attribute is None:
