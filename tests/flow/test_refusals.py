@@ -180,6 +180,7 @@ CASES = {
     "generator": Case("y = ‸(i for i in items)", "this is no value", "[i for i in items]"),
     "maybe set": Case("y = x > 1 and (z := x) > 2\ny = ‸z", "z may have no value here", "on every way"),
     "set in one way": Case("y = (z := x) if x else 1\ny = ‸z", "z may have no value here", "on every way"),
+    "set if not": Case("if not (x and (z := x)): y = ‸z", "z may have no value here", "on every way"),
     "set too late": Case("y = [‸z, (z := 1)]", "z may have no value here", "on every way"),
     "walrus of the view": Case("view = View()\ny = (‸view := View())", "cannot be shared", "view.status"),
     "frozenset": Case("y = ‸frozenset(items)", "cannot be called", "make it a task"),

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.walk import Flow
+from dressage.flow.compiler.walk import Flow, set_when
 from dressage.protocol.spec import (
     ANY_FAILURE,
     AssignNode,
@@ -68,8 +68,8 @@ class Paths:
             case SleepNode():
                 yield node.next, nothing
             case BranchNode():
-                yield node.then, nothing
-                yield node.otherwise, nothing
+                yield node.then, set_when(node.test, True)
+                yield node.otherwise, set_when(node.test, False)
             case RaiseNode():
                 yield from self._caught(node.scope, node.failure)
             case _:
