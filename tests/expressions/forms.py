@@ -435,10 +435,12 @@ def expressions(draw: st.DrawFn, root: str) -> tuple[str, tuple[str, ...]]:
 
     def smaller(kind: str, depth: int, own: Mapping[str, str]) -> str:
         names = [name for name, its_kind in own.items() if its_kind == kind]
-        if names and draw(st.integers(0, 1)):
+        local = draw(st.booleans())
+        if names and local:
             return draw(st.sampled_from(names))
         forms = BY_TYPE.get(kind)
-        if depth <= 0 or not forms or draw(st.integers(0, 2)):
+        one_in_three = draw(st.integers(0, 2)) == 0
+        if depth <= 0 or not forms or not one_in_three:
             atom = draw(st.sampled_from(ATOMS[kind]))
             return atom if atom.isidentifier() else f"({atom})"
         return f"({fill(draw(st.sampled_from(forms)), depth, own)})"
