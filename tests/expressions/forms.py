@@ -423,7 +423,7 @@ def expressions(draw: st.DrawFn, root: str) -> tuple[str, tuple[str, ...]]:
         forms_within.append(form)
 
         def hole(found: re.Match[str]) -> str:
-            kind, mark, name = found[1], found[2], found[3]
+            kind, mark, name = str(found[1]), found[2], found[3]
             if mark == ".":
                 return draw(st.sampled_from([atom for atom in ATOMS[kind] if atom.isidentifier()]))
             inner = {**own, name: "I"} if name else own
@@ -435,10 +435,12 @@ def expressions(draw: st.DrawFn, root: str) -> tuple[str, tuple[str, ...]]:
 
     def smaller(kind: str, depth: int, own: Mapping[str, str]) -> str:
         names = [name for name, its_kind in own.items() if its_kind == kind]
-        if names and draw(st.booleans()):
+        local = draw(st.booleans())
+        if names and local:
             return draw(st.sampled_from(names))
         forms = BY_TYPE.get(kind)
-        if depth <= 0 or not forms or draw(st.integers(0, 2)):
+        one_in_three = draw(st.integers(0, 2)) == 0
+        if depth <= 0 or not forms or not one_in_three:
             atom = draw(st.sampled_from(ATOMS[kind]))
             return atom if atom.isidentifier() else f"({atom})"
         return f"({fill(draw(st.sampled_from(forms)), depth, own)})"

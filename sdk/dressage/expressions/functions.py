@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dressage.expressions.formatting import repr_of, text_of
 from dressage.expressions.frame import Frame
@@ -130,12 +130,12 @@ def _summands(frame: Frame, items: Iterator[Any], start: Any) -> Iterator[Any]:
 def extreme(function: Callable[..., Any]) -> Callable[..., Any]:
     """`min` or `max`."""
 
-    def pick(frame: Frame, *args: Any, key: Any = None, **default: Any) -> Any:
-        if len(args) > 1:
-            for arg in args:
+    def pick(frame: Frame, first: Any, *others: Any, key: Any = None, **default: Any) -> Any:
+        if others:
+            for arg in (first, *others):
                 frame.spend_on(arg)
-            return function(*args, key=_paid_key(frame, key), **default)
-        items = _ordered_by_value(args[0], key)
+            return function(first, *others, key=_paid_key(frame, key), **default)
+        items = _ordered_by_value(first, key)
         if isinstance(items, list | tuple | dict | str | set) and key is None:
             frame.spend_on(items)
             return function(items, **default)
@@ -239,7 +239,7 @@ def _pair(frame: Frame, place: int, item: Any) -> tuple[Any, Any]:
         raise TypeError(f"cannot convert dictionary update sequence element #{place} to a sequence")
     if len(item) != 2:
         raise ValueError(f"dictionary update sequence element #{place} has length {len(item)}; 2 is required")
-    key, value = item
+    key, value = cast("Any", item)
     check_hashable(key)
     return key, value
 

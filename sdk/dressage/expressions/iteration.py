@@ -7,7 +7,7 @@ comprehension or the argument of `sum`, and whoever consumes it pays for each it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.frame import OPERATION_WORK, Frame
@@ -115,7 +115,7 @@ def make_zip(frame: Frame, *collections: Any, strict: Any = False) -> Iterator[A
 def make_reversed(frame: Frame, items: Any) -> Iterator[Any]:
     if not isinstance(items, (*_SIZED, range)):
         raise TypeError(f"'{type_name(items)}' object is not reversible")
-    return metered(frame, reversed(items))
+    return metered(frame, reversed(cast("Any", items)))
 
 
 def view_of(name: str) -> Callable[[Frame, dict[Any, Any]], Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dressage.expressions.evaluate import Evaluate, compile_for_frames
+from dressage.expressions.compilation import Evaluate
+from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX

@@ -30,11 +30,13 @@ _ADVICE = {
     "date.today": "let a task return the date: a run has no clock of its own",
     "uuid4": "let a task return a new id, or take it as a parameter",
     "isinstance": "compare a field that tells the kinds apart",
+    "datetime.fromtimestamp": "let a task return the datetime, or add a timedelta to a constant",
+    "datetime.combine": "write `datetime(day.year, day.month, day.day, hour)`",
+    "frozenset": "use a set: no value is ever changed",
+    "map": "write a comprehension",
+    "filter": "write a comprehension with `if`",
+    "format": 'use an f-string: f"{value:>10}"',
     "print": "put what should be seen into the view, or let a task log it",
-    "range": "count in a while loop",
-    "sorted": "let a task return the sorted list",
-    "any": "write the conditions with `or`",
-    "all": "write the conditions with `and`",
 }
 
 

@@ -284,7 +284,9 @@ class Types:
         element = inner.of(expr.element) or ANY
         if expr.kind == "dict":
             return DictOf((inner.of(expr.key) if expr.key else None) or ANY, element)
-        return {"list": ListOf(element), "set": SetOf(element)}.get(expr.kind)
+        if expr.kind == "set":
+            return SetOf(element)
+        return ListOf(element) if expr.kind == "list" else None
 
     def inside(self, expr: Comprehension) -> Types:
         """The types of all variables inside of a comprehension."""
@@ -562,12 +564,12 @@ def _binary(operator: str, left: TypeRef | None, right: TypeRef | None) -> TypeR
         return DECIMAL
     if operator == "*":
         return _product(left, right)
+    if isinstance(left, SetOf):
+        return left if operator in ("-", "&") or left == right else None
     if operator in ("+", "-"):
         return _sum(operator, left, right)
     if operator == "/" and left == TIMEDELTA:
         return FLOAT if right == TIMEDELTA else TIMEDELTA
-    if operator in ("-", "&", "^") and isinstance(left, SetOf) and left == right:
-        return left
     return left if operator == "|" and left == right else None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.walk import Flow, expressions_of, subexpressions
+from dressage.flow.compiler.walk import Flow, expressions_of, set_when, subexpressions
 from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOfExpr
 from dressage.protocol.spec import (
     ANY_ERROR,
@@ -40,11 +40,18 @@ class Paths:
     """Where control goes from each node, and which variables have a value there on every way."""
 
     def __init__(
-        self, nodes: Sequence[Node], scopes: Sequence[Scope], failures: Sequence[FailureDef]
+        self,
+        nodes: Sequence[Node],
+        scopes: Sequence[Scope],
+        failures: Sequence[FailureDef],
+        declared: Collection[str],
     ) -> None:
         self.nodes = nodes
         self.scopes = scopes
         self.families = {each.name: each.family for each in failures}
+        self.declared = declared
+        """The variables that take values of their declared type only."""
+
         self.taken: set[Catch] = set()
         """The clauses to which some failure leads."""
 
@@ -86,15 +93,16 @@ class Paths:
             case SleepNode():
                 yield node.next, nothing
             case BranchNode():
-                yield node.then, nothing
-                yield node.otherwise, nothing
+                yield node.then, set_when(node.test, True)
+                yield node.otherwise, set_when(node.test, False)
             case RaiseNode() | ReturnNode():
                 return
 
     def _raised(self, node: Node) -> frozenset[str]:
         """What a node may raise: wire names of failures, and Python's classes of errors."""
         raised: set[str] = set()
-        if any(_may_fail(expr) for expr in expressions_of(node)):
+        target = node.target if isinstance(node, TaskNode | AssignNode | GatherNode) else None
+        if target in self.declared or any(_may_fail(expr) for expr in expressions_of(node)):
             raised.add(_ERRORS)
         match node:
             case TaskNode():
@@ -169,7 +177,7 @@ def _may_fail(expr: Expr) -> bool:
 
 def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]) -> None:
     """Refuses a variable that may have no value when it is read, and a clause that nothing can reach."""
-    paths = Paths(nodes, scopes, context.failure_definitions())
+    paths = Paths(nodes, scopes, context.failure_definitions(), context.declared)
     known = paths.assigned(context.names.params)
     for number, scope in enumerate(context.graph.scopes):
         for place, handler in enumerate(scope.handlers):

@@ -19,6 +19,7 @@ from dressage.protocol.expressions import (
     Lambda,
     Logical,
     Name,
+    Unary,
     locals_of,
     parts_of,
 )
@@ -86,6 +87,17 @@ def targets_of(node: Node) -> list[str]:
     return [*given, *(each.name for each in bindings_in(node)), *([target] if target else [])]
 
 
+def set_when(test: Expr, outcome: bool) -> frozenset[str]:
+    """The variables that have been set when a test came out true, or false: behind `and`, all of its parts were."""
+    match test:
+        case Unary("not", value):
+            return set_when(value, not outcome)
+        case Logical(operator, values) if outcome is (operator == "and"):
+            return frozenset[str]().union(*(set_when(value, outcome) for value in values))
+        case _:
+            return Flow.of(test)
+
+
 class Flow:
     """Evaluates a node's expressions in their order, for what is assigned: from variables that have a value to those
     that have one behind it."""
@@ -101,6 +113,11 @@ class Flow:
             self._read(node.target)
         if isinstance(node, RaiseNode) and node.reraise is not None:
             self._read(node.reraise)
+
+    @staticmethod
+    def of(expr: Expr) -> frozenset[str]:
+        """The variables that an expression sets whenever it has a value."""
+        return Flow(ReturnNode(expr), frozenset()).known
 
     def _read(self, name: str) -> None:
         if name not in self.known:
