@@ -223,7 +223,7 @@ class Asking:
             output=state.output,
             failure=state.failure,
             reason=state.reason,
-            waiting_for=_waiting_for(state),
+            waiting_for=waiting_for(state),
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,
             shard=shard,
@@ -247,7 +247,7 @@ class Asking:
         return msgspec.structs.replace(view, input=state.input, variables=variables, search=search)
 
 
-def _waiting_for(state: RunState) -> str:
+def waiting_for(state: RunState) -> str:
     """What the run waits for, in words for people."""
     waits: list[str] = []
     for thread in state.threads:
