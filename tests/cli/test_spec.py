@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +133,15 @@ def test_what_cannot_be_found_is_named(folder: Path, target: str, said: str) -> 
     done = call("show", target)
     assert done.exit_code == 1
     assert said in done.stderr
+
+
+def test_the_page_of_the_language_shows_what_is_printed(folder: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "language.md").read_text()
+    (source, *_) = re.findall(r"(?s)```python\n(.*?)```", page)
+    (folder / "shop.py").write_text(source)
+    (arguments,) = re.findall(r"^dressage spec (show .*)$", page, re.MULTILINE)
+    promised = page[page.index(arguments) :].split("```text\n")[1].split("```")[0]
+    assert call(*arguments.split()).stdout == promised
 
 
 # -- diff ------------------------------------------------------------------------------------------
