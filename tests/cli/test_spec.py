@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,10 @@ def test_what_cannot_be_found_is_named(folder: Path, target: str, said: str) -> 
     assert said in done.stderr
 
 
-def test_the_page_of_the_language_shows_what_is_printed(folder: Path) -> None:
+def test_the_page_of_the_language_shows_what_is_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
     page = (Path(__file__).resolve().parents[2] / "docs" / "language.md").read_text()
     (source, *_) = re.findall(r"(?s)```python\n(.*?)```", page)
     (folder / "shop.py").write_text(source)

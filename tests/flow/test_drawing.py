@@ -147,7 +147,9 @@ def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 expressions: st.SearchStrategy[Any] = st.recursive(st.one_of(names, constants), deeper, max_leaves=12)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(expressions)
 def test_the_text_of_an_expression_is_that_expression(expr: Expr) -> None:
     text = expression_text(expr)
@@ -240,8 +242,7 @@ def test_what_begins_side_by_side_is_a_block_each(monkeypatch: pytest.MonkeyPatc
 def test_a_tree_that_is_too_deep_is_refused() -> None:
     count = 3_000
     steps = [BranchNode(Name("x"), number + 1, count) for number in range(count)]
-    steps = [*steps, SleepNode(Name("x"), count + 1), ReturnNode()]
-    spec = WorkflowSpec(1, "deep", (), NONE, tuple(steps))
+    spec = WorkflowSpec(1, "deep", (), NONE, (*steps, SleepNode(Name("x"), count + 1), ReturnNode()))
     with pytest.raises(BadSpec, match="too deep to be shown"):
         outline(spec)
 

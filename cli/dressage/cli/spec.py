@@ -25,6 +25,12 @@ WHERE: Final = """MODULE:WORKFLOW is compiled from its source, FILE.json is read
 server; NAME@latest is the version that new runs get."""
 
 
+class Trouble(Failure):
+    """An error of a command whose exit code 1 says something else."""
+
+    exit_code = 2
+
+
 class Found(NamedTuple):
     """A spec, and its version where it has one."""
 
@@ -66,9 +72,7 @@ def diff(before: str, after: str, server: str, namespace: str, as_json: bool) ->
         old, new = (find(target, server, namespace) for target in (before, after))
         differences = changes(old.spec, new.spec)
     except DressageError as error:
-        failure = Failure(error)
-        failure.exit_code = 2
-        raise failure from error
+        raise Trouble(error) from error
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(differences), indent=2))
     elif differences:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from dressage.expressions.checks import shown
 from dressage.flow.drawing.expressions import expression_text
 from dressage.flow.drawing.flowgraph import FlowGraph
@@ -45,12 +47,10 @@ def signature(name: str, params: tuple[Field, ...], output: str) -> str:
 
 
 def parameter_text(field: Field) -> str:
-    default = (
-        ""
-        if isinstance(field.default, type(None)) or not field.default
-        else (f" = {expression_text(Const(field.default))}")
-    )
-    return f"{field.name}: {shown(field.type)}{default}"
+    declared = f"{field.name}: {shown(field.type)}"
+    if isinstance(field.default, msgspec.UnsetType):
+        return declared
+    return f"{declared} = {expression_text(Const(field.default))}"
 
 
 class _Ends(NamedTuple):
