@@ -31,6 +31,8 @@ CONSTANT: Final = re.compile(r"[A-Z][A-Z0-9_]*_(?:MAX|MIN)(?:_[A-Z]+)*")
 IN_CODE: Final = re.compile(r"`((?:[a-z_]+\.)+[A-Z][A-Z0-9_]*)`")
 
 NO_LIMITS: Final = {
+    "flow.drawing.svg.CHARS_MAX": "how much of a text a picture shows",
+    "testing.workflow_test.COMMANDS_MAX": "when a unit test gives up; on docs/testing.md",
     "protocol.spec.LIMITS_MAX": "its fields are in the table of a run",
     "brokers.jetstream.connection.AGAIN_MAX": "how often a request is sent again",
     "orchestrator.doctor.RAFT_GROUPS_MAX": "what doctor warns of",

@@ -135,6 +135,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+from dressage.testing import WorkflowTest
 
 
 @dataclass
@@ -200,6 +201,18 @@ async def flow(order: Order) -> str:
 async def outside() -> int:
     Exponential(base=5)  # bad: base
     return await flow(Order("o"))  # bad: output
+
+
+def test_flow() -> None:
+    test = WorkflowTest(flow)
+    test.task(charge).returns("receipt").then_fails(Declined("no"))
+    test.task(charge).returns(1)  # bad: result of fake
+    test.task(charge).does(lambda order: "receipt")  # bad: parameters of fake
+    test.task(reserve).fails(OSError())  # bad: failure of fake
+    test.task(charge).was_called_with(Order("o"), "1")  # bad: argument of call
+    test.run("o")  # bad: input
+    test.run(Order("o")).result.upper()
+    wrong: int = test.run(Order("o")).result  # bad: result of run
 """
 
 

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "workflow": Place("workflows", "workflow", "Register and read definitions."),
+    "spec": Place("spec", "spec", "Show what a definition does, and what changed between two."),
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),

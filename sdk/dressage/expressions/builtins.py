@@ -11,10 +11,9 @@ from typing import Final
 from dressage.expressions import functions as of
 from dressage.expressions.callables import ANY_KEYWORD, MANY, Builtin, plain, spending
 from dressage.expressions.collection_methods import COLLECTION_METHODS
-from dressage.expressions.iteration import make_enumerate, make_range, make_reversed, make_zip
+from dressage.expressions.iteration import make_enumerate, make_range, make_reversed, make_zip, unpacked
 from dressage.expressions.text_methods import TEXT_METHODS
 from dressage.expressions.time_methods import TIME_FUNCTIONS, TIME_METHODS
-from dressage.expressions.unpacking import unpack
 
 _FIRST: Final = frozenset[int | str]({0})
 _ALL: Final = frozenset[int | str](range(MANY))
@@ -44,7 +43,7 @@ BUILTINS: dict[str, Builtin] = {
     "tuple": Builtin(of.make_tuple, 0, 1, consumes=_FIRST),
     "set": Builtin(of.make_set, 0, 1, consumes=_FIRST),
     "dict": Builtin(of.make_dict, 0, 1, ANY_KEYWORD, _FIRST),
-    "unpack": Builtin(unpack, 2, 3),
+    "unpack": Builtin(unpacked, 2, 3),
     "range": Builtin(make_range, 1, 3, transient=True),
     "enumerate": Builtin(make_enumerate, 1, 2, frozenset({"start"}), _FIRST, transient=True),
     "zip": Builtin(make_zip, 0, MANY, frozenset({"strict"}), _ALL, transient=True),

@@ -96,6 +96,11 @@ def unpack(frame: Frame, value: Any, count: int, star: int | None = None) -> lis
     return items
 
 
+def unpacked(frame: Frame, value: Any, count: int, star: int | None = None) -> tuple[Any, ...]:
+    """`unpack` as the compiler asks for it: the values as one."""
+    return tuple(unpack(frame, value, count, star))
+
+
 # -- what is lazy ----------------------------------------------------------------------------------
 def make_range(frame: Frame, *args: Any) -> range:
     for arg in args:

@@ -48,10 +48,14 @@ class Task(Generic[P, R]):
     def name(self) -> str:
         return self.definition.name
 
+    @property
+    def body(self) -> Callable[P, object]:
+        """What a call runs outside of a workflow: the function of the definition, or the fake in its place."""
+        return cast("Callable[P, object]", _fakes.get(self.name, self.function))
+
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        function = cast("Callable[P, object]", _fakes.get(self.name, self.function))
         try:
-            result: object = function(*args, **kwargs)
+            result: object = self.body(*args, **kwargs)
             if inspect.isawaitable(result):
                 return await cast("Awaitable[R]", result)
             return cast("R", result)

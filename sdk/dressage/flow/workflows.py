@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
-from dressage.flow.compiler import compile_workflow
+from dressage.flow.compiler import Compiled, compile_workflow
 from dressage.flow.failures import wire_name
 from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.signatures import Signature
@@ -30,11 +30,15 @@ class Workflow(Generic[P, R]):
     """
 
     def __init__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], signature: Signature, spec: WorkflowSpec
+        self, function: Callable[P, Coroutine[Any, Any, R]], signature: Signature, compiled: Compiled
     ) -> None:
         self.function = function
         self.signature = signature
-        self.spec = spec
+        self.spec: WorkflowSpec = compiled.spec
+        self.tasks = compiled.tasks
+        """The tasks that it calls, by name."""
+        self.classes = compiled.classes
+        """The author's classes of the records and enums that the spec names."""
         update_wrapper(cast("Any", self), function)
 
     @property

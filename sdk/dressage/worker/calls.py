@@ -43,17 +43,34 @@ async def run_handler(handler: Handler, args: msgspec.Raw, threads: Executor) ->
     A value that is not of the declared type is wrong every time (`type-error`, never retried); any other exception
     but a `WorkflowFailure` is a technical error, with the end of its traceback in the details.
     """
-    try:
-        arguments = handler.decode_args(args)
-    except BadValue as error:
-        return _mismatch(f"arguments of task {handler.definition.name!r}: {error.message}")
+    arguments = arguments_of(handler, args)
+    if isinstance(arguments, Ended):
+        return arguments
     try:
         value = await _called(handler, arguments, threads)
-    except WorkflowFailure as failure:
-        return Ended(failure=failure.info())
     except (Exception, SystemExit) as error:
-        # A handler that calls sys.exit() means its own end, not that of the worker with everything else it runs.
-        return Ended(error=technical(error))
+        return ended_by(error)
+    return ended_with(handler, value)
+
+
+def arguments_of(handler: Handler, args: msgspec.Raw) -> dict[str, Any] | Ended:
+    """The arguments by name, of the types that the handler declares; or how an attempt ends that has none of them."""
+    try:
+        return handler.decode_args(args)
+    except BadValue as error:
+        return _mismatch(f"arguments of task {handler.definition.name!r}: {error.message}")
+
+
+def ended_by(error: Exception | SystemExit) -> Ended:
+    """How an attempt ended whose handler raised."""
+    if isinstance(error, WorkflowFailure):
+        return Ended(failure=error.info())
+    # A handler that calls sys.exit() means its own end, not that of the worker with everything else it runs.
+    return Ended(error=technical(error))
+
+
+def ended_with(handler: Handler, value: Any) -> Ended:
+    """How an attempt ended whose handler returned."""
     try:
         return Ended(output=msgspec.Raw(handler.encode_result(value)))
     except BadValue as error:

@@ -224,7 +224,7 @@ class Asking:
             output=state.output if ask.revealed else await self._shown_output(state),
             failure=state.failure,
             reason=state.reason,
-            waiting_for=_waiting_for(state),
+            waiting_for=waiting_for(state),
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,
             shard=shard,
@@ -269,7 +269,7 @@ def _at_path(fields: Any, path: str) -> dict[str, Any]:
     return {path: fields}
 
 
-def _waiting_for(state: RunState) -> str:
+def waiting_for(state: RunState) -> str:
     """What the run waits for, in words for people."""
     waits: list[str] = []
     for thread in state.threads:

@@ -9,6 +9,6 @@
 - `language`: the table of Python's syntax, supported or refused.
 """
 
-from dressage.flow.compiler.compile import compile_workflow
+from dressage.flow.compiler.compile import Compiled, compile_workflow
 
-__all__ = ["compile_workflow"]
+__all__ = ["Compiled", "compile_workflow"]

@@ -294,7 +294,7 @@ def _emit_unpacked(context: Context, target: ast.Tuple | ast.List, value: Expr) 
     starred = _starred(target)
     if len(starred) > 1:
         raise context.refusal(target.elts[starred[1]], "two targets cannot take the rest", "star one of them")
-    counts = [starred[0], len(target.elts) - starred[0] - 1] if starred else [len(target.elts)]
+    counts = [len(target.elts), *starred]
     held = context.temporary()
     context.set(target, held, Call("unpack", (value, *map(constant, counts))))
     _emit_items(context, target, Name(held))

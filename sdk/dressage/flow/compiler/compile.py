@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from dressage.expressions.evaluate import compile_expression
 from dressage.expressions.searching import searchable_paths
@@ -20,8 +20,17 @@ from dressage.flow.compiler.walk import expressions_of, targets_of
 from dressage.flow.describe import TypeBook
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
+from dressage.flow.tasks import Task
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.spec import Node, RetryOptions, ReturnNode, Variable, WorkflowSpec
+
+
+class Compiled(NamedTuple):
+    """A spec, and the objects of the source that its names stand for: tasks, and the classes of records and enums."""
+
+    spec: WorkflowSpec
+    tasks: Mapping[str, Task[..., Any]]
+    classes: Mapping[str, type]
 
 
 def compile_workflow(
@@ -30,8 +39,11 @@ def compile_workflow(
     source: Source,
     name: str,
     retry: RetryOptions | None,
-) -> WorkflowSpec:
-    """The spec of a workflow's function. Raises `DefinitionError` for what the language cannot say."""
+) -> Compiled:
+    """The spec of a workflow's function, with what it refers to.
+
+    Raises `DefinitionError` for what the language cannot say.
+    """
     _check_definition(source)
     names = Names(function, source.node)
     book = TypeBook(signature.book.namespace)
@@ -45,7 +57,7 @@ def compile_workflow(
     check_meaning(context, nodes, types)
     _check_searchable(context)
     _check_expressions(context, nodes)
-    return WorkflowSpec(
+    spec = WorkflowSpec(
         format=1,
         name=name,
         params=signature.params,
@@ -62,6 +74,7 @@ def compile_workflow(
         first_line=source.first_line,
         description=inspect.getdoc(function) or "",
     )
+    return Compiled(spec, dict(context.tasks), dict(book.classes))
 
 
 def _check_definition(source: Source) -> None:

@@ -456,18 +456,18 @@ class Types:
 
 def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:
     """The types of the targets that a value is taken apart for."""
-    before, *after = [int(msgspec.json.decode(each.value)) for each in counts if isinstance(each, Const)]
+    count, *star = [int(msgspec.json.decode(each.value)) for each in counts if isinstance(each, Const)]
     items = kind.items if isinstance(kind, TupleOf) else ()
     item = STR if kind == STR else kind.item if isinstance(kind, ListOf) else None
-    if not after:
-        if len(items) == before:
+    if not star:
+        if len(items) == count:
             return TupleOf(tuple(items))
-        return None if item is None else TupleOf((item,) * before)
-    if len(items) >= before + after[0]:
-        end = len(items) - after[0]
-        rest = ListOf(join(items[before:end]) or ANY)
-        return TupleOf((*items[:before], rest, *items[end:]))
-    return None if item is None else TupleOf((*[item] * before, ListOf(item), *[item] * after[0]))
+        return None if item is None else TupleOf((item,) * count)
+    before, after = star[0], count - star[0] - 1
+    if len(items) >= before + after:
+        end = len(items) - after
+        return TupleOf((*items[:before], ListOf(join(items[before:end]) or ANY), *items[end:]))
+    return None if item is None else TupleOf((*[item] * before, ListOf(item), *[item] * after))
 
 
 def _slice_of(kind: TypeRef | None) -> TypeRef | None:

@@ -1,0 +1,134 @@
+"""Every kind of node as people read it: its text, its shape in a graph, and the ways that lead on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from dressage.flow.drawing.expressions import expression_text
+from dressage.protocol.expressions import Const, DictOfExpr, Expr
+from dressage.protocol.spec import (
+    AssignNode,
+    Backoff,
+    BranchNode,
+    Handler,
+    Node,
+    RaiseNode,
+    ReturnNode,
+    SleepNode,
+    TaskNode,
+    WorkflowSpec,
+    effective_retry,
+)
+
+Shape = Literal["work", "choice", "wait", "step", "end"]
+
+
+class Way(NamedTuple):
+    """Where control goes on, and when: "yes", "no", or always.
+
+    At a way that `begins`, something of its own begins, side by side with others; the node itself goes on elsewhere.
+    """
+
+    to: int
+    label: str = ""
+    begins: bool = False
+
+
+class Drawn(NamedTuple):
+    """How one kind of node is shown. The text of a choice is its question alone."""
+
+    text: Callable[[WorkflowSpec, Any], str]
+    ways: Callable[[Any], tuple[Way, ...]]
+    shape: Shape
+
+
+def node_text(spec: WorkflowSpec, node: Node) -> str:
+    """What a node does, in one line."""
+    return NODES[type(node)].text(spec, node)
+
+
+def ways_of(node: Node) -> tuple[Way, ...]:
+    return NODES[type(node)].ways(node)
+
+
+def handler_text(handler: Handler) -> str:
+    """The names of what an except clause takes, and of the variable that holds it."""
+    names = ", ".join(handler.names)
+    bind = handler.bind if handler.bind and not handler.bind.startswith("$") else ""
+    return (f"({names})" if len(handler.names) > 1 else names) + (f" as {bind}" if bind else "")
+
+
+def backoff_text(backoff: Backoff) -> str:
+    """How long it is waited between attempts."""
+    return (
+        f"{backoff.base_s:g} s, times {backoff.factor:g} up to {backoff.limit_s:g} s, "
+        f"spread by {backoff.jitter:.0%}"
+    )
+
+
+# -- one function for each kind --------------------------------------------------------------------
+def _task(spec: WorkflowSpec, node: TaskNode) -> str:
+    args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
+    target = f"{node.target} = " if node.target else ""
+    retries = effective_retry(spec, node).retries
+    said = [f"up to {retries + 1} attempts"] if retries else []
+    if node.retry is not None and node.retry.backoff is not None:
+        said.append(f"after {backoff_text(node.retry.backoff)}")
+    return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")
+
+
+def _assign(_: WorkflowSpec, node: AssignNode) -> str:
+    attribute = f".{node.attribute}" if node.attribute else ""
+    return f"{node.target}{attribute} = {expression_text(node.value)}"
+
+
+def _raise(_: WorkflowSpec, node: RaiseNode) -> str:
+    if node.failure is None:
+        named = node.reraise and not node.reraise.startswith("$")
+        return f"raise {node.reraise}" if named else "raise"
+    given = [] if node.message is None else [expression_text(node.message)]
+    given += _details(node.details)
+    return f"raise {node.failure}({', '.join(given)})"
+
+
+def _details(details: Expr | None) -> list[str]:
+    if details is None:
+        return []
+    if not isinstance(details, DictOfExpr) or not all(isinstance(key, Const) for key in details.keys):
+        return [f"**{expression_text(details)}"]
+    pairs = zip(details.keys, details.values, strict=True)
+    return [
+        f"{msgspec.json.decode(key.value)}={expression_text(value)}"
+        for key, value in pairs
+        if isinstance(key, Const)
+    ]
+
+
+def _return(_: WorkflowSpec, node: ReturnNode) -> str:
+    return "return" if node.value is None else f"return {expression_text(node.value)}"
+
+
+def _next(node: TaskNode | AssignNode | SleepNode) -> tuple[Way, ...]:
+    return (Way(node.next),)
+
+
+def _ends(_: RaiseNode | ReturnNode) -> tuple[Way, ...]:
+    return ()
+
+
+NODES: Final[dict[type[Node], Drawn]] = {
+    TaskNode: Drawn(_task, _next, "work"),
+    AssignNode: Drawn(_assign, _next, "step"),
+    BranchNode: Drawn(
+        lambda _, node: expression_text(node.test),
+        lambda node: (Way(node.then, "yes"), Way(node.otherwise, "no")),
+        "choice",
+    ),
+    SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
+    RaiseNode: Drawn(_raise, _ends, "end"),
+    ReturnNode: Drawn(_return, _ends, "end"),
+}
+"""Every kind of node. A new one gets its entry here."""

@@ -1,0 +1,305 @@
+"""One run of a workflow in a unit test: the engine's fold, and virtual time around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, Self, TypeVar
+
+import msgspec
+
+from dressage.client.client import RunCancelled, RunFailed
+from dressage.expressions.values import decode_stored
+from dressage.flow import Workflow, WorkflowFailure
+from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.outcome import Outcome, Stamp
+from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.times import rfc3339
+from dressage.orchestrator.turn.asking import waiting_for
+from dressage.protocol.commands import (
+    CancelRun,
+    Command,
+    FailureInfo,
+    RunStatus,
+    StartRun,
+    TaskMessage,
+    TaskResult,
+    decode_command,
+    encoder,
+)
+from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
+from dressage.protocol.events import KIND
+from dressage.testing.agenda import Agenda
+from dressage.testing.authored import authored
+from dressage.testing.fakes import TaskCall
+
+R = TypeVar("R")
+
+_LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED"})
+"""How the engine refuses what came after its time, of which nobody needs to hear."""
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """An output event: its `kind`, such as "task-failed", its `data` as JSON, and its virtual time."""
+
+    index: int
+    kind: str
+    data: dict[str, Any]
+    at: datetime
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """How an attempt of a task ended, and what was raised if so; without `result` nobody will ever answer."""
+
+    result: TaskResult | None
+    takes: timedelta = timedelta(0)
+    error: BaseException | None = None
+
+
+Execute = Callable[[TaskMessage, datetime], Attempted]
+"""Executes one attempt, at a virtual time."""
+
+
+@dataclass
+class Settings:
+    """What a run is started with beside its input."""
+
+    run_id: str
+    began: datetime
+    commands_max: int
+    execute: Execute
+
+
+@dataclass
+class _Begun:
+    """An attempt that a worker has; it may answer after the run has ended."""
+
+    dispatched: DispatchTask
+
+
+class Run(Generic[R]):
+    """A run of a workflow, as far as it has come. Made by `WorkflowTest.run` and `WorkflowTest.start`."""
+
+    def __init__(self, workflow: Workflow[..., R], definition: Definition, settings: Settings) -> None:
+        self.run_id: Final = settings.run_id
+        self.events: list[RunEvent] = []
+        """The output events so far, in their order."""
+        self.calls: list[TaskCall] = []
+        """The attempts of tasks so far, in their order."""
+        self._workflow = workflow
+        self._definition = definition
+        self._settings = settings
+        self._agenda: Agenda[_Begun | Command] = Agenda(_milliseconds(settings.began))
+        self._state: RunState | None = None
+        self._seq = 0
+        self._error: BaseException | None = None
+
+    # -- how it stands -----------------------------------------------------------------------------
+    @property
+    def status(self) -> RunStatus:
+        return self._known.status
+
+    @property
+    def result(self) -> R:
+        """The output, of the workflow's return type.
+
+        Raises `RunFailed` or `RunCancelled`, as `dressage.client` does, and `BadInput` (RUN_WAITS) before the end.
+        """
+        state = self._known
+        if state.status == "completed":
+            return self._workflow.decode_output(bytes(state.output or b"null"))
+        if state.status == "running":
+            raise BadInput(
+                f"run {self.run_id!r} has not ended: it waits for {self.waiting_for}", code="RUN_WAITS"
+            )
+        if state.status == "cancelled":
+            raise RunCancelled(self.run_id, state.reason)
+        raise self._failed(state.failure or FailureInfo(state.status)) from self._error
+
+    @property
+    def failure(self) -> FailureInfo | None:
+        """What the run failed with; None if it did not."""
+        return self._known.failure
+
+    def failed_with(self, failure: type[WorkflowFailure]) -> bool:
+        """Whether the run failed with this business failure, or one that inherits from it."""
+        found = self.failure
+        if found is None or found.kind != "failure":
+            return False
+        return failure is WorkflowFailure or failure.name in (found.name, *found.family)
+
+    @property
+    def reason(self) -> str:
+        """What a cancelled run was cancelled for."""
+        return self._known.reason
+
+    @property
+    def waiting_for(self) -> str:
+        """What the run waits for, in words; empty when it has ended."""
+        return waiting_for(self._known)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables as they are now, parameters included, as values of the author's own classes."""
+        definition = self._definition
+        shown = {
+            name: decode_stored(raw, definition.types)
+            for name, raw in self._known.variables.items()
+            if name not in definition.temporaries
+        }
+        return {name: authored(value, self._workflow.classes) for name, value in shown.items()}
+
+    @property
+    def view(self) -> Any:
+        """The record that search and other services see of the run. Raises `BadInput` where there is none (yet)."""
+        for name in self._definition.views & self._known.variables.keys():
+            return self.variables[name]
+        raise BadInput(f"workflow {self._workflow.name!r} has set no view so far", code="NO_VIEW")
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time."""
+        return _time(self._agenda.now_ms)
+
+    @property
+    def elapsed(self) -> timedelta:
+        """The virtual time from its start to now, or to its end: what it slept, what backoffs and tasks took."""
+        state = self._known
+        return timedelta(milliseconds=(state.ended_ms or self._agenda.now_ms) - state.started_ms)
+
+    @property
+    def _known(self) -> RunState:
+        if self._state is None:
+            raise InvariantBroken("a run that was not started was given away")
+        return self._state
+
+    # -- letting it go on --------------------------------------------------------------------------
+    def begin(self, given: bytes) -> Self:
+        """Starts the run with this input, and lets everything happen that needs no time."""
+        command = StartRun(self._workflow.name, 1, msgspec.Raw(given), f"start-{self.run_id}")
+        self._fold(command)
+        return self.advance(timedelta(0))
+
+    def advance(self, duration: timedelta) -> Self:
+        """Lets `duration` of virtual time pass, with all that happens in it."""
+        until_ms = self._agenda.now_ms + _length(duration)
+        self._drive(until_ms)
+        self._agenda.now_ms = max(self._agenda.now_ms, until_ms)
+        return self
+
+    def finish(self) -> Self:
+        """Lets the run go on to its end, or until nothing can move any more."""
+        self._drive(None)
+        return self
+
+    def cancel(self, reason: str = "") -> Self:
+        """Ends the run where it stands, as somebody with the client or the command line does."""
+        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test"))
+        return self.advance(timedelta(0))
+
+    def _drive(self, until_ms: int | None) -> None:
+        """Raises `DressageError` (RUN_ENDLESS) for a run that would go on for ever."""
+        commands = 0
+        while (due_ms := self._agenda.due_ms) is not None and (until_ms is None or due_ms <= until_ms):
+            if self._known.finished and due_ms > self._agenda.now_ms:
+                return
+            commands += 1
+            if commands > self._settings.commands_max:
+                raise self._endless()
+            due = self._agenda.take()
+            if isinstance(due, _Begun):
+                self._attempt(due.dispatched)
+            else:
+                self._fold(due)
+
+    def _endless(self) -> DressageError:
+        return DressageError(
+            f"run {self.run_id!r} did not end within {self._settings.commands_max} commands and {self.elapsed} of "
+            f"virtual time; it waits for {self.waiting_for}: for a workflow that is to go on for ever use start() and "
+            "advance(), for one that takes so long raise commands_max",
+            code="RUN_ENDLESS",
+        )
+
+    # -- the engine's part -------------------------------------------------------------------------
+    def _fold(self, command: Command) -> None:
+        self._seq += 1
+        stamp = Stamp(self._seq, self._agenda.now_ms)
+        sent = decode_command(encoder.encode(command))
+        outcome = fold(self._state, sent, self.run_id, stamp, self._definition)
+        if outcome.code is not None:
+            if outcome.code in _LATE and not isinstance(command, CancelRun):
+                return
+            raise Refused(outcome.message, code=outcome.code)
+        self._state = outcome.state
+        self._tell(outcome)
+        for effect in outcome.effects:
+            self._perform(effect)
+
+    def _tell(self, outcome: Outcome) -> None:
+        at = _time(self._known.time_ms)
+        for index, data in enumerate(outcome.events, outcome.first_event):
+            plain = msgspec.json.decode(msgspec.json.encode(data))
+            self.events.append(RunEvent(index, KIND[type(data)], plain, at, outcome.actor))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case DispatchTask():
+                self._agenda.enter(effect.not_before_ms, _Begun(effect), effect.timer_id)
+            case SetTimer():
+                self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
+            case CancelTimer():
+                self._agenda.cancel(effect.timer_id)
+            case _:
+                raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
+
+    def _attempt(self, dispatched: DispatchTask) -> None:
+        message = TaskMessage(
+            task=dispatched.task,
+            task_id=dispatched.task_id,
+            call_id=dispatched.call_id,
+            run_id=self.run_id,
+            workflow=self._workflow.name,
+            version=1,
+            attempt=dispatched.attempt,
+            args=dispatched.args,
+            reply="",
+            scheduled_at=rfc3339(dispatched.scheduled_ms),
+        )
+        ended = self._settings.execute(message, self.now)
+        self._error = ended.error
+        if ended.result is not None:
+            self._agenda.enter(self._agenda.now_ms + _length(ended.takes), ended.result)
+
+    def _failed(self, failure: FailureInfo) -> RunFailed:
+        error = RunFailed(self.run_id, failure)
+        shown = [f"{call.task} (attempt {call.attempt})" for call in self.calls]
+        if shown:
+            error.add_note(f"tasks that were called: {', '.join(shown[-20:])}")
+        return error
+
+    def __repr__(self) -> str:
+        return (
+            f"<run {self.run_id} of {self._workflow.name}: {'new' if self._state is None else self.status}>"
+        )
+
+
+def _milliseconds(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise BadInput("the time of a run has a zone: datetime(..., tzinfo=UTC)")
+    return int(moment.timestamp() * 1000)
+
+
+def _length(duration: timedelta) -> int:
+    if duration < timedelta(0):
+        raise BadInput(f"time does not run backwards: {duration}")
+    return -(-duration // timedelta(milliseconds=1))
+
+
+def _time(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms // 1000, UTC) + timedelta(milliseconds=time_ms % 1000)

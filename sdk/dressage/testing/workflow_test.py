@@ -1,0 +1,150 @@
+"""`WorkflowTest`: a workflow in a unit test, with fake tasks."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from dressage.flow import App, Handler, Task, Workflow
+from dressage.orchestrator.turn.definitions import load_definition
+from dressage.protocol.commands import TaskMessage, TaskResult, WorkerInfo
+from dressage.protocol.errors import BadInput
+from dressage.protocol.names import check_run_id
+from dressage.protocol.spec import RegisteredWorkflow
+from dressage.protocol.spec_reading import check_spec_size
+from dressage.testing.awaiting import await_here
+from dressage.testing.fakes import FakeTask, TaskCall
+from dressage.testing.run import Attempted, Run, Settings
+from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with
+from dressage.worker.context import enter_task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+P2 = ParamSpec("P2")
+R2 = TypeVar("R2")
+
+COMMANDS_MAX: Final = 10_000
+"""What a run may take to its end, if the test says nothing else: results of tasks and timers, counted together."""
+
+BEGAN: Final = datetime(2030, 1, 1, tzinfo=UTC)
+"""When the virtual time begins, if the test says nothing else: always the same, so that each test repeats."""
+
+_WORKER: Final = WorkerInfo("test", 0.0)
+
+
+class WorkflowTest(Generic[P, R]):
+    """Runs a workflow in a unit test: its compiled spec, by the engine's own fold, without a broker.
+
+    Tasks do what the test says (`task(...).returns(...)`); the others what `app` or else their own function does.
+    Arguments and results go over the wire as they do between engine and worker. Time is virtual: it stands still
+    while anything can happen, and then goes on to the next timer. All is deterministic.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow[P, R],
+        app: App | None = None,
+        *,
+        began: datetime = BEGAN,
+        commands_max: int = COMMANDS_MAX,
+    ) -> None:
+        """Raises `BadSpec` for a workflow that no engine would take."""
+        spec = workflow.spec
+        check_spec_size(spec)
+        registered = RegisteredWorkflow(spec, 1, spec.digest())
+        self.workflow = workflow
+        self._definition = load_definition(spec.name, 1, msgspec.json.encode(registered))
+        self._app = app
+        self._began = began
+        self._commands_max = commands_max
+        self._fakes: dict[str, FakeTask[..., Any]] = {}
+        self._started = 0
+
+    def task(self, task: Task[P2, R2]) -> FakeTask[P2, R2]:
+        """What the test says and learns of one task. Raises `BadInput` for one that the workflow never calls."""
+        if task.name not in self.workflow.tasks:
+            known = ", ".join(sorted(self.workflow.tasks)) or "none"
+            raise BadInput(
+                f"workflow {self.workflow.name!r} does not call task {task.name!r}: it calls {known}",
+                code="TASK_NOT_CALLED",
+            )
+        return cast("FakeTask[P2, R2]", self._fakes.setdefault(task.name, FakeTask(task)))
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """Runs the workflow with these arguments to its end, or until nothing can move any more.
+
+        Raises `BadValue` for arguments that do not fit, `BadInput` (TASK_NOT_FAKED) for a task that has no body, and
+        `DressageError` (RUN_ENDLESS) for a run that does not end.
+        """
+        return self.start(*args, **kwargs).finish()
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """Starts a run, which goes as far as it can without any time passing. Raises as `run` does."""
+        given = self.workflow.encode_input(*args, **kwargs)
+        self._started += 1
+        run_id = check_run_id(f"{self.workflow.name}-{self._started}")
+        run: Run[R]
+
+        def execute(message: TaskMessage, at: datetime) -> Attempted:
+            return self._attempt(message, at, run)
+
+        run = Run(self.workflow, self._definition, Settings(run_id, self._began, self._commands_max, execute))
+        return run.begin(given)
+
+    def _attempt(self, message: TaskMessage, at: datetime, run: Run[R]) -> Attempted:
+        """One attempt, as a worker executes it."""
+        fake = self.task(self.workflow.tasks[message.task])
+        handler = fake.handler(self._handler(message.task))
+        arguments = arguments_of(handler, message.args)
+        if isinstance(arguments, Ended):
+            return Attempted(_result(message, arguments), fake.duration)
+        call = TaskCall(message.task, dict(arguments), message.attempt, at, message.run_id, message.call_id)
+        fake.calls.append(call)
+        run.calls.append(call)
+        if not fake.answers:
+            return Attempted(None)
+        try:
+            value = contextvars.copy_context().run(_call, handler, arguments, message)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, AssertionError) and not fake.declares(error):
+                raise
+            if (
+                isinstance(error, NotImplementedError)
+                and handler.function is self.workflow.tasks[message.task].function
+            ):
+                raise self._unfaked(message.task) from error
+            return Attempted(_result(message, ended_by(error)), fake.duration, error)
+        return Attempted(_result(message, ended_with(handler, value)), fake.duration)
+
+    def _handler(self, task: str) -> Handler:
+        """Who executes a task of which the test has said nothing."""
+        if self._app is not None and task in self._app.handlers:
+            return self._app.handlers[task]
+        found = self.workflow.tasks[task]
+        return Handler(found.definition, found.body, found.signature, inspect.iscoroutinefunction(found.body))
+
+    def _unfaked(self, task: str) -> BadInput:
+        name = self.workflow.tasks[task].__name__
+        return BadInput(
+            f"task {task!r} is a contract without a body, and this test says nothing of it: write "
+            f"`test.task({name}).returns(...)`, or give the application that handles it: `WorkflowTest(..., app)`",
+            code="TASK_NOT_FAKED",
+        )
+
+    def __repr__(self) -> str:
+        return f"<test of {self.workflow.name}, {self._started} runs>"
+
+
+def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage) -> Any:
+    """In a context of its own, in which the attempt is the current one."""
+    enter_task(message)
+    value = handler.function(**arguments)
+    return await_here(value) if handler.is_async else value
+
+
+def _result(message: TaskMessage, ended: Ended) -> TaskResult:
+    return TaskResult(message.task_id, _WORKER, ended.output, ended.failure, ended.error)

@@ -1,0 +1,295 @@
+"""Specs as people read them: every kind is drawn, expressions keep their meaning, and no node is left out."""
+
+from __future__ import annotations
+
+import ast
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from types import ModuleType
+from typing import Any, get_args
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dressage.expressions.configuration import TextScope
+from dressage.expressions.parse import constant, translate
+from dressage.flow.drawing import (
+    EXPRESSIONS,
+    NODES,
+    changes,
+    expression_text,
+    mermaid,
+    nodes,
+    outline,
+    svg,
+)
+from dressage.flow.drawing.flowgraph import FlowGraph
+from dressage.flow.drawing.nodes import Drawn, Way
+from dressage.protocol.errors import BadSpec, DefinitionError
+from dressage.protocol.expressions import (
+    Attribute,
+    Binary,
+    BinaryOperator,
+    Call,
+    Compare,
+    CompareOperator,
+    Comparison,
+    Conditional,
+    Const,
+    DictOfExpr,
+    Expr,
+    Format,
+    Index,
+    ListOfExpr,
+    Logical,
+    Make,
+    Name,
+    Placeholder,
+    TupleOfExpr,
+    Unary,
+    UnaryOperator,
+)
+from dressage.protocol.spec import BranchNode, Node, ReturnNode, SleepNode, WorkflowSpec
+from dressage.protocol.types import NONE
+from dressage.simulation.programs import Program
+
+NAMES = ("order", "price", "n")
+
+
+# -- every kind ------------------------------------------------------------------------------------
+def test_every_kind_of_expression_has_a_text() -> None:
+    assert EXPRESSIONS.keys() == set(get_args(Expr))
+
+
+def test_every_kind_of_node_is_drawn() -> None:
+    assert NODES.keys() == set(get_args(Node))
+
+
+# -- expressions -----------------------------------------------------------------------------------
+class RecordScope(TextScope):
+    """The names of a text, and one record."""
+
+    def call(self, node: ast.Call) -> Expr:
+        assert isinstance(node.func, ast.Name)
+        fields = {str(each.arg): translate(each.value, self) for each in node.keywords}
+        return Make(node.func.id, fields)
+
+
+def parsed(text: str) -> Expr:
+    return translate(ast.parse(text, mode="eval").body, RecordScope(text, NAMES))
+
+
+def operator(kind: Any, *without: str) -> st.SearchStrategy[Any]:
+    return st.sampled_from([each for each in get_args(kind) if each not in without])
+
+
+names = st.sampled_from(NAMES).map(Name)
+identifiers = st.sampled_from(["id", "item", "x1"])
+constants = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(0, 2**80),
+    st.floats(0, 1e300, allow_nan=False),
+    st.text(max_size=6),
+    st.binary(max_size=3),
+).map(constant)
+simple = st.one_of(names, st.builds(Attribute, names, identifiers), st.integers(0, 9).map(constant))
+
+
+def placeholders() -> st.SearchStrategy[Any]:
+    conversions = st.sampled_from([None, "s", "r"])
+    return st.builds(Placeholder, simple, conversions, st.sampled_from(["", ">10", ".2f", ",", "%Y-%m"]))
+
+
+def with_texts(parts: list[Any], text: str) -> Format:
+    """Texts between placeholders, as the parser gives them: none is empty, and no two are neighbours."""
+    return Format(tuple(each for part in parts for each in ((part, text) if text else (part,))))
+
+
+def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(inner, max_size=3).map(tuple)
+    two = st.lists(inner, min_size=2, max_size=3).map(tuple)
+    fields = st.dictionaries(identifiers, inner, max_size=2)
+    links = st.lists(
+        st.builds(Comparison, operator(CompareOperator, "is", "is not"), inner), min_size=1, max_size=2
+    )
+    none = Comparison("is not", constant(None))
+    return st.one_of(
+        st.builds(Attribute, inner, identifiers),
+        st.builds(Index, inner, inner),
+        st.builds(Binary, operator(BinaryOperator, "%"), inner, inner),
+        st.builds(Binary, st.just("%"), names, inner),
+        st.builds(Unary, operator(UnaryOperator), inner),
+        st.builds(Compare, inner, links.map(tuple)),
+        st.builds(Compare, inner, st.just((none,))),
+        st.builds(Logical, st.sampled_from(["and", "or"]), two),
+        st.builds(Conditional, inner, inner, inner),
+        st.builds(
+            with_texts, st.lists(placeholders(), min_size=1, max_size=3), st.text("a{}'\"\n ", max_size=3)
+        ),
+        st.builds(ListOfExpr, several),
+        st.builds(TupleOfExpr, several),
+        st.lists(st.tuples(inner, inner), max_size=2).map(
+            lambda pairs: DictOfExpr(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+        ),
+        st.builds(Make, st.just("Order"), fields),
+        st.builds(Call, st.sampled_from(["min", "max"]), two),
+        st.builds(lambda receiver, key: Call(".get", (receiver, key)), inner, inner),
+        st.builds(lambda days: Call("timedelta", (), {"days": days}), inner),
+    )
+
+
+expressions: st.SearchStrategy[Any] = st.recursive(st.one_of(names, constants), deeper, max_leaves=12)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(expressions)
+def test_the_text_of_an_expression_is_that_expression(expr: Expr) -> None:
+    text = expression_text(expr)
+    assert msgspec.json.encode(parsed(text)) == msgspec.json.encode(expr), text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        -2.5,
+        Decimal("1.50"),
+        datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC),
+        date(2030, 1, 2),
+        timedelta(days=-1, seconds=7, microseconds=3),
+        timedelta(0),
+        UUID(int=7),
+        b"\x00a",
+        float("inf"),
+        (1, "a"),
+        (),
+        {1, 2},
+        set[int](),
+        {"a": [1, {"b": None}]},
+        {1: "a", (2, 3): "b"},
+        [Decimal(1), [True]],
+    ],
+)
+def test_the_text_of_a_constant_is_its_value_in_python(value: Any) -> None:
+    known = {each.__name__: each for each in (Decimal, datetime, date, timedelta, UUID, float, set)}
+    text = expression_text(constant(value))
+    assert eval(text, known) == value
+
+
+def test_constants_of_the_authors_types_have_their_names() -> None:
+    assert expression_text(Const(msgspec.Raw(b'{"$enum":["Color","RED"]}'))) == "Color.RED"
+    record = msgspec.Raw(b'{"$record":["Order",{"id":"o-1","count":2}]}')
+    assert expression_text(Const(record)) == "Order(id='o-1', count=2)"
+
+
+def test_an_f_string_that_python_cannot_hold_is_said_in_another_way() -> None:
+    quotes = constant("\n'\"'''\"\"\"")
+    text = expression_text(Format(("a", Placeholder(quotes, "r", ">9"))))
+    assert eval(text) == f"a{bytes(quotes.value).decode() and msgspec.json.decode(quotes.value)!r:>9}"
+
+
+# -- the tree --------------------------------------------------------------------------------------
+def test_every_node_of_a_program_stands_in_its_tree_once(define: Callable[[str], ModuleType]) -> None:
+    drawn = jumps = 0
+    for seed in range(120):
+        program = Program(seed)
+        try:
+            spec: WorkflowSpec = define(program.text()).flow.spec
+        except DefinitionError:
+            continue
+        lines = outline(spec)
+        there = [line.node for line in lines if line.node is not None]
+        assert sorted(there) == sorted(FlowGraph(spec).order), program.text()
+        assert all(line.depth <= lines[at].depth + 1 for at, line in enumerate(lines[1:]))
+        drawn += len(there)
+        jumps += sum(line.text.startswith("go on at") for line in lines)
+    assert drawn > 1_000
+    assert jumps < drawn / 50, "what a compiler wrote reads as a program"
+
+
+def test_a_graph_that_is_no_program_is_told_with_jumps() -> None:
+    """Two loops that lead into one another's middle."""
+    test = Name("x")
+    nodes = (BranchNode(test, 1, 2), BranchNode(test, 2, 3), BranchNode(test, 1, 3), ReturnNode())
+    lines = outline(WorkflowSpec(1, "knot", (), NONE, nodes))
+    assert sorted(line.node for line in lines if line.node is not None) == [0, 1, 2, 3]
+    assert any(line.text.startswith("go on at node") for line in lines)
+
+
+def test_what_begins_side_by_side_is_a_block_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = (Way(1, "branch 1", begins=True), Way(2, "branch 2", begins=True), Way(3))
+    monkeypatch.setitem(nodes.NODES, SleepNode, Drawn(lambda _, __: "gather", lambda _: ways, "work"))
+    steps = (SleepNode(Name("x"), 3), ReturnNode(Name("a")), ReturnNode(Name("b")), ReturnNode())
+    lines = outline(WorkflowSpec(1, "both", (), NONE, steps))
+    assert [(line.depth, line.text) for line in lines] == [
+        (0, "gather"),
+        (1, "branch 1:"),
+        (2, "return a"),
+        (1, "branch 2:"),
+        (2, "return b"),
+        (0, "return"),
+    ]
+
+
+def test_a_tree_that_is_too_deep_is_refused() -> None:
+    count = 3_000
+    steps = [BranchNode(Name("x"), number + 1, count) for number in range(count)]
+    spec = WorkflowSpec(1, "deep", (), NONE, (*steps, SleepNode(Name("x"), count + 1), ReturnNode()))
+    with pytest.raises(BadSpec, match="too deep to be shown"):
+        outline(spec)
+
+
+# -- pictures --------------------------------------------------------------------------------------
+def test_a_picture_has_every_node_and_none_above_another(shop: ModuleType) -> None:
+    spec = shop.process_order.spec
+    picture = ET.fromstring(svg(spec))
+    svg_name = "{http://www.w3.org/2000/svg}"
+    boxes = [
+        tuple(float(each.attrib[name]) for name in ("x", "y", "width", "height"))
+        for each in picture.iter(f"{svg_name}rect")
+    ]
+    assert len(boxes) == len(spec.nodes)
+    apart = all(
+        a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
+        for at, a in enumerate(boxes)
+        for b in boxes[:at]
+    )
+    assert apart
+    width, height = float(picture.attrib["width"]), float(picture.attrib["height"])
+    assert all(x >= 0 and x + w <= width and y + h <= height for x, y, w, h in boxes)
+
+
+def test_a_flowchart_has_every_node_once(shop: ModuleType) -> None:
+    spec = shop.process_order.spec
+    lines = [line.strip() for line in mermaid(spec).splitlines()]
+    for number in range(len(spec.nodes)):
+        assert sum(line.startswith((f"n{number}[", f"n{number}(", f"n{number}{{")) for line in lines) == 1
+
+
+# -- changes ---------------------------------------------------------------------------------------
+def test_each_change_of_a_spec_is_told(shop: ModuleType) -> None:
+    spec: WorkflowSpec = shop.process_order.spec
+    assert changes(spec, spec) == []
+    for name in ("params", "nodes", "scopes", "variables", "tasks", "failures", "types", "description"):
+        part = getattr(spec, name)
+        less = msgspec.structs.replace(spec, **{name: part[:-1]})
+        if name not in ("nodes", "scopes"):
+            told = changes(spec, less)
+            assert told, name
+            assert {each.kind for each in told} <= {"removed", "changed"}, name
+    renumbered = msgspec.structs.replace(spec, nodes=(*spec.nodes, ReturnNode()))
+    assert [each.name for each in changes(spec, renumbered)] == ["digest"]
+
+
+def test_other_lines_are_no_change(shop: ModuleType) -> None:
+    spec: WorkflowSpec = shop.process_order.spec
+    moved = tuple(msgspec.structs.replace(node, line=node.line + 7) for node in spec.nodes)
+    assert changes(spec, msgspec.structs.replace(spec, nodes=moved, first_line=80, module="other")) == []
