@@ -17,7 +17,7 @@ from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTim
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.nodes.task import backoff_ms
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
+from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait, decode_state, encode_state
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     CancelRun,
@@ -361,4 +361,5 @@ def _command(step: str, state: RunState) -> Command:
                 return errored(state)
             case _:
                 return TaskResult("0-0-999-1", BY, msgspec.Raw(b"1"))
+    assert isinstance(wait, SleepWait)
     return TimerFired(wait.timer_id if step in ("timer", "done") else "0-0-999")

@@ -53,7 +53,7 @@ class BranchScope(Scope):
         return super().__getitem__(name) if own else self._around[name]
 
     @property
-    def left(self) -> int:  # type: ignore[override]
+    def left(self) -> int:
         return self._around.left
 
     @left.setter

@@ -112,7 +112,7 @@ def _assigned(nodes: list[ast.AST]) -> frozenset[str]:
     for each in nodes:
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del) and id(each) not in own:
             names.add(each.id)
-        elif (isinstance(each, ast.ExceptHandler) and each.name) or isinstance(each, _NESTED):
+        elif isinstance(each, ast.ExceptHandler | ast.FunctionDef | ast.AsyncFunctionDef) and each.name:
             names.add(each.name)
     return frozenset(names)
 

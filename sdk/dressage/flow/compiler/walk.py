@@ -23,7 +23,7 @@ from dressage.protocol.expressions import (
     locals_of,
     parts_of,
 )
-from dressage.protocol.spec import AssignNode, GatherNode, Node, RaiseNode, TaskNode
+from dressage.protocol.spec import AssignNode, GatherNode, Node, RaiseNode, ReturnNode, TaskNode
 
 
 def expressions_of(node: Node) -> list[Expr]:
