@@ -378,6 +378,15 @@ def test_a_run_that_is_cancelled_stops_where_it_is(test: WorkflowTest[..., str])
     assert run.finish().elapsed == timedelta(0), "its timer went with it"
 
 
+def test_an_attempt_that_is_due_later_is_not_made_once_the_run_is_cancelled(
+    test: WorkflowTest[..., str],
+) -> None:
+    fake = test.task(charge).raises(OSError("down"))
+    run = test.start(ORDER).cancel()
+    run.advance(timedelta(days=1)).advance(timedelta(days=1))
+    assert len(fake.calls) == 1
+
+
 def test_cancelling_what_has_ended_is_refused(test: WorkflowTest[..., str]) -> None:
     test.task(charge).returns("r")
     with pytest.raises(Refused, match="RUN_FINISHED"):
