@@ -12,12 +12,21 @@ from dressage.expressions import functions as of
 from dressage.expressions.callables import ANY_KEYWORD, MANY, Builtin, plain, spending
 from dressage.expressions.collection_methods import COLLECTION_METHODS
 from dressage.expressions.iteration import make_enumerate, make_range, make_reversed, make_zip, unpacked
+from dressage.expressions.matching import is_instance, is_mapping, is_sequence, without
 from dressage.expressions.text_methods import TEXT_METHODS
 from dressage.expressions.time_methods import TIME_FUNCTIONS, TIME_METHODS
 
 _FIRST: Final = frozenset[int | str]({0})
 _ALL: Final = frozenset[int | str](range(MANY))
 _EXTREME: Final = frozenset({"default", "key"})
+
+INTERNAL: Final[dict[str, Builtin]] = {
+    "unpack": Builtin(unpacked, 2, 3),
+    "is_sequence": Builtin(is_sequence, 1, 1),
+    "is_mapping": Builtin(is_mapping, 1, 1),
+    "without": Builtin(without, 1, MANY),
+}
+"""What statements are compiled to; no source can name these."""
 
 BUILTINS: dict[str, Builtin] = {
     "len": Builtin(of.count_items, 1, 1, consumes=_FIRST),
@@ -43,7 +52,8 @@ BUILTINS: dict[str, Builtin] = {
     "tuple": Builtin(of.make_tuple, 0, 1, consumes=_FIRST),
     "set": Builtin(of.make_set, 0, 1, consumes=_FIRST),
     "dict": Builtin(of.make_dict, 0, 1, ANY_KEYWORD, _FIRST),
-    "unpack": Builtin(unpacked, 2, 3),
+    "isinstance": Builtin(is_instance, 2, MANY),
+    **INTERNAL,
     "range": Builtin(make_range, 1, 3, transient=True),
     "enumerate": Builtin(make_enumerate, 1, 2, frozenset({"start"}), _FIRST, transient=True),
     "zip": Builtin(make_zip, 0, MANY, frozenset({"strict"}), _ALL, transient=True),
@@ -60,6 +70,8 @@ def table() -> str:
     """The builtins as a table in Markdown: functions, and methods by their receiver."""
     rows: dict[str, list[str]] = {"functions": []}
     for name, builtin in BUILTINS.items():
+        if name in INTERNAL:
+            continue
         if builtin.receivers is None:
             rows["functions"].append(name)
         for kind in builtin.receivers or ():

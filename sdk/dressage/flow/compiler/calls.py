@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dressage.expressions.checks import float_fixer
+from dressage.expressions.matching import KINDS
+from dressage.expressions.parse import constant
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
@@ -29,7 +31,6 @@ _ADVICE = {
     "datetime.utcnow": "let a task return the time: a run has no clock of its own",
     "date.today": "let a task return the date: a run has no clock of its own",
     "uuid4": "let a task return a new id, or take it as a parameter",
-    "isinstance": "compare a field that tells the kinds apart",
     "datetime.fromtimestamp": "let a task return the datetime, or add a timedelta to a constant",
     "datetime.combine": "write `datetime(day.year, day.month, day.day, hour)`",
     "frozenset": "use a set: no value is ever changed",
@@ -45,6 +46,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
     """The expression for a call of what is no builtin: a dataclass. Refuses everything else with its advice."""
     kind = scope.names.object(node.func)
     name = ast.unparse(node.func)
+    if kind is isinstance:
+        return instance_check(node, scope)
     if isinstance(kind, Task):
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
@@ -91,6 +94,35 @@ def _as_model(
             )
         made[field.name] = Call("float", (given[field.name],))
     return made
+
+
+def instance_check(node: ast.Call, scope: FlowScope) -> Expr:
+    """`isinstance(value, Class)`, or with a tuple of classes."""
+    if len(node.args) != 2 or node.keywords:
+        raise scope.refusal(
+            node, "isinstance() takes a value and its classes", "write `isinstance(x, Order)`"
+        )
+    value, classes = node.args
+    kinds = classes.elts if isinstance(classes, ast.Tuple) else [classes]
+    names = [name for kind in kinds for name in type_names(scope, kind, scope.names.object(kind))]
+    return Call("isinstance", (scope.translate(value), *names))
+
+
+def type_names(scope: FlowScope, place: ast.AST, kind: Any) -> tuple[Expr, ...]:
+    """A class as `isinstance` of an expression knows it. Refuses what no value of a run is an instance of."""
+    if kind in KINDS.values():
+        return (constant(f"${kind.__name__}"),)
+    # A TypedDict's values are dicts, which do not know it.
+    known = isinstance(kind, type) and (is_model(kind) or record_form(kind) in ("object", "tuple"))
+    try:
+        if known and not kind.__subclasses__():
+            scope.book.ref(kind)
+            return (constant(kind.__name__),)
+    except Unsupported as error:
+        raise scope.refusal(place, error.what, error.advice) from error
+    name = getattr(kind, "__name__", str(kind))
+    what = f"{name} has subclasses, whose values would match too" if known else f"no value here is a {name}"
+    raise scope.refusal(place, what, "compare a field that tells the kinds apart")
 
 
 def _task_advice(name: str) -> str:

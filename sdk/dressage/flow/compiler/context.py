@@ -16,7 +16,7 @@ from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Expr
+from dressage.protocol.expressions import Expr, Name
 from dressage.protocol.spec import AssignNode, FailureDef
 from dressage.protocol.types import TypeRef
 
@@ -82,6 +82,9 @@ class Context:
     block: Block
     """Compiles statements in their order."""
 
+    wait: Callable[[Context, ast.Await, str | None], None]
+    """Compiles an await, whose result goes to a variable of the run."""
+
     graph: Graph = field(default_factory=Graph)
     tasks: dict[str, Task[..., Any]] = field(default_factory=dict[str, Task[..., Any]])
     failures: dict[str, type[WorkflowFailure]] = field(default_factory=dict[str, type[WorkflowFailure]])
@@ -121,6 +124,15 @@ class Context:
     def set(self, place: ast.AST, name: str, value: Expr) -> None:
         """Sets a variable of the run as a whole."""
         self.graph.emit(AssignNode, place, target=name, value=value, attribute=None)
+
+    def hold(self, node: ast.expr) -> Expr:
+        """The value of an expression here and now, awaited if it says so, in a variable of the compiler's own."""
+        held = self.temporary()
+        if isinstance(node, ast.Await):
+            self.wait(self, node, held)
+        else:
+            self.set(node, held, self.translate(node))
+        return Name(held)
 
     def view(self, name: str) -> type | None:
         """The class of the run's view, if that is what a variable of the run is. (An awaited function has none.)"""

@@ -112,11 +112,14 @@ def _assigned(nodes: list[ast.AST]) -> frozenset[str]:
     for each in nodes:
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store | ast.Del) and id(each) not in own:
             names.add(each.id)
-        elif isinstance(each, ast.ExceptHandler | ast.FunctionDef | ast.AsyncFunctionDef) and each.name:
+        elif isinstance(each, _NAMING) and each.name:
             names.add(each.name)
+        elif isinstance(each, ast.MatchMapping) and each.rest:
+            names.add(each.rest)
     return frozenset(names)
 
 
+_NAMING = (ast.ExceptHandler, ast.FunctionDef, ast.AsyncFunctionDef, ast.MatchAs, ast.MatchStar)
 _NESTED = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -26,7 +26,7 @@ from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Call, Const, Expr, Name
 
 _BUILTINS: list[tuple[Any, str]] = [
-    (getattr(builtins, name), name) for name in BUILTINS if hasattr(builtins, name)
+    (getattr(builtins, name), name) for name in BUILTINS if hasattr(builtins, name) and name != "isinstance"
 ] + [(kind, kind.__name__) for kind in (Decimal, timedelta, datetime, date, UUID)]
 _CLASS_METHODS: list[tuple[type, str]] = [(datetime, "fromisoformat"), (date, "fromisoformat")]
 

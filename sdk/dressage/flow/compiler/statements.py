@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dressage.expressions.parse import constant
-from dressage.flow.compiler import assignments, functions, loops, tries
+from dressage.flow.compiler import assignments, functions, loops, matches, tries
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
@@ -146,4 +146,5 @@ SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.Return: _return,
     ast.Pass: _pass,
     ast.AsyncFunctionDef: _function,
+    ast.Match: matches.compile_match,
 }
