@@ -17,7 +17,7 @@ import pytest
 from dressage.analytics import AnalyticsService
 from dressage.client.client import RunFailed
 from dressage.flow import App, Masked, Searchable, sleep, workflow
-from dressage.protocol.errors import Refused
+from dressage.protocol.errors import BadValue, Refused
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
@@ -194,6 +194,7 @@ async def test_looking_at_a_masked_value_ends_the_run_without_telling_it(
         await handle.result(timeout_s=8)
     assert said in failed.value.failure.message
     assert secrets_in(failed.value.message) == []
+    assert [event async for event in handle.history()]
     told(await events_of(engine))
 
 
@@ -233,3 +234,11 @@ async def test_masked_values_survive_a_restart_of_the_orchestrator(engine: Engin
     await engine.worker(app)
     assert await handle.result(timeout_s=15) == f"receipt of {SECRET}-token"
     seen.clear()
+
+
+def test_a_worker_that_cannot_read_a_masked_argument_does_not_repeat_it() -> None:
+    raw = msgspec.json.encode({"card": {"number": "n", "holder": PLAIN}, "pin": 1, "level": SECRET})
+    with pytest.raises(BadValue) as refused:
+        app.handlers["charge"].decode_args(raw)
+    assert "level" in refused.value.message
+    assert secrets_in(refused.value.message) == []

@@ -16,6 +16,8 @@ import pytest
 from dressage.expressions import builtins
 from dressage.flow.compiler.language import LANGUAGE, table
 from dressage.flow.compiler.statements import SUPPORTED_STATEMENTS
+from dressage.protocol.spec_reading import read_spec
+from dressage.protocol.types import RecordType
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
 BUILTIN_TABLE = re.compile(r"(?s)(?<=<!-- builtins -->\n).*(?=<!-- end of builtins -->)")
@@ -82,6 +84,13 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "summarize",
         )
     ]
+
+
+def test_the_specs_of_the_page_survive_their_json(page: ModuleType) -> None:
+    specs = [found.spec for found in vars(page).values() if type(found).__name__ == "Workflow"]
+    assert [read_spec(spec.encode()) for spec in specs] == specs
+    forms = {each.form for spec in specs for each in spec.types if isinstance(each, RecordType)}
+    assert forms == {"object", "tuple", "dict"}
 
 
 async def test_the_pages_records_mean_the_same_in_python_and_as_a_spec(

@@ -11,7 +11,7 @@ import msgspec
 from dressage.expressions import checks
 from dressage.expressions.admission import HARMLESS_BYTES
 from dressage.expressions.limits import DIGITS_MAX
-from dressage.expressions.masked import encode_hidden, encode_revealed
+from dressage.expressions.masked import encode_hidden, encode_revealed, without_values
 from dressage.expressions.values import Value
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.types import Field, TypeRef
@@ -186,7 +186,7 @@ def _explained(error: Exception, where: str, masked: bool) -> str:
     """
     text = str(error).replace("`", "") if not isinstance(error, msgspec.ValidationError) else str(error)
     if masked:
-        text = re.sub(r"(?s)Invalid enum value .*?(?= - at|$)", "Invalid enum value", text)
+        text = without_values(text)
     found = _WHERE.fullmatch(text)
     if not found:
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)

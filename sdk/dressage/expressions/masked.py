@@ -6,6 +6,7 @@ of the two encoders here to take is a decision at each place where a value leave
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import msgspec
 HIDDEN: Final = "***"
 """What readers, events and logs get in place of a masked value."""
 
+_REPEATED: Final = re.compile(r"(?s)Invalid enum value .*?(?= - at|$)")
 _OPAQUE: Final = "a masked value is passed on unseen: it can only be compared with None"
 
 
@@ -43,6 +45,11 @@ class MaskedValue:
 def mask(value: Any) -> Any:
     """`value` as a masked one; None, and what is masked already, stays as it is."""
     return value if value is None or type(value) is MaskedValue else MaskedValue(value)
+
+
+def without_values(text: str) -> str:
+    """What msgspec says is wrong, without the one thing in which it repeats a value."""
+    return _REPEATED.sub("Invalid enum value", text)
 
 
 def has_masked(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> bool:

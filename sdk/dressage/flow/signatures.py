@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from dressage.expressions.masked import without_values
 from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
@@ -104,6 +105,11 @@ class Signature:
     def _output_decoder(self) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(self.hints["return"], dec_hook=models.from_plain)
 
+    def _said(self, error: Exception) -> str:
+        refs = [self.output, *(each.type for each in self.params)]
+        masked = any(self.book.table().codec(ref).mask for ref in refs)
+        return without_values(str(error)) if masked else str(error)
+
     def encode_args(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bytes:
         """Arguments of a call as a JSON object by name. Raises `BadValue` if they do not fit the signature."""
         try:
@@ -119,7 +125,9 @@ class Signature:
         try:
             given = self._args_decoder.decode(raw)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            raise BadValue(f"the arguments of {self.function.__name__}() do not fit: {error}") from error
+            raise BadValue(
+                f"the arguments of {self.function.__name__}() do not fit: {self._said(error)}"
+            ) from error
         return {name: self._given(name, getattr(given, name)) for name in self._parameters}
 
     def _given(self, name: str, value: Any) -> Any:
@@ -142,7 +150,7 @@ class Signature:
             self._output_decoder.decode(raw)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise BadValue(
-                f"the result of {self.function.__name__}() does not fit its type: {error}"
+                f"the result of {self.function.__name__}() does not fit its type: {self._said(error)}"
             ) from error
         return raw
 
@@ -152,7 +160,7 @@ class Signature:
             return self._output_decoder.decode(raw)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise BadValue(
-                f"the result of {self.function.__name__}() does not fit its type: {error}"
+                f"the result of {self.function.__name__}() does not fit its type: {self._said(error)}"
             ) from error
 
 
