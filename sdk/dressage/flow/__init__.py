@@ -10,6 +10,7 @@ from dressage.flow.branches import gather
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.failures import TaskError, WorkflowFailure
 from dressage.flow.retries import Exponential
+from dressage.flow.sagas import Saga
 from dressage.flow.sleeping import sleep
 from dressage.flow.tasks import Task, task
 from dressage.flow.workflows import Workflow, workflow
@@ -21,6 +22,7 @@ __all__ = [
     "Handler",
     "Limits",
     "Masked",
+    "Saga",
     "Searchable",
     "Task",
     "TaskError",

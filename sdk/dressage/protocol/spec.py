@@ -33,6 +33,7 @@ GROUP_FAMILY = (GROUP_ERROR, ANY_ERROR)
 """By what the failures of branches, as one group, can be caught."""
 
 GROUP_TEXT = "branches failed"
+SAGA_TEXT = "compensation failed"
 
 
 class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -198,15 +199,17 @@ class SleepNode(
 class RaiseNode(
     msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """Raises the named failure, or, with no name, the failure that variable `reraise` holds.
+    """Raises the named failure, or, with no name, the failure that variable `reraise` holds, or a group.
 
-    `message` is evaluated before `details`, which gives a dict with str keys and JSON values.
+    `message` is evaluated before `details`, which gives a dict with str keys and JSON values. `group` gives a list of
+    failures that were caught.
     """
 
     failure: str | None = None
     message: Expr | None = None
     details: Expr | None = None
     reraise: str | None = None
+    group: Expr | None = None
     scope: int | None = None
     line: int = 0
 

@@ -156,7 +156,7 @@ def expressions_of(node: Node) -> dict[str, Expr]:
         case SleepNode():
             return {"duration": node.duration}
         case RaiseNode():
-            return _given({"message": node.message, "details": node.details})
+            return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():
             return _given({"value": node.value})
         case GatherNode():

@@ -42,7 +42,7 @@ from dressage.protocol.events import (
     RunFailed,
     VariableChanged,
 )
-from dressage.protocol.spec import Branch, GatherNode, catches_named
+from dressage.protocol.spec import GROUP_TEXT, Branch, GatherNode, catches_named
 
 EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
@@ -316,7 +316,11 @@ class Advance:
     def _gathered(self, thread: RunThread, wait: GatherWait) -> None:
         self.turn_to(thread)
         if wait.failures:
-            self.fail(thread, group_of(wait.failures), wait.node)
+            self.fail(
+                thread,
+                group_of([wait.failures[place] for place in sorted(wait.failures)], GROUP_TEXT),
+                wait.node,
+            )
             return
         node = self.definition.spec.nodes[wait.node]
         assert isinstance(node, GatherNode)

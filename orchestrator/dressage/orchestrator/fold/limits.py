@@ -5,7 +5,7 @@ The names in the errors are those of docs/limits.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -16,7 +16,7 @@ from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
 from dressage.protocol.nesting import nests_deeper
-from dressage.protocol.spec import GROUP_FAMILY, GROUP_TEXT, Limits
+from dressage.protocol.spec import GROUP_FAMILY, Limits
 
 STATE_BYTES_MAX = 950_000
 """Bytes of input, variables, arguments and output of a run together. With its failure and its ids they make the state,
@@ -95,12 +95,11 @@ def type_error(wrong: BadValue, line: int) -> FailureInfo:
     )
 
 
-def group_of(failures: Mapping[int, FailureInfo]) -> FailureInfo:
-    """What branches failed with, in the order of the branches, as one failure."""
-    causes = tuple(failures[place] for place in sorted(failures))
+def group_of(causes: Sequence[FailureInfo], text: str) -> FailureInfo:
+    """Several failures as one, with Python's text of an `ExceptionGroup`."""
     count = f"{len(causes)} sub-exception" + "s" * (len(causes) != 1)
     return FailureInfo(
-        "exception-group", f"{GROUP_TEXT} ({count})", "group", family=GROUP_FAMILY, causes=causes
+        "exception-group", f"{text} ({count})", "group", family=GROUP_FAMILY, causes=tuple(causes)
     )
 
 

@@ -49,6 +49,23 @@ class Final:
 
 
 @dataclass
+class Undo:
+    """A step of a saga that a task undoes, with the names of what it is given; `place` is where it is registered."""
+
+    task: Task[..., Any]
+    names: tuple[str, ...]
+    place: ast.AST
+
+
+@dataclass
+class Steps:
+    """A saga around the current place: `variable` lists the steps that are done, each by its number in `undos`."""
+
+    variable: str
+    undos: list[Undo] = field(default_factory=list[Undo])
+
+
+@dataclass
 class Augmented:
     """An augmented assignment, which Python does in place if the target's type has a way to."""
 
@@ -95,6 +112,9 @@ class Context:
 
     in_final: int = 0
     """How many `finally` bodies are around the current place."""
+
+    sagas: dict[str, Steps] = field(default_factory=dict[str, Steps])
+    """By the variable of the source."""
 
     clauses: list[Clause] = field(default_factory=list[Clause])
     functions: dict[str, ast.AsyncFunctionDef] = field(default_factory=dict[str, ast.AsyncFunctionDef])

@@ -33,6 +33,7 @@ STATEMENTS: dict[str, Entry] = {
     "AnnAssign": _SUPPORTED,
     "Assign": _SUPPORTED,
     "AsyncFunctionDef": _SUPPORTED,
+    "AsyncWith": _SUPPORTED,
     "AugAssign": _SUPPORTED,
     "Break": _SUPPORTED,
     "Continue": _SUPPORTED,
@@ -48,9 +49,6 @@ STATEMENTS: dict[str, Entry] = {
     "Assert": _refused("assert would vanish under -O", "write `if not ...: raise SomeFailure(...)`"),
     "AsyncFor": _refused(
         "`async for` has no durable meaning", "let a task read the items and return them as a list"
-    ),
-    "AsyncWith": _refused(
-        "`async with` has no durable meaning", "call tasks that acquire and release, with try and except"
     ),
     "ClassDef": _refused("a class cannot be defined inside a workflow", "define it at module level"),
     "Delete": _refused("del is not part of the language", "assign None if the value must go"),

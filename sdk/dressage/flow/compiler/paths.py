@@ -110,7 +110,7 @@ class Paths:
             case GatherNode():
                 raised.add(GROUP_ERROR)
             case RaiseNode():
-                raised.add(node.failure or _FAILURES)
+                raised.add(GROUP_ERROR if node.group is not None else node.failure or _FAILURES)
                 if node.reraise is not None:
                     raised |= self.reraised(node.reraise)
             case _:

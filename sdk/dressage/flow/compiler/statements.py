@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dressage.expressions.parse import constant
-from dressage.flow.compiler import assignments, functions, loops, matches, tries
+from dressage.flow.compiler import assignments, functions, loops, matches, sagas, tries
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
@@ -33,6 +33,9 @@ def block(context: Context, statements: list[ast.stmt]) -> None:
 def _expression(context: Context, node: ast.Expr) -> None:
     if isinstance(node.value, ast.Await):
         emit_await(context, node.value, None)
+        return
+    if isinstance(node.value, ast.Call) and sagas.is_undo(context, node.value):
+        sagas.register(context, node.value)
         return
     if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return  # a docstring, or a text in place of a comment
@@ -146,5 +149,6 @@ SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.Return: _return,
     ast.Pass: _pass,
     ast.AsyncFunctionDef: _function,
+    ast.AsyncWith: sagas.compile_with,
     ast.Match: matches.compile_match,
 }

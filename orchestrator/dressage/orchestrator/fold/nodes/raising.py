@@ -11,6 +11,7 @@ from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import MaskedValue, has_masked
 from dressage.orchestrator.fold.advance import Advance, wire
 from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.limits import group_of
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.spec import RaiseNode
@@ -27,6 +28,8 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
         held = advance.variable(node.reraise)
         if isinstance(held, FailureInfo):
             return held
+    if node.group is not None:
+        return _group(advance, ready, node)
     name = node.failure or "failure"
     message = _text(advance, advance.evaluate(ready, "message")) if node.message is not None else ""
     details: Json = msgspec.UNSET
@@ -37,6 +40,18 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
         details = msgspec.Raw(wire(given))
         advance.scope.spend(len(details))
     return FailureInfo(name, message, details=details, family=advance.definition.families.get(name, ()))
+
+
+def _group(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo:
+    text = _text(advance, advance.evaluate(ready, "message")) if node.message is not None else ""
+    causes = advance.evaluate(ready, "group")
+    if (
+        not isinstance(causes, list)
+        or not all(isinstance(each, FailureInfo) for each in causes)
+        or not causes
+    ):
+        raise ExpressionFailed("TypeError: a group is raised of failures that were caught")
+    return group_of(causes, text)
 
 
 def _text(advance: Advance, value: Any) -> str:
