@@ -99,6 +99,9 @@ class Context:
     block: Block
     """Compiles statements in their order."""
 
+    hoist: Callable[[Context, ast.expr], ast.expr]
+    """Compiles the awaits inside an expression, and gives the expression without them."""
+
     wait: Callable[[Context, ast.Await, str | None], None]
     """Compiles an await, whose result goes to a variable of the run."""
 
@@ -129,8 +132,9 @@ class Context:
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         return self.source.refusal(node, what, advice)
 
-    def translate(self, node: ast.expr) -> Expr:
-        return self.scope.translate(node)
+    def translate(self, node: ast.expr, *, consumed: bool = False) -> Expr:
+        """The expression tree of `node`. What it awaits is compiled here, before whatever takes the value."""
+        return self.scope.translate(self.hoist(self, node), consumed=consumed)
 
     def temporary(self) -> str:
         """A variable of the compiler's own, by a name that no Python variable has."""

@@ -118,6 +118,7 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         scope,
         callee.function,
         context.block,
+        context.hoist,
         context.wait,
         graph=context.graph,
         tasks=context.tasks,

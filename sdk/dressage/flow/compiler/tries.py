@@ -8,9 +8,11 @@ from typing import Any
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Clause, Context, Final
 from dressage.flow.compiler.graph import HandlerDraft, Label
+from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.leaving import check_final, final_body
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import CATCHABLE, WorkflowFailure
+from dressage.protocol.expressions import Expr
 from dressage.protocol.spec import ANY_ERROR, RaiseNode
 
 
@@ -150,7 +152,10 @@ def _raise_new(context: Context, node: ast.Raise, raised: ast.expr) -> None:
     kind = calls.failure_class(name, context.scope)
     if kind is not WorkflowFailure:
         context.use_failure(name, kind)
-    message, details = calls.failure_fields(call, kind, context.scope) if call else (None, None)
+    message: Expr | None = None
+    details: Expr | None = None
+    if call is not None:
+        message, details = calls.failure_fields(hoist_arguments(context, call), kind, context.scope)
     context.graph.emit(RaiseNode, node, {}, failure=kind.name, message=message, details=details)
 
 
