@@ -283,6 +283,42 @@ def test_an_await_inside_an_expression_happens_when_it_does_in_python(x: int, y:
     both_ways(inside, FAKES, x, y, flag)
 
 
+@workflow
+async def in_parts(numbers: list[int], divisor: int) -> str:
+    out = ""
+    try:
+        try:
+            out += f"{numbers[0] // divisor} "
+            await gather(number(numbers[0]), _pair(numbers[1], n=numbers[2]), number(numbers[3]))
+        except* Stolen as group:
+            out += f"stolen{group} "
+            if divisor == 2:
+                raise Declined("new") from None
+        except* (Declined, ZeroDivisionError) as group:
+            out += f"declined{len(group.exceptions)} "
+            if divisor == 2:
+                await number(8)
+        else:
+            out += "else "
+        finally:
+            out += "finally "
+    except Exception as error:
+        out += f"left {error}" if divisor else "left"
+        raise
+    return out
+
+
+NUMBERS = [[1, 2, 0, 3], [7, 2, 0, 3], [7, 7, 2, 8], [9, 6, 1, 8], [9, 7, 1, 9], [8, 8, 0, 8]]
+
+
+@pytest.mark.parametrize("divisor", [0, 1, 2])
+@pytest.mark.parametrize(
+    "numbers", [[1, 2, 0, 3], [7, 2, 0, 3], [7, 7, 2, 8], [9, 6, 1, 8], [9, 7, 1, 9], [8, 8, 0, 8]]
+)
+def test_each_clause_takes_its_part_of_a_group(numbers: list[int], divisor: int) -> None:
+    both_ways(in_parts, FAKES, numbers, divisor)
+
+
 # -- patterns --------------------------------------------------------------------------------------
 @workflow
 async def matched(value: Any, point: Point | None = None) -> str:
