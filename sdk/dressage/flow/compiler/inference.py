@@ -167,43 +167,27 @@ class Types:
         `results` are the variables that hold what branches come to, by the variable that takes them all.
         """
         assigned = sorted({name for node in nodes for name in targets_of(node)} - fixed)
+        sources = [
+            (name, value, frozenset[str]() if isinstance(value, TaskDef) else variables_in(value))
+            for node in nodes
+            for name, value in _given(node, tasks, results)
+            if name not in fixed
+        ]
         for _ in range(_PASSES_MAX):
             before = dict(self.variables)
             found: dict[str, list[TypeRef | None]] = {
                 name: [self._initial[name]] if name in self._initial else [] for name in assigned
             }
-            for node in nodes:
-                for name, kinds in self._given(node, tasks, results):
-                    if name in found:
-                        found[name] += kinds
+            for name, value, read in sources:
+                # A variable that no pass has seen yet says nothing: the next pass knows it.
+                if read <= self.variables.keys():
+                    found[name].append(value.output if isinstance(value, TaskDef) else self.of(value))
             self.variables.update({name: join(kinds) for name, kinds in found.items() if kinds})
             if self.variables == before:
                 return
         # A type that still grows, as in `x = [x]`, has no finite description.
         for name in assigned:
             self.variables[name] = None
-
-    def _given(
-        self, node: Node, tasks: Mapping[str, TaskDef], results: Mapping[str, tuple[str, ...]]
-    ) -> Iterator[tuple[str, list[TypeRef | None]]]:
-        """The variables that a node sets, each with the type that it gives them; none that is not known yet."""
-        for each in bindings_in(node):
-            yield each.name, self._known(each.value)
-        if isinstance(node, TaskNode) and node.target:
-            yield node.target, [tasks[node.task].output]
-        elif isinstance(node, AssignNode) and node.attribute is None:
-            yield node.target, self._known(node.value)
-        elif isinstance(node, GatherNode):
-            for branch in node.branches:
-                for name, value in branch.args.items():
-                    yield name, self._known(value)
-            if node.target:
-                parts = tuple(Name(each) for each in results.get(node.target, ()))
-                yield node.target, self._known(TupleOfExpr(parts))
-
-    def _known(self, value: Expr) -> list[TypeRef | None]:
-        # A variable that no pass has seen yet says nothing: the next pass knows it.
-        return [] if any(name not in self.variables for name in variables_in(value)) else [self.of(value)]
 
     def of(self, expr: Expr) -> TypeRef | None:
         """The type of an expression; None if it is not known."""
@@ -452,6 +436,23 @@ class Types:
         """The record or enum that an expression is of, if it is known to be one."""
         kind = self.of(expr)
         return self.definitions.get(kind.name) if isinstance(kind, Named) else None
+
+
+def _given(
+    node: Node, tasks: Mapping[str, TaskDef], results: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, Expr | TaskDef]]:
+    """The variables that a node sets, each with where its value comes from."""
+    for each in bindings_in(node):
+        yield each.name, each.value
+    if isinstance(node, TaskNode) and node.target:
+        yield node.target, tasks[node.task]
+    elif isinstance(node, AssignNode) and node.attribute is None:
+        yield node.target, node.value
+    elif isinstance(node, GatherNode):
+        for branch in node.branches:
+            yield from branch.args.items()
+        if node.target:
+            yield node.target, TupleOfExpr(tuple(Name(each) for each in results.get(node.target, ())))
 
 
 def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:

@@ -77,7 +77,14 @@ def _names(expr: Expr, own: frozenset[str]) -> Iterator[str]:
 
 def bindings_in(node: Node) -> list[Bind]:
     """The `:=` of a node's expressions."""
-    return [each for expr in expressions_of(node) for each in subexpressions(expr) if isinstance(each, Bind)]
+    found: list[Bind] = []
+    waiting = expressions_of(node)[::-1]
+    while waiting:
+        expr = waiting.pop()
+        if isinstance(expr, Bind):
+            found.append(expr)
+        waiting.extend(reversed(parts_of(expr)))
+    return found
 
 
 def targets_of(node: Node) -> list[str]:
