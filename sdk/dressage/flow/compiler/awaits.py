@@ -62,6 +62,8 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         return context.refusal(
             call, f"{name} is a workflow: child runs are not supported yet", "await its tasks"
         )
+    if isinstance(call.func, ast.Name) and call.func.id in context.names.functions:
+        return context.refusal(call, f"{name}() is not defined so far", "define it above")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.locals:
         advice = "await a task that is defined outside of the workflow"
         return context.refusal(call, f"{name} is a variable, not a task", advice)

@@ -99,6 +99,10 @@ class FlowScope:
         """Whether a name is a variable here, or around."""
         return name in self.names.locals or (self.outer is not None and self.outer.has_variable(name))
 
+    def is_function(self, name: str) -> bool:
+        """Whether a name is a nested function here, or around."""
+        return name in self.names.functions or (self.outer is not None and self.outer.is_function(name))
+
     def variable_name(self, name: str) -> str:
         """What a variable is called in the run."""
         if name in self.names.locals or self.outer is None:

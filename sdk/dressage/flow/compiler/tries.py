@@ -217,9 +217,26 @@ def _clause(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) 
     clauses, caught = context.clauses, context.scope.caught
     context.clauses = [*clauses, Clause(handler.bind)]
     if clause.name:
+        _check_attributes(context, clause, handler)
         context.scope.caught = [*caught, clause.name]
     context.block(context, clause.body)
     context.clauses, context.scope.caught = clauses, caught
+
+
+def _check_attributes(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) -> None:
+    """Refuses what Python would not find on a caught failure: only business failures have fields."""
+    technical = any(name[:1].isupper() for name in handler.names)
+    for node in (each for statement in clause.body for each in ast.walk(statement)):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        if node.value.id != clause.name:
+            continue
+        if node.attr not in ("name", "message", "details"):
+            what = f"a failure has name, message and details, but no {node.attr}"
+            raise context.refusal(node, what, f"write `str({clause.name})`")
+        if technical:
+            advice = f"write `str({clause.name})`, or catch business failures in a clause of their own"
+            raise context.refusal(node, f"not all that is caught here has a {node.attr}", advice)
 
 
 def compile_raise(context: Context, node: ast.Raise) -> None:
