@@ -16,7 +16,7 @@ from dressage.brokers.provision import provision, read_definition, require_names
 from dressage.client import Client
 from dressage.flow import App, workflow
 from dressage.orchestrator.fold.state import decode_state
-from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
+from dressage.orchestrator.growth import GrowthUnfinished, grow, open_runs_to_leave, retire
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.commands import REPLY_HEADER, Answer, CancelRun, StartRun, encoder
@@ -301,6 +301,31 @@ async def test_a_growth_is_finished_when_no_run_is_left_behind(
         again = await client.start(short, {"n": 7}, run_id=ids(1, 3, moved=True, count=2)[1])
         assert again.shard == shard_of(again.run_id, 3)
         assert await retire(connection, names) == await require_namespace(connection, names)
+
+
+async def test_a_lost_delivery_hides_no_open_run(
+    connection: Connection, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the bucket's reader does not get it notices, and reads again."""
+    names, wanted = Names(namespace), ids(1, 2, moved=True)
+    await provision(connection, names, shards=1, replicas=1)
+    for run_id in wanted:
+        await connection.publish(Message(names.run_key(0, run_token(run_id)), b'{"status":"running"}'))
+    pull, lost = connection.pull, [1, 2]
+
+    async def lossy(stream: str, consumer: str, window: int, deliver: Any, on_end: Any) -> Any:
+        left = lost.pop() if lost else 0
+
+        def pass_on(delivery: Any) -> None:
+            if delivery.consumer_seq != left:
+                deliver(delivery)
+
+        return await pull(stream, consumer, window, pass_on, on_end)
+
+    monkeypatch.setattr(connection, "pull", lossy)
+    found = await open_runs_to_leave(connection, names, ShardMap(generation=2, shards=2, previous=1), 0)
+    assert found == sorted(wanted)
+    assert lost == []
 
 
 async def test_one_growth_at_a_time(broker: JetStreamBroker, connection: Connection, namespace: str) -> None:

@@ -107,6 +107,20 @@ async def test_what_a_newer_release_folded_is_left_alone(connection: Connection,
         await take_over(connection, names, 0)
 
 
+async def test_what_a_newer_release_only_took_over_is_left_alone_too(
+    connection: Connection, names: Names
+) -> None:
+    """It may have stored states, of commands that the older release had folded, and committed nothing."""
+    await take_over(connection, names, 0)
+    newer = await take_over(connection, names, 0, fold_version=FOLD_VERSION + 1)
+    assert (
+        newer.cursor.fold_version
+        == (await take_over(connection, names, 0, FOLD_VERSION + 1)).cursor.fold_version
+    )
+    with pytest.raises(BrokerError, match="upgrade this orchestrator"):
+        await take_over(connection, names, 0)
+
+
 async def test_two_owners_that_both_believe_do_no_harm(
     broker: JetStreamBroker, connection: Connection, namespace: str, audit: Callable[..., Awaitable[Any]]
 ) -> None:

@@ -31,6 +31,7 @@ from dressage.protocol.shardmap import SHARDS_MAX, ShardMap
 SHOWN_MAX: Final = 10
 SCAN_WINDOW: Final = 5000
 SCAN_SILENCE_S: Final = 10.0
+SCAN_TRIES: Final = 5
 
 
 class GrowthUnfinished(DressageError):
@@ -182,30 +183,49 @@ async def _ensure_queues(connection: Connection, names: Names, shards: int) -> N
 async def _each_state(
     connection: Connection, names: Names, shard: int, look: Callable[[Delivery], None]
 ) -> None:
-    """Shows the states of a shard's runs as they stand now; one that changes meanwhile is perhaps shown twice."""
+    """Shows the states of a shard's runs as they stand now, some of them perhaps twice."""
     stream, subjects = names.runs_stream(), names.run_keys(shard)
     last = await connection.last_message(stream, subjects)
     if last is None:
         return
-    found: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = f"growth_{uuid.uuid4().hex}"
-    await connection.create_consumer(
-        stream,
-        ConsumerConfig(consumer, [subjects], durable=False, explicit_ack=False, memory=True, inactive_s=30.0),
+    for _ in range(SCAN_TRIES):
+        consumer = f"growth_{uuid.uuid4().hex}"
+        await connection.create_consumer(
+            stream,
+            ConsumerConfig(
+                consumer, [subjects], durable=False, explicit_ack=False, memory=True, inactive_s=30.0
+            ),
+        )
+        try:
+            if await _scanned(connection, stream, consumer, last.seq, look):
+                return
+        finally:
+            await connection.delete_consumer(stream, consumer)
+    raise BrokerError(
+        f"reading the states of shard {shard}: deliveries got lost {SCAN_TRIES} times: look at the connection to the "
+        "server, and try again"
     )
+
+
+async def _scanned(
+    connection: Connection, stream: str, consumer: str, last: int, look: Callable[[Delivery], None]
+) -> bool:
+    """Whether all came, up to the message `last`: nothing comes twice here, so one that is lost shows as a gap."""
+    found: asyncio.Queue[Delivery] = asyncio.Queue()
     pull = await connection.pull(stream, consumer, SCAN_WINDOW, found.put_nowait, lambda _: None)
+    expected = 1
     try:
         while True:
             async with asyncio.timeout(SCAN_SILENCE_S):
                 delivery = await found.get()
+            if delivery.consumer_seq != expected:
+                return False
+            expected += 1
             look(delivery)
             await pull.taken()
-            if delivery.stream_seq >= last.seq:
-                return
+            if delivery.stream_seq >= last:
+                return True
     except TimeoutError:
-        raise BrokerError(
-            f"reading the states of shard {shard}: nothing came in {SCAN_SILENCE_S:g} s"
-        ) from None
+        return False
     finally:
         await pull.close()
-        await connection.delete_consumer(stream, consumer)

@@ -15,6 +15,10 @@ _T = TypeVar("_T")
 class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the turns have come: every command below `seq` is folded, and `effects` of the effects of `seq`.
 
+    `fold_version` is that of the fold which gave all this. A take-over changes nothing of it, as what the cursor covers
+    is folded again by the same; but from then on states may be stored by the release that has taken over, which
+    `served` tells.
+
     `fence` marks a rewrite by a take-over; `since` is where the last real turn's cursor stood then. `maps` are the
     shard maps by the commands that changed them; none before the first growth. `refused` are starts that were refused
     because too many runs were open, and `share` is how many may be open by the starts behind this cursor, None for any
@@ -25,6 +29,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     seq: int = 0
     effects: int = 0
     fold_version: int = 1
+    served: int = 0
     fence: bool = False
     since: int = 0
     maps: tuple[MapSince, ...] = ()
@@ -34,6 +39,11 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def place(self) -> tuple[int, int]:
         return self.seq, self.effects
+
+    @property
+    def newest(self) -> int:
+        """The fold version of the newest release that has served the shard."""
+        return max(self.fold_version, self.served)
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -97,14 +97,16 @@ async def take_over(
     def fenced_cursor(data: bytes | None, seq: int) -> bytes:
         nonlocal won_cursor
         found = Cursor(maps=_first_maps(shard_map), share=share) if data is None else decode_cursor(data)
-        if found.fold_version > fold_version:
+        if found.newest > fold_version:
             raise BrokerError(
-                f"shard {shard} was last folded by a newer release (fold version {found.fold_version}, "
+                f"shard {shard} was served by a newer release (fold version {found.newest}, "
                 f"this one has {fold_version}): upgrade this orchestrator",
                 code=FOLD_VERSION_NEWER,
             )
         since = found.since if found.fence else seq
-        won_cursor = msgspec.structs.replace(found, fence=True, since=since)
+        # Whatever this owner stores comes behind this write: its states too, which an older release cannot read.
+        served = fold_version if fold_version > found.fold_version else 0
+        won_cursor = msgspec.structs.replace(found, served=served, fence=True, since=since)
         return encode(won_cursor)
 
     cursor_seq = await _fence(connection, stream, cursor_subject, fenced_cursor)
