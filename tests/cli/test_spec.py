@@ -99,7 +99,7 @@ def test_as_mermaid_it_has_every_node_and_way(folder: Path) -> None:
     assert '    n1{"line 11: tries #60; 3"}' in lines
     assert '    n1 -->|"yes"| n2' in lines
     assert '    subgraph try0["try"]' in lines
-    assert any(line.startswith('    try0 -.->|"declined as error"| n') for line in lines)
+    assert any(line.startswith('    try0 -.->|"except declined as error"| n') for line in lines)
 
 
 def test_as_svg_it_is_a_picture_of_every_node(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_as_svg_it_is_a_picture_of_every_node(folder: Path) -> None:
     assert "11  tries < 3" in titles
     assert len(titles) == 9
     labels = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"yes", "no", "declined as error"} <= set(labels)
+    assert {"yes", "no", "except declined as error"} <= set(labels)
 
 
 def test_a_module_with_several_workflows_asks_for_one(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import ModuleType
@@ -24,37 +24,45 @@ from dressage.flow.drawing import (
     changes,
     expression_text,
     mermaid,
-    nodes,
+    node_text,
     outline,
     svg,
 )
 from dressage.flow.drawing.flowgraph import FlowGraph
-from dressage.flow.drawing.nodes import Drawn, Way
+from dressage.flow.drawing.svg import BOX_HEIGHT, GAP_Y
 from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.protocol.expressions import (
     Attribute,
     Binary,
     BinaryOperator,
+    Bind,
     Call,
+    Clause,
     Compare,
     CompareOperator,
     Comparison,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
     Expr,
     Format,
     Index,
+    Lambda,
     ListOfExpr,
     Logical,
     Make,
     Name,
     Placeholder,
+    SetOfExpr,
+    Slice,
+    Spread,
+    Target,
     TupleOfExpr,
     Unary,
     UnaryOperator,
 )
-from dressage.protocol.spec import BranchNode, Node, ReturnNode, SleepNode, WorkflowSpec
+from dressage.protocol.spec import Branch, BranchNode, GatherNode, Node, ReturnNode, SleepNode, WorkflowSpec
 from dressage.protocol.types import NONE
 from dressage.simulation.programs import Program
 
@@ -72,12 +80,18 @@ def test_every_kind_of_node_is_drawn() -> None:
 
 # -- expressions -----------------------------------------------------------------------------------
 class RecordScope(TextScope):
-    """The names of a text, and one record."""
+    """The names of a text, and one record; `:=` sets a variable."""
 
     def call(self, node: ast.Call) -> Expr:
         assert isinstance(node.func, ast.Name)
         fields = {str(each.arg): translate(each.value, self) for each in node.keywords}
         return Make(node.func.id, fields)
+
+    def bound(self, node: ast.NamedExpr) -> str:
+        return node.target.id
+
+    def locally(self, names: Collection[str]) -> RecordScope:
+        return RecordScope(self.text, {*self.names, *names})
 
 
 def parsed(text: str) -> Expr:
@@ -103,7 +117,32 @@ simple = st.one_of(names, st.builds(Attribute, names, identifiers), st.integers(
 
 def placeholders() -> st.SearchStrategy[Any]:
     conversions = st.sampled_from([None, "s", "r"])
-    return st.builds(Placeholder, simple, conversions, st.sampled_from(["", ">10", ".2f", ",", "%Y-%m"]))
+    inner = st.builds(Placeholder, simple)
+    computed = st.builds(
+        lambda width, digits: Format((">", width, ".", digits, "f") if digits else (">", width)),
+        inner,
+        st.none() | inner,
+    )
+    specs = st.sampled_from(["", ">10", ".2f", ",", "%Y-%m"]) | computed
+    return st.builds(Placeholder, simple, conversions, specs)
+
+
+def comprehensions(inner: st.SearchStrategy[Any], *kinds: str) -> st.SearchStrategy[Any]:
+    """Of one clause or two; what they are made of knows their variables."""
+    x, y = Name("x"), Name("y")
+    pair = Target(items=(Target("x"), Target(items=(Target("y"), Target("rest", star=True)))))
+    seen = st.one_of(inner, st.sampled_from([x, y]), st.builds(Binary, st.just("+"), st.just(x), inner))
+    conditions = st.lists(seen, max_size=2).map(tuple)
+    first = st.builds(Clause, st.just(pair), inner, conditions)
+    second = st.builds(Clause, st.just(Target("z")), seen, conditions)
+    clauses = st.one_of(st.tuples(first), st.tuples(first, second))
+    known = [each for each in kinds if each != "dict"]
+    found = st.builds(Comprehension, st.sampled_from(known), seen, clauses)
+    return (
+        found
+        if "dict" not in kinds
+        else found | st.builds(Comprehension, st.just("dict"), seen, clauses, seen)
+    )
 
 
 def with_texts(parts: list[Any], text: str) -> Format:
@@ -111,14 +150,21 @@ def with_texts(parts: list[Any], text: str) -> Format:
     return Format(tuple(each for part in parts for each in ((part, text) if text else (part,))))
 
 
+first_of_may = (constant(2030), constant(5), constant(1))
+
+
 def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    several = st.lists(inner, max_size=3).map(tuple)
     two = st.lists(inner, min_size=2, max_size=3).map(tuple)
     fields = st.dictionaries(identifiers, inner, max_size=2)
     links = st.lists(
         st.builds(Comparison, operator(CompareOperator, "is", "is not"), inner), min_size=1, max_size=2
     )
     none = Comparison("is not", constant(None))
+    generators = comprehensions(inner, "generator")
+    items = st.lists(inner | st.builds(Spread, inner | generators), max_size=3).map(tuple)
+    some = st.lists(inner | st.builds(Spread, inner), min_size=1, max_size=3).map(tuple)
+    bound = st.none() | inner
+    body = inner | st.builds(Attribute, st.just(Name("each")), identifiers)
     return st.one_of(
         st.builds(Attribute, inner, identifiers),
         st.builds(Index, inner, inner),
@@ -132,9 +178,16 @@ def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(
             with_texts, st.lists(placeholders(), min_size=1, max_size=3), st.text("a{}'\"\n ", max_size=3)
         ),
-        st.builds(ListOfExpr, several),
-        st.builds(TupleOfExpr, several),
-        st.lists(st.tuples(inner, inner), max_size=2).map(
+        st.builds(ListOfExpr, items),
+        st.builds(TupleOfExpr, items),
+        st.builds(SetOfExpr, some),
+        st.builds(Slice, inner, bound, bound, bound),
+        st.builds(Bind, identifiers, inner),
+        comprehensions(inner, "list", "set", "dict"),
+        st.builds(lambda made: Call("sum", (made,)), generators),
+        st.builds(lambda of, made: Call("sorted", (of,), {"key": Lambda("each", made)}), inner, body),
+        st.just(Call("datetime", first_of_may, {"tzinfo": Call("timezone.utc")})),
+        st.lists(st.tuples(st.none() | inner, inner), max_size=2).map(
             lambda pairs: DictOfExpr(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
         ),
         st.builds(Make, st.just("Order"), fields),
@@ -196,6 +249,18 @@ def test_an_f_string_that_python_cannot_hold_is_said_in_another_way() -> None:
     assert eval(text) == f"a{bytes(quotes.value).decode() and msgspec.json.decode(quotes.value)!r:>9}"
 
 
+def boxes_of(spec: WorkflowSpec) -> list[tuple[str, float, float, float, float]]:
+    """Of each node in a picture its whole text, its place, its width and its height."""
+    svg_name = "{http://www.w3.org/2000/svg}"
+    found: list[tuple[str, float, float, float, float]] = []
+    for group in ET.fromstring(svg(spec)).iter(f"{svg_name}g"):
+        title, rect = group.findtext(f"{svg_name}title", ""), group.find(f"{svg_name}rect")
+        assert rect is not None
+        x, y, width, height = (float(rect.attrib[name]) for name in ("x", "y", "width", "height"))
+        found.append((title, x, y, width, height))
+    return found
+
+
 # -- the tree --------------------------------------------------------------------------------------
 def test_every_node_of_a_program_stands_in_its_tree_once(define: Callable[[str], ModuleType]) -> None:
     drawn = jumps = 0
@@ -224,19 +289,131 @@ def test_a_graph_that_is_no_program_is_told_with_jumps() -> None:
     assert any(line.text.startswith("go on at node") for line in lines)
 
 
-def test_what_begins_side_by_side_is_a_block_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = (Way(1, "branch 1", begins=True), Way(2, "branch 2", begins=True), Way(3))
-    monkeypatch.setitem(nodes.NODES, SleepNode, Drawn(lambda _, __: "gather", lambda _: ways, "work"))
-    steps = (SleepNode(Name("x"), 3), ReturnNode(Name("a")), ReturnNode(Name("b")), ReturnNode())
-    lines = outline(WorkflowSpec(1, "both", (), NONE, steps))
-    assert [(line.depth, line.text) for line in lines] == [
-        (0, "gather"),
-        (1, "branch 1:"),
-        (2, "return a"),
-        (1, "branch 2:"),
-        (2, "return b"),
-        (0, "return"),
+BRANCHES = """
+from dressage.flow import App, gather, sleep, workflow
+
+app = App("drawn")
+
+@app.task
+async def ship(item: str) -> str: ...
+
+@app.task
+async def bill(item: str) -> str: ...
+
+async def pack(item: str) -> str:
+    try:
+        first, _ = await gather(ship(item), bill(item))
+    except ExceptionGroup:
+        return "lost"
+    return first
+
+@workflow
+async def flow(item: str, times: int) -> str:
+    done = 0
+    while done < times:
+        try:
+            made = await gather(pack(item), sleep(5))
+        finally:
+            done += 1
+        if made[0]:
+            return made[0]
+    return "never"
+"""
+
+BRANCHES_TREE = """
+done = 0
+while done < times:
+    try:
+        made = await gather(2 branches)
+            branch 1 with $2 = item:
+                pack.item = $2
+                try:
+                    $6 = await gather(2 branches)
+                        branch 1 with $7 = pack.item:
+                            $8 = await ship(item=$7)
+                            return $8
+                        branch 2 with $9 = pack.item:
+                            $10 = await bill(item=$9)
+                            return $10
+                    pack.first = $6[0]
+                    pack._ = $6[1]
+                    $3 = pack.first
+                except ExceptionGroup:
+                    $3 = 'lost'
+                return $3
+            branch 2 with $4 = 5:
+                await sleep($4)
+                return
+    finally, behind a failure:
+        done = done + 1
+        raise
+    done = done + 1
+    if not made[0]:
+        continue
+    return made[0]
+return 'never'
+"""
+
+
+def test_branches_are_a_block_each(define: Callable[[str], ModuleType]) -> None:
+    spec = define(BRANCHES).flow.spec
+    tree = "\n".join("    " * line.depth + line.text for line in outline(spec))
+    assert tree == BRANCHES_TREE.strip()
+    there = [line.node for line in outline(spec) if line.node is not None]
+    assert sorted(there) == list(range(len(spec.nodes)))
+
+
+def test_branches_are_frames_of_a_flowchart_that_come_together_behind_it(
+    define: Callable[[str], ModuleType],
+) -> None:
+    spec = define(BRANCHES).flow.spec
+    lines = [line.strip() for line in mermaid(spec).splitlines()]
+    outer, inner = (number for number, node in enumerate(spec.nodes) if isinstance(node, GatherNode))
+    frames = [line for line in lines if line.startswith("subgraph branch")]
+    assert frames == [
+        f'subgraph branch{outer}_1["branch 1"]',
+        f'subgraph branch{inner}_1["branch 1"]',
+        f'subgraph branch{inner}_2["branch 2"]',
+        f'subgraph branch{outer}_2["branch 2"]',
     ]
+    assert sum(line.startswith("subgraph ") for line in lines) == lines.count("end")
+    for gather in (outer, inner):
+        following = spec.nodes[gather].next
+        arrows = [line.split() for line in lines if line.endswith(f" n{following}") and "-->" in line]
+        ends = [int(arrow[0][1:]) for arrow in arrows]
+        assert len(ends) == 2
+        assert all(isinstance(spec.nodes[end], ReturnNode) for end in ends)
+
+
+def test_branches_stand_side_by_side_in_a_picture_and_above_what_follows(
+    define: Callable[[str], ModuleType],
+) -> None:
+    spec = define(BRANCHES).flow.spec
+    graph = FlowGraph(spec)
+    outer = next(number for number, node in enumerate(spec.nodes) if isinstance(node, GatherNode))
+    places = {title: (x, y) for title, x, y, _, _ in boxes_of(spec)}
+    node = spec.nodes[outer]
+    assert isinstance(node, GatherNode)
+
+    def place(number: int) -> tuple[float, float]:
+        at = spec.nodes[number]
+        return places[f"{at.line}  {node_text(spec, at)}"]
+
+    first, second = (place(branch.entry) for branch in node.branches)
+    assert first[0] < second[0]
+    assert first[1] == second[1] == place(outer)[1] + BOX_HEIGHT + GAP_Y
+    ends = [number for number, lanes in graph.lanes.items() if lanes and lanes[-1].gather == outer]
+    assert place(node.next)[1] > max(place(end)[1] for end in ends)
+
+
+def test_a_node_that_two_branches_share_is_drawn_once() -> None:
+    """A spec that no compiler wrote: both branches, and the workflow itself, end at one node."""
+    steps = (GatherNode((Branch(1), Branch(1), Branch(2)), 2), SleepNode(Name("x"), 2), ReturnNode())
+    spec = WorkflowSpec(1, "shared", (), NONE, steps)
+    lines = outline(spec)
+    assert sorted(line.node for line in lines if line.node is not None) == [0, 1, 2]
+    assert sum(line.strip().startswith("n2(") for line in mermaid(spec).splitlines()) == 1
+    assert len(boxes_of(spec)) == 3
 
 
 def test_a_tree_that_is_too_deep_is_refused() -> None:
@@ -251,11 +428,7 @@ def test_a_tree_that_is_too_deep_is_refused() -> None:
 def test_a_picture_has_every_node_and_none_above_another(shop: ModuleType) -> None:
     spec = shop.process_order.spec
     picture = ET.fromstring(svg(spec))
-    svg_name = "{http://www.w3.org/2000/svg}"
-    boxes = [
-        tuple(float(each.attrib[name]) for name in ("x", "y", "width", "height"))
-        for each in picture.iter(f"{svg_name}rect")
-    ]
+    boxes = [box for _, *box in boxes_of(spec)]
     assert len(boxes) == len(spec.nodes)
     apart = all(
         a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
@@ -287,6 +460,16 @@ def test_each_change_of_a_spec_is_told(shop: ModuleType) -> None:
             assert {each.kind for each in told} <= {"removed", "changed"}, name
     renumbered = msgspec.structs.replace(spec, nodes=(*spec.nodes, ReturnNode()))
     assert [each.name for each in changes(spec, renumbered)] == ["digest"]
+
+
+def test_a_change_in_a_branch_is_told_where_it_stands(define: Callable[[str], ModuleType]) -> None:
+    before = define(BRANCHES).flow.spec
+    text = BRANCHES.replace("sleep(5)", "sleep(6)").replace("except ExceptionGroup", "except Exception")
+    after = define(text)
+    told = [str(each) for each in changes(before, after.flow.spec)]
+    assert any("branch 2 with $4 = 6:" in each for each in told)
+    assert any(each.startswith("+") and "except Exception:" in each for each in told)
+    assert any(each.startswith("-") and "except ExceptionGroup:" in each for each in told)
 
 
 def test_other_lines_are_no_change(shop: ModuleType) -> None:

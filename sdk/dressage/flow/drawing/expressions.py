@@ -10,22 +10,32 @@ from typing import Any, Final
 
 import msgspec
 
+from dressage.expressions.masked import HIDDEN
+from dressage.expressions.time_methods import UTC_NAME
 from dressage.protocol.expressions import (
     Attribute,
     Binary,
+    Bind,
     Call,
+    Clause,
     Compare,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
     Expr,
     Format,
     Index,
+    Lambda,
     ListOfExpr,
     Logical,
     Make,
     Name,
     Placeholder,
+    SetOfExpr,
+    Slice,
+    Spread,
+    Target,
     TupleOfExpr,
     Unary,
 )
@@ -73,6 +83,17 @@ def _syntaxes(parts: tuple[Expr, ...]) -> list[ast.expr]:
     return [syntax_of(part) for part in parts]
 
 
+def _given(part: Expr | None) -> ast.expr | None:
+    return None if part is None else syntax_of(part)
+
+
+def _items(items: tuple[Expr | Spread, ...]) -> list[ast.expr]:
+    return [
+        ast.Starred(syntax_of(item.value), ast.Load()) if isinstance(item, Spread) else syntax_of(item)
+        for item in items
+    ]
+
+
 def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
@@ -103,7 +124,11 @@ def _format(expr: Format) -> ast.expr:
 def _piece(part: str | Placeholder) -> ast.expr:
     if isinstance(part, str):
         return ast.Constant(part)
-    spec = ast.JoinedStr([ast.Constant(part.spec)]) if part.spec else None
+    spec: ast.expr | None = None
+    if isinstance(part.spec, Format):
+        spec = ast.JoinedStr([_piece(piece) for piece in part.spec.parts])
+    elif part.spec:
+        spec = ast.JoinedStr([ast.Constant(part.spec)])
     return ast.FormattedValue(syntax_of(part.value), _CONVERSIONS[part.conversion], spec)
 
 
@@ -111,11 +136,43 @@ def _formatted(part: Placeholder) -> ast.expr:
     value = syntax_of(part.value)
     if part.conversion is not None:
         value = _call({"s": "str", "r": "repr"}[part.conversion], [value])
-    return _call("format", [value, ast.Constant(part.spec)])
+    spec = _format(part.spec) if isinstance(part.spec, Format) else ast.Constant(part.spec)
+    return _call("format", [value, spec])
+
+
+def _comprehension(expr: Comprehension) -> ast.expr:
+    clauses = [_clause(each) for each in expr.clauses]
+    element = syntax_of(expr.element)
+    if expr.kind == "dict":
+        # One that no compiler wrote may lack its key.
+        return ast.DictComp(ast.Constant(...) if expr.key is None else syntax_of(expr.key), element, clauses)
+    return _COMPREHENSIONS[expr.kind](element, clauses)
+
+
+def _clause(clause: Clause) -> ast.comprehension:
+    return ast.comprehension(
+        _target(clause.target), syntax_of(clause.iterable), _syntaxes(clause.conditions), 0
+    )
+
+
+def _target(target: Target) -> ast.expr:
+    inner: ast.expr = ast.Name(target.name, ast.Store())
+    if target.items:
+        inner = ast.Tuple([_target(each) for each in target.items], ast.Store())
+    return ast.Starred(inner, ast.Store()) if target.star else inner
+
+
+def _argument(value: Expr | Lambda) -> ast.expr:
+    if not isinstance(value, Lambda):
+        return syntax_of(value)
+    takes = ast.arguments([], [ast.arg(value.param)], None, [], [], None, [])
+    return ast.Lambda(takes, syntax_of(value.body))
 
 
 def _of_call(expr: Call) -> ast.expr:
-    keywords = {name: syntax_of(value) for name, value in expr.keywords.items()}
+    if expr.function == UTC_NAME:
+        return _name(UTC_NAME)
+    keywords = {name: _argument(value) for name, value in expr.keywords.items()}
     if not expr.function.startswith("."):
         return _call(expr.function, _syntaxes(expr.args), keywords)
     receiver, *args = _syntaxes(expr.args)
@@ -181,7 +238,14 @@ _TAGS: Final[dict[str, Callable[[Any], ast.expr]]] = {
     "$dict": _dict,
     "$enum": lambda content: ast.Attribute(_name(content[0]), content[1], ast.Load()),
     "$record": _record,
+    "$masked": lambda _: ast.Constant(HIDDEN),
     "$failure": lambda content: _call(content["name"], [ast.Constant(content.get("message", ""))]),
+}
+
+_COMPREHENSIONS: Final[dict[str, Callable[[ast.expr, list[ast.comprehension]], ast.expr]]] = {
+    "list": ast.ListComp,
+    "set": ast.SetComp,
+    "generator": ast.GeneratorExp,
 }
 
 EXPRESSIONS: Final[dict[type[Expr], Callable[[Any], ast.expr]]] = {
@@ -189,6 +253,11 @@ EXPRESSIONS: Final[dict[type[Expr], Callable[[Any], ast.expr]]] = {
     Name: lambda expr: _name(expr.name),
     Attribute: lambda expr: ast.Attribute(syntax_of(expr.value), expr.name, ast.Load()),
     Index: lambda expr: ast.Subscript(syntax_of(expr.value), syntax_of(expr.index), ast.Load()),
+    Slice: lambda expr: ast.Subscript(
+        syntax_of(expr.value),
+        ast.Slice(_given(expr.start), _given(expr.stop), _given(expr.step)),
+        ast.Load(),
+    ),
     Binary: lambda expr: ast.BinOp(syntax_of(expr.left), _BINARY[expr.operator](), syntax_of(expr.right)),
     Unary: lambda expr: ast.UnaryOp(_UNARY[expr.operator](), syntax_of(expr.value)),
     Compare: _compare,
@@ -199,9 +268,12 @@ EXPRESSIONS: Final[dict[type[Expr], Callable[[Any], ast.expr]]] = {
         syntax_of(expr.test), syntax_of(expr.then), syntax_of(expr.otherwise)
     ),
     Format: _format,
-    ListOfExpr: lambda expr: ast.List(_syntaxes(expr.items), ast.Load()),
-    TupleOfExpr: lambda expr: ast.Tuple(_syntaxes(expr.items), ast.Load()),
-    DictOfExpr: lambda expr: ast.Dict(list(_syntaxes(expr.keys)), _syntaxes(expr.values)),
+    ListOfExpr: lambda expr: ast.List(_items(expr.items), ast.Load()),
+    TupleOfExpr: lambda expr: ast.Tuple(_items(expr.items), ast.Load()),
+    SetOfExpr: lambda expr: ast.Set(_items(expr.items)),
+    DictOfExpr: lambda expr: ast.Dict([_given(key) for key in expr.keys], _syntaxes(expr.values)),
+    Comprehension: _comprehension,
+    Bind: lambda expr: ast.NamedExpr(ast.Name(expr.name, ast.Store()), syntax_of(expr.value)),
     Make: lambda expr: _call(expr.type, [], {name: syntax_of(value) for name, value in expr.fields.items()}),
     Call: _of_call,
 }

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import NamedTuple
 
 from dressage.flow.drawing.nodes import Way, ways_of
-from dressage.protocol.spec import WorkflowSpec
+from dressage.protocol.spec import ReturnNode, WorkflowSpec
+
+
+class Lane(NamedTuple):
+    """One branch of the gather at a node; the first is branch 1."""
+
+    gather: int
+    branch: int
 
 
 class FlowGraph:
@@ -27,7 +35,9 @@ class FlowGraph:
 
     def after(self, node: int) -> list[int]:
         """Every node that may come next, through handlers too."""
-        found = [way.to for way in self.ways[node]]
+        # What begins comes behind the rest, the last branch first: so the order has it in front, the first one first.
+        found = [way.to for way in self.ways[node] if not way.begins]
+        found += [way.to for way in reversed(self.ways[node]) if way.begins]
         for scope in reversed(self.scopes[node]):
             found += [handler.node for handler in self.spec.scopes[scope].handlers]
         return found
@@ -77,6 +87,42 @@ class FlowGraph:
             found[head] = inside
         return found
 
+    @cached_property
+    def lanes(self) -> dict[int, tuple[Lane, ...]]:
+        """The branches that each node stands in, the outermost first; a node of several stands in the first of all."""
+        found: dict[int, tuple[Lane, ...]] = {}
+        waiting: list[tuple[int, tuple[Lane, ...]]] = [(self.spec.entry, ())]
+        for start, lanes in waiting:
+            own = [start] if start not in found else []
+            found.setdefault(start, lanes)
+            for node in own:
+                begins = [way.to for way in self.ways[node] if way.begins]
+                waiting += [(each, (*lanes, Lane(node, place))) for place, each in enumerate(begins, 1)]
+                for each in self.after(node):
+                    if each not in found and each not in begins:
+                        found[each] = lanes
+                        own.append(each)
+        return found
+
+    @cached_property
+    def joins(self) -> list[tuple[int, int]]:
+        """From where branches have their results to where their gather goes on."""
+        following = {node: way.to for node in self.order for way in self.ways[node] if not way.begins}
+        return [
+            (node, following[self.lanes[node][-1].gather])
+            for node in self.order
+            if self.lanes[node] and isinstance(self.spec.nodes[node], ReturnNode)
+        ]
+
+    @cached_property
+    def ways_shown(self) -> list[tuple[int, Way]]:
+        """Every way as a picture has it: behind a gather, the ways of its branches come together."""
+        joined = {self.lanes[node][-1].gather for node, _ in self.joins}
+        ways = [
+            (node, way) for node in self.order for way in self.ways[node] if way.begins or node not in joined
+        ]
+        return ways + [(node, Way(to)) for node, to in self.joins]
+
     def reach(self, start: int, stops: Collection[int]) -> set[int]:
         """What can be reached from a node, itself included; at `stops` the way ends."""
         seen, waiting = {start}, [start]
@@ -93,8 +139,8 @@ class FlowGraph:
     def exits(self, nodes: Iterable[int]) -> list[int]:
         """Where ways lead out of a set of nodes, in their order."""
         inside = set(nodes)
-        out = {way.to for node in inside for way in self.ways[node] if way.to not in inside}
-        return sorted(out, key=lambda node: self.order.get(node, node))
+        out = {way.to for node in inside for way in self.ways[node] if not way.begins}
+        return sorted(out - inside, key=lambda node: self.order.get(node, node))
 
     def first(self, nodes: Iterable[int]) -> int | None:
         return min(nodes, key=lambda node: self.order.get(node, node), default=None)

@@ -15,48 +15,51 @@ _SHAPES: Final[dict[Shape, tuple[str, str]]] = {
     "wait": ('("', '")'),
     "step": ('["', '"]'),
     "end": ('(["', '"])'),
+    "fork": ('[/"', '"/]'),
 }
 
 
 def mermaid(spec: WorkflowSpec) -> str:
-    """The flowchart; a try is a frame, from which dotted lines lead to its except clauses."""
+    """The flowchart. A try is a frame, from which dotted lines lead to its except clauses, and so is a branch."""
     return "\n".join(["flowchart TD", *_lines(spec)]) + "\n"
 
 
 def _lines(spec: WorkflowSpec) -> Iterator[str]:
     graph = FlowGraph(spec)
     yield f'    start(["{escaped(spec.name)}"]) --> n{spec.entry}'
-    for node in graph.order:
-        if not graph.scopes[node]:
-            yield f"    {_box(spec, node)}"
-    for scope in range(len(spec.scopes)):
-        if spec.scopes[scope].parent is None:
-            yield from _frame(graph, scope, 1)
-    for node in graph.order:
-        for way in graph.ways[node]:
-            label = f'|"{escaped(way.label)}"|' if way.label else ""
-            yield f"    n{node} -->{label} n{way.to}"
-    for number in _scopes_in_use(graph):
+    yield from _frame(graph, (), list(graph.order))
+    for node, way in graph.ways_shown:
+        label = f'|"{escaped(way.label)}"|' if way.label else ""
+        yield f"    n{node} -->{label} n{way.to}"
+    for number in sorted({scope for node in graph.order for scope in graph.scopes[node]}):
         for handler in spec.scopes[number].handlers:
             yield f'    try{number} -.->|"{escaped(handler_text(handler))}"| n{handler.node}'
 
 
-def _scopes_in_use(graph: FlowGraph) -> list[int]:
-    return sorted({scope for node in graph.order for scope in graph.scopes[node]})
+def _frame(graph: FlowGraph, around: tuple[str, ...], nodes: list[int]) -> Iterator[str]:
+    """The nodes of a frame, then the frames in it; `around` are its own name and those of the frames around it."""
+    indent = "    " * (len(around) + 1)
+    inner: dict[str, list[int]] = {}
+    for node in nodes:
+        frames = _frames(graph, node)
+        if frames == around:
+            yield f"{indent}{_box(graph.spec, node)}"
+        else:
+            inner.setdefault(frames[len(around)], []).append(node)
+    for name, inside in inner.items():
+        title = "try" if name.startswith("try") else f"branch {name.rpartition('_')[2]}"
+        yield f'{indent}subgraph {name}["{title}"]'
+        yield from _frame(graph, (*around, name), inside)
+        yield f"{indent}end"
 
 
-def _frame(graph: FlowGraph, scope: int, depth: int) -> Iterator[str]:
-    if scope not in _scopes_in_use(graph):
-        return
-    indent = "    " * depth
-    yield f'{indent}subgraph try{scope}["try"]'
-    for node in graph.order:
-        if graph.scopes[node][-1:] == (scope,):
-            yield f"{indent}    {_box(graph.spec, node)}"
-    for inner, each in enumerate(graph.spec.scopes):
-        if each.parent == scope:
-            yield from _frame(graph, inner, depth + 1)
-    yield f"{indent}end"
+def _frames(graph: FlowGraph, node: int) -> tuple[str, ...]:
+    """The frames that a node stands in, the outermost first: a branch stands where its gather does."""
+    lanes = graph.lanes[node]
+    around = (
+        (*_frames(graph, lanes[-1].gather), f"branch{lanes[-1].gather}_{lanes[-1].branch}") if lanes else ()
+    )
+    return (*around, *(f"try{scope}" for scope in graph.scopes[node]))
 
 
 def _box(spec: WorkflowSpec, number: int) -> str:

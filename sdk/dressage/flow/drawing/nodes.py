@@ -10,9 +10,12 @@ import msgspec
 from dressage.flow.drawing.expressions import expression_text
 from dressage.protocol.expressions import Const, DictOfExpr, Expr
 from dressage.protocol.spec import (
+    ANY_FAILURE,
     AssignNode,
     Backoff,
+    Branch,
     BranchNode,
+    GatherNode,
     Handler,
     Node,
     RaiseNode,
@@ -23,7 +26,7 @@ from dressage.protocol.spec import (
     effective_retry,
 )
 
-Shape = Literal["work", "choice", "wait", "step", "end"]
+Shape = Literal["work", "choice", "wait", "step", "end", "fork"]
 
 
 class Way(NamedTuple):
@@ -55,10 +58,12 @@ def ways_of(node: Node) -> tuple[Way, ...]:
 
 
 def handler_text(handler: Handler) -> str:
-    """The names of what an except clause takes, and of the variable that holds it."""
-    names = ", ".join(handler.names)
+    """An except clause: what it takes, and the variable that holds it. A `finally` takes all, and raises it again."""
+    if handler.passing:
+        return "finally, behind a failure"
+    names = ", ".join("WorkflowFailure" if name == ANY_FAILURE else name for name in handler.names)
     bind = handler.bind if handler.bind and not handler.bind.startswith("$") else ""
-    return (f"({names})" if len(handler.names) > 1 else names) + (f" as {bind}" if bind else "")
+    return f"except {f'({names})' if len(handler.names) > 1 else names}" + (f" as {bind}" if bind else "")
 
 
 def backoff_text(backoff: Backoff) -> str:
@@ -111,6 +116,26 @@ def _return(_: WorkflowSpec, node: ReturnNode) -> str:
     return "return" if node.value is None else f"return {expression_text(node.value)}"
 
 
+def _gather(_: WorkflowSpec, node: GatherNode) -> str:
+    target = f"{node.target} = " if node.target else ""
+    count = f"{len(node.branches)} branch" + "es" * (len(node.branches) != 1)
+    return f"{target}await gather({count})"
+
+
+def _branches(node: GatherNode) -> tuple[Way, ...]:
+    """The start of each branch, and behind the last of them the gather's own way."""
+    starts = (
+        Way(branch.entry, f"branch {place}{_given(branch)}", begins=True)
+        for place, branch in enumerate(node.branches, 1)
+    )
+    return (*starts, Way(node.next, "all ended" if node.branches else ""))
+
+
+def _given(branch: Branch) -> str:
+    given = [f"{name} = {expression_text(value)}" for name, value in branch.args.items()]
+    return f" with {', '.join(given)}" if given else ""
+
+
 def _next(node: TaskNode | AssignNode | SleepNode) -> tuple[Way, ...]:
     return (Way(node.next),)
 
@@ -130,5 +155,6 @@ NODES: Final[dict[type[Node], Drawn]] = {
     SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),
+    GatherNode: Drawn(_gather, _branches, "fork"),
 }
 """Every kind of node. A new one gets its entry here."""

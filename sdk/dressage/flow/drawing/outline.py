@@ -231,6 +231,6 @@ class _Outline:
         else:
             self._inside(at, depth + 1, within, (*inside, scope))
         for handler in handlers:
-            self._say(depth, f"except {handler_text(handler)}:")
+            self._say(depth, f"{handler_text(handler)}:")
             self._inside(handler.node, depth + 1, within, inside)
         return join

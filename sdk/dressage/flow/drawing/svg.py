@@ -25,6 +25,7 @@ _COLOURS: Final[dict[Shape, str]] = {
     "wait": "#ede9fe",
     "step": "#f3f4f6",
     "end": "#dcfce7",
+    "fork": "#fae8ff",
 }
 _HEAD: Final = """<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7"
 orient="auto"><path d="M0 0L8 4L0 8z" fill="#374151"/></marker></defs>
@@ -81,9 +82,8 @@ def _cut(text: str) -> str:
 
 
 def _edges(graph: FlowGraph) -> Iterator[_Edge]:
-    for node in graph.order:
-        for way in graph.ways[node]:
-            yield _Edge(node, way.to, way.label)
+    for node, way in graph.ways_shown:
+        yield _Edge(node, way.to, way.label)
     for number, scope in enumerate(graph.spec.scopes):
         body = [node for node in graph.order if number in graph.scopes[node]]
         if body:
