@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import dedent, indent
 from types import ModuleType
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+from dressage.flow import App, Exponential, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -71,11 +73,20 @@ async def listed() -> list[int]: ...
 @task
 async def anything() -> Any: ...
 def plain(x: int) -> int: return x
+def dress(f: Any) -> Any: return f
+async def again(x: int) -> None: await again(x - 1)
+@dress
+async def dressed(x: int) -> None: await one(x)
 
 """
 
 MARK = "‸"
 """Stands before the place under which the caret must be."""
+
+
+FALLS_OFF = "ends without a value"
+SAYS_PYTHON = ("nonlocal", "yield")
+"""What Python itself may refuse before anybody else sees it."""
 
 
 class Case(NamedTuple):
@@ -86,13 +97,123 @@ class Case(NamedTuple):
 
 CASES = {
     # -- statements --------------------------------------------------------------------------------
-    "for": Case("‸for i in items: pass", "`for` is not supported yet", "while loop"),
+    "for reversed enumerate": Case(
+        "for i in ‸reversed(enumerate(items)): pass",
+        "'enumerate' object is not reversible",
+        "reverse the list itself",
+    ),
+    "for enumerate of nothing right": Case(
+        "for i, y in ‸enumerate(items, first=1): pass",
+        "enumerate() takes an iterable and a start",
+        "write `enumerate(items, start=1)`",
+    ),
+    "for zip with a computed strict": Case(
+        "for i, y in ‸zip(items, items, strict=x > 1): pass",
+        "zip() takes iterables and a fixed `strict`",
+        "write `strict=True` or `strict=False`",
+    ),
+    "for into an item": Case(
+        "for ‸items[0] in items: pass",
+        "lists and dicts are values: an item cannot be assigned",
+        "write `settings = settings | {key: value}`, or let a task return the changed list",
+    ),
+    "for over a set": Case(
+        "y = {1, 2}\nfor i in ‸y: pass",
+        "a set has no order that a run could know",
+        "write `sorted(...)` around the set",
+    ),
+    "for with await": Case(
+        "for i in ‸await listed(): pass",
+        "Await is not part of the expression language",
+        "give the awaited result a name in a statement of its own: `result = await task(...)`",
+    ),
+    "for target without a value": Case(
+        "for y in items: pass\nreturn ‸y",
+        "y may have no value here",
+        "assign y on every way that leads here, also where a failure is caught",
+    ),
     "async for": Case("‸async for i in items: pass", "no durable meaning", "return them as a list"),
     "with": Case("‸with items: pass", "no durable meaning", "acquire and release"),
     "async with": Case("‸async with items: pass", "no durable meaning", "acquire and release"),
     "match": Case("‸match x:\n    case 1: pass", "`match` is not supported yet", "if and elif"),
-    "nested def": Case("‸def f() -> None: pass", "nested function", "make it a task"),
-    "nested async def": Case("‸async def f() -> None: pass", "nested function", "make it a task"),
+    "nested def": Case(
+        "‸def f() -> None: pass",
+        "a nested function that is not async is not supported yet",
+        "write `async def` and await it, or write its statements here",
+    ),
+    "nested function on some ways": Case(
+        "if x:\n    ‸async def f() -> None: pass",
+        "a function is defined here on some ways only",
+        "define it at the top of the workflow",
+    ),
+    "nested function with a decorator": Case(
+        "@‸plain\nasync def f() -> None: pass",
+        "a nested function has no decorator",
+        "define a task at module level",
+    ),
+    "nested function as value": Case(
+        "async def f() -> int: return 1\ny = ‸f", "function f is no value", "call it: `await f(...)`"
+    ),
+    "nested function without await": Case(
+        "async def f() -> int: return 1\ny = ‸f()",
+        "f() is called inside an expression",
+        "await it in a statement of its own: `result = await f(...)`",
+    ),
+    "nested function before its definition": Case(
+        "await ‸f()\nasync def f() -> None: pass", "f() is not defined so far", "define it above"
+    ),
+    "recursion": Case(
+        "async def f() -> None: await ‸f()\nawait f()",
+        "f() calls itself: how often is not known",
+        "write a loop",
+    ),
+    "recursion by turns": Case(
+        "async def f() -> None: await g()\nasync def g() -> None: await ‸f()\nawait f()",
+        "f() calls itself: how often is not known",
+        "write a loop",
+    ),
+    "recursion of a module's function": Case(
+        "await again(x)", "again() calls itself: how often is not known", "write a loop"
+    ),
+    "function with a decorator": Case(
+        "await ‸dressed(x)", "dressed() has a decorator, which no run would call", "call it without one"
+    ),
+    "function with star parameters": Case(
+        "async def f(*a: int) -> None: await one(1)\nawait f(x)",
+        "a function with * parameters cannot be called by a workflow",
+        "name every parameter",
+    ),
+    "function with a computed default": Case(
+        "async def f(a: int = ‸x) -> None: await one(a)\nawait f()",
+        "a default is computed once, when Python defines the function",
+        "write a constant, or pass the value",
+    ),
+    "function that misses an argument": Case(
+        "async def f(a: int) -> None: await one(a)\nawait ‸f()", "f() misses a", "it is f(a)"
+    ),
+    "nonlocal in a function": Case(
+        "y = 1\nasync def f() -> None:\n    ‸nonlocal y\n    y = 2\nawait f()",
+        "a run has no variables around it",
+        "take the value as a parameter",
+    ),
+    "outer variable assigned": Case(
+        "async def f() -> None:\n    x = ‸x + 1\nawait f()",
+        "x may have no value here",
+        "assign x on every way that leads here, also where a failure is caught",
+    ),
+    "view of a function": Case(
+        "async def f() -> None:\n    view = View()\n    ‸view.status = 'A'\nawait f()",
+        "view is not made by this function, so its fields cannot be assigned",
+        "only the run's view changes: write `view = SomeView(...)`, or build a new record",
+    ),
+    "assigned function": Case(
+        "async def f() -> None: await one(1)\n‸f = 1", "f is also a function", "use another name"
+    ),
+    "async generator": Case(
+        "async def f() -> Any:\n    ‸yield 1\nawait f()",
+        "Yield is not part of the expression language",
+        "a workflow gives back one value: use `return`",
+    ),
     "class": Case("‸class A: pass", "inside a workflow", "at module level"),
     "del": Case("‸del x", "del is not part", "assign None"),
     "global": Case("‸global y", "no global variables", "as a parameter"),
@@ -101,13 +222,32 @@ CASES = {
     "from import": Case("‸from os import path", "nothing is imported", "at module level"),
     "assert": Case("‸assert x", "vanish under -O", "raise SomeFailure"),
     "except*": Case("‸try: await one(x)\nexcept* Declined: pass", "parallel branches", "write `except`"),
-    "while else": Case("while x:\n    await one(x)\nelse:\n    ‸x = 1", "`else` of a loop", "before `break`"),
-    "try else": Case(
-        "try: await one(x)\nexcept Declined: pass\nelse:\n    ‸x = 1",
-        "`else` of a try",
-        "end of the try body",
+    "return in finally": Case(
+        "try: await one(x)\nfinally:\n    ‸return 1",
+        "`return` in `finally` would lose the failure that passes through",
+        "leave from the try body, an except clause, or after the whole",
     ),
-    "finally": Case("try: await one(x)\nfinally:\n    ‸x = 1", "`finally` of a try", "in each except clause"),
+    "break in finally": Case(
+        "while x:\n    try: await one(x)\n    finally:\n        ‸break",
+        "`break` in `finally` would lose the failure that passes through",
+        "leave from the try body, an except clause, or after the whole",
+    ),
+    "continue in finally": Case(
+        "while x:\n    try: await one(x)\n    finally:\n        ‸continue",
+        "`continue` in `finally` would lose the failure that passes through",
+        "leave from the try body, an except clause, or after the whole",
+    ),
+    "after a finally that raises": Case(
+        "try: await one(x)\nfinally: raise Odd\n‸x = 1", "control never gets here", "remove what cannot run"
+    ),
+    "else never reached": Case(
+        "try: return 1\nexcept Declined: pass\nelse:\n    ‸x = 1",
+        "control never gets here",
+        "remove what cannot run",
+    ),
+    "after an endless loop's else": Case(
+        "while True: await sleep(1)\nelse:\n    ‸x = 1", "control never gets here", "remove what cannot run"
+    ),
     "no effect": Case("‸x + 1", "no effect", "assign its value"),
     "ellipsis": Case("‸...", "no effect", "remove it"),
     "after return": Case("return 1\n‸x = 2", "control never gets here", "remove"),
@@ -115,7 +255,7 @@ CASES = {
         "while True:\n    await sleep(1)\n‸x = 2", "control never gets here", "remove"
     ),
     "after break": Case("while x:\n    break\n    ‸x = 2", "control never gets here", "remove"),
-    "falls off": Case("if x:\n    return 1\n‸await one(x)", "ends without a value", "return a value"),
+    "falls off": Case("if x:\n    return 1\n‸await one(x)", FALLS_OFF, "return a value"),
     "bare return": Case("‸return", "returns nothing", "declared type"),
     "idle loop": Case("‸while True:\n    pass", "does nothing, for ever", "sleep in the loop"),
     "idle inner loop": Case(
@@ -135,7 +275,46 @@ CASES = {
     "await of a plain function": Case("await ‸plain(x)", "plain() is no task", "@task"),
     "await of a variable": Case("await ‸x(1)", "x is a variable", "outside of the workflow"),
     "asyncio.sleep": Case("await ‸asyncio.sleep(1)", "would not be durable", "dressage.flow.sleep"),
-    "gather": Case("await ‸asyncio.gather(one(1), one(2))", "parallel branches", "one task after the other"),
+    "asyncio.gather": Case(
+        "await ‸asyncio.gather(one(1), one(2))",
+        "asyncio.gather() would leave branches behind when one fails",
+        "use `dressage.flow.gather`",
+    ),
+    "gather of awaited": Case(
+        "await gather(‸await one(1), one(2))",
+        "a branch is a call that is not awaited yet",
+        "write `gather(ship(order), ...)`",
+    ),
+    "gather of a value": Case(
+        "await gather(one(1), ‸x)",
+        "a branch is a call that is not awaited yet",
+        "write `gather(ship(order), ...)`",
+    ),
+    "gather of a plain function": Case(
+        "await gather(one(1), ‸plain(2))",
+        "plain() cannot be a branch",
+        "write a task, sleep(), or an async function that awaits the rest",
+    ),
+    "gather of a list": Case(
+        "await gather(‸*[one(i) for i in items])",
+        "how many branches there are must be seen here",
+        "write the branches one by one",
+    ),
+    "gather with options": Case(
+        "await gather(one(1), ‸return_exceptions=True)",
+        "gather() takes branches only",
+        "write `gather(ship(order), bill(order))`",
+    ),
+    "gather without await": Case(
+        "y = ‸gather(one(1))",
+        "gather() is called inside an expression",
+        "await it in a statement of its own: `result = await gather(...)`",
+    ),
+    "gather of a gather": Case(
+        "await gather(‸gather(one(1)), one(2))",
+        "a gather is no branch by itself",
+        "await it in an async function, and make that a branch",
+    ),
     "child workflow": Case("await ‸flow(x, items)", "flow() is no task", "@task"),
     "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),
     "sleep of nothing": Case("await ‸sleep()", "takes one duration", "timedelta(hours=1)"),
@@ -235,13 +414,13 @@ CASES = {
         "view = View()\n‸view, view.status = View(), 'a'", "assigned at once", "each of them"
     ),
     # -- assignments -------------------------------------------------------------------------------
-    "chain": Case("y = ‸z = 1", "one assignment sets one target", "each of them"),
     "numbers differ": Case("‸y, z = 1, 2, 3", "differ in number", "one value for each"),
     "same target": Case("‸y, y = 1, 2", "stands here twice", "once"),
-    "starred target": Case("‸y, *z = 1, 2", "differ in number", "one value"),
-    "nested target": Case("y, ‸(z, w) = 1, (2, 3)", "this target is not supported", "by itself"),
-    "unpack unknown": Case("y, z = ‸await anything()", "not known that this has 2 items", "written out"),
-    "unpack other length": Case("y, z, w = ‸await pair()", "not known that this has 3 items", "written out"),
+    "nested target": Case(
+        "y, (‸items[0], w) = 1, (2, 3)",
+        "lists and dicts are values: an item cannot be assigned",
+        "write `settings = settings | {key: value}`, or let a task return the changed list",
+    ),
     "augmented await": Case("x += ‸await one(x)", "Await is not part", "result = await"),
     "unsupported declaration": Case("y: ‸complex = 1", "type complex is not supported", "use bool, int"),
     "unknown declaration": Case("y: ‸Nowhere = 1", "cannot be read", "import what it names"),
@@ -262,13 +441,54 @@ CASES = {
     ),
     # -- failures ----------------------------------------------------------------------------------
     "bare except": Case(
-        "try: await one(x)\n‸except: pass", "names what it catches", "except WorkflowFailure"
+        "try: await one(x)\n‸except: pass",
+        "an except clause names what it catches",
+        "write `except Exception:` for whatever can be caught",
     ),
-    "except Exception": Case(
-        "try: await one(x)\nexcept ‸Exception: pass", "no WorkflowFailure", "every business"
+    "except BaseException": Case(
+        "try: await one(x)\nexcept ‸BaseException: pass",
+        "BaseException is never raised in a run",
+        "write `except Exception` for whatever can be caught",
     ),
-    "except ValueError": Case(
-        "try: await one(x)\nexcept ‸ValueError: pass", "no WorkflowFailure", "technical"
+    "except CancelledError": Case(
+        "try: await one(x)\nexcept ‸asyncio.CancelledError: pass",
+        "asyncio.CancelledError is never raised in a run",
+        "write `except Exception` for whatever can be caught",
+    ),
+    "except OSError": Case(
+        "try: await one(x)\nexcept ‸OSError: pass",
+        "OSError is never raised in a run",
+        "what a worker raises is a TaskError here: write `except TaskError`",
+    ),
+    "except a variable": Case(
+        "try: await one(x)\nexcept ‸x: pass",
+        "x is no failure class",
+        "name a subclass of WorkflowFailure, TaskError, or an error of Python's own",
+    ),
+    "error that nothing raises": Case(
+        "try: x = 1\n‸except TaskError: pass",
+        "no failure gets to this except clause",
+        "remove it, or put it before the clause that catches the same",
+    ),
+    "group that nothing raises": Case(
+        "try: await one(x)\n‸except ExceptionGroup: pass",
+        "no failure gets to this except clause",
+        "remove it, or put it before the clause that catches the same",
+    ),
+    "covered by Exception": Case(
+        "try: await one(x)\nexcept Exception: pass\n‸except Declined: pass",
+        "no failure gets to this except clause",
+        "remove it, or put it before the clause that catches the same",
+    ),
+    "message of a technical error": Case(
+        "try: await one(x)\nexcept TaskError as e: y = ‸e.message",
+        "not all that is caught here has a message",
+        "write `str(e)`, or catch business failures in a clause of their own",
+    ),
+    "args of an error": Case(
+        "try: await one(x)\nexcept Exception as e: y = ‸e.args",
+        "a failure has name, message and details, but no args",
+        "write `str(e)`",
     ),
     "except a value": Case("try: await one(x)\nexcept ‸LIMITS: pass", "no failure class", "subclass"),
     "nothing raises": Case("try: x = 1\n‸except Declined: pass", "no failure gets to", "remove it"),
@@ -284,7 +504,21 @@ CASES = {
     ),
     "raise other": Case("try: raise Other\n‸except Declined: pass", "no failure gets to", "remove it"),
     "raise nothing": Case("‸raise", "no failure to raise again", "raise Failure"),
-    "raise ValueError": Case("raise ‸ValueError('a')", "no WorkflowFailure", "technical"),
+    "raise ValueError": Case(
+        "raise ‸ValueError('a')",
+        "ValueError is no WorkflowFailure",
+        "raise a subclass of WorkflowFailure: a business failure has a name that others can catch",
+    ),
+    "raise TaskError": Case(
+        "raise ‸TaskError('a')",
+        "TaskError is no WorkflowFailure",
+        "raise a subclass of WorkflowFailure: a business failure has a name that others can catch",
+    ),
+    "raise a group": Case(
+        "raise ‸ExceptionGroup('a', [])",
+        "ExceptionGroup is no WorkflowFailure",
+        "raise a subclass of WorkflowFailure: a business failure has a name that others can catch",
+    ),
     "raise a variable": Case("raise ‸x", "no failure that was caught here", "name a failure"),
     "raise two messages": Case('raise Declined("a", ‸"b")', "takes one message", "details by name"),
     "raise a number": Case("‸raise Declined(x)", "must be a str", "f-string"),
@@ -305,17 +539,59 @@ CASES = {
 }
 
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "refusals.md"
+TABLE = re.compile(r"(?s)(?<=<!-- refusals -->\n).*(?=<!-- end of refusals -->)")
+
+
+def module_of(case: Case) -> str:
+    """The text of a module with the case in a workflow, its mark included."""
+    text = f"{PREAMBLE}@workflow\nasync def flow(x: int, items: list[int], order: Item) -> int:\n"
+    text += indent(case.body, "    ") + "\n"
+    ends = case.body.startswith(("return", "‸raise Declined")) or "return ‸y" in case.body
+    return text if ends or case.what == FALLS_OFF else f"{text}    return x\n"
+
+
+def table(refused: Callable[[str], str]) -> str:
+    """Every refusal as a table in Markdown, from its case and its own words."""
+    lines = ["| written | what is wrong | what to do |", "| --- | --- | --- |"]
+    for name, case in CASES.items():
+        if name not in SAYS_PYTHON:
+            first, *_, advice = refused(module_of(case).replace(MARK, "")).splitlines()
+            code = case.body.replace(MARK, "").replace("|", "\\|").splitlines()
+            cells = ["<br>".join(f"`{_kept(line)}`" for line in code), first.split(": ", 1)[1], advice]
+            lines.append(f"| {cells[0]} | {_cell(cells[1])} | {_cell(cells[2])} |")
+    return "\n".join(lines)
+
+
+def _kept(line: str) -> str:
+    """A line of code whose indentation a table would swallow."""
+    return "\N{NO-BREAK SPACE}" * (len(line) - len(line.lstrip())) + line.lstrip()
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\\|", text)
+
+
+def test_the_page_of_refusals_has_every_one_in_its_own_words(define: Callable[[str], ModuleType]) -> None:
+    def refused(text: str) -> str:
+        with pytest.raises(DefinitionError) as error:
+            define(text)
+        return error.value.message
+
+    shown = TABLE.search(PAGE.read_text())
+    assert shown is not None
+    # After a change: print(table(refused)), and put it between the marks.
+    assert shown[0].strip() == table(refused)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_language_lacks_is_refused_at_its_place_with_advice(
     name: str, define: Callable[[str], ModuleType]
 ) -> None:
     case = CASES[name]
-    body = indent(case.body, "    ")
-    marked = f"{PREAMBLE}@workflow\nasync def flow(x: int, items: list[int], order: Item) -> int:\n{body}\n"
-    if not case.body.startswith(("return", "‸raise Declined")) and "return ‸y" not in case.body:
-        marked += "    return x\n" if name != "falls off" else ""
+    marked = module_of(case)
     text = marked.replace(MARK, "")
-    if name in ("nonlocal", "yield"):
+    if name in SAYS_PYTHON:
         with pytest.raises((SyntaxError, DefinitionError)):
             define(text)
         return
@@ -427,6 +703,27 @@ def test_the_caret_counts_characters_not_bytes(define: Callable[[str], ModuleTyp
         )
     _, line, caret, _ = refused.value.message.split("\n", 3)
     assert line[len(caret) - 1 :].startswith("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("body", "what", "line"),
+    [
+        ("    if x: y = 1\n    return y", "y may have no value here", "    return y"),
+        ("    try: y = x\n    except Odd: y = 2\n    return y", "no failure gets to this", "    except Odd"),
+        ("    y = ''\n    y += [x]\n    return 1", "the type of y is not known", "    y += [x]"),
+    ],
+)
+def test_what_is_wrong_in_a_function_of_another_module_is_shown_there(
+    body: str, what: str, line: str, define: Callable[[str], ModuleType]
+) -> None:
+    helper = define(f"{PREAMBLE}async def helper(x: int) -> int:\n{body}\n")
+    text = "from dressage.flow import workflow\n@workflow\nasync def w(x: int) -> int:\n    return await helper(x)\n"
+    with pytest.raises(DefinitionError) as refused:
+        define(f"from {helper.__name__} import helper\n{text}")
+    place, shown, _, _ = refused.value.message.split("\n", 3)
+    assert what in place
+    assert place.startswith(helper.__name__)
+    assert shown.strip().startswith(line.strip())
 
 
 def test_two_classes_of_one_name_are_refused(define: Callable[[str], ModuleType]) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from dressage.expressions import functions as of
 from dressage.expressions.callables import ANY_KEYWORD, MANY, Builtin, plain, spending
 from dressage.expressions.collection_methods import COLLECTION_METHODS
+from dressage.expressions.groups import split_failures
 from dressage.expressions.iteration import make_enumerate, make_range, make_reversed, make_zip, unpacked
 from dressage.expressions.matching import is_instance, is_mapping, is_sequence, without
 from dressage.expressions.text_methods import TEXT_METHODS
@@ -22,6 +23,7 @@ _EXTREME: Final = frozenset({"default", "key"})
 
 INTERNAL: Final[dict[str, Builtin]] = {
     "unpack": Builtin(unpacked, 2, 3),
+    "split_failures": Builtin(split_failures, 2, MANY),
     "is_sequence": Builtin(is_sequence, 1, 1),
     "is_mapping": Builtin(is_mapping, 1, 1),
     "without": Builtin(without, 1, MANY),

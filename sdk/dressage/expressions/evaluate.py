@@ -185,6 +185,8 @@ def _of_failure(frame: Frame, failure: FailureInfo, name: str) -> Value:
         return failure.name
     if name == "message":
         return failure.message
+    if name == "exceptions" and failure.kind == "group":
+        return failure.causes
     if name == "details":
         if not isinstance(failure.details, msgspec.Raw):
             return {}

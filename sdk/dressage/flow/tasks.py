@@ -62,7 +62,7 @@ class Task(Generic[P, R]):
         except (WorkflowFailure, NotImplementedError):
             raise
         except Exception as error:
-            raise TaskError(f"{type(error).__name__}: {error} (task {self.name})") from error
+            raise TaskError(f"{error} (task {self.name}, attempt 1 of 1)") from error
 
     def options(self, *, retries: int | None = None, backoff: Exponential | None = None) -> Task[P, R]:
         """The same task with options of this call, which go before the definition's and the workflow's."""

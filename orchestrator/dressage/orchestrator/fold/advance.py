@@ -10,6 +10,7 @@ from msgspec import structs
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
+from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, decode_stored, encode_stored
@@ -18,7 +19,6 @@ from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
     bounded,
     fitting,
-    group_of,
     limit_state,
     limit_threads,
     stored_bytes,

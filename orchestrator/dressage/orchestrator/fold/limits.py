@@ -5,7 +5,7 @@ The names in the errors are those of docs/limits.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,7 +16,7 @@ from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
 from dressage.protocol.nesting import nests_deeper
-from dressage.protocol.spec import GROUP_FAMILY, Limits
+from dressage.protocol.spec import Limits
 
 STATE_BYTES_MAX = 950_000
 """Bytes of input, variables, arguments and output of a run together. With its failure and its ids they make the state,
@@ -92,14 +92,6 @@ def type_error(wrong: BadValue, line: int) -> FailureInfo:
     """A value that is not of the type that it must have in the workflow."""
     return FailureInfo(
         "type-error", f"line {line}: {wrong.message}", "type-error", family=error_family("TypeError")
-    )
-
-
-def group_of(causes: Sequence[FailureInfo], text: str) -> FailureInfo:
-    """Several failures as one, with Python's text of an `ExceptionGroup`."""
-    count = f"{len(causes)} sub-exception" + "s" * (len(causes) != 1)
-    return FailureInfo(
-        "exception-group", f"{text} ({count})", "group", family=GROUP_FAMILY, causes=tuple(causes)
     )
 
 

@@ -75,6 +75,11 @@ def augmented(context: Context, node: ast.AugAssign) -> None:
         )
     name, attribute = _target(context, node.target)
     current: Expr = Name(name) if attribute is None else Attribute(Name(name), attribute)
+    if attribute is not None and any(isinstance(each, ast.Await) for each in ast.walk(node.value)):
+        # Python reads it first: meanwhile a branch may set it.
+        held = context.temporary()
+        context.set(node, held, current)
+        current = Name(held)
     context.augmented.append(Augmented(node, current))
     value = Binary(operator, current, context.translate(node.value))
     _emit(context, node, name, attribute, value)

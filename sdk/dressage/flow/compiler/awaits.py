@@ -9,6 +9,8 @@ from dressage.flow.branches import gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather
+from dressage.flow.compiler.hoisting import hoist_arguments
+from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.spec import SleepNode, TaskNode
@@ -19,6 +21,7 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
     call = node.value
     if not isinstance(call, ast.Call):
         raise context.refusal(call, "only a call can be awaited", "write `await task(...)`")
+    call = hoist_arguments(context, call)
     task = calls.task_of(call, context.scope)
     if task is not None:
         args = calls.task_args(call, task, context.scope)
@@ -59,7 +62,12 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         return context.refusal(
             call, f"{name} is a workflow: child runs are not supported yet", "await its tasks"
         )
+    if isinstance(call.func, ast.Name) and call.func.id in context.names.functions:
+        return context.refusal(call, f"{name}() is not defined so far", "define it above")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.locals:
         advice = "await a task that is defined outside of the workflow"
         return context.refusal(call, f"{name} is a variable, not a task", advice)
+    if found is MISSING and isinstance(call.func, ast.Name):
+        advice = "define it above: a workflow is compiled when Python gets to it"
+        return context.refusal(call, f"{name} is not known", advice)
     return context.refusal(call, f"{name}() is no task", "declare it with @task: `@task` above `async def`")

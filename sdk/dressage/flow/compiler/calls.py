@@ -52,6 +52,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
+    if inspect.iscoroutinefunction(kind) or (isinstance(node.func, ast.Name) and scope.is_function(name)):
+        raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
     form = "object" if is_model(kind) else record_form(kind)
     if not isinstance(kind, type) or form is None:
         advice = next((text for end, text in _ADVICE.items() if name.endswith(end)), None)

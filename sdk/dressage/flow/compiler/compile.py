@@ -11,6 +11,7 @@ from dressage.expressions.evaluate import compile_expression
 from dressage.expressions.searching import searchable_paths
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.hoisting import hoist
 from dressage.flow.compiler.inference import Types
 from dressage.flow.compiler.meaning import check_meaning
 from dressage.flow.compiler.names import Names
@@ -50,7 +51,9 @@ def compile_workflow(
     book = TypeBook(signature.book.namespace)
     book.merge(signature.book)
     _check_views(source, names)
-    context = Context(source, signature, names, FlowScope(source, names, book), function, block, emit_await)
+    context = Context(
+        source, signature, names, FlowScope(source, names, book), function, block, hoist, emit_await
+    )
     _compile_body(context)
     nodes = context.graph.nodes()
     check_paths(context, nodes, context.graph.finished_scopes())

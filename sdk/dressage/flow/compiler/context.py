@@ -99,6 +99,9 @@ class Context:
     block: Block
     """Compiles statements in their order."""
 
+    hoist: Callable[[Context, ast.expr], ast.expr]
+    """Compiles the awaits inside an expression, and gives the expression without them."""
+
     wait: Callable[[Context, ast.Await, str | None], None]
     """Compiles an await, whose result goes to a variable of the run."""
 
@@ -126,11 +129,22 @@ class Context:
     outer: Context | None = None
     """Of a nested function: what it is nested in."""
 
-    def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
-        return self.source.refusal(node, what, advice)
+    awaited: list[tuple[ast.AST, Source]] = field(default_factory=list["tuple[ast.AST, Source]"])
+    """The functions that were compiled where they are called, each with the file that it is in."""
 
-    def translate(self, node: ast.expr) -> Expr:
-        return self.scope.translate(node)
+    def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
+        return self._source_of(node).refusal(node, what, advice)
+
+    def _source_of(self, node: ast.AST) -> Source:
+        """The file in which a place is: what is checked when all nodes are known may be in that of a function."""
+        for function, source in self.awaited:
+            if any(each is node for each in ast.walk(function)):
+                return source
+        return self.source
+
+    def translate(self, node: ast.expr, *, consumed: bool = False) -> Expr:
+        """The expression tree of `node`. What it awaits is compiled here, before whatever takes the value."""
+        return self.scope.translate(self.hoist(self, node), consumed=consumed)
 
     def temporary(self) -> str:
         """A variable of the compiler's own, by a name that no Python variable has."""

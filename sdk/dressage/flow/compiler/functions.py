@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ def callee_of(context: Context, node: ast.expr) -> Callee | None:
     found = context.names.object(node)
     if not inspect.iscoroutinefunction(found) or not inspect.isfunction(found):
         return None
+    if found.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return None
     source = source_of(found)
     if not isinstance(source.node, ast.AsyncFunctionDef):
         return None
@@ -111,6 +114,7 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
             call, f"the workflow has more than {NODES_MAX} nodes (limit spec-size)", "split it"
         )
     scope = _scope(context, callee)
+    context.awaited.append((callee.node, callee.source))
     return Context(
         callee.source,
         context.signature,
@@ -118,12 +122,14 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         scope,
         callee.function,
         context.block,
+        context.hoist,
         context.wait,
         graph=context.graph,
         tasks=context.tasks,
         failures=context.failures,
         declared=context.declared,
         augmented=context.augmented,
+        awaited=context.awaited,
         outer=callee.outer,
         inlined=Inlined(target, Label(), (*around, callee.node)),
     )

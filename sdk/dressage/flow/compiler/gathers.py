@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from dressage.flow.branches import gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -38,9 +39,15 @@ class _Branch:
     """One branch: the call that it is, and what it is given."""
 
     def __init__(self, context: Context, node: ast.expr) -> None:
+        if isinstance(node, ast.Starred):
+            what = "how many branches there are must be seen here"
+            raise context.refusal(node, what, "write the branches one by one")
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
             raise context.refusal(node, what, "write `gather(ship(order), ...)`")
+        if context.names.object(node.func) is gather:
+            what = "a gather is no branch by itself"
+            raise context.refusal(node, what, "await it in an async function, and make that a branch")
         self.context = context
         self.call = node
         self.task = calls.task_of(node, context.scope)

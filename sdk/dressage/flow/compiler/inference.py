@@ -345,7 +345,7 @@ class Types:
 
     def _attribute(self, expr: Attribute) -> TypeRef | None:
         if isinstance(expr.value, Name) and expr.value.name in self.failures:
-            return DictOf(STR, ANY) if expr.name == "details" else STR
+            return {"details": DictOf(STR, ANY), "exceptions": ListOf(ANY)}.get(expr.name, STR)
         owner = self.of(expr.value)
         definition = self.definitions.get(owner.name) if isinstance(owner, Named) else None
         if isinstance(definition, RecordType) and definition.form != "dict":

@@ -45,6 +45,7 @@ STATEMENTS: dict[str, Entry] = {
     "Raise": _SUPPORTED,
     "Return": _SUPPORTED,
     "Try": _SUPPORTED,
+    "TryStar": _SUPPORTED,
     "While": _SUPPORTED,
     "Assert": _refused("assert would vanish under -O", "write `if not ...: raise SomeFailure(...)`"),
     "AsyncFor": _refused(
@@ -63,7 +64,6 @@ STATEMENTS: dict[str, Entry] = {
     "Import": _refused("nothing is imported while a run executes", "import at module level"),
     "ImportFrom": _refused("nothing is imported while a run executes", "import at module level"),
     "Nonlocal": _refused("a run has no variables around it", "take the value as a parameter"),
-    "TryStar": _refused("`except*` is for parallel branches, which are not supported yet", "write `except`"),
     "TypeAlias": _refused("a type cannot be defined inside a workflow", "define it at module level"),
     "With": _refused(
         "`with` has no durable meaning", "call tasks that acquire and release, with try and except"

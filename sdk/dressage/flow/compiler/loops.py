@@ -120,7 +120,7 @@ def _walk(context: Context, node: ast.expr) -> Walk:
 
 def _sequence(context: Context, node: ast.expr) -> Walk:
     """Any other value: its items as a list. One that is a list already is the same list."""
-    items = _held(context, node, Call("list", (context.scope.translate(node, consumed=True),)))
+    items = _held(context, node, Call("list", (context.translate(node, consumed=True),)))
     return Walk(Call("len", (items,)), lambda place: Index(items, place))
 
 

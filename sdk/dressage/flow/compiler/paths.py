@@ -191,15 +191,15 @@ def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]
         if before is None:
             continue
         for name in sorted(Flow(node, before).missing):
+            written = name.rpartition(".")[2]
             raise context.refusal(
-                _place_of(name, draft.place),
-                f"{name} may have no value here",
-                f"assign {name} on every way that leads here, also where a failure is caught",
+                _place_of(written, draft.place),
+                f"{written} may have no value here",
+                f"assign {written} on every way that leads here, also where a failure is caught",
             )
 
 
 def _place_of(name: str, place: ast.AST) -> ast.AST:
     """Where in the syntax the variable is read."""
-    written = name.rpartition(".")[2]
-    found = [each for each in ast.walk(place) if isinstance(each, ast.Name) and each.id == written]
+    found = [each for each in ast.walk(place) if isinstance(each, ast.Name) and each.id == name]
     return next((each for each in found if isinstance(each.ctx, ast.Load)), found[0] if found else place)

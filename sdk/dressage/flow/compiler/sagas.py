@@ -8,6 +8,7 @@ from dressage.expressions.parse import constant
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context, Steps, Undo
 from dressage.flow.compiler.graph import HandlerDraft, Label
+from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.language import LANGUAGE
 from dressage.flow.sagas import Saga
 from dressage.protocol.expressions import (
@@ -80,6 +81,7 @@ def register(context: Context, node: ast.Call) -> None:
             node, "undo() takes a task and its arguments", "write `saga.undo(cancel, order)`"
         )
     called = ast.copy_location(ast.Call(node.args[0], node.args[1:], node.keywords), node)
+    called = hoist_arguments(context, called)
     task = calls.task_of(called, context.scope)
     if task is None:
         name = ast.unparse(node.args[0])

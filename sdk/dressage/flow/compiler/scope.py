@@ -31,6 +31,19 @@ _BUILTINS: list[tuple[Any, str]] = [
 _CLASS_METHODS: list[tuple[type, str]] = [(datetime, "fromisoformat"), (date, "fromisoformat")]
 
 
+class Held(ast.Name):
+    """Stands in the syntax for a value that is in a variable of the compiler's own."""
+
+    value: Expr
+
+    @classmethod
+    def at(cls, place: ast.expr, value: Expr) -> Held:
+        """Where `place` was."""
+        held = ast.copy_location(cls("$", ast.Load()), place)
+        held.value = value
+        return held
+
+
 class FlowScope:
     """The names of a workflow's function, at the place that is being compiled."""
 
@@ -65,6 +78,8 @@ class FlowScope:
         return self.source.refusal(node, what, advice)
 
     def variable(self, node: ast.Name) -> Expr:
+        if isinstance(node, Held):
+            return node.value
         if node.id in self.names.functions:
             raise self.refusal(node, f"function {node.id} is no value", f"call it: `await {node.id}(...)`")
         if node.id in self.names.locals:
@@ -83,6 +98,10 @@ class FlowScope:
     def has_variable(self, name: str) -> bool:
         """Whether a name is a variable here, or around."""
         return name in self.names.locals or (self.outer is not None and self.outer.has_variable(name))
+
+    def is_function(self, name: str) -> bool:
+        """Whether a name is a nested function here, or around."""
+        return name in self.names.functions or (self.outer is not None and self.outer.is_function(name))
 
     def variable_name(self, name: str) -> str:
         """What a variable is called in the run."""

@@ -82,7 +82,7 @@ def _continue(context: Context, node: ast.Continue) -> None:
     loops.compile_continue(context, node)
 
 
-def _try(context: Context, node: ast.Try) -> None:
+def _try(context: Context, node: ast.Try | ast.TryStar) -> None:
     tries.compile_try(context, node)
 
 
@@ -145,6 +145,7 @@ SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.Break: _break,
     ast.Continue: _continue,
     ast.Try: _try,
+    ast.TryStar: _try,
     ast.Raise: tries.compile_raise,
     ast.Return: _return,
     ast.Pass: _pass,

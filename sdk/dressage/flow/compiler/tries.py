@@ -5,16 +5,29 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from dressage.expressions.parse import constant
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Clause, Context, Final
 from dressage.flow.compiler.graph import HandlerDraft, Label
+from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.leaving import check_final, final_body
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import CATCHABLE, WorkflowFailure
-from dressage.protocol.spec import ANY_ERROR, RaiseNode
+from dressage.protocol.expressions import (
+    Binary,
+    Call,
+    Compare,
+    Comparison,
+    Conditional,
+    Expr,
+    Index,
+    ListOfExpr,
+    Name,
+)
+from dressage.protocol.spec import ANY_ERROR, GROUP_ERROR, BranchNode, RaiseNode
 
 
-def compile_try(context: Context, node: ast.Try) -> None:
+def compile_try(context: Context, node: ast.Try | ast.TryStar) -> None:
     """The body in a scope of its own, then each clause outside of it; all go on at the same place.
 
     Around them all is the scope of `finally`, which takes whatever is raised, and raises it again behind its body.
@@ -43,10 +56,13 @@ def compile_try(context: Context, node: ast.Try) -> None:
     graph.mark(end)
 
 
-def _handled(context: Context, node: ast.Try) -> None:
+def _handled(context: Context, node: ast.Try | ast.TryStar) -> None:
     """A `try` without its `finally`."""
     if not node.handlers:
         context.block(context, node.body)
+        return
+    if isinstance(node, ast.TryStar):
+        _handled_in_parts(context, node)
         return
     graph, end = context.graph, Label()
     scope = graph.scopes[graph.open_scope()]
@@ -63,6 +79,91 @@ def _handled(context: Context, node: ast.Try) -> None:
         _clause(context, clause, handler)
         graph.jump(end)
     graph.mark(end)
+
+
+def _handled_in_parts(context: Context, node: ast.TryStar) -> None:
+    """`except*`: each clause takes what it names of the group, and what all of them leave, or raise, is raised."""
+    graph, end, done = context.graph, Label(), Label()
+    scope = graph.scopes[graph.open_scope()]
+    left, raised = context.temporary(), context.temporary()
+    failed = HandlerDraft((ANY_ERROR,), Label(), left, node, passing=True)
+    scope.handlers.append(failed)
+    context.block(context, node.body)
+    graph.close_scope()
+    context.block(context, node.orelse)
+    graph.jump(end)
+    failed.label.used = True
+    graph.mark(failed.label)
+    context.set(node, raised, ListOfExpr(()))
+    for clause in node.handlers:
+        _part(context, clause, left, raised)
+    _raise_rest(context, node, left, raised, done)
+    graph.mark(done)
+    graph.jump(end)
+    graph.mark(end)
+
+
+def _part(context: Context, clause: ast.ExceptHandler, left: str, raised: str) -> None:
+    graph, taken, after = context.graph, Label(), Label()
+    assert clause.type is not None
+    names = list(dict.fromkeys(_caught_names(context, clause.type)))
+    if GROUP_ERROR in names:
+        raise context.refusal(clause.type, "except* takes what is in a group, no group", "write `except`")
+    _check_part(context, clause.body)
+    pair = context.temporary()
+    split = Call("split_failures", (Name(left), *(constant(name) for name in names)))
+    context.set(clause, pair, split)
+    test = Compare(Index(Name(pair), constant(0)), (Comparison("is not", constant(None)),))
+    graph.emit(BranchNode, clause, {"then": taken, "otherwise": after}, test=test)
+    graph.mark(taken)
+    context.set(clause, left, Index(Name(pair), constant(1)))
+    scope = graph.scopes[graph.open_scope()]
+    failed = HandlerDraft((ANY_ERROR,), Label(), context.temporary(), clause, passing=True)
+    scope.handlers.append(failed)
+    caught = context.scope.caught
+    if clause.name:
+        context.set(clause, context.variable(clause.name), Index(Name(pair), constant(0)))
+        context.scope.caught = [*caught, clause.name]
+    context.block(context, clause.body)
+    context.scope.caught = caught
+    graph.close_scope()
+    graph.jump(after)
+    failed.label.used = True
+    graph.mark(failed.label)
+    context.set(clause, raised, Binary("+", Name(raised), ListOfExpr((Name(failed.bind or ""),))))
+    graph.mark(after)
+
+
+def _check_part(context: Context, body: list[ast.stmt]) -> None:
+    """Python itself refuses `return`, `break` and `continue` here."""
+    if _raises_again(body):
+        raise context.refusal(
+            body[0],
+            "a bare `raise` in except* joins what it took with what is left",
+            "raise a failure of your own",
+        )
+
+
+def _raise_rest(context: Context, node: ast.TryStar, left: str, raised: str, done: Label) -> None:
+    graph, new, old, rest = context.graph, Label(), Label(), Label()
+    graph.emit(BranchNode, node, {"then": new, "otherwise": old}, test=Name(raised))
+    graph.mark(new)
+    kept = Compare(Name(left), (Comparison("is", constant(None)),))
+    others = Conditional(kept, ListOfExpr(()), ListOfExpr((Name(left),)))
+    context.set(node, raised, Binary("+", Name(raised), others))
+    several, single = Label(), Label()
+    more = Compare(Call("len", (Name(raised),)), (Comparison(">", constant(1)),))
+    graph.emit(BranchNode, node, {"then": several, "otherwise": single}, test=more)
+    graph.mark(several)
+    graph.emit(RaiseNode, node, {}, message=constant(""), group=Name(raised))
+    graph.mark(single)
+    # Python makes no group of one.
+    context.set(node, left, Index(Name(raised), constant(0)))
+    graph.emit(RaiseNode, node, {}, reraise=left)
+    graph.mark(old)
+    graph.emit(BranchNode, node, {"then": done, "otherwise": rest}, test=kept)
+    graph.mark(rest)
+    graph.emit(RaiseNode, node, {}, reraise=left)
 
 
 def _handler(context: Context, clause: ast.ExceptHandler) -> HandlerDraft:
@@ -116,9 +217,26 @@ def _clause(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) 
     clauses, caught = context.clauses, context.scope.caught
     context.clauses = [*clauses, Clause(handler.bind)]
     if clause.name:
+        _check_attributes(context, clause, handler)
         context.scope.caught = [*caught, clause.name]
     context.block(context, clause.body)
     context.clauses, context.scope.caught = clauses, caught
+
+
+def _check_attributes(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) -> None:
+    """Refuses what Python would not find on a caught failure: only business failures have fields."""
+    technical = any(name[:1].isupper() for name in handler.names)
+    for node in (each for statement in clause.body for each in ast.walk(statement)):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        if node.value.id != clause.name:
+            continue
+        if node.attr not in ("name", "message", "details"):
+            what = f"a failure has name, message and details, but no {node.attr}"
+            raise context.refusal(node, what, f"write `str({clause.name})`")
+        if technical:
+            advice = f"write `str({clause.name})`, or catch business failures in a clause of their own"
+            raise context.refusal(node, f"not all that is caught here has a {node.attr}", advice)
 
 
 def compile_raise(context: Context, node: ast.Raise) -> None:
@@ -150,7 +268,10 @@ def _raise_new(context: Context, node: ast.Raise, raised: ast.expr) -> None:
     kind = calls.failure_class(name, context.scope)
     if kind is not WorkflowFailure:
         context.use_failure(name, kind)
-    message, details = calls.failure_fields(call, kind, context.scope) if call else (None, None)
+    message: Expr | None = None
+    details: Expr | None = None
+    if call is not None:
+        message, details = calls.failure_fields(hoist_arguments(context, call), kind, context.scope)
     context.graph.emit(RaiseNode, node, {}, failure=kind.name, message=message, details=details)
 
 

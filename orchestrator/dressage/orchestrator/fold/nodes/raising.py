@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import MaskedValue, has_masked
 from dressage.orchestrator.fold.advance import Advance, wire
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.limits import group_of
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.spec import RaiseNode

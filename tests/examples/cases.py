@@ -1,0 +1,241 @@
+"""Every way through the small examples: what goes in, how it ends, and which tasks are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.testing.ways import Case  # pyright: ignore[reportMissingImports]
+
+from dressage.flow import App, Task, Workflow
+
+EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import checkout.workflow as shop  # noqa: E402
+import product_reviews.workflow as reviews  # noqa: E402
+import sign_up.workflow as customers  # noqa: E402
+import support_tickets.workflow as support  # noqa: E402
+import trip_booking.workflow as trips  # noqa: E402
+
+
+class Way(NamedTuple):
+    """One way through an example: `ends` is the failure's name, or a part of the result as text.
+
+    `calls` are the tasks in the order of their calls, each with the number of its attempts if it is not one.
+    """
+
+    case: Case
+    ends: str
+    status: str
+    calls: str
+
+
+def case(
+    workflow: Workflow[..., Any],
+    app: App,
+    *arguments: Any,
+    plain: bool = True,
+    **others: Callable[[], Callable[..., Any]],
+) -> Case:
+    """`others` make what some tasks do instead of what the example says, by the tasks' names in Python."""
+
+    def make() -> App:
+        copy = App(app.name)
+        for name, handler in app.handlers.items():
+            other = others.get(name.replace("-", "_"))
+            function = functools.wraps(handler.function)(other()) if other else handler.function
+            copy._handlers[name] = dataclasses.replace(handler, function=function)
+        return copy
+
+    return Case(workflow, arguments, make, plain)
+
+
+def failing(error: Exception, *, times: int | None = None, then: Task[..., Any] | None = None) -> Any:
+    """A task that fails with a technical error, for ever or the first times."""
+
+    def make() -> Callable[..., Any]:
+        left = [error] * (times or 0)
+
+        def fail(*given: Any, **arguments: Any) -> Any:
+            if times is None:
+                raise error
+            if left:
+                raise left.pop()
+            assert then is not None
+            return then.function(*given, **arguments)
+
+        return fail
+
+    return make
+
+
+# -- checkout --------------------------------------------------------------------------------------
+LINES: Final = [shop.Line("lamp", 2, Decimal("9.50")), shop.Line("desk", 1, Decimal("120.00"))]
+
+
+def checkout(
+    *, email: str = "ada@example.com", address: str = "Bonn", lines: Any = LINES, **others: Any
+) -> Case:
+    order = shop.Order("o-1", email, address, lines)
+    return case(shop.checkout, shop.app, order, **others)
+
+
+CHECKOUT: Final = {
+    "checkout: delivered": Way(checkout(), "139.00", "SHIPPED", "reserve charge ship notify"),
+    "checkout: out of stock": Way(
+        checkout(lines=[shop.Line("lamp", 101, Decimal(1))]), "out-of-stock", "NEW", "reserve"
+    ),
+    "checkout: card declined": Way(
+        checkout(email="bob@broke.example"), "card-declined", "DECLINED", "reserve charge release notify"
+    ),
+    "checkout: no answer from the bank": Way(
+        checkout(email="bob@offline.example"),
+        "payment-unavailable",
+        "UNPAID",
+        "reserve charge*5 release notify",
+    ),
+    "checkout: paid at the third attempt": Way(
+        checkout(plain=False, charge=failing(ConnectionError("down"), times=2, then=shop.charge)),
+        "payment-o-1",
+        "SHIPPED",
+        "reserve charge*3 ship notify",
+    ),
+    "checkout: no carrier": Way(
+        checkout(address="the moon"), "no-carrier", "REFUNDED", "reserve charge ship refund release notify"
+    ),
+}
+
+
+# -- trip booking ----------------------------------------------------------------------------------
+def trip(city: str, **others: Any) -> Case:
+    return case(trips.book_trip, trips.app, trips.Trip("7", "Ada", city), **others)
+
+
+TRIPS: Final = {
+    "trip: booked": Way(trip("Rome"), "flight-7", "BOOKED", "book-car book-hotel book-flight"),
+    "trip: no car": Way(
+        trip("Rome", book_car=failing(OSError("down"))), "trip-failed", "CANCELLED", "book-car*3"
+    ),
+    "trip: no hotel": Way(trip("Atlantis"), "trip-failed", "CANCELLED", "book-car book-hotel cancel"),
+    "trip: no flight": Way(
+        trip("Avalon"), "trip-failed", "CANCELLED", "book-car book-hotel book-flight cancel cancel"
+    ),
+    "trip: the airline is silent": Way(
+        trip("Laputa"), "trip-failed", "CANCELLED", "book-car book-hotel book-flight*3 cancel cancel"
+    ),
+    "trip: one cannot be cancelled": Way(
+        trip("Atlantis", cancel=failing(OSError("down"))),
+        "trip-failed",
+        "STUCK",
+        "book-car book-hotel cancel*6",
+    ),
+}
+
+
+# -- product reviews -------------------------------------------------------------------------------
+def batch(*texts: tuple[str, str], **others: Any) -> Case:
+    given = [
+        reviews.Review(f"r-{number}", "lamp", language, text)
+        for number, (language, text) in enumerate(texts, 1)
+    ]
+    return case(reviews.process_reviews, reviews.app, given, **others)
+
+
+REVIEWS: Final = {
+    "reviews: none": Way(batch(), "published=0", "DONE", ""),
+    "reviews: all published": Way(
+        batch(("en", "good"), ("fr", "assez bon")),
+        "average=3.5",
+        "DONE",
+        "rate publish translate rate publish",
+    ),
+    "reviews: one is offensive": Way(
+        batch(("en", "worst!!!"), ("en", "good")), "r-1: shouting", "DONE", "rate rate publish"
+    ),
+    "reviews: one is a dead letter": Way(
+        batch(("xx", "?"), ("en", "good")),
+        "dead=['r-1']",
+        "DONE WITH DEAD LETTERS",
+        "translate*4 bury rate publish",
+    ),
+    "reviews: a fault that passes": Way(
+        batch(("en", "good"), plain=False, rate=failing(OSError("down"), times=2, then=reviews.rate)),
+        "published=1",
+        "DONE",
+        "rate*3 publish",
+    ),
+}
+
+
+# -- sign-up ---------------------------------------------------------------------------------------
+def sign_up(name: str, email: str = "ada@example.com", **others: Any) -> Case:
+    form = customers.SignUp(email, name, customers.Plan.TEAM)
+    return case(customers.sign_up, customers.app, form, **others)
+
+
+SIGN_UP: Final = {
+    "sign-up: confirmed": Way(
+        sign_up("Ada"),
+        "days=3",
+        "ACTIVE",
+        "open-account make-workspace start-billing send-mail is-confirmed",
+    ),
+    "sign-up: confirmed after two reminders": Way(
+        sign_up("Slow"),
+        "days=9",
+        "ACTIVE",
+        "open-account make-workspace start-billing send-mail is-confirmed send-mail is-confirmed send-mail "
+        "is-confirmed",
+    ),
+    "sign-up: never confirmed": Way(
+        sign_up("Never"),
+        "not-confirmed",
+        "CLOSED",
+        "open-account make-workspace start-billing send-mail is-confirmed send-mail is-confirmed send-mail "
+        "is-confirmed send-mail close-account",
+    ),
+    "sign-up: address taken": Way(sign_up("Ada", "taken@example.com"), "email-taken", "NEW", "open-account"),
+    "sign-up: no billing": Way(
+        sign_up("Nobody"),
+        "setup-failed",
+        "FAILED",
+        "open-account make-workspace start-billing send-mail close-account",
+    ),
+}
+
+
+# -- support tickets -------------------------------------------------------------------------------
+def ticket(text: str, paid: int = 0, **others: Any) -> Case:
+    given = support.Ticket("t-1", "Ada", text, Decimal(paid))
+    return case(support.route_ticket, support.app, given, **others)
+
+
+SUPPORT: Final = {
+    "ticket: a small refund": Way(
+        ticket("refund please", 20), "refund-t-1", "closed", "classify refund reply"
+    ),
+    "ticket: a large refund": Way(ticket("refund please", 51), "billing-t-1", "billing", "classify assign"),
+    "ticket: an urgent outage": Way(
+        ticket("it is down now"), "on-call-t-1", "on-call", "classify page-engineer assign"
+    ),
+    "ticket: an outage": Way(ticket("it was down"), "outage-t-1", "outage", "classify assign"),
+    "ticket: a question": Way(
+        ticket("how do I start ?"), "answered", "closed", "classify draft-answer reply"
+    ),
+    "ticket: nobody knows": Way(ticket("hmm"), "people-t-1", "people", "classify assign"),
+    "ticket: the classifier is down": Way(
+        ticket("refund please", classify=failing(OSError("down"))),
+        "people-t-1",
+        "people",
+        "classify*3 assign",
+    ),
+}
+
+WAYS: Final[dict[str, Way]] = {**CHECKOUT, **TRIPS, **REVIEWS, **SIGN_UP, **SUPPORT}
+CASES: Final[dict[str, Case]] = {name: way.case for name, way in WAYS.items()}

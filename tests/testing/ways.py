@@ -1,0 +1,176 @@
+"""Three ways to run one workflow with the same tasks: `WorkflowTest`, the engine on a real server, and plain Python.
+
+Ids, times and the spread of backoffs are another each time, and are left out. The engine sleeps in real time, so its
+timers are fired by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import inspect
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+
+from dressage.client import Client
+from dressage.client.client import RunFailed
+from dressage.flow import App, Workflow, WorkflowFailure
+from dressage.protocol.commands import FailureInfo, TimerFired
+from dressage.protocol.errors import Refused
+from dressage.testing import WorkflowTest
+from dressage.worker import Worker, WorkerConfig, current_task
+
+VARIES: Final = {"task_id", "timer_id", "until", "duration_ms", "waited_ms", "delay_s", "traceback"}
+DEADLINE_S: Final = 30.0
+
+
+class Event(NamedTuple):
+    """An output event, with the run thread that it is of."""
+
+    thread: int
+    kind: str
+    data: Any
+
+
+@dataclass
+class Seen:
+    """What came of a run: its end, its output events, and the attempts that its tasks saw."""
+
+    status: str = ""
+    result: Any = None
+    failure: tuple[str, str, str] | None = None
+    events: list[Event] = field(default_factory=list["Event"])
+    calls: list[tuple[str, dict[str, Any], int]] = field(
+        default_factory=list[tuple[str, dict[str, Any], int]]
+    )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the output events, in their order."""
+        return [event.kind for event in self.events]
+
+    def settled(self) -> Seen:
+        """The same without what chance decides: in which order things happen that happen side by side."""
+        if "branch-started" not in self.kinds:
+            return self
+        events = sorted(self.events, key=lambda event: event.thread)
+        return dataclasses.replace(self, events=events, calls=sorted(self.calls, key=repr))
+
+
+@dataclass
+class Case:
+    """A workflow with its arguments, and an application that is made anew for each way to run it.
+
+    `plain` is whether Python alone can run it: it retries no task.
+    """
+
+    workflow: Workflow[..., Any]
+    arguments: tuple[Any, ...]
+    make: Callable[[], App]
+    plain: bool = True
+
+
+def watched(app: App, seen: Seen, attempt: Callable[[], int]) -> App:
+    """The same application, whose attempts are written down."""
+    copy = App(app.name)
+    for handler in app.handlers.values():
+        watch = _watched(handler.function, handler.definition.name, seen, attempt)
+        copy._handlers[handler.definition.name] = dataclasses.replace(handler, function=watch)
+    return copy
+
+
+def _watched(
+    function: Callable[..., Any], task: str, seen: Seen, attempt: Callable[[], int]
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def watch(*given: Any, **arguments: Any) -> Any:
+        bound = inspect.signature(function).bind(*given, **arguments)
+        bound.apply_defaults()
+        seen.calls.append((task, dict(bound.arguments), attempt()))
+        return function(*given, **arguments)
+
+    return watch
+
+
+def now() -> int:
+    return current_task().attempt
+
+
+def steady(value: Any) -> Any:
+    """JSON without what is another each time."""
+    if isinstance(value, dict):
+        return {key: steady(each) for key, each in value.items() if key not in VARIES}
+    return [steady(each) for each in value] if isinstance(value, list) else value
+
+
+def event_of(kind: str, data: dict[str, Any]) -> Event:
+    ident = data.get("task_id") or data.get("timer_id")
+    thread = int(ident.split("-")[0]) if ident else data.get("thread", 0)
+    return Event(thread, kind, steady(data))
+
+
+def shown(failure: FailureInfo | None) -> tuple[str, str, str] | None:
+    return None if failure is None else (failure.name, failure.message, failure.kind)
+
+
+def by_harness(case: Case) -> Seen:
+    seen = Seen()
+    run = WorkflowTest(case.workflow, watched(case.make(), seen, now)).run(*case.arguments)
+    seen.status, seen.failure = run.status, shown(run.failure)
+    seen.result = run.result if run.status == "completed" else None
+    seen.events = [event_of(event.kind, event.data) for event in run.events]
+    assert [(call.task, call.arguments, call.attempt) for call in run.calls] == seen.calls
+    return seen
+
+
+async def by_engine(case: Case, server: str) -> Seen:
+    seen = Seen()
+    app = watched(case.make(), seen, now)
+    async with Client(server) as client, Worker(server, app, WorkerConfig(identity="test")):
+        await client.register(case.workflow)
+        given = msgspec.Raw(case.workflow.encode_input(*case.arguments))
+        handle = await client.start(case.workflow, given, run_id=uuid.uuid4().hex)
+        async with asyncio.timeout(DEADLINE_S):
+            while (view := await handle.state()).status == "running":
+                await _fire_timers(client, handle.run_id)
+                await asyncio.sleep(0.02)
+        seen.status, seen.failure = view.status, shown(view.failure)
+        with contextlib.suppress(RunFailed):
+            seen.result = await handle.result()
+        seen.events = [
+            event_of(event.kind, msgspec.json.decode(event.data)) async for event in handle.history()
+        ]
+    return seen
+
+
+async def _fire_timers(client: Client, run_id: str) -> None:
+    """What the run sleeps for has passed."""
+    begun: dict[str, bool] = {}
+    async for event in client.history(run_id):
+        if event.kind in ("sleep-started", "sleep-ended"):
+            begun[msgspec.json.decode(event.data)["timer_id"]] = event.kind == "sleep-started"
+    for timer_id in [each for each, waits in begun.items() if waits]:
+        with contextlib.suppress(Refused):
+            await client.send(run_id, TimerFired(timer_id))
+
+
+async def by_python(case: Case, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    seen = Seen()
+    pause = asyncio.sleep
+    monkeypatch.setattr("dressage.flow.sleeping.asyncio.sleep", lambda _: pause(0))
+    with contextlib.ExitStack() as fakes:
+        app = watched(case.make(), seen, lambda: 1)
+        for name, task in case.workflow.tasks.items():
+            fakes.enter_context(task.faked(app.handlers[name].function))
+        try:
+            seen.result, seen.status = await case.workflow(*case.arguments), "completed"
+        except WorkflowFailure as failure:
+            seen.failure, seen.status = shown(failure.info()), "failed"
+    return seen
