@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.expressions.forms import (  # pyright: ignore[reportMissingImports]
     ALL,
-    FORMS,
     VARIABLES,
     expressions,
 )
@@ -28,6 +27,7 @@ from dressage.expressions.formatting import text_of
 from dressage.expressions.frame import Frame
 from dressage.expressions.parse import translate
 from dressage.protocol.errors import DefinitionError
+from dressage.simulation.programs.forms import FORMS
 
 EXAMPLES_PER_FORM = 10
 NAMES: dict[str, Any] = {

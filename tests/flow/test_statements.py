@@ -136,7 +136,7 @@ def test_a_range_is_never_made_into_a_list() -> None:
 @workflow
 async def unpacks(pair: list[int], text: str) -> str:
     first, *rest = pair
-    *others, last = text
+    *others, last = text  # type: ignore[str-unpack]
     (a, b), c = (first, last), rest
     d = e = len(others)
     return f"{a} {b} {c} {d} {e} {others}"
@@ -312,9 +312,7 @@ NUMBERS = [[1, 2, 0, 3], [7, 2, 0, 3], [7, 7, 2, 8], [9, 6, 1, 8], [9, 7, 1, 9],
 
 
 @pytest.mark.parametrize("divisor", [0, 1, 2])
-@pytest.mark.parametrize(
-    "numbers", [[1, 2, 0, 3], [7, 2, 0, 3], [7, 7, 2, 8], [9, 6, 1, 8], [9, 7, 1, 9], [8, 8, 0, 8]]
-)
+@pytest.mark.parametrize("numbers", NUMBERS)
 def test_each_clause_takes_its_part_of_a_group(numbers: list[int], divisor: int) -> None:
     both_ways(in_parts, FAKES, numbers, divisor)
 
@@ -329,7 +327,7 @@ async def matched(value: Any, point: Point | None = None) -> str:
             return f"2 and {y}"
         case Point(x, 7 | 8 as y):
             return f"{x} and {y}"
-        case None:
+        case None | Point():
             pass
     match value:
         case 1 | "one":
@@ -350,8 +348,10 @@ async def matched(value: Any, point: Point | None = None) -> str:
             return "collection" if isinstance(value, (list, dict)) else "other"
 
 
-VALUES: list[Any] = [1, "one", True, [1, [2, 3], 4, 5], [1, [2], 3], [0, [1], 2], {"k": 1, "z": 2, "q": 3}]
-VALUES += [{"k": 1}, {"k": 1, "z": 3}, "s", [3], {"x": 4}, 2.5, 7, None, [], [1, 2], {"z": 1}]
+VALUES: list[Any] = [
+    *(1, "one", True, [1, [2, 3], 4, 5], [1, [2], 3], [0, [1], 2], {"k": 1, "z": 2, "q": 3}),
+    *({"k": 1}, {"k": 1, "z": 3}, "s", [3], {"x": 4}, 2.5, 7, None, [], [1, 2], {"z": 1}),
+]
 
 
 @pytest.mark.parametrize("value", VALUES)

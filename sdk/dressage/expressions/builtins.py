@@ -68,10 +68,6 @@ BUILTINS: dict[str, Builtin] = {
 """By the name in `Call.function`; the receiver of a method is its first argument."""
 
 
-_INTERNAL = frozenset({"unpack"})
-"""What no author calls: the compiler makes it of an assignment to several targets."""
-
-
 def table() -> str:
     """The builtins as a table in Markdown: functions, and methods by their receiver."""
     rows: dict[str, list[str]] = {"functions": []}

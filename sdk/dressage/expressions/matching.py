@@ -34,7 +34,7 @@ KINDS: Final[dict[str, type]] = {
 """The types of values that have no definition in a spec, by Python's names."""
 
 
-def is_instance(frame: Frame, value: Any, *names: str) -> bool:
+def is_instance(frame: Frame, value: Any, *names: Any) -> bool:
     """Whether a value is of one of these types: one of `KINDS` with `$` in front, or one of the spec by its name."""
     for name in names:
         if not isinstance(name, str):

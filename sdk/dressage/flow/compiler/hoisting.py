@@ -94,7 +94,7 @@ def _parts_hoisted(context: Context, node: ast.expr) -> ast.expr:
     made = copy.copy(node)
     for field, value in ast.iter_fields(node):
         if isinstance(value, list):
-            setattr(made, field, list[Any](cast("list[Any]", value)))
+            setattr(made, field, list[Any](value))
     parts = list(_parts(made))
     last = max(place for place, (_, part) in enumerate(parts) if _awaits(part))
     for place, (put, part) in enumerate(parts):
@@ -141,7 +141,7 @@ def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.exp
                 if isinstance(value, ast.expr):
                     yield _member(node, field), value
                 elif isinstance(value, list):
-                    items = cast("list[Any]", value)
+                    items: list[Any] = value
                     for place, each in enumerate(items):
                         if isinstance(each, ast.expr):
                             yield _item(items, place), each

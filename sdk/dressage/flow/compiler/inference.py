@@ -345,7 +345,9 @@ class Types:
 
     def _attribute(self, expr: Attribute) -> TypeRef | None:
         if isinstance(expr.value, Name) and expr.value.name in self.failures:
-            return {"details": DictOf(STR, ANY), "exceptions": ListOf(ANY)}.get(expr.name, STR)
+            if expr.name == "details":
+                return DictOf(STR, ANY)
+            return ListOf(ANY) if expr.name == "exceptions" else STR
         owner = self.of(expr.value)
         definition = self.definitions.get(owner.name) if isinstance(owner, Named) else None
         if isinstance(definition, RecordType) and definition.form != "dict":

@@ -115,15 +115,13 @@ def _any_of(context: Context, pattern: ast.MatchOr, subject: Expr) -> Matched:
     """The first alternative that matches says what is captured; Python has checked that all capture the same."""
     alternatives = [_matched(context, each, subject) for each in pattern.patterns]
     tests = [each.test for each in alternatives]
-    captures = alternatives[-1].captures
+    chosen = dict(alternatives[-1].captures)
     for each in reversed(alternatives[:-1]):
         if each.test is not None:
-            captures = {
-                name: Conditional(each.test, each.captures[name], otherwise)
-                for name, otherwise in captures.items()
-            }
+            for name in chosen:
+                chosen[name] = Conditional(each.test, each.captures[name], chosen[name])
     known = [test for test in tests if test is not None]
-    return Matched([] if len(known) < len(tests) else [Logical("or", tuple(known))], captures)
+    return Matched([] if len(known) < len(tests) else [Logical("or", tuple(known))], chosen)
 
 
 def _all_of(tests: list[Expr], parts: list[Matched], captures: dict[str, Expr] | None = None) -> Matched:

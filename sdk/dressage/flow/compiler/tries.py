@@ -229,7 +229,7 @@ def _check_attributes(context: Context, clause: ast.ExceptHandler, handler: Hand
     for node in (each for statement in clause.body for each in ast.walk(statement)):
         if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
             continue
-        if node.value.id != clause.name:
+        if node.value.id != clause.name or (node.attr == "exceptions" and handler.names == (GROUP_ERROR,)):
             continue
         if node.attr not in ("name", "message", "details"):
             what = f"a failure has name, message and details, but no {node.attr}"
