@@ -212,7 +212,7 @@ async def test_an_example_means_the_same_in_python_and_as_a_spec(
 
 
 def test_a_cancelled_run_runs_no_finally(page: ModuleType) -> None:
-    test = WorkflowTest(page.best_price)
+    test: WorkflowTest[..., Any] = WorkflowTest(page.best_price)
     test.task(page.fetch_price).hangs()
     run = test.start(["lamp"], Decimal(1))
     run.cancel("no longer wanted")
@@ -235,7 +235,7 @@ def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], M
         "        step = 'left'\n"
         "    return step\n"
     )
-    test = WorkflowTest(module.flow)
+    test: WorkflowTest[..., Any] = WorkflowTest(module.flow)
     assert test.run(3).result == "left"
     run = test.run(2_000_000)
     assert run.failure is not None
@@ -244,7 +244,7 @@ def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], M
 
 
 def test_the_failures_of_all_branches_are_the_causes_of_a_run_that_nobody_saves(page: ModuleType) -> None:
-    test = WorkflowTest(page.travel)
+    test: WorkflowTest[..., Any] = WorkflowTest(page.travel)
     test.task(page.reserve_room).fails(page.CardDeclined("no cover"))
     test.task(page.reserve_seat).raises(OSError("down"))
     run = test.run("Rome", 1)
