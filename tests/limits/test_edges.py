@@ -41,10 +41,15 @@ from dressage.orchestrator.fold.limits import (
     DETAILS_BYTES_MAX,
     ERROR_NAME_CHARS_MAX,
     FAMILY_NAMES_MAX,
+    FAMILY_SHORT_MAX,
+    GROUP_BYTES_MAX,
+    GROUP_CUT,
     MESSAGE_CHARS_MAX,
     MESSAGE_CUT,
+    RUN_THREADS_MAX,
     STATE_BYTES_MAX,
     bounded,
+    group_of,
     limit_state,
     stored_bytes,
 )
@@ -54,7 +59,17 @@ from dressage.orchestrator.fold.state import encode_state
 from dressage.protocol.commands import FailureInfo, StartRun, TimerFired
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Const
-from dressage.protocol.spec import LIMITS_MAX, Handler, RaiseNode, ReturnNode, Scope, SleepNode, WorkflowSpec
+from dressage.protocol.spec import (
+    LIMITS_MAX,
+    Branch,
+    GatherNode,
+    Handler,
+    RaiseNode,
+    ReturnNode,
+    Scope,
+    SleepNode,
+    WorkflowSpec,
+)
 from dressage.protocol.types import ANY, DictOf, Field, Scalar, SetOf
 
 DEFAULT = Limits()
@@ -425,6 +440,48 @@ def test_details_that_are_too_large_are_replaced_by_the_limits_name() -> None:
     assert bounded(FailureInfo("boom", "no", details=largest)).details == largest
     beyond = bounded(FailureInfo("boom", "no", details=raw("y" * (DETAILS_BYTES_MAX - 1)))).details
     assert beyond == raw({"dropped": f"details above {DETAILS_BYTES_MAX} bytes (limit failure-details)"})
+
+
+@pytest.mark.limit("orchestrator.fold.limits.GROUP_BYTES_MAX")
+def test_a_group_that_is_too_large_keeps_names_and_families_of_the_rest() -> None:
+    room = GROUP_BYTES_MAX // 4
+    frame = len(msgspec.json.encode(FailureInfo("boom", "x", family=("big",)))) - 1
+    fits = FailureInfo("boom", "x" * (room - frame), family=("big",))
+    beyond = FailureInfo("boom", "x" * (room - frame + 1), family=("big",))
+    whole = group_of(dict.fromkeys(range(4), fits))
+    assert bounded(whole).causes == (fits,) * 4
+    cut = bounded(group_of({0: fits, 1: fits, 2: fits, 3: beyond})).causes
+    assert cut[:3] == (fits,) * 3
+    assert (cut[3].name, cut[3].family, cut[3].message) == ("boom", ("big",), GROUP_CUT)
+    assert GROUP_CUT.endswith("limit failure-group)")
+
+
+@pytest.mark.limit("orchestrator.fold.limits.FAMILY_SHORT_MAX")
+def test_a_failure_beyond_the_room_of_its_group_keeps_the_nearest_of_its_family() -> None:
+    names = tuple(f"name-{number}" for number in range(FAMILY_SHORT_MAX + 1))
+    full = FailureInfo("boom", "x" * 8_000)
+    for family in (names[:-1], names):
+        group = group_of(
+            {**dict.fromkeys(range(4), full), 4: FailureInfo("bang", "x" * 8_000, family=family)}
+        )
+        assert bounded(group).causes[-1].family == names[:-1]
+
+
+def of_branches(*counts: int) -> WorkflowSpec:
+    """A branch for each count, with so many branches of its own, which sleep."""
+    first, sleeping = 2, 2 + len(counts)
+    inner = [GatherNode(tuple(Branch(sleeping) for _ in range(count)), 1) for count in counts]
+    outer = GatherNode(tuple(Branch(first + place) for place in range(len(counts))), 1)
+    return spec_of([outer, ReturnNode(), *inner, SleepNode(expr("100"), 1)])
+
+
+@pytest.mark.limit("orchestrator.fold.limits.RUN_THREADS_MAX")
+def test_a_run_has_as_many_run_threads_as_the_limit_and_no_more() -> None:
+    largest = Run(of_branches(249, 249, 249, 248)).start()
+    assert ended(largest) == "running"
+    assert largest.state is not None
+    assert len(largest.state.threads) == RUN_THREADS_MAX
+    assert ended(Run(of_branches(249, 249, 249, 249)).start()) == "open-branches"
 
 
 @pytest.mark.limit("expressions.limits.VALUE_MAX_DEPTH")

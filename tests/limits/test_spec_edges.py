@@ -36,6 +36,7 @@ from dressage.protocol.spec import LIMITS_MAX, WorkflowSpec
 from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, RETRIES_MAX
 from dressage.protocol.spec_reading import check_spec_size, read_spec
 from dressage.protocol.spec_sizes import (
+    BRANCHES_MAX,
     EXPRESSION_PARTS_MAX,
     FAILURES_MAX,
     FIELDS_MAX,
@@ -66,6 +67,10 @@ def edge(case: str, constant: str, limit: str, fits: Tree, beyond: Tree) -> Any:
 
 def of_scope(handlers: int, names: int) -> Tree:
     return spec(scopes=[{"handlers": [{"names": ["f"] * names, "node": 0}] * handlers}])
+
+
+def of_branches(count: int) -> Tree:
+    return spec(nodes=[{"kind": "gather", "branches": [{"entry": 1}] * count, "next": 1}, RETURN])
 
 
 def of_variables(count: int) -> Tree:
@@ -185,6 +190,13 @@ EDGES: Final = [
         "spec-size",
         of_scope(HANDLERS_MAX, HANDLERS_MAX),
         of_scope(1, HANDLERS_MAX + 1),
+    ),
+    edge(
+        "branches of a gather",
+        SIZES + "BRANCHES_MAX",
+        "spec-size",
+        of_branches(BRANCHES_MAX),
+        of_branches(BRANCHES_MAX + 1),
     ),
     edge("tasks", SIZES + "TASKS_MAX", "spec-size", of_tasks(TASKS_MAX), of_tasks(TASKS_MAX + 1)),
     edge(

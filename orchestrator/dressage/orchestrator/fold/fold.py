@@ -210,7 +210,8 @@ def _move(advance: Advance, thread: RunThread) -> None:
     advance.turn_to(thread)
     while thread.wait is None and thread.node >= 0 and not state.finished:
         far = not advance.steps and state.events < definition.events_near
-        for _ in range(STEPS_UNSEEN if far else _room(advance)):
+        granted = STEPS_UNSEEN if far else _room(advance)
+        for passed in range(1, granted + 1):
             number = thread.node
             ready = nodes[number]
             if ready.work:
@@ -224,9 +225,11 @@ def _move(advance: Advance, thread: RunThread) -> None:
             except BadValue as error:
                 advance.fail(thread, type_error(error, ready.node.line), number)
             if thread.wait is not None or thread.node < 0 or state.status != "running":
+                # A branch that waits at once has passed what it passed, and not what it was granted.
+                advance.steps += passed
                 break
-        if far:
-            advance.steps = STEPS_UNSEEN
+        else:
+            advance.steps += granted
     advance.moving = None
 
 
@@ -243,9 +246,7 @@ def _room(advance: Advance) -> int:
         message = f"the run has {limits.history_events} output events, all that are allowed: {_LESS_HISTORY}"
         raise LimitExceeded("history-limit", message)
     far = steps >= STEPS_UNSEEN and advance.state.events < advance.definition.events_near
-    granted = STEPS_UNSEEN if far else 1
-    advance.steps += granted
-    return granted
+    return STEPS_UNSEEN if far else 1
 
 
 _LESS_STEPS = "let a task do the loop, sleep in between, or raise steps_per_command of the workflow's limits"

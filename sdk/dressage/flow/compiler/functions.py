@@ -21,9 +21,8 @@ from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.source import Source, source_of
 from dressage.protocol.expressions import Const, Expr
+from dressage.protocol.spec_sizes import NODES_MAX
 from dressage.protocol.types import ANY, Field
-
-NODES_MAX = 10_000
 
 
 @dataclass
