@@ -210,7 +210,9 @@ def _move(advance: Advance, thread: RunThread) -> None:
     advance.turn_to(thread)
     while thread.wait is None and thread.node >= 0 and not state.finished:
         far = not advance.steps and state.events < definition.events_near
-        for _ in range(STEPS_UNSEEN if far else _room(advance)):
+        granted = left = STEPS_UNSEEN if far else _room(advance)
+        while left:
+            left -= 1
             number = thread.node
             ready = nodes[number]
             if ready.work:
@@ -225,8 +227,8 @@ def _move(advance: Advance, thread: RunThread) -> None:
                 advance.fail(thread, type_error(error, ready.node.line), number)
             if thread.wait is not None or thread.node < 0 or state.status != "running":
                 break
-        if far:
-            advance.steps = STEPS_UNSEEN
+        # Threads share the steps of a command: one that waits gives back what it was granted and did not pass.
+        advance.steps += granted - left if far else -left
     advance.moving = None
 
 
