@@ -335,7 +335,9 @@ def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:
     A worker may send a failure without its family; then the spec's definition of that name gives it. A technical
     error is known by the Python class that it has in the workflow; that a limit was passed cannot be caught.
     """
-    family = failure.family or next((each.family for each in spec.failures if each.name == failure.name), ())
+    family = failure.family
+    if failure.kind == "failure" and not family:
+        family = next((each.family for each in spec.failures if each.name == failure.name), ())
     return catches_named(handler, failure, family)
 
 

@@ -156,14 +156,22 @@ class Advance:
         """Names what this fold begins at a node: a timer, or a call with all its attempts."""
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
-    def assign(self, name: str, value: Any) -> None:
-        """Raises `LimitExceeded`, or `BadValue` for what is not of the variable's declared type."""
+    def admitted(self, name: str, value: Any) -> Any:
+        """What a variable takes of `value`. Raises `BadValue` for what is not of its declared type, or no view."""
         declared = self.definition.declared.get(name)
         if declared is not None:
             value = declared.admit(value, f"variable {name}")
+        if name in self.definition.views and not isinstance(value, Record):
+            # Only a spec that no compiler wrote can assign it.
+            raise BadValue(f"{name} is the run's view: it takes a record")
+        return value
+
+    def assign(self, name: str, value: Any) -> None:
+        """Raises `LimitExceeded`, or `BadValue` as `admitted` does."""
+        value = self.admitted(name, value)
         owner = self._store(name, value)
         if name in self.definition.views:
-            self._view_changed(name, value)
+            self._view_changed(value)
         elif name not in self.definition.temporaries:
             self.emit(VariableChanged(name, msgspec.Raw(wire(value)), thread=owner))
 
@@ -241,10 +249,7 @@ class Advance:
         # Twice: once for the state, once for the events that tell of it, whose wire form is never longer.
         self.scope.spend(2 * size)
 
-    def _view_changed(self, name: str, record: Any) -> None:
-        """Raises `BadValue` for what is no record, which only a spec that no compiler wrote can assign."""
-        if not isinstance(record, Record):
-            raise BadValue(f"{name} is the run's view: it takes a record")
+    def _view_changed(self, record: Record) -> None:
         for field in record.__struct_fields__:
             self._field_changed(field, getattr(record, field))
 
@@ -274,7 +279,7 @@ class Advance:
         thread.wait = None
         failure = bounded(failure)
         spec = self.definition.spec
-        family = failure.family or self.definition.families.get(failure.name, ())
+        family = self._family(failure)
         scope = spec.nodes[node].scope
         while scope is not None:
             for handler in spec.scopes[scope].handlers:
@@ -291,6 +296,12 @@ class Advance:
             self.fail_run(failure)
         else:
             self.end_branch(thread, failure)
+
+    def _family(self, failure: FailureInfo) -> tuple[str, ...]:
+        """By what it can be caught. The spec knows families of business failures: an error of such a name is none."""
+        if failure.kind == "failure" and not failure.family:
+            return self.definition.families.get(failure.name, ())
+        return failure.family
 
     def end_branch(self, thread: RunThread, outcome: msgspec.Raw | FailureInfo) -> None:
         """A branch ends with a result in stored form, or with a failure, and with it its variables.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import GatherWait, RunState, TaskWait
@@ -62,13 +64,20 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
         elif isinstance(effect, SetTimer):
             asked.add(effect.timer_id)
     begun: set[str] = set()
+    open_branches = Counter(thread.parent for thread in after.threads if thread.parent is not None)
+    gathers = {thread.id for thread in after.threads if isinstance(thread.wait, GatherWait)}
+    if open_branches.keys() - gathers:
+        return "a branch belongs to no gather"
+    ids = {thread.id for thread in after.threads}
+    if len(ids) < len(after.threads) or max(ids, default=0) >= after.threads_made:
+        return "two threads have one id"
     seq = str(after.seq)
     for thread in after.threads:
         wait = thread.wait
         if wait is None:
             return "a thread neither moves nor waits"
         if isinstance(wait, GatherWait):
-            running = sum(each.parent == thread.id for each in after.threads)
+            running = open_branches[thread.id]
             if running + len(wait.outputs) + len(wait.failures) != wait.branches or not running:
                 return "a gather waits for branches that are not there"
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -25,6 +26,9 @@ from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
+
+WAITS_SHOWN: Final = 20
+"""Of more different things that a run waits for, the number is told."""
 
 _decoder = msgspec.json.Decoder(Ask)
 _encode = msgspec.json.Encoder().encode
@@ -270,15 +274,17 @@ def _at_path(fields: Any, path: str) -> dict[str, Any]:
 
 
 def waiting_for(state: RunState) -> str:
-    """What the run waits for, in words for people."""
-    waits: list[str] = []
+    """What the run waits for, in words for people: of each of its branches, the same ones together."""
+    waits = Counter[str]()
     for thread in state.threads:
         match thread.wait:
             case TaskWait() as wait:
-                waits.append(f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}")
+                waits[f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}"] += 1
             case SleepWait() as wait:
-                waits.append(f"time {rfc3339(wait.until_ms)}")
+                waits[f"time {rfc3339(wait.until_ms)}"] += 1
             case GatherWait() | None:
                 # What it waits for are its branches, which wait themselves.
                 pass
-    return ", ".join(waits)
+    told = [f"{what}, {count} times" if count > 1 else what for what, count in waits.items()]
+    more = [f"{len(told) - WAITS_SHOWN} more"] if len(told) > WAITS_SHOWN else []
+    return "; ".join(told[:WAITS_SHOWN] + more)

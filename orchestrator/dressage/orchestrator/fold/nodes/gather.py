@@ -12,8 +12,12 @@ from dressage.protocol.spec_sizes import branch_argument
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, GatherNode)
+    # All of it before the first branch starts: what fails here fails at the gather, and leaves no branch behind.
     given = [
-        {name: advance.evaluate(ready, branch_argument(place, name)) for name in branch.args}
+        {
+            name: advance.admitted(name, advance.evaluate(ready, branch_argument(place, name)))
+            for name in branch.args
+        }
         for place, branch in enumerate(node.branches)
     ]
     if not node.branches:

@@ -96,7 +96,7 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
             _errored(advance, thread, wait, result, wrong)
             return
         family = advance.definition.families.get(result.failure.name, result.failure.family)
-        failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family))
+        failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family, causes=()))
         _report_failure(advance, wait, result, failure, retry=False)
         advance.fail(thread, failure, wait.node)
     elif result.output:
