@@ -21,7 +21,7 @@ VARIABLES: Final[dict[str, Any]] = {
     "f": 2.5,
     "s": "Straße 12",
     "t": "a,b,,c",
-    "word": "ab",
+    "text": "ab",
     "x": "a variable of the run",
     "k": None,
     "yes": True,
@@ -48,7 +48,7 @@ VARIABLES: Final[dict[str, Any]] = {
 ATOMS: Final[dict[str, list[str]]] = {
     "I": ["i", "j", "zero", "yes", "0", "1", "2", "-1", "5"],
     "F": ["f", "0.1", "-2.0", "i / 2"],
-    "S": ["s", "t", "word", "''", "'a'", "' x\\t'", "','", "'12'"],
+    "S": ["s", "t", "text", "''", "'a'", "' x\\t'", "','", "'12'"],
     "B": ["yes", "i > 2", "not words", "False"],
     "L": ["nums", "none", "[0, 5]", "[i, j]"],
     "W": ["words", "['b', 'a']", "t.split(',')"],

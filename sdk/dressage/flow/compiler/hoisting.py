@@ -101,18 +101,26 @@ def _parts_hoisted(context: Context, node: ast.expr) -> ast.expr:
         if _awaits(part):
             put(hoist(context, part))
         elif place < last:
-            put(_before(context, part))
+            following = [later for _, later in parts[place + 1 : last + 1]]
+            put(_before(context, part, _rebound(following)))
     return made
 
 
-def _before(context: Context, node: ast.expr) -> ast.expr:
-    if isinstance(node, ast.Constant | ast.Name):
+def _rebound(nodes: list[ast.expr]) -> set[str]:
+    """The variables that `:=` sets in these."""
+    inside = (each for node in nodes for each in ast.walk(node))
+    return {each.target.id for each in inside if isinstance(each, ast.NamedExpr)}
+
+
+def _before(context: Context, node: ast.expr, rebound: set[str]) -> ast.expr:
+    """What is evaluated before an await: in a variable, unless it is the same afterwards."""
+    if isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and node.id not in rebound):
         return node
     if isinstance(node, ast.Starred | ast.FormattedValue):
         made = copy.copy(node)
-        made.value = _before(context, node.value)
+        made.value = _before(context, node.value, rebound)
         return made
-    if isinstance(node, _CLOSED) or context.scope.is_object(node):
+    if isinstance(node, ast.Lambda | ast.GeneratorExp) or context.scope.is_object(node):
         return node
     value: Expr = context.translate(node)
     return _held(context, node, lambda name: context.set(node, name, value))

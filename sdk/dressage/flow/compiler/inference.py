@@ -168,26 +168,35 @@ class Types:
         """
         assigned = sorted({name for node in nodes for name in targets_of(node)} - fixed)
         sources = [
-            (name, value, frozenset[str]() if isinstance(value, TaskDef) else variables_in(value))
+            (name, value, set[str]() if isinstance(value, TaskDef) else variables_in(value))
             for node in nodes
             for name, value in _given(node, tasks, results)
             if name not in fixed
         ]
+        left = set(assigned)
+        while growing := self._growing(left, sources):
+            # A type that still grows, as in `x = [x]`, has no finite description.
+            self.variables.update(dict.fromkeys(growing))
+            left -= growing
+
+    def _growing(self, left: set[str], sources: Sequence[tuple[str, Expr | TaskDef, set[str]]]) -> set[str]:
+        """Derives the types of the variables that are `left`, and gives those that come to no end."""
+        changed: set[str] = set()
         for _ in range(_PASSES_MAX):
-            before = dict(self.variables)
             found: dict[str, list[TypeRef | None]] = {
-                name: [self._initial[name]] if name in self._initial else [] for name in assigned
+                name: [self._initial[name]] if name in self._initial else [] for name in left
             }
             for name, value, read in sources:
                 # A variable that no pass has seen yet says nothing: the next pass knows it.
-                if read <= self.variables.keys():
+                if name in left and self.variables.keys() >= read:
                     found[name].append(value.output if isinstance(value, TaskDef) else self.of(value))
-            self.variables.update({name: join(kinds) for name, kinds in found.items() if kinds})
-            if self.variables == before:
-                return
-        # A type that still grows, as in `x = [x]`, has no finite description.
-        for name in assigned:
-            self.variables[name] = None
+            joined = {name: join(kinds) for name, kinds in found.items() if kinds}
+            unseen = joined.keys() - self.variables.keys()
+            changed = {name for name, kind in joined.items() if self.variables.get(name) != kind} | unseen
+            if not changed:
+                return set()
+            self.variables.update(joined)
+        return changed
 
     def of(self, expr: Expr) -> TypeRef | None:
         """The type of an expression; None if it is not known."""

@@ -53,6 +53,74 @@ def unpack(program: Program, depth: int) -> None:
     program.write(depth, f"a, t = await both({program.integer()})")
 
 
+@construct(weight=3)
+def computed(program: Program, depth: int) -> None:
+    """What may well be an error, most often caught."""
+    if program.random.random() < 0.3:
+        program.compute(depth)
+        return
+    program.write(depth, "try:")
+    program.compute(depth + 1)
+    name = f"e{len(program.lines)}"
+    program.write(
+        depth, f"except {program.pick('Exception', '(LookupError, ValueError, Exception)')} as {name}:"
+    )
+    program.write(depth + 1, f"{program.pick('s', 't')} = f'{{{name}}}'[:40]")
+
+
+@construct()
+def record(program: Program, depth: int) -> None:
+    integer, string, test = program.integer, program.string, program.test
+    tier = program.pick("Tier.GOLD", "tier", "item.tier", f"Tier.GOLD if {test()} else Tier.BASIC")
+    lines = [
+        f"item = Item({integer()})",
+        f"item = Item({integer()}, {tier}, note=None if {test()} else {string()})",
+        f"item = Item(size={integer()}, parts=[{integer()}, *item.parts[:3]])",
+        f"tier = {tier}",
+        f"tier = item.tier if {test()} else {tier}",
+        f"s = item.note if item.note is not None else {string()}",
+        f"a = {{Tier.GOLD: {integer()}, Tier.BASIC: {integer()}}}[{tier}]",
+        f"b = item.size if item == Item({integer()}) else sum(item.parts)",
+        f"shelf = [item, Item({integer()}, tier={tier})]",
+        f"shelf = sorted(shelf, key=lambda each: (each.tier.value, -each.size))[:{integer()} % 3]",
+        "t = ','.join(each.tier.value for each in shelf if each.note is None)",
+        f"a = sum(each.size for each in shelf if each.tier == {tier.partition(' if')[0]})",
+        f"table = {{each.tier.name: each.size for each in shelf}} | {{'k': {integer()}}}",
+    ]
+    program.write(depth, program.random.choice(lines))
+
+
+@construct()
+def walrus(program: Program, depth: int) -> None:
+    integer, string = program.integer, program.string
+    lines = [
+        f"b = (a := {integer()}) + a * 2",
+        f"s = t if (t := {string()}) else (s := {string()}) + t",
+        f"b = a if 1 < (a := {integer()}) < 5 else {integer()}",
+        f"s, a = {string()}, [a, (a := {integer()}), a][-1]",
+        f"a = await number((b := {integer()})) + b",
+    ]
+    program.write(depth, program.random.choice(lines))
+
+
+@construct()
+def inline(program: Program, depth: int) -> None:
+    """An await inside an expression."""
+    integer, string, test = program.integer, program.string, program.test
+    lines = [
+        f"a = {integer()} - await number({integer()})",
+        f"b = [await number({integer()}), {integer()}][{integer()} % 2]",
+        f"s = await word({integer()}) if {test()} else {string()}",
+        f"b = ({integer()} and await number({integer()})) + 1",
+        f"a += await number({integer()})",
+        f"t = {string()} + f'{{await number(a)}}'",
+        f"b = await number(await number({integer()}))",
+        f"a = a + await number((a := {integer()}))",
+        f"s = s + await word({integer()}, y=(s := {string()}))",
+    ]
+    program.write(depth, program.random.choice(lines))
+
+
 @construct()
 def sleep(program: Program, depth: int) -> None:
     program.write(depth, f"await sleep({program.naps.format(program.integer())})")
@@ -116,6 +184,45 @@ def _branch(program: Program, kind: int) -> str:
     return f"{program.pick(*program.functions)}({program.integer()})"
 
 
+@construct(weight=2, nested=True)
+def matched(program: Program, depth: int) -> None:
+    integer, string = program.integer, program.string
+    subject, cases = program.random.choice(
+        [
+            (integer(), ["0 | 1", "int(b) if b > 3", "2", f"a if {program.test()}"]),
+            (string(), ["'k' | ''", "str(t) if 'L' in t", "'Lm '"]),
+            (f"({integer()}, {string()})", ["(0 | 1, t)", "[a, 'k']", "(a, _) if a < 2", "[_, s, _]"]),
+            (f"[{integer()}, {integer()}, a]", ["[0, *_]", "[a, 1, b]", "[b, *r] if len(r) > 2"]),
+            (
+                f"{{'k': {integer()}, 'l': {string()}}}",
+                ["{'k': 0}", "{'k': a, 'm': _}", "{'l': str(s), **r}"],
+            ),
+            ("item", ["Item(size=0)", "Item(a, Tier.GOLD)", "Item(note=str(t))", "Item(parts=[b, *_])"]),
+            ("table", ["{'a': 1}", "{'k': int(got)}", "{'b': int(got), 'a': _}"]),
+            ("nums", ["[]", "[int(got)]", "[_, _, *r]", "[int(got) | (int(got), _), *_]"]),
+            (f"Pair({integer()}, {string()})", ["Pair(0)", "Pair(a, 'k')", "Pair(right=t) if t"]),
+        ]
+    )
+    program.write(depth, f"match {subject}:")
+    for case in program.random.sample(cases, program.random.randint(1, len(cases) - 1)):
+        program.write(depth + 1, f"case {case}:")
+        program.block(depth + 2, program.random.randint(0, 2))
+    if program.random.random() < 0.5:
+        program.write(depth + 1, "case _:")
+        program.block(depth + 2, program.random.randint(0, 1))
+
+
+@construct(weight=2, nested=True)
+def saga(program: Program, depth: int) -> None:
+    name = f"saga{len(program.lines)}"
+    program.write(depth, f"async with Saga() as {name}:")
+    for _ in range(program.random.randint(1, 2)):
+        program.write(depth + 1, f"{program.pick('a', 'b')} = await number({program.integer()})")
+        undo = program.pick(f"number, {program.integer()}", f"word, a, y={program.string()}")
+        program.write(depth + 1, f"{name}.undo({undo})")
+        program.block(depth + 1, program.random.randint(0, 2))
+
+
 @construct(nested=True)
 def loop(program: Program, depth: int) -> None:
     program.loops += 1
@@ -134,7 +241,8 @@ def _loop_body(program: Program, depth: int, counter: str) -> None:
     program.in_loop.pop()
     if program.random.random() < 0.3:
         program.write(depth, "else:")
-        program.block(depth + 1, program.random.randint(0, 2))
+        with program.inside("loop-else"):
+            program.block(depth + 1, program.random.randint(0, 2))
 
 
 @construct(weight=2, nested=True)
@@ -170,7 +278,8 @@ def handled(program: Program, depth: int) -> None:
         _clause(program, depth, "Declined")
     if program.random.random() < 0.3:
         program.write(depth, "else:")
-        program.block(depth + 1, program.random.randint(1, 2))
+        with program.inside("try-else"):
+            program.block(depth + 1, program.random.randint(1, 2))
     if program.random.random() < 0.3:
         _finally(program, depth)
 
@@ -208,7 +317,8 @@ def _error_clause(program: Program, depth: int, classes: str) -> None:
     if name:
         program.write(depth + 1, f"{program.pick('s', 't')} = f'{{{name}}}'")
     program.caught.append(name)
-    program.block(depth + 1, program.random.randint(0, 2))
+    with program.inside("except"):
+        program.block(depth + 1, program.random.randint(0, 2))
     program.caught.pop()
 
 
@@ -217,7 +327,8 @@ def _finally(program: Program, depth: int) -> None:
     caught, program.caught = program.caught, []
     in_loop, program.in_loop = program.in_loop, []
     in_final, program.in_final = program.in_final, True
-    program.block(depth + 1, program.random.randint(1, 2))
+    with program.inside("finally"):
+        program.block(depth + 1, program.random.randint(1, 2))
     program.caught, program.in_loop, program.in_final = caught, in_loop, in_final
 
 
@@ -229,5 +340,6 @@ def _clause(program: Program, depth: int, classes: str) -> None:
         target = "s" if program.in_function else program.pick("s", "view.status")
         program.write(depth + 1, f'{target} = f"{text}"')
     program.caught.append(name)
-    program.block(depth + 1, program.random.randint(0, 2))
+    with program.inside("except"):
+        program.block(depth + 1, program.random.randint(0, 2))
     program.caught.pop()

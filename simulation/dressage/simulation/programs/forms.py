@@ -334,7 +334,7 @@ FORMS: Final[dict[str, list[str]]] = {
         "S: f'{<F.>:.{<I.>}f}'",
         "S: f'{<I.>=}'",
         "S: f'{<S.>!r:>{i + 9}}'",
-        "S: f'{<I.>:{word}}'",
+        "S: f'{<I.>:{text}}'",
         "S: f'{<M.>:{i}.{2}f}'",
         "S: f'{<S.>=!s}'",
         "S: f'{1 / zero:{nowhere}}'",

@@ -7,16 +7,24 @@ language adds its function, and from then on it is fuzzed against Python and run
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from dressage.simulation.programs.data import ATOMS, FIRST, FORMS_BY_TYPE, SHOWN, TARGETS, group_of
+from dressage.simulation.programs.forms import HOLE
 
 _HEAD = """\
 from __future__ import annotations
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from dressage.flow import Exponential, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
+from enum import Enum
+from uuid import UUID
+from dressage.flow import Exponential, Saga, Searchable, TaskError, WorkflowFailure
+from dressage.flow import gather, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -31,6 +39,17 @@ class View:
 class Pair:
     left: int
     right: str = "r"
+
+class Tier(Enum):
+    BASIC = "basic"
+    GOLD = "gold"
+
+@dataclass
+class Item:
+    size: int
+    tier: Tier = Tier.BASIC
+    note: str | None = None
+    parts: list[int] = field(default_factory=list)
 
 """
 
@@ -47,6 +66,9 @@ FAILURES: Final = ("Declined", "Stolen", "Other")
 Write = Callable[["Program", int], None]
 CONSTRUCTS: dict[str, Write] = {}
 """Statements by name. How often one is chosen is how often `_POOL` holds it."""
+
+LEAVING: Final = ("raise", "return", "break", "continue", "again")
+"""What may end a block."""
 
 _POOL: list[str] = []
 _NESTED: list[str] = []
@@ -97,7 +119,14 @@ class Program:
         self.loops = 0
         self.in_loop: list[str] = []
         self.caught: list[str] = []
+        self.around: list[str] = []
+        """What the place that is written stands in, from the outside in."""
+
         self.used: Counter[str] = Counter()
+        """How often each construct was written, groups of expressions among them."""
+
+        self.pairs: Counter[tuple[str, str]] = Counter()
+        """How often each construct was written directly inside of another one."""
 
     def text(self) -> str:
         """The whole module."""
@@ -106,12 +135,14 @@ class Program:
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")
+        first = len(self.lines)
         self.block(1, self.random.randint(*self.length))
         if self.parks:
             self.write(1, "if x == 3:")
             self.write(2, "await sleep(timedelta(days=30))")
         self.write(1, f"a = {self.integer()}")
-        self.write(1, "return f'{a}|{b}|{s}|{t}|{view.count}|{view.status}'")
+        told = self._with_first_values(1, first)
+        self.write(1, f'return f"{{a}}|{{b}}|{{s}}|{{t}}|{{view.count}}|{{view.status}}{told}"')
         decorator = f"@task({self.task_options})" if self.task_options else "@task"
         tasks = "".join(f"{decorator}\nasync def {each}: raise NotImplementedError\n" for each in _SIGNATURES)
         head = f'{_HEAD}{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
@@ -124,12 +155,25 @@ class Program:
         self.in_function, self.nest_max = True, depth + 2
         self.write(depth, f"async def {name}(x: int) -> int:")
         self.write(depth + 1, "a, b, s, t = 3, x, 't', 'u'")
+        first = len(self.lines)
         self.block(depth + 1, self.random.randint(1, 2))
         self.write(depth + 1, f"return {self.integer()}")
+        self._with_first_values(depth + 1, first)
         self.in_function, self.nest_max = False, 4
         self.functions.append(name)
         self.lines, written = lines, self.lines
         return "".join(written)
+
+    def _with_first_values(self, depth: int, first: int) -> str:
+        """Gives the variables of data that are named from line `first` on their first values in front of it.
+
+        The text of an f-string that shows them all.
+        """
+        words = set(re.findall(r"[a-z]\w*", "".join(self.lines[first:])))
+        named = [name for name in FIRST if name in words]
+        lines = [f"{'    ' * depth}{name} = {FIRST[name]}\n" for name in named]
+        self.lines[first:first] = lines
+        return "".join(f"|{SHOWN[name]}" for name in named if name in SHOWN)
 
     def write(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line + "\n")
@@ -137,9 +181,42 @@ class Program:
     def pick(self, *options: str) -> str:
         return self.random.choice(options)
 
+    # -- data ----------------------------------------------------------------------------------------
+    def data(self, kind: str, depth: int = 2) -> str:
+        """An expression of a type of `forms`; small values only, whatever loop it stands in."""
+        form = self.random.choice(FORMS_BY_TYPE[kind])
+        return self.formed(form, depth, {})
+
+    def formed(self, form: str, depth: int, own: dict[str, str]) -> str:
+        self.used[group_of(form)] += 1
+
+        def hole(found: re.Match[str]) -> str:
+            kind, mark, name = str(found[1]), found[2], found[3]
+            if mark == ".":
+                return self.random.choice([atom for atom in ATOMS[kind] if atom.isidentifier()])
+            return self._smaller(kind, depth - 1, {**own, name: "I"} if name else own)
+
+        return HOLE.sub(hole, form[3:])
+
+    def _smaller(self, kind: str, depth: int, own: dict[str, str]) -> str:
+        names = [name for name, its_kind in own.items() if its_kind == kind]
+        if names and self.random.random() < 0.5:
+            return self.random.choice(names)
+        inside = [form for form in FORMS_BY_TYPE[kind] if ":=" not in form and "f'" not in form]
+        if depth > 0 and inside and self.random.random() < 0.3:
+            return f"({self.formed(self.random.choice(inside), depth, own)})"
+        atom = self.random.choice(ATOMS[kind])
+        return atom if atom.isidentifier() else f"({atom})"
+
+    def compute(self, depth: int) -> None:
+        """Sets a variable of data to an expression of its type; what grows is cut, so that no loop makes it large."""
+        kind = self.random.choice(list(TARGETS))
+        target, cut = TARGETS[kind]
+        self.write(depth, f"{target} = ({self.data(kind)}){cut}")
+
     # -- expressions -------------------------------------------------------------------------------
     def integer(self, depth: int = 0) -> str:
-        kind = self.random.randint(0, 11 if depth < 3 else 3)
+        kind = self.random.randint(0, 12 if depth < 3 else 3)
         inner = depth + 1
         if kind <= 1:
             return str(self.random.randint(-3, 9))
@@ -158,10 +235,12 @@ class Program:
             return f"{self.pick(f'[{both}]', f'({both})')}[{place}]"
         if kind == 10:
             return f"{self.pick('min', 'max')}({self.integer(inner)}, {self.integer(inner)})"
-        return f"Pair({self.integer(inner)}, right={self.string(inner)}).left"
+        if kind == 11:
+            return f"Pair({self.integer(inner)}, right={self.string(inner)}).left"
+        return f"len({self.pick('nums', 'words', 'table', 'kinds', 'shelf', 'item.parts')})"
 
     def string(self, depth: int = 0) -> str:
-        kind = self.random.randint(0, 7 if depth < 3 else 2)
+        kind = self.random.randint(0, 8 if depth < 3 else 2)
         inner = depth + 1
         if kind <= 1:
             return self.pick("'k'", "'Lm '", "''")
@@ -175,6 +254,8 @@ class Program:
             return f'f"{{{self.variable()}!r:>4}}:{{{self.variable()}}}"'
         if kind == 6:
             return f"Pair({self.integer(inner)}).right"
+        if kind == 7:
+            return self.pick("item.tier.value", "tier.name", "(item.note or 'none')", "str(text)")
         key = self.pick(*(["'k'", "'l'"] * 5), "s")
         return f"{{'k': {self.string(inner)}, 'l': {self.string(inner)}}}[{key}]"
 
@@ -183,7 +264,7 @@ class Program:
         return self.pick(*names) if self.in_function else self.pick(*names, "view.count", "view.status")
 
     def test(self, depth: int = 0) -> str:
-        kind = self.random.randint(0, 6 if depth < 3 else 2)
+        kind = self.random.randint(0, 8 if depth < 3 else 2)
         inner = depth + 1
         if kind <= 2:
             operator = self.pick("<", "<=", "==", "!=", ">", ">=")
@@ -194,6 +275,10 @@ class Program:
             return f"({self.test(inner)} {self.pick('and', 'or')} not {self.test(inner)})"
         if kind == 5:
             return f"{self.string(inner)} {self.pick('in', 'not in')} {self.string(inner)}"
+        if kind == 6:
+            return self.pick("item.tier is Tier.GOLD", "item.note is None", "tier == item.tier", "item.parts")
+        if kind == 7:
+            return f"({self.data('B', 1)})"
         return f"({self.integer(inner)} or {self.integer(inner)})"
 
     def call(self) -> tuple[str, str]:
@@ -220,8 +305,21 @@ class Program:
         kind = self.random.choice([*_POOL, *(_NESTED if depth < self.nest_max else ())])
         if kind == "view" and self.in_function:
             kind = "assign"
+        self._note(kind)
+        with self.inside(kind):
+            CONSTRUCTS[kind](self, depth)
+
+    def _note(self, kind: str) -> None:
         self.used[kind] += 1
-        CONSTRUCTS[kind](self, depth)
+        if self.around:
+            self.pairs[self.around[-1], kind] += 1
+
+    @contextmanager
+    def inside(self, kind: str) -> Iterator[None]:
+        """What is written meanwhile stands in this."""
+        self.around.append(kind)
+        yield
+        self.around.pop()
 
     def leave(self, depth: int) -> None:
         # To leave a `finally` body otherwise than by a failure is refused.
@@ -229,7 +327,7 @@ class Program:
         kinds += ["break", "continue"] * 2 if self.in_loop else []
         kinds += ["again"] * 2 if self.caught else []
         kind = self.random.choice(kinds)
-        self.used[kind] += 1
+        self._note(kind)
         if kind in ("break", "continue"):
             self.write(depth, kind)
         elif kind == "again":
