@@ -20,7 +20,7 @@ from tests.expressions.forms import (  # pyright: ignore[reportMissingImports]
 )
 
 from dressage.expressions import ExpressionFailed, LimitExceeded, TypeTable
-from dressage.expressions.builtins import BUILTINS
+from dressage.expressions.builtins import BUILTINS, INTERNAL
 from dressage.expressions.configuration import TextScope
 from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.formatting import text_of
@@ -171,8 +171,8 @@ def test_every_builtin_occurs_in_the_forms() -> None:
     assert [name for name in BUILTINS if f"{name}(" not in texts and name not in _ELSEWHERE] == []
 
 
-_ELSEWHERE = {"timezone.utc", "bool", "float", "int", "all", "len"}
-"""Those that are no call, or that tests/expressions/test_evaluate.py compares."""
+_ELSEWHERE = {"timezone.utc", "bool", "float", "int", "all", "len", "isinstance", *INTERNAL}
+"""Those that are no call, or that tests/expressions/test_evaluate.py or tests/flow/test_statements.py compares."""
 
 
 # -- the test itself -------------------------------------------------------------------------------

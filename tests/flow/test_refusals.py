@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from dressage.flow import App, Exponential, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
+from dressage.flow import App, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -39,6 +39,14 @@ class Item:
     count: int = 1
     @property
     def label(self) -> str: return self.sku
+
+@dataclass
+class Base:
+    sku: str
+
+@dataclass
+class Derived(Base):
+    size: int = 1
 
 @dataclass
 class Checked:
@@ -122,11 +130,6 @@ CASES = {
         "a set has no order that a run could know",
         "write `sorted(...)` around the set",
     ),
-    "for with await": Case(
-        "for i in ‸await listed(): pass",
-        "Await is not part of the expression language",
-        "give the awaited result a name in a statement of its own: `result = await task(...)`",
-    ),
     "for target without a value": Case(
         "for y in items: pass\nreturn ‸y",
         "y may have no value here",
@@ -135,7 +138,20 @@ CASES = {
     "async for": Case("‸async for i in items: pass", "no durable meaning", "return them as a list"),
     "with": Case("‸with items: pass", "no durable meaning", "acquire and release"),
     "async with": Case("‸async with items: pass", "no durable meaning", "acquire and release"),
-    "match": Case("‸match x:\n    case 1: pass", "`match` is not supported yet", "if and elif"),
+    "match of a base class": Case(
+        "match order:\n    case ‸Base(): pass", "Base has subclasses", "compare a field"
+    ),
+    "match of no class": Case(
+        "match order:\n    case ‸plain(): pass", "plain is no class", "name a dataclass"
+    ),
+    "match by place": Case(
+        "match order:\n    case ‸Item(1, 2, 3): pass", "takes 2 patterns by place", "by name"
+    ),
+    "match of a view": Case(
+        "view = View()\nview.status = 'A'\nmatch x:\n    case ‸view: pass",
+        "view cannot be captured",
+        "another name",
+    ),
     "nested def": Case(
         "‸def f() -> None: pass",
         "a nested function that is not async is not supported yet",
@@ -221,7 +237,16 @@ CASES = {
     "import": Case("‸import os", "nothing is imported", "at module level"),
     "from import": Case("‸from os import path", "nothing is imported", "at module level"),
     "assert": Case("‸assert x", "vanish under -O", "raise SomeFailure"),
-    "except*": Case("‸try: await one(x)\nexcept* Declined: pass", "parallel branches", "write `except`"),
+    "except* of a group": Case(
+        "try: await gather(one(x))\nexcept* ‸ExceptionGroup: pass",
+        "takes what is in a group",
+        "write `except`",
+    ),
+    "raise in except*": Case(
+        "try: await gather(one(x))\nexcept* Declined:\n    ‸raise",
+        "joins what it took",
+        "a failure of your own",
+    ),
     "return in finally": Case(
         "try: await one(x)\nfinally:\n    ‸return 1",
         "`return` in `finally` would lose the failure that passes through",
@@ -267,10 +292,26 @@ CASES = {
     "no await": Case("‸one(x)", "task one is called inside an expression", "await one(...)"),
     "task as value": Case("y = ‸one", "task one is no value", "await one(...)"),
     "task in expression": Case("y = 1 + ‸one(x)", "called inside an expression", "await one(...)"),
-    "await in expression": Case("y = 1 + ‸await one(x)", "Await is not part", "result = await task"),
-    "await as argument": Case("y = await one(‸await one(x))", "Await is not part", "result = await task"),
-    "await in condition": Case("if ‸await one(x): pass", "Await is not part", "result = await task"),
-    "await in loop": Case("while ‸await one(x): pass", "Await is not part", "result = await task"),
+    "await in a comprehension": Case(
+        "y = [‸await one(i) for i in items]", "Await is not part", "result = await task"
+    ),
+    "await in a chain": Case(
+        "y = ‸0 < x < await one(x)", "Python may leave this await out", "result = await task"
+    ),
+    "await in a branch": Case(
+        "await gather(‸one(x), one(await one(x)))", "called inside an expression", "result = await one"
+    ),
+    "saga without a name": Case("‸async with Saga(): pass", "a Saga needs a name", "as saga"),
+    "saga with something": Case("‸async with Saga(1) as saga: pass", "but for a Saga", "acquire and release"),
+    "undo of no task": Case(
+        "async with Saga() as saga:\n    saga.undo(‸plain, x)", "plain is no task", "undone by a task"
+    ),
+    "undo of nothing": Case(
+        "async with Saga() as saga:\n    ‸saga.undo()", "takes a task", "saga.undo(cancel"
+    ),
+    "undo with a wrong argument": Case(
+        "async with Saga() as saga:\n    saga.undo(one, ‸y=x)", "has no parameter y", "it is one(x)"
+    ),
     "await of a name": Case("await ‸x", "only a call can be awaited", "await task(...)"),
     "await of a plain function": Case("await ‸plain(x)", "plain() is no task", "@task"),
     "await of a variable": Case("await ‸x(1)", "x is a variable", "outside of the workflow"),
@@ -315,7 +356,7 @@ CASES = {
         "a gather is no branch by itself",
         "await it in an async function, and make that a branch",
     ),
-    "child workflow": Case("await ‸flow(x, items)", "flow() is no task", "@task"),
+    "itself": Case("await ‸flow(x, items)", "flow is not known", "define it above"),
     "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),
     "sleep of nothing": Case("await ‸sleep()", "takes one duration", "timedelta(hours=1)"),
     "sleep of a text": Case('‸await sleep("1h")', "timedelta or seconds", "timedelta(hours=1)"),
@@ -335,7 +376,9 @@ CASES = {
     "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
     "uuid": Case("y = ‸uuid.uuid4()", "uuid.uuid4() cannot be called", "return a new id"),
     "print": Case("‸print(x)", "print() cannot be called", "view"),
-    "isinstance": Case("y = ‸isinstance(x, int)", "cannot be called", "tells the kinds apart"),
+    "isinstance of what no value is": Case(
+        "y = isinstance(x, ‸Declined)", "no value here is", "tells the kinds apart"
+    ),
     "range": Case("y = ‸range(3)", "this is no value", "list(range(3))"),
     "method": Case('y = "a".‸format()', "method format()", "f-string"),
     "method of a variable": Case("y = x.‸bit_length()", "method bit_length()", "call it in a task"),
@@ -421,7 +464,6 @@ CASES = {
         "lists and dicts are values: an item cannot be assigned",
         "write `settings = settings | {key: value}`, or let a task return the changed list",
     ),
-    "augmented await": Case("x += ‸await one(x)", "Await is not part", "result = await"),
     "unsupported declaration": Case("y: ‸complex = 1", "type complex is not supported", "use bool, int"),
     "unknown declaration": Case("y: ‸Nowhere = 1", "cannot be read", "import what it names"),
     # -- names without a value ---------------------------------------------------------------------

@@ -272,7 +272,7 @@ OTHERS = {
     "attribute of a dict": ("n = ‸address.city", "Address is a dict", '["city"]'),
     "field of a tuple": ("n = ‸at.z", "Point has no field z", "x, y"),
     "dict in place": ("‸address |= {'zip': 'z'}", "Python might change it in place", "address = address |"),
-    "too few names": ("a, b, c = ‸await point()", "not known that this has 3 items", "unpack"),
+    "too few names": ("a, b, c = ‸await point()", "this has 2 items, not 3", "2 targets"),
     "missing key": ("n = ‸Address(zip='z')", "misses city", "Address(city, zip)"),
     "unknown key": ("n = Address(city='c', ‸street='s')", "no parameter street", "Address(city, zip)"),
     "floats inside a model": (

@@ -21,6 +21,7 @@ from tests.limits.specs import (  # pyright: ignore[reportMissingImports]
 from dressage.expressions import LimitExceeded, TypeTable, compile_expression, parse_expression
 from dressage.expressions.formatting import check_spec
 from dressage.expressions.frame import WORK_MAX, Frame
+from dressage.expressions.groups import group_of
 from dressage.expressions.limits import (
     COLLISIONS_MAX,
     DIGITS_MAX,
@@ -49,7 +50,6 @@ from dressage.orchestrator.fold.limits import (
     RUN_THREADS_MAX,
     STATE_BYTES_MAX,
     bounded,
-    group_of,
     limit_state,
     stored_bytes,
 )
@@ -448,9 +448,9 @@ def test_a_group_that_is_too_large_keeps_names_and_families_of_the_rest() -> Non
     frame = len(msgspec.json.encode(FailureInfo("boom", "x", family=("big",)))) - 1
     fits = FailureInfo("boom", "x" * (room - frame), family=("big",))
     beyond = FailureInfo("boom", "x" * (room - frame + 1), family=("big",))
-    whole = group_of(dict.fromkeys(range(4), fits))
+    whole = group_of([fits] * 4, "branches failed")
     assert bounded(whole).causes == (fits,) * 4
-    cut = bounded(group_of({0: fits, 1: fits, 2: fits, 3: beyond})).causes
+    cut = bounded(group_of([fits, fits, fits, beyond], "branches failed")).causes
     assert cut[:3] == (fits,) * 3
     assert (cut[3].name, cut[3].family, cut[3].message) == ("boom", ("big",), GROUP_CUT)
     assert GROUP_CUT.endswith("limit failure-group)")
@@ -461,9 +461,8 @@ def test_a_failure_beyond_the_room_of_its_group_keeps_the_nearest_of_its_family(
     names = tuple(f"name-{number}" for number in range(FAMILY_SHORT_MAX + 1))
     full = FailureInfo("boom", "x" * 8_000)
     for family in (names[:-1], names):
-        group = group_of(
-            {**dict.fromkeys(range(4), full), 4: FailureInfo("bang", "x" * 8_000, family=family)}
-        )
+        last = FailureInfo("bang", "x" * 8_000, family=family)
+        group = group_of([full, full, full, full, last], "branches failed")
         assert bounded(group).causes[-1].family == names[:-1]
 
 

@@ -243,23 +243,30 @@ def _hold(context: Context, value: ast.expr, held: str, pair: tuple[str, str | N
 
 def _unpack(context: Context, target: ast.Tuple | ast.List, value: ast.expr) -> None:
     """`a, b = value`: the value first, as a whole, and then its items, as many as there are targets."""
+    known = None if _starred(target) else _length(context, value)
+    if known is not None and known != len(target.elts):
+        raise context.refusal(
+            value,
+            f"this has {known} items, not {len(target.elts)}",
+            f"write {known} targets, or one with a star",
+        )
     held = context.temporary()
     _hold(context, value, held, ("", None))
-    if _has_length(context, value, len(target.elts)) and not _starred(target):
-        _emit_items(context, target, Name(held))
-    else:
+    if known is None:
         emit_parts(context, target, Name(held))
+    else:
+        _emit_items(context, target, Name(held))
 
 
-def _has_length(context: Context, value: ast.expr, length: int) -> bool:
-    """Whether it is certain that a value has so many items: by the task that gives it, or as there are branches."""
+def _length(context: Context, value: ast.expr) -> int | None:
+    """How many items a value is certain to have: by the task that gives it, or as there are branches."""
     call = value.value if isinstance(value, ast.Await) else None
-    task = calls.task_of(call, context.scope) if isinstance(call, ast.Call) else None
+    if not isinstance(call, ast.Call):
+        return None
+    task = calls.task_of(call, context.scope)
     if task is not None:
-        return task.signature.book.places_of(task.definition.output) == length
-    return (
-        isinstance(call, ast.Call) and context.names.object(call.func) is gather and len(call.args) == length
-    )
+        return task.signature.book.places_of(task.definition.output)
+    return len(call.args) if context.names.object(call.func) is gather else None
 
 
 def _starred(target: ast.Tuple | ast.List) -> list[int]:
