@@ -17,7 +17,7 @@ from dressage.cli import options
 from dressage.cli.running import require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
-from dressage.protocol.commands import RunView
+from dressage.protocol.commands import FailureInfo, RunView
 from dressage.protocol.events import ReceivedEvent
 
 _timeout = click.option(
@@ -195,6 +195,8 @@ def _said(event: ReceivedEvent) -> str:
     name = data.get("task") or data.get("name") or ""
     failure = data.get("failure")
     parts = [str(name)] if name else []
+    if "branch" in data:
+        parts.append(f"branch {data['branch'] + 1}")
     if data.get("reason"):
         parts.append(data["reason"])
     if data.get("attempt", 1) > 1:
@@ -222,7 +224,7 @@ def _print_view(view: RunView) -> None:
         "waiting for": view.waiting_for,
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,
-        "failure": f"{view.failure.name}: {view.failure.message}" if view.failure else "",
+        "failure": _failure(view.failure) if view.failure else "",
         "cancelled for": view.reason,
         "input": _json(view.input),
         "output": bytes(view.output).decode() if isinstance(view.output, msgspec.Raw) else "",
@@ -235,6 +237,12 @@ def _print_view(view: RunView) -> None:
         if value:
             table.add_row(name, escape(_brief(str(value))))
     _console().print(table)
+
+
+def _failure(failure: FailureInfo) -> str:
+    """In one line, that of branches with what each of them failed with."""
+    causes = ", ".join(map(_failure, failure.causes))
+    return f"{failure.name}: {failure.message}" + (f": {causes}" if causes else "")
 
 
 def _json(value: Any) -> str:
