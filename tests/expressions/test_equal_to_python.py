@@ -85,7 +85,7 @@ def pythons(text: str) -> Any:
     try:
         value = eval(text, names)
     except Exception as error:
-        said = "" if str(error).startswith("[<class") else str(error)
+        said = str(error)
         return f"{type(error).__name__}: {said}" if said else type(error).__name__
     return described(value), described({"w": names["w"]} if "w" in names else {})
 

@@ -97,9 +97,6 @@ def compile_for_frames(expr: Expr, table: TypeTable) -> tuple[Evaluate, int]:
 
 def _named(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, ArithmeticError) and text.startswith("["):
-        # Decimal's own errors say nothing but the name of their class.
-        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

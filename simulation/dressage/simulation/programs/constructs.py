@@ -195,7 +195,7 @@ def matched(program: Program, depth: int) -> None:
             (f"[{integer()}, {integer()}, a]", ["[0, *_]", "[a, 1, b]", "[b, *r] if len(r) > 2"]),
             (
                 f"{{'k': {integer()}, 'l': {string()}}}",
-                ["{'k': 0}", "{'k': a, 'm': _}", "{'l': str(s), **r}"],
+                ["{'k': 0}", "{'k': int(a), 'm': _}", "{'l': str(s), **r}"],
             ),
             ("item", ["Item(size=0)", "Item(a, Tier.GOLD)", "Item(note=str(t))", "Item(parts=[b, *_])"]),
             ("table", ["{'a': 1}", "{'k': int(got)}", "{'b': int(got), 'a': _}"]),
