@@ -2,6 +2,14 @@
 
 from dressage.simulation.programs import constructs as constructs
 from dressage.simulation.programs.define import define
-from dressage.simulation.programs.program import CONSTRUCTS, TASKS, Program, construct
+from dressage.simulation.programs.program import (
+    CONSTRUCTS,
+    LEAVING,
+    TASKS,
+    Program,
+    can_nest,
+    construct,
+    holders,
+)
 
-__all__ = ["CONSTRUCTS", "TASKS", "Program", "construct", "define"]
+__all__ = ["CONSTRUCTS", "LEAVING", "TASKS", "Program", "can_nest", "construct", "define", "holders"]

@@ -53,7 +53,7 @@ def unpack(program: Program, depth: int) -> None:
     program.write(depth, f"a, t = await both({program.integer()})")
 
 
-@construct(weight=3)
+@construct(weight=2)
 def computed(program: Program, depth: int) -> None:
     """What may well be an error, most often caught."""
     if program.random.random() < 0.3:
@@ -195,9 +195,9 @@ def matched(program: Program, depth: int) -> None:
             (f"[{integer()}, {integer()}, a]", ["[0, *_]", "[a, 1, b]", "[b, *r] if len(r) > 2"]),
             (
                 f"{{'k': {integer()}, 'l': {string()}}}",
-                ["{'k': 0}", "{'k': int(a), 'm': _}", "{'l': str(s), **r}"],
+                ["{'k': 0}", "{'k': got, 'm': _}", "{'l': str(text), **r}"],
             ),
-            ("item", ["Item(size=0)", "Item(a, Tier.GOLD)", "Item(note=str(t))", "Item(parts=[b, *_])"]),
+            ("item", ["Item(size=0)", "Item(a, Tier.GOLD)", "Item(note=str(text))", "Item(parts=[b, *_])"]),
             ("table", ["{'a': 1}", "{'k': int(got)}", "{'b': int(got), 'a': _}"]),
             ("nums", ["[]", "[int(got)]", "[_, _, *r]", "[int(got) | (int(got), _), *_]"]),
             (f"Pair({integer()}, {string()})", ["Pair(0)", "Pair(a, 'k')", "Pair(right=t) if t"]),
@@ -223,7 +223,7 @@ def saga(program: Program, depth: int) -> None:
         program.block(depth + 1, program.random.randint(0, 2))
 
 
-@construct(nested=True)
+@construct(weight=2, nested=True)
 def loop(program: Program, depth: int) -> None:
     program.loops += 1
     counter = f"n{program.loops}"
@@ -239,7 +239,7 @@ def _loop_body(program: Program, depth: int, counter: str) -> None:
         sleep(program, depth + 1)
     program.block(depth + 1, program.random.randint(1, 3))
     program.in_loop.pop()
-    if program.random.random() < 0.3:
+    if program.random.random() < 0.4:
         program.write(depth, "else:")
         with program.inside("loop-else"):
             program.block(depth + 1, program.random.randint(0, 2))
@@ -276,7 +276,7 @@ def handled(program: Program, depth: int) -> None:
     _clause(program, depth, classes)
     if classes in ("Stolen", "Other") and program.random.random() < 0.5:
         _clause(program, depth, "Declined")
-    if program.random.random() < 0.3:
+    if program.random.random() < 0.5:
         program.write(depth, "else:")
         with program.inside("try-else"):
             program.block(depth + 1, program.random.randint(1, 2))

@@ -67,11 +67,24 @@ Write = Callable[["Program", int], None]
 CONSTRUCTS: dict[str, Write] = {}
 """Statements by name. How often one is chosen is how often `_POOL` holds it."""
 
+PLACES: Final = ("except", "finally", "loop-else", "try-else")
+"""The blocks of a construct that are told apart from the others of it."""
+
 LEAVING: Final = ("raise", "return", "break", "continue", "again")
 """What may end a block."""
 
 _POOL: list[str] = []
 _NESTED: list[str] = []
+
+
+def can_nest(outer: str, inner: str) -> bool:
+    """Whether a construct can stand directly inside of another one, or of a place."""
+    return outer != "finally" or inner not in ("return", "break", "continue", "again")
+
+
+def holders() -> list[str]:
+    """What other constructs stand in."""
+    return [*dict.fromkeys(_NESTED), *PLACES]
 
 
 def construct(weight: int = 1, *, nested: bool = False) -> Callable[[Write], Write]:
@@ -100,7 +113,7 @@ class Program:
         name: str = "flow",
         naps: str = "timedelta(microseconds={})",
         task_options: str = "",
-        length: tuple[int, int] = (3, 9),
+        length: tuple[int, int] = (2, 6),
         parks: bool = False,
     ) -> None:
         self.random = random.Random(seed)
@@ -114,7 +127,9 @@ class Program:
         """Those that a statement may await, all of them from an int to an int."""
 
         self.in_function = False
-        self.nest_max = 4
+        self.nest_max = 3
+        """So many constructs with blocks of their own, and parts of such, stand inside of each other."""
+
         self.in_final = False
         self.loops = 0
         self.in_loop: list[str] = []
@@ -152,14 +167,14 @@ class Program:
         """An async function from an int to an int, with variables of its own; it may await those before it."""
         lines, self.lines = self.lines, []
         # What a function holds stands in the spec once for each call of it.
-        self.in_function, self.nest_max = True, depth + 2
+        self.in_function, self.nest_max = True, 1
         self.write(depth, f"async def {name}(x: int) -> int:")
         self.write(depth + 1, "a, b, s, t = 3, x, 't', 'u'")
         first = len(self.lines)
         self.block(depth + 1, self.random.randint(1, 2))
         self.write(depth + 1, f"return {self.integer()}")
         self._with_first_values(depth + 1, first)
-        self.in_function, self.nest_max = False, 4
+        self.in_function, self.nest_max = False, 3
         self.functions.append(name)
         self.lines, written = lines, self.lines
         return "".join(written)
@@ -255,7 +270,7 @@ class Program:
         if kind == 6:
             return f"Pair({self.integer(inner)}).right"
         if kind == 7:
-            return self.pick("item.tier.value", "tier.name", "(item.note or 'none')", "str(text)")
+            return self.pick("item.tier.value", "tier.name", "str(item.note or 'none')", "str(text)")
         key = self.pick(*(["'k'", "'l'"] * 5), "s")
         return f"{{'k': {self.string(inner)}, 'l': {self.string(inner)}}}[{key}]"
 
@@ -292,7 +307,7 @@ class Program:
         """Writes some statements; the last may leave the block."""
         for _ in range(size):
             self.statement(depth)
-        if depth > 1 and self.random.random() < 0.25:
+        if depth > 1 and self.random.random() < 0.3:
             if self.random.random() < 0.8:
                 # What follows the block stays in reach, whatever else leaves it.
                 self.write(depth, f"if {self.test()}:")
@@ -302,7 +317,7 @@ class Program:
             self.write(depth, "pass")
 
     def statement(self, depth: int) -> None:
-        kind = self.random.choice([*_POOL, *(_NESTED if depth < self.nest_max else ())])
+        kind = self.random.choice([*_POOL, *(_NESTED if len(self.around) < self.nest_max else ())])
         if kind == "view" and self.in_function:
             kind = "assign"
         self._note(kind)
@@ -324,8 +339,8 @@ class Program:
     def leave(self, depth: int) -> None:
         # To leave a `finally` body otherwise than by a failure is refused.
         kinds = ["raise"] if self.in_final else ["raise", "return"]
-        kinds += ["break", "continue"] * 2 if self.in_loop else []
-        kinds += ["again"] * 2 if self.caught else []
+        kinds += ["break", "continue"] * 3 if self.in_loop else []
+        kinds += ["again"] * (9 if self.in_loop or len(self.around) > 2 else 4) if self.caught else []
         kind = self.random.choice(kinds)
         self._note(kind)
         if kind in ("break", "continue"):
