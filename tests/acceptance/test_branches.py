@@ -121,7 +121,7 @@ async def test_readers_see_what_every_branch_waits_for_and_history_tells_of_each
 
     await until(has_slept, "the sleep is over")
     assert (await handle.state()).waiting_for == "task make (attempt 1) on queue branches, 2 times"
-    shown = await dressage(shared, "runs", "show", handle.run_id)
+    shown = await dressage(shared, "run", "get", handle.run_id)
     assert "task make (attempt 1) on queue branches, 2 times" in shown
     for part in "bc":
         gates.of(f"seen-{part}").set()
@@ -129,7 +129,7 @@ async def test_readers_see_what_every_branch_waits_for_and_history_tells_of_each
     told = [(event.kind, json.loads(bytes(event.data))) async for event in handle.history()]
     started = [(data["branch"], data["thread"]) for kind, data in told if kind == "branch-started"]
     assert started == [(0, 1), (1, 2), (2, 3)]
-    history = await dressage(shared, "runs", "history", handle.run_id)
+    history = await dressage(shared, "run", "history", handle.run_id)
     assert "branch 3" in history
     assert history.count("branch-started") == history.count("branch-ended") == 3
 
@@ -152,7 +152,7 @@ async def test_a_failure_of_a_branch_waits_for_the_others(shared: Engine, until:
     assert failure.kind == "group"
     assert [(each.name, each.message) for each in failure.causes] == [("refused", "no")]
     assert "branches failed (1 sub-exception): refused: no" in await dressage(
-        shared, "runs", "show", handle.run_id
+        shared, "run", "get", handle.run_id
     )
 
 
