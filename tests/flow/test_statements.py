@@ -308,12 +308,24 @@ async def in_parts(numbers: list[int], divisor: int) -> str:
     return out
 
 
+def _makes_groups_of_one() -> bool:
+    try:
+        try:
+            raise ExceptionGroup("", [ValueError()])
+        except* ValueError:
+            raise KeyError from None
+    except BaseException as error:
+        return isinstance(error, BaseExceptionGroup)
+
+
 NUMBERS = [[1, 2, 0, 3], [7, 2, 0, 3], [7, 7, 2, 8], [9, 6, 1, 8], [9, 7, 1, 9], [8, 8, 0, 8]]
 
 
 @pytest.mark.parametrize("divisor", [0, 1, 2])
 @pytest.mark.parametrize("numbers", NUMBERS)
 def test_each_clause_takes_its_part_of_a_group(numbers: list[int], divisor: int) -> None:
+    if divisor == 2 and _makes_groups_of_one():
+        pytest.skip("the first releases of Python 3.11 make a group of the one failure that a clause raises")
     both_ways(in_parts, FAKES, numbers, divisor)
 
 
