@@ -7,6 +7,7 @@ itself; nothing here asks the engine what it believes. A rule that is broken is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -308,7 +309,8 @@ class Watch:
     def _check_effects(self, shard: int, cursor: Cursor) -> None:
         view = self.view(shard)
         folded = self.refold.shard(shard).folded
-        for seq in [seq for seq in folded if view.checked < seq <= cursor.seq]:
+        unchecked = itertools.takewhile(lambda seq: seq > view.checked, reversed(folded))
+        for seq in sorted(seq for seq in unchecked if seq <= cursor.seq):
             whole = seq < cursor.seq
             effects = folded[seq].outcome.effects
             for effect in effects if whole else effects[: cursor.effects]:

@@ -40,17 +40,17 @@ class Hang(Exception):
     """Nothing is ready and no timer is set, or the seed ran past its time: somebody waits for what never comes."""
 
 
-_numbers = itertools.count()
-
-
 class SimTask(asyncio.Task[T]):
-    """A task whose place in a set follows from the order in which sets met it: a seed gives the same run again."""
+    """A task whose place in a set follows from the order in which sets of its loop met it.
+
+    So a seed gives the same run again, whichever seeds the process has seen before.
+    """
 
     _number = -1
 
     def __hash__(self) -> int:
         if self._number < 0:
-            self._number = next(_numbers)
+            self._number = number_in(self.get_loop())
         return self._number
 
 
@@ -61,8 +61,14 @@ class SimFuture(asyncio.Future[T]):
 
     def __hash__(self) -> int:
         if self._number < 0:
-            self._number = next(_numbers)
+            self._number = number_in(self.get_loop())
         return self._number
+
+
+def number_in(loop: asyncio.AbstractEventLoop) -> int:
+    """The next number of what this loop's sets hold."""
+    assert isinstance(loop, SimLoop)
+    return next(loop.hashes)
 
 
 class Lane:
@@ -102,6 +108,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._dead: list[Lane] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Lane]] = []
         self._numbers = itertools.count()
+        self.hashes = itertools.count()
         self.steps = 0
         self.ends_at = float("inf")
         self.unhandled: list[dict[str, Any]] = []

@@ -58,6 +58,7 @@ class PlannedRun:
 
 @dataclass
 class Script:
+    seed: int
     runs: dict[str, PlannedRun] = field(default_factory=dict[str, PlannedRun])
     actions: list[Action] = field(default_factory=list[Action])
     reserve: list[tuple[PlannedRun, Action]] = field(default_factory=list[tuple[PlannedRun, Action]])

@@ -104,7 +104,7 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
         link_delay_s=chance.choice([0.0, 0.0005, 0.005]),
     )
     clients = [f"client-{number}" for number in range(shape.clients)]
-    script, workloads = Script(), random.Random(f"workloads {seed}")
+    script, workloads = Script(seed), random.Random(f"workloads {seed}")
     taking_part: set[str] = set()
     for name, write in WORKLOADS.items():
         before = _written(script)

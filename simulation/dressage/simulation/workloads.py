@@ -47,10 +47,18 @@ PLANNED_MIN: Final = 155
 
 RESERVE: Final = 20
 LATE_CLIENT: Final = "client-late"
-DULL_MAX: Final = 150
+DULL_COMMANDS, LONG_COMMANDS = 5, 120
+"""Runs of fewer commands are mostly dull; one of more takes all the time there is, and gains nothing by it."""
+
+DRAWN_MAX: Final = 150
+"""After so many runs were thought of, any length will do."""
+
 AIMING: Final = 10
-PROGRAMS: Final = 300
-"""So many different programs are drawn from; a process compiles each of them once."""
+PROGRAMS: Final = 120
+"""So many different programs the seeds of a block draw from; a process compiles each of them once."""
+
+BLOCK: Final = 1_000
+"""So many seeds, beginning with number 0, share their programs: few seeds compile little, many see much."""
 
 Workload = Callable[[Script, random.Random, list[str], float], None]
 WORKLOADS: dict[str, Workload] = {}
@@ -71,7 +79,7 @@ def program(number: int) -> ModuleType | None:
         name=f"program-{number}",
         naps=NAP,
         task_options=task_options(queue),
-        length=(6, 14),
+        length=(3, 8),
         parks=number % 2 == 0,
     )
     try:
@@ -80,9 +88,9 @@ def program(number: int) -> ModuleType | None:
         return None
 
 
-def some_program(chance: random.Random) -> tuple[int, ModuleType]:
+def some_program(block: int, chance: random.Random) -> tuple[int, ModuleType]:
     while True:
-        number = chance.randrange(PROGRAMS)
+        number = block * PROGRAMS + chance.randrange(PROGRAMS)
         module = program(number)
         if module is not None:
             return number, module
@@ -92,7 +100,7 @@ def some_program(chance: random.Random) -> tuple[int, ModuleType]:
 @workload
 def runs(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
     """Runs of a few generated workflows, each started by one client and awaited by it or by another one."""
-    chosen = dict(some_program(chance) for _ in range(6))
+    chosen = dict(some_program(script.seed // BLOCK, chance) for _ in range(6))
     script.programs |= {f"program-{number}": module for number, module in chosen.items()}
     more_runs(script, chance, clients, seconds, 0)
 
@@ -121,13 +129,15 @@ def reserve_runs(script: Script, chance: random.Random) -> None:
 
 
 def some_run(script: Script, chance: random.Random) -> PlannedRun | None:
-    """None instead of most of the short ones, which are dull."""
+    """None instead of one that is too long, and of most of the short ones."""
     name, module = chance.choice([each for each in script.programs.items() if each[0].startswith("program-")])
     run_id, x = f"run{' ' if chance.random() < 0.2 else '-'}{script.drawn}", chance.randint(-2, 5)
     script.drawn += 1
     ending = ending_of(module, run_id, x)
-    if ending.commands < 5 and script.drawn < DULL_MAX and chance.random() < 0.8:
-        return None
+    if script.drawn < DRAWN_MAX:
+        dull = ending.commands < DULL_COMMANDS and chance.random() < 0.8
+        if dull or ending.commands > LONG_COMMANDS:
+            return None
     return PlannedRun(run_id, name, module, x, ending)
 
 
