@@ -17,13 +17,12 @@ from typing import Any, Final, Self
 
 import msgspec
 from tests.faults.disk import SmallDisk  # pyright: ignore[reportMissingImports]
-from tests.faults.processes import Family, Process, free_ports  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family, Process, connected, free_ports  # pyright: ignore[reportMissingImports]
 from tests.faults.proxy import Link, Links  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.interface import Connection
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.server_binary import find_server_binary
-from dressage.client import Client
 from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 
@@ -227,7 +226,8 @@ class Cluster:
         self.orchestrators[0].start()
         restarting = asyncio.create_task(self._restart())
         self._stack.callback(restarting.cancel)
-        self.client = await self._connected()
+        self.client = await connected(self.url_for("client"), FORM_S)
+        self._stack.push_async_callback(self.client.close)
         for process in self.orchestrators[1:]:
             process.start()
         for number in range(1, self.shape.workers + 1):
@@ -238,19 +238,6 @@ class Cluster:
             self.workers.append(worker)
             worker.start()
         await self.settled()
-
-    async def _connected(self) -> Client:
-        """A client, once the first orchestrator has made the namespace."""
-        async with asyncio.timeout(FORM_S):
-            while True:
-                client = Client(JetStreamBroker(self.url_for("client")), patience_s=FORM_S)
-                try:
-                    await client.connect()
-                except DressageError:
-                    await asyncio.sleep(0.1)
-                else:
-                    self._stack.push_async_callback(client.close)
-                    return client
 
     def url_for(self, process: str) -> str:
         """The servers as this process reaches them: through links of its own, if there are any."""

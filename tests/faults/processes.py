@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from dressage.client import Client
+from dressage.protocol.errors import DressageError
+
 END_S: Final = 60.0
 
 _REAPER: Final = """
@@ -163,3 +166,16 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
+
+
+async def connected(url: str, patience_s: float = END_S) -> Client:
+    """A client, once an orchestrator has made the namespace. Raises `TimeoutError`."""
+    async with asyncio.timeout(patience_s):
+        while True:
+            client = Client(url, patience_s=patience_s)
+            try:
+                await client.connect()
+            except DressageError:
+                await asyncio.sleep(0.1)
+            else:
+                return client

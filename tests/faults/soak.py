@@ -27,7 +27,7 @@ import msgspec
 from tests.faults import kill_app  # pyright: ignore[reportMissingImports]
 from tests.faults.load import Demand, Load  # pyright: ignore[reportMissingImports]
 from tests.faults.outside import Outside, Watch  # pyright: ignore[reportMissingImports]
-from tests.faults.processes import Family, Process  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family, Process, connected  # pyright: ignore[reportMissingImports]
 from tests.faults.sampling import (  # pyright: ignore[reportMissingImports]
     MB,
     Samples,
@@ -44,7 +44,6 @@ from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.interface import Connection
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 from dressage.protocol.spec import RegisteredWorkflow
 
@@ -158,7 +157,7 @@ class Soak:
     async def run(self) -> Report:
         self._make_processes()
         self.family.processes["orchestrator-1"].start()
-        client = await _connected(self.server.url)
+        client = await connected(self.server.url, SETTLE_S)
         observer = await JetStreamBroker(self.server.url).connect("observer", reconnect=True)
         names = client.names
         watch = Watch(observer, names.events_stream, [names.all_events()], self.tally.see)
@@ -339,18 +338,6 @@ async def _paused(pid: int, seconds: float) -> None:
         await asyncio.sleep(seconds)
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-async def _connected(url: str) -> Client:
-    """A client, once the orchestrator has made the namespace."""
-    while True:
-        client = Client(url, patience_s=SETTLE_S)
-        try:
-            await client.connect()
-        except DressageError:
-            await asyncio.sleep(0.1)
-        else:
-            return client
 
 
 def verdicts(samples: Samples) -> list[Verdict]:

@@ -17,12 +17,9 @@ import pytest
 from tests.faults import kill_app  # pyright: ignore[reportMissingImports]
 from tests.faults.load import Demand, Load, Moment, hits  # pyright: ignore[reportMissingImports]
 from tests.faults.outside import Outside, Raw, keys_of  # pyright: ignore[reportMissingImports]
-from tests.faults.processes import Family, Process  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family, Process, connected  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
-from dressage.brokers.jetstream import JetStreamBroker
-from dressage.client import Client
-from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 
 pytestmark = [pytest.mark.anyio, pytest.mark.faults, pytest.mark.timeout(420)]
@@ -87,18 +84,6 @@ async def kill(number: int, victim: str, load: Load, server: EmbeddedServer, fam
         family.processes[victim].start()
     print(f"kill {number} of {victim}: {moment}")
     return moment
-
-
-async def connected(url: str) -> Client:
-    """A client, once the orchestrator has made the namespace."""
-    while True:
-        client = Client(JetStreamBroker(url))
-        try:
-            await client.connect()
-        except DressageError:
-            await asyncio.sleep(0.1)
-        else:
-            return client
 
 
 async def ingested(analytics: Process, database: Path, events: Iterable[Raw]) -> None:
