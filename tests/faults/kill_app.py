@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
-from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, workflow
+from dressage.flow import App, Exponential, Saga, Searchable, WorkflowFailure, gather, sleep, workflow
 from dressage.worker import current_task
 
 app = App("kills")
@@ -49,14 +49,18 @@ async def killed(n: int) -> int:
     a = await first(n)
     if n % 3 == 0:
         await sleep(0.2)
+    c = 0
     try:
-        a = await second(a)
-    except Declined:
+        a, c = await gather(second(a), third(n))
+    except* Declined:
         view.status = "DECLINED"
         a = -a
-    b = await third(a)
-    if n % 11 == 0:
-        raise Declined(f"{b} at the end")
+    b = c
+    async with Saga() as saga:
+        b += await third(a)
+        saga.undo(third, b)
+        if n % 11 == 0:
+            raise Declined(f"{b} at the end")
     view.status = "DONE"
     return b
 
@@ -64,5 +68,5 @@ async def killed(n: int) -> int:
 def expected(n: int) -> int | None:
     """What the run must give; None when it must fail."""
     a = n + 1
-    a = -a if a % 5 == 0 else a * 2
-    return None if n % 11 == 0 else a - 1
+    b = -a - 1 if a % 5 == 0 else 2 * a - 1 + n - 1
+    return None if n % 11 == 0 else b
