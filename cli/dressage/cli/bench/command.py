@@ -21,6 +21,7 @@ from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli.bench.bare import drive
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
+from dressage.cli.bench.language import measure_language, show_language
 from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.shape import Shape, read_shape
 from dressage.cli.bench.sleeping import measure_sleeping
@@ -47,9 +48,21 @@ from dressage.cli.running import run
     metavar="RUNS",
     help="Instead: how long a take-over takes beside so many sleeping runs. Exits with 1 beyond 2 s.",
 )
+@click.option(
+    "--language",
+    is_flag=True,
+    help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
-    runs: int, latency_runs: int, *, analytics: bool, orchestrators: int, sleeping: int | None, as_json: bool
+    runs: int,
+    latency_runs: int,
+    *,
+    analytics: bool,
+    orchestrators: int,
+    sleeping: int | None,
+    language: bool,
+    as_json: bool,
 ) -> None:
     """Measure the engine beside bare JetStream, on this machine, with fsync before every acknowledgement."""
     if orchestrators > 1:
@@ -61,6 +74,13 @@ def bench(
         lines = "\n".join(f"{name}: {figure}" for name, figure in figures.items())
         click.echo(json.dumps(figures) if as_json else lines)
         sys.exit(0 if figures["met"] else 1)
+    if language:
+        told = run(measure_language())
+        if as_json:
+            click.echo(json.dumps(told))
+        else:
+            show_language(told)
+        sys.exit(0 if told["met"] else 1)
     report = run(measure(runs, latency_runs, with_analytics=analytics))
     if as_json:
         click.echo(json.dumps(report))
