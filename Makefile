@@ -6,6 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SEEDS ?= 1..200
 FUZZ_S ?= 60
+FUZZ_PROGRAMS ?= 1000
 LONG ?=
 ROUNDS ?= 3
 SOAK_MINUTES ?= 60
@@ -35,8 +36,9 @@ contracts: $(INSTALLED) ## who may import whom
 pytest: $(INSTALLED) ## the tests alone, the kill tests included
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, FUZZ_S=3600 for an hour each
+fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, and random workflows beside Python; FUZZ_S=3600 FUZZ_PROGRAMS=20000 for long
 	@$(BIN)/python tests/fuzz/guided.py --seconds $(FUZZ_S)
+	@$(BIN)/python tests/fuzz/programs.py --programs $(FUZZ_PROGRAMS)
 
 faults: $(INSTALLED) ## processes killed and paused, links cut, disks filled, all under load; LONG=1 for the long form
 	@FAULTS_LONG=$(LONG) $(BIN)/pytest -m faults -s

@@ -1,8 +1,9 @@
 """`make fuzz`, for the language: random workflows as the engine runs them and as Python does, on all cores.
 
 A difference in results, calls, sleeps or failures is written into a folder as a program with its number, and so is one
-that is refused or breaks for a reason that is not the generator's own. What the programs consisted
-of is printed as a table: each construct, and each that stood directly inside of another one.
+that is refused or breaks for a reason that is not the generator's own. What the programs consisted of is printed as a
+table: each construct, and each that stood directly inside of another one. One that is rare among many programs fails
+the command, too: what hardly occurs is hardly compared.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import msgspec
 ROOT: Final = Path(__file__).resolve().parents[2]
 CHUNK: Final = 25
 RARE: Final = 0.005
+MANY: Final = 2_000
+"""Of so many compared programs or more no construct and no pair may be rare."""
 
 
 @dataclass
@@ -76,7 +79,10 @@ def main() -> int:
     (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(total)))
     for text in total.found[:5]:
         print(text)
-    return 1 if total.found else 0
+    scarce = rare(total) if total.compiled >= MANY else []
+    if scarce:
+        print(f"in less than {RARE:.1%} of the programs: {', '.join(scarce)}")
+    return 1 if total.found or scarce else 0
 
 
 def compared(numbers: range, workers: int) -> Iterator[Figures]:
@@ -115,6 +121,18 @@ def compare(number: int, figures: Figures) -> None:
     figures.endings[ending] += 1
     figures.constructs.update(program.used.keys())
     figures.pairs.update(f"{inner} in {outer}" for outer, inner in program.pairs)
+
+
+def rare(figures: Figures) -> list[str]:
+    """Which of all constructs, and of all pairs that there can be, occurred in too few of the programs, or in none."""
+    from dressage.simulation.programs import CONSTRUCTS, LEAVING, can_nest, holders
+
+    single = [*CONSTRUCTS, *LEAVING]
+    pairs = [f"{inner} in {outer}" for outer in holders() for inner in single if can_nest(outer, inner)]
+    least = RARE * figures.compiled
+    return [name for name in single if figures.constructs[name] < least] + [
+        name for name in pairs if figures.pairs[name] < least
+    ]
 
 
 def table(figures: Figures) -> str:

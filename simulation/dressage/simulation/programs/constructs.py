@@ -276,7 +276,7 @@ def handled(program: Program, depth: int) -> None:
     _clause(program, depth, classes)
     if classes in ("Stolen", "Other") and program.random.random() < 0.5:
         _clause(program, depth, "Declined")
-    if program.random.random() < 0.5:
+    if program.random.random() < 0.7:
         program.write(depth, "else:")
         with program.inside("try-else"):
             program.block(depth + 1, program.random.randint(1, 2))

@@ -307,7 +307,7 @@ class Program:
         """Writes some statements; the last may leave the block."""
         for _ in range(size):
             self.statement(depth)
-        if depth > 1 and self.random.random() < 0.3:
+        if depth > 1 and self.random.random() < (0.6 if self.in_else else 0.3):
             if self.random.random() < 0.8:
                 # What follows the block stays in reach, whatever else leaves it.
                 self.write(depth, f"if {self.test()}:")
@@ -329,6 +329,11 @@ class Program:
         if self.around:
             self.pairs[self.around[-1], kind] += 1
 
+    @property
+    def in_else(self) -> bool:
+        """Directly in a place that is rarely written, so that whatever may stand in it has to come often."""
+        return bool(self.around) and self.around[-1] in ("loop-else", "try-else")
+
     @contextmanager
     def inside(self, kind: str) -> Iterator[None]:
         """What is written meanwhile stands in this."""
@@ -340,7 +345,8 @@ class Program:
         # To leave a `finally` body otherwise than by a failure is refused.
         kinds = ["raise"] if self.in_final else ["raise", "return"]
         kinds += ["break", "continue"] * 3 if self.in_loop else []
-        kinds += ["again"] * (9 if self.in_loop or len(self.around) > 2 else 4) if self.caught else []
+        if self.caught:
+            kinds += ["again"] * (30 if self.in_else or self.in_loop else 9 if len(self.around) > 2 else 4)
         kind = self.random.choice(kinds)
         self._note(kind)
         if kind in ("break", "continue"):
