@@ -173,7 +173,8 @@ class Shape:
     orchestrators: int = 3
     workers: int = 4
     linked: bool = True
-    small_disk: bool = False
+    small_disk_mb: int = 0
+    """0: none of the servers has a disk that can be filled."""
 
 
 class Cluster:
@@ -208,8 +209,8 @@ class Cluster:
     async def _start(self) -> None:
         self.family = self._stack.enter_context(Family(self._folder))
         links = self._links = self._stack.enter_context(Links()) if self.shape.linked else None
-        if self.shape.small_disk:
-            disk = self.disk = SmallDisk(self.family, self._folder / "small-disk")
+        if self.shape.small_disk_mb:
+            disk = self.disk = SmallDisk(self.family, self._folder / "small-disk", self.shape.small_disk_mb)
             await disk.mount()
         self.servers = Servers(self.family, links, self.disk)
         self.servers.start()

@@ -14,7 +14,6 @@ from typing import Final
 
 from tests.faults.processes import Family, Process  # pyright: ignore[reportMissingImports]
 
-SIZE_MB: Final = 192
 CHUNK_BYTES: Final = 1024 * 1024
 MOUNT_S: Final = 20.0
 MOUNTED: Final = "mounted"
@@ -23,8 +22,9 @@ MOUNTED: Final = "mounted"
 class SmallDisk:
     """`why_not` says why a folder is on no disk of its own; then it cannot be filled."""
 
-    def __init__(self, family: Family, folder: Path) -> None:
+    def __init__(self, family: Family, folder: Path, size_mb: int) -> None:
         self.folder = folder
+        self._size_mb = size_mb
         self._holder: Process | None = None
         self._family = family
         self.why_not = ""
@@ -36,7 +36,9 @@ class SmallDisk:
         if missing:
             self.why_not = f"there is no {missing[0]}"
             return
-        script = f'mount -t tmpfs -o size={SIZE_MB}m tmpfs "$0" && echo {MOUNTED} && exec sleep infinity'
+        script = (
+            f'mount -t tmpfs -o size={self._size_mb}m tmpfs "$0" && echo {MOUNTED} && exec sleep infinity'
+        )
         # Whoever is not root may become it in a user namespace, where the system allows that.
         as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
         holder = self._family.program(

@@ -25,6 +25,9 @@ IS_LONG: Final = bool(os.environ.get("FAULTS_LONG"))
 FORM: Final = scenarios.LONG if IS_LONG else scenarios.SHORT
 DEMAND: Final = Demand(open_wanted=60, per_s=40.0, poll_s=0.2)
 OPEN_MIN: Final = 10
+DISK_MB: Final = 1024 if IS_LONG else 192
+"""A server allows itself three quarters of what is free when it starts, so this is some times what the trials leave."""
+
 
 TRIALS: Final[dict[str, Sequence[Scenario]]] = (
     {f"{each.__name__}-{round_}": [each] for round_ in range(3) for each in scenarios.ALL}
@@ -70,7 +73,7 @@ class Sites:
             await self.close()
             self._number += 1
             folder = self._folder / str(self._number)
-            site = Site.open(folder, DEMAND, OPEN_MIN, Shape(small_disk=True))
+            site = Site.open(folder, DEMAND, OPEN_MIN, Shape(small_disk_mb=DISK_MB))
             self._site = await self._stack.enter_async_context(site)
         return self._site
 

@@ -190,7 +190,7 @@ def _mounts() -> str:
 
 async def test_a_small_disk_fills_empties_and_dies_with_the_tests(tmp_path: Path) -> None:
     with Family(tmp_path) as family:
-        disk = SmallDisk(family, tmp_path / "small")
+        disk = SmallDisk(family, tmp_path / "small", size_mb=64)
         await disk.mount()
         if disk.why_not:
             pytest.skip(disk.why_not)

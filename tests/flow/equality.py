@@ -28,9 +28,14 @@ from dressage.simulation.programs.program import FAILURES
 class Fakes:
     """Tasks whose n-th call in a branch gives the n-th outcome there, whichever task is called."""
 
-    def __init__(self, module: ModuleType, seed: int, engine: Engine | None = None) -> None:
+    def __init__(
+        self, module: ModuleType, seed: int, engine: Engine | None = None, trouble: float = 0.25
+    ) -> None:
         self.module = module
         self.seed = seed
+        self.trouble = trouble
+        """The share of calls that fail, a fifth of them with a technical error."""
+
         self.engine = engine
         """Runs the calls, if it is not Python; it keeps its own account of them."""
 
@@ -52,10 +57,10 @@ class Fakes:
             calls.append((name, args))
         dice = random.Random(f"{self.seed} {path} {len(calls)}")
         chance = dice.random()
-        if chance < 0.2:
+        if chance < 0.8 * self.trouble:
             failure = getattr(self.module, dice.choice(FAILURES))
             raise failure(f"call {len(calls)}", n=len(calls))
-        if chance < 0.25:
+        if chance < self.trouble:
             raise OSError("the network is down")
         return dice.randint(-2, 5)
 
@@ -94,10 +99,12 @@ def run_as_python(module: ModuleType, fakes: Fakes, x: int) -> tuple[Any, ...]:
             return told_by_python(error)
 
 
-def run_as_spec(module: ModuleType, seed: int, x: int) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
+def run_as_spec(
+    module: ModuleType, seed: int, x: int, trouble: float
+) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
     tasks: dict[str, Callable[..., Any]] = {}
     engine = Engine(module.flow.spec, tasks)
-    fakes = Fakes(module, seed, engine)
+    fakes = Fakes(module, seed, engine, trouble)
     tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
     outcome = engine.run({"x": x})
     if outcome.failure is not None:
@@ -111,14 +118,19 @@ REFUSED: Final = ("never gets here", "no failure gets to", "Python might change 
 
 
 def input_of(number: int) -> int:
-    """The argument of a program's run."""
+    """The argument of a program's first run."""
     return number % 8 - 2
 
 
-def compare(seed: int, x: int) -> tuple[Program, str] | None:
-    """The program of this seed and how it ended, the same way by the fold as by Python; None for one that is refused.
+TROUBLE: Final = (0.0, 0.05, 0.25, 0.25, 0.6)
+"""The share of calls that fail, one run after the other: where nothing fails a program goes far, and ends calmly."""
 
-    Raises `AssertionError` for a difference.
+
+def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
+    """The program of this seed and how its runs ended, each the same way by the fold as by Python.
+
+    To compile takes longer than to run, so each program runs several times, with other inputs and other fates of its
+    tasks. None for one that is refused. Raises `AssertionError` for a difference.
     """
     program = Program(seed)
     text = program.text()
@@ -133,9 +145,17 @@ def compare(seed: int, x: int) -> tuple[Program, str] | None:
             if not any(reason in refused.message for reason in REFUSED):
                 raise
             return None
-        python = Fakes(module, seed)
-        expected = run_as_python(module, python, x)
-        compiled, branches = run_as_spec(module, seed, x)
+        endings = [
+            _compared(module, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
+            for number, trouble in enumerate(TROUBLE)
+        ]
+    return program, endings
+
+
+def _compared(module: ModuleType, seed: int, x: int, trouble: float, text: str) -> str:
+    python = Fakes(module, seed, trouble=trouble)
+    expected = run_as_python(module, python, x)
+    compiled, branches = run_as_spec(module, seed, x, trouble)
     assert compiled == expected, text
     assert branches == python.branches, text
-    return program, str(expected[0])
+    return str(expected[0])

@@ -31,7 +31,7 @@ MANY: Final = 2_000
 
 @dataclass
 class Figures:
-    """Of so many programs: how many ran, how they ended, and in how many of them what occurred."""
+    """Of so many programs: how many ran, how their runs ended, and in how many programs what occurred."""
 
     programs: int = 0
     compiled: int = 0
@@ -116,9 +116,9 @@ def compare(number: int, figures: Figures) -> None:
     if told is None:
         figures.refused += 1
         return
-    program, ending = told
+    program, endings = told
     figures.compiled += 1
-    figures.endings[ending] += 1
+    figures.endings.update(endings)
     figures.constructs.update(program.used.keys())
     figures.pairs.update(f"{inner} in {outer}" for outer, inner in program.pairs)
 
@@ -139,7 +139,7 @@ def table(figures: Figures) -> str:
     """In which share of the programs that ran each construct and each pair occurred, the rarest last."""
     lines = [
         f"{figures.programs} programs in {figures.seconds} s: {figures.compiled} compared, {figures.refused} refused, "
-        f"{len(figures.found)} found; they ended with {dict(figures.endings)}"
+        f"{len(figures.found)} found; their runs ended with {dict(figures.endings)}"
     ]
     for title, counted in (("construct", figures.constructs), ("pair", figures.pairs)):
         lines += ["", f"{title:<40}programs"]

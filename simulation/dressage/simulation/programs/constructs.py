@@ -309,6 +309,26 @@ def technical(program: Program, depth: int) -> None:
         _finally(program, depth)
 
 
+@construct()
+def parted(program: Program, depth: int) -> None:
+    """`except*`. Nothing fails in its clauses: what is raised there was put into a group by the first Pythons 3.11."""
+    program.write(depth, "try:")
+    for _ in range(program.random.randint(1, 2)):
+        gathered(program, depth + 1)
+    if program.random.random() < 0.3:
+        call(program, depth + 1)
+    kinds = ["Stolen", "Declined", "(Other, Stolen)", "TaskError", "WorkflowFailure", "Exception"]
+    for place in sorted(program.random.sample(range(len(kinds)), program.random.randint(1, 3))):
+        name = f"e{len(program.lines)}"
+        program.write(depth, f"except* {kinds[place]} as {name}:")
+        program.write(depth + 1, f"{program.pick('s', 't')} = f'{{len({name}.exceptions)}}'")
+        if program.random.random() < 0.3:
+            program.write(depth + 1, f"t += '{place}'")
+    if program.random.random() < 0.3:
+        program.write(depth, "else:")
+        program.write(depth + 1, "t += 'none'")
+
+
 def _error_clause(program: Program, depth: int, classes: str) -> None:
     # The text of a TaskError is the worker's, and no part of the language.
     told = classes not in ("TaskError", "Exception") and program.random.random() < 0.6

@@ -1,0 +1,310 @@
+"""The compiler and the fold with one thing wrong at a time: what the comparison with Python has to notice.
+
+A mutant is a context in which workflows are compiled and folded. Another one is a function here, marked `@mutant`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
+from dressage.flow.compiler.graph import Graph, ScopeDraft
+from dressage.orchestrator.fold import advance
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.nodes import ENTER
+from dressage.protocol.expressions import Binary, Call, Compare, Comparison
+from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode
+
+Patch = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`what` is wrong; random program `first`, or one of the next, shows it."""
+
+    what: str
+    first: int
+    patch: Patch
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(what: str, first: int = 0) -> Callable[[Callable[[], Iterator[None]]], Patch]:
+    def register(make: Callable[[], Iterator[None]]) -> Patch:
+        name = getattr(make, "__name__", what)
+        MUTANTS[name] = Mutant(what, first, contextmanager(make))
+        return MUTANTS[name].patch
+
+    return register
+
+
+def _swapped(operator: Any, left: Any, right: Any) -> Binary:
+    return Binary(operator, right, left)
+
+
+# -- loops -------------------------------------------------------------------------------------------
+@mutant("break goes on with the next round")
+def break_continues() -> Iterator[None]:
+    with mock.patch.object(loops, "compile_break", loops.compile_continue):
+        yield
+
+
+@mutant("continue ends the loop")
+def continue_breaks() -> Iterator[None]:
+    with mock.patch.object(loops, "compile_continue", loops.compile_break):
+        yield
+
+
+@mutant("the else of a loop is left out")
+def no_loop_else() -> Iterator[None]:
+    def without(compiled: Callable[..., None]) -> Callable[..., None]:
+        def compile_loop(context: Any, node: Any) -> None:
+            cut = copy.copy(node)
+            cut.orelse = []
+            compiled(context, cut)
+
+        return compile_loop
+
+    with (
+        mock.patch.object(loops, "compile_while", without(loops.compile_while)),
+        mock.patch.object(loops, "compile_for", without(loops.compile_for)),
+    ):
+        yield
+
+
+@mutant("reversed() goes forward")
+def reversed_forward() -> Iterator[None]:
+    with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
+        yield
+
+
+@mutant("zip() goes on to the end of the longest")
+def zip_longest() -> Iterator[None]:
+    def call(function: str, *given: Any) -> Call:
+        return Call("max" if function == "min" else function, *given)
+
+    with mock.patch.object(loops, "Call", call):
+        yield
+
+
+# -- failures ----------------------------------------------------------------------------------------
+@mutant("return, break and continue pass no finally")
+def finally_passed_over() -> Iterator[None]:
+    def straight(context: Any, until: Any) -> None: ...
+
+    with mock.patch.object(statements, "leave", straight), mock.patch.object(loops, "leave", straight):
+        yield
+
+
+@mutant("what is returned is computed behind finally")
+def returned_late() -> Iterator[None]:
+    with mock.patch.object(statements, "passes_final", return_value=False):
+        yield
+
+
+@mutant("the last clause that fits is taken")
+def last_clause_first() -> Iterator[None]:
+    finished = Graph.finished_scopes
+
+    def reversed_clauses(self: Graph) -> Any:
+        for scope in self.scopes:
+            scope.handlers.reverse()
+        return finished(self)
+
+    with mock.patch.object(Graph, "finished_scopes", reversed_clauses):
+        yield
+
+
+@mutant("a failure is caught by its own name alone")
+def no_families() -> Iterator[None]:
+    with mock.patch.object(
+        advance, "catches_named", lambda handler, failure, family: failure.name in handler.names
+    ):
+        yield
+
+
+@mutant("a clause takes every business failure")
+def any_failure_fits() -> Iterator[None]:
+    fits = advance.catches_named
+
+    def fitting(handler: Any, failure: Any, family: Any) -> bool:
+        return failure.kind == "failure" or fits(handler, failure, family)
+
+    with mock.patch.object(advance, "catches_named", fitting):
+        yield
+
+
+@mutant("a try in a try hides the outer one")
+def outer_try_hidden() -> Iterator[None]:
+    def open_scope(self: Graph) -> int:
+        self.scopes.append(ScopeDraft(None))
+        self.scope = len(self.scopes) - 1
+        return self.scope
+
+    with mock.patch.object(Graph, "open_scope", open_scope):
+        yield
+
+
+@mutant("a failure in the else of a try is caught by its clauses")
+def try_else_inside() -> Iterator[None]:
+    handled = tries._handled
+
+    def inside(context: Any, node: Any) -> None:
+        moved = copy.copy(node)
+        moved.body, moved.orelse = [*node.body, *node.orelse], []
+        handled(context, moved)
+
+    with mock.patch.object(tries, "_handled", inside):
+        yield
+
+
+@mutant("a bare raise raises what the outermost clause has caught")
+def outermost_raised() -> Iterator[None]:
+    compiled = tries.compile_raise
+
+    def outermost(context: Any, node: Any) -> None:
+        context.clauses.reverse()
+        compiled(context, node)
+        context.clauses.reverse()
+
+    with mock.patch.dict(statements.SUPPORTED_STATEMENTS, {ast.Raise: outermost}):
+        yield
+
+
+@mutant("what except* leaves is dropped")
+def rest_dropped() -> Iterator[None]:
+    def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
+
+    with mock.patch.object(tries, "_raise_rest", dropping):
+        yield
+
+
+# -- match -------------------------------------------------------------------------------------------
+@mutant("a sequence pattern takes longer sequences")
+def longer_sequences() -> Iterator[None]:
+    def compared(left: Any, operator: Any, right: Any) -> Compare:
+        is_length = isinstance(left, Call) and left.function == "len"
+        return Compare(left, (Comparison(">=" if is_length else operator, right),))
+
+    with mock.patch.object(matches, "_compared", compared):
+        yield
+
+
+@mutant("a guard is not looked at")
+def no_guards() -> Iterator[None]:
+    compiled = matches.compile_match
+
+    def without(context: Any, node: Any) -> None:
+        cut = copy.copy(node)
+        cut.cases = [copy.copy(case) for case in node.cases]
+        for case in cut.cases:
+            case.guard = None
+        compiled(context, cut)
+
+    with mock.patch.dict(statements.SUPPORTED_STATEMENTS, {ast.Match: without}):
+        yield
+
+
+# -- sagas and branches ------------------------------------------------------------------------------
+@mutant("steps are undone in the order of their registration")
+def undone_forward() -> Iterator[None]:
+    with mock.patch.object(sagas, "Binary", _swapped):
+        yield
+
+
+@mutant("what an undo fails with is forgotten")
+def failed_undo_forgotten() -> Iterator[None]:
+    def only_first(context: Any, node: Any, failure: str, failures: str) -> None:
+        context.graph.emit(RaiseNode, node, {}, reraise=failure)
+
+    with mock.patch.object(sagas, "_raise", only_first):
+        yield
+
+
+@mutant("a gather raises the first failure of several")
+def first_failure_only() -> Iterator[None]:
+    group = advance.group_of
+    with mock.patch.object(advance, "group_of", lambda failures, text: group(failures[:1], text)):
+        yield
+
+
+@mutant("branches share their variables")
+def shared_variables() -> Iterator[None]:
+    with mock.patch.object(Advance, "_owner", return_value=None):
+        yield
+
+
+# -- assignments and expressions ---------------------------------------------------------------------
+@mutant("several targets are set one by one, while the values are still computed")
+def set_one_by_one() -> Iterator[None]:
+    with mock.patch.object(assignments, "_can_assign_now", return_value=True):
+        yield
+
+
+@mutant("an augmented assignment takes its sides the other way round")
+def sides_swapped() -> Iterator[None]:
+    with mock.patch.object(assignments, "Binary", _swapped):
+        yield
+
+
+@mutant("what stands before an await is computed behind it")
+def computed_late() -> Iterator[None]:
+    with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
+        yield
+
+
+@mutant("what := sets is forgotten when the run waits")
+def walrus_forgotten() -> Iterator[None]:
+    def forgetting(self: Advance) -> None:
+        self.scope.bound.clear()
+
+    with mock.patch.object(Advance, "_store_bound", forgetting):
+        yield
+
+
+@mutant("the count of the view never changes")
+def view_unchanged() -> Iterator[None]:
+    enter = ENTER[AssignNode]
+
+    def passing(advance: Any, thread: Any, ready: Any) -> None:
+        if ready.node.attribute == "count":
+            advance.evaluate(ready, "value")
+            thread.node = ready.node.next
+        else:
+            enter(advance, thread, ready)
+
+    with mock.patch.dict(ENTER, {AssignNode: passing}):
+        yield
+
+
+@mutant("an empty list counts as true")
+def empty_is_true() -> Iterator[None]:
+    def entering(advance: Any, thread: Any, ready: Any) -> None:
+        value = advance.evaluate(ready, "test")
+        thread.node = ready.node.then if value or value == [] else ready.node.otherwise
+
+    with mock.patch.dict(ENTER, {BranchNode: entering}):
+        yield
+
+
+def first_shown(name: str, first: int, count: int) -> int | None:
+    """The first of so many programs by which the comparison notices this mutant."""
+    from tests.flow.equality import compare, input_of  # pyright: ignore[reportMissingImports]
+
+    for number in range(first, first + count):
+        # An engine that breaks down, or refuses the program, says nothing about the comparison.
+        with contextlib.suppress(Exception):
+            try:
+                with MUTANTS[name].patch():
+                    compare(number, input_of(number))
+            except AssertionError:
+                return number
+    return None
