@@ -435,11 +435,30 @@ CASES = {
     ),
     "next": Case("y = ‸next(iter(items))", "next() cannot be called", "`for` with `break`"),
     "slice of a range": Case("y = list(‸range(9)[::2])", "a slice of a range", "`range(0, 10, 3)`"),
+    "isinstance of a failure": Case(
+        "y = isinstance(x, ‸Declined)", "a failure is no value", "write `except Declined` in front"
+    ),
+    "method that bytes lack": Case(
+        "y = ‸b'x'.upper()", "method upper() of a bytes is not part of the language", "call it in a task"
+    ),
+    "unpacked set": Case(
+        "‸y, z = {x, 2}", "a set has no order that a run could know", "write `sorted(...)` around the set"
+    ),
+    "details that are no JSON": Case(
+        "raise Declined('', ‸cost=Decimal(x))",
+        "a failure's details are JSON values, and cost is Decimal",
+        "write `cost=str(...)`",
+    ),
+    "details that are a record": Case(
+        "raise Declined('', ‸order=order)",
+        "are JSON values, and order is Item",
+        "the fields of a record one by one",
+    ),
     "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
     "uuid": Case("y = ‸uuid.uuid4()", "uuid.uuid4() cannot be called", "return a new id"),
     "print": Case("‸print(x)", "print() cannot be called", "view"),
     "isinstance of what no value is": Case(
-        "y = isinstance(x, ‸Declined)", "no value here is", "tells the kinds apart"
+        "y = isinstance(x, ‸frozenset)", "no value here is", "tells the kinds apart"
     ),
     "range": Case("y = ‸range(3)", "this is no value", "list(range(3))"),
     "method": Case('y = "a".‸format()', "method format()", "f-string"),
@@ -651,7 +670,7 @@ def module_of(case: Case) -> str:
     """The text of a module with the case in a workflow, its mark included."""
     text = f"{PREAMBLE}@workflow\nasync def flow(x: int, items: list[int], order: Item) -> int:\n"
     text += indent(case.body, "    ") + "\n"
-    ends = case.body.startswith(("return", "‸raise Declined")) or "return ‸y" in case.body
+    ends = case.body.startswith(("return", "raise", "‸raise Declined")) or "return ‸y" in case.body
     return text if ends or case.what == FALLS_OFF else f"{text}    return x\n"
 
 

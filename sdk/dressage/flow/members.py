@@ -48,7 +48,8 @@ class Default:
         if self.plain is not dataclasses.MISSING:
             return self.plain
         # What a factory gives is frozen into the definition, so it must be one that always gives the same.
-        known = self.factory in _FACTORIES or dataclasses.is_dataclass(self.factory)
+        origin = typing.get_origin(self.factory) or self.factory
+        known = origin in _FACTORIES or dataclasses.is_dataclass(origin)
         if not known:
             raise Unsupported(
                 f"its default comes from {shown(self.factory)}(), which may give another value each time",

@@ -149,6 +149,10 @@ def type_names(scope: FlowScope, place: ast.AST, kind: Any) -> tuple[Expr, ...]:
     except Unsupported as error:
         raise scope.refusal(place, error.what, error.advice) from error
     name = getattr(kind, "__name__", str(kind))
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        raise scope.refusal(
+            place, f"a failure is no value: it is no {name}", f"write `except {name}` in front"
+        )
     what = f"{name} has subclasses, whose values would match too" if known else f"no value here is a {name}"
     raise scope.refusal(place, what, "compare a field that tells the kinds apart")
 
