@@ -182,3 +182,38 @@ def test_one_that_grows_without_end_is_refused(define: Callable[[str], ModuleTyp
             "from dressage.flow import workflow\ndef f0(x): return x\n"
             f"{doubling}@workflow\nasync def flow(x: int) -> int:\n    return f24(x)\n"
         )
+
+
+BODIES = {
+    "a name": "    return await one(‸nothing)",
+    "a variable without value": "    if x:\n        y = 1\n    return await one(x) + ‸y",
+    "a field, behind an await": "    z = await item(x)\n    return await one(await one(1) + z.‸nope)",
+    "in place": "    y = [1]\n    ‸y += [2]\n    return 1",
+    "a branch": "    z = await item(x)\n    a, b = await gather(one(z.‸nope), one(2))\n    return a",
+    "a type": "    y: ‸complex = 1\n    return 1",
+    "no way there": "    return 1\n    ‸x = 2",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_what_is_wrong_in_an_awaited_function_of_another_file_is_shown_there(
+    name: str, define: Callable[[str], ModuleType]
+) -> None:
+    head = (
+        "from dataclasses import dataclass\nfrom dressage.flow import gather, task, workflow\n"
+        "@dataclass\nclass Item:\n    sku: str\n@task\nasync def one(x: int) -> int: ...\n"
+        "@task\nasync def item(x: int) -> Item: ...\nasync def helper(x: int) -> int:\n"
+    )
+    before, after = (head + BODIES[name]).split("‸")
+    elsewhere = define(f"{before}{after}\n")
+    with pytest.raises(DefinitionError) as refused:
+        define(
+            f"from dressage.flow import workflow\nimport {elsewhere.__name__} as elsewhere\n"
+            "@workflow\nasync def flow(x: int) -> int:\n    return await elsewhere.helper(x) + 1\n"
+        )
+    place, line, caret, _ = refused.value.message.split("\n")
+    number = before.count("\n") + 1
+    shown = f"{before}{after}".splitlines()[number - 1]
+    assert place.startswith(f"{elsewhere.__name__}.py:{number}: ")
+    assert line.strip() == shown.strip()
+    assert caret.index("^") - 4 <= len(before.rpartition("\n")[2].lstrip())

@@ -83,6 +83,8 @@ class Inlined:
     target: str | None
     end: Label
     around: tuple[Function, ...]
+    called_at: int | None = None
+    """The line of the workflow's file that calls it, if it is in another file."""
 
 
 @dataclass

@@ -90,6 +90,9 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
     scope = _scope(context, callee)
     _check_no_view(callee, scope.names)
     context.awaited.append((callee.node, callee.source))
+    called_at = context.graph.called_at
+    if called_at is None and callee.source.file != context.source.file:
+        called_at = call.lineno
     return Context(
         callee.source,
         context.signature,
@@ -106,7 +109,7 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         augmented=context.augmented,
         awaited=context.awaited,
         outer=callee.outer,
-        inlined=Inlined(target, Label(), (*around, callee.node)),
+        inlined=Inlined(target, Label(), (*around, callee.node), called_at),
     )
 
 
@@ -143,8 +146,10 @@ def body(inner: Context, callee: Callee) -> None:
     """The statements of a call, up to where it has its result."""
     inlined, graph = inner.inlined, inner.graph
     assert inlined is not None
+    outside, graph.called_at = graph.called_at, inlined.called_at
     inner.block(inner, callee.node.body)
     if graph.live and inlined.target is not None:
         inner.set(callee.node.body[-1], inlined.target, constant(None))
+    graph.called_at = outside
     graph.jump(inlined.end)
     graph.mark(inlined.end)
