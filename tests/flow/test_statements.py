@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -457,3 +457,22 @@ def test_details_are_json_or_an_error() -> None:
     assert both_ways(details, {}, [1, "a"]) == ("[1, 'a'] 1", [])
     assert both_ways(told, {}, 0) == ("TypeError", [])
     assert both_ways(told, {}, 1) == ("TypeError", [])
+
+
+# -- defaults --------------------------------------------------------------------------------------
+@dataclass
+class Basket:
+    owner: str
+    skus: list[str] = field(default_factory=list[str])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@workflow
+async def fills(owner: str) -> str:
+    basket = Basket(owner)
+    other = Basket(owner, counts={"a": 1})
+    return f"{basket.skus} {basket.counts} {other.skus} {len(other.counts)}"
+
+
+def test_a_default_may_name_its_types() -> None:
+    assert both_ways(fills, {}, "ann") == ("[] {} [] 1", [])

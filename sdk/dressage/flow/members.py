@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from enum import Enum, Flag
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -55,7 +55,7 @@ class Default:
                 f"its default comes from {shown(self.factory)}(), which may give another value each time",
                 "use list, dict, set or a dataclass as default_factory, or make the field required",
             )
-        return cast("Any", self.factory)()
+        return self.factory()
 
 
 Form = Literal["object", "tuple", "dict"]
