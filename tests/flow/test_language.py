@@ -83,6 +83,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "route",
             "locate",
             "quote",
+            "invoice",
             "travel",
             "both_or_none",
             "with_what_is_left",
@@ -185,6 +186,11 @@ WAYS = {
     ),
     "unpacking": Way("locate", {"item": "lamp"}, "'HALL 4 1 4'"),
     "functions": Way("quote", {"orders": [LAMP, DESK], "customer": "Ada"}, "'Ada: 26.50'"),
+    "functions of expressions": Way(
+        "invoice",
+        {"orders": [LAMP, DESK], "prices": PRICES, "vip": False},
+        "'22.61, of which 22.61 for lamp'",
+    ),
     "branches": Way("travel", {"city": "Rome", "day": 1}, "['room in Rome', 'seat 1, seat 3']", slept=1),
     "a failure inside a branch": Way(
         "both_or_none", {"city": "Rome"}, "'room in Rome, no seat'", ("reserve-seat",)

@@ -16,6 +16,7 @@ from dressage.protocol.errors import DefinitionError
 PREAMBLE = """\
 from __future__ import annotations
 import asyncio
+import functools
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -81,6 +82,15 @@ async def listed() -> list[int]: ...
 @task
 async def anything() -> Any: ...
 def plain(x: int) -> int: return x
+def several(x: int) -> int:
+    y = x + 1
+    return y
+shorter = lambda x: x
+@plain
+def clad(x: int) -> int: return x
+@functools.wraps(plain)
+def wrapping(x: int) -> int: return x + 1
+wrapped = wrapping
 def dress(f: Any) -> Any: return f
 async def again(x: int) -> None: await again(x - 1)
 @dress
@@ -154,8 +164,55 @@ CASES = {
     ),
     "nested def": Case(
         "‸def f() -> None: pass",
-        "a nested function that is not async is not supported yet",
-        "write `async def` and await it, or write its statements here",
+        "f() is not async, and more than one `return` of a value",
+        "write it as one expression, or as `async def` and await it",
+    ),
+    "nested def with statements": Case(
+        "‸def f(a: int) -> int:\n    b = a + 1\n    return b",
+        "f() is not async, and more than one `return` of a value",
+        "what talks to others is a task",
+    ),
+    "nested def before its definition": Case(
+        "y = ‸f(1)\ndef f(a: int) -> int: return a", "f() is not defined so far", "define it above"
+    ),
+    "nested def on some ways": Case(
+        "if x:\n    ‸def f() -> int: return 1\ny = f()",
+        "a function is defined here on some ways only",
+        "define it at the top of the workflow",
+    ),
+    "nested def awaited": Case(
+        "def f(a: int) -> int: return a\nawait ‸f(1)", "f() is not async", "call it without await"
+    ),
+    "nested def as value": Case(
+        "def f(a: int) -> int: return a\ny = ‸f", "function f is no value", "call it: `f(...)`"
+    ),
+    "nested def that sets": Case(
+        "def f(a: int) -> int: return (‸b := a)\ny = f(1)",
+        "a variable cannot be set inside",
+        "in a statement of its own",
+    ),
+    "nested def that recurs": Case(
+        "def f(a: int) -> int: return ‸f(a - 1) if a else 0\ny = f(1)",
+        "f() calls itself: how often is not known",
+        "write a loop",
+    ),
+    "nested def with a moving default": Case(
+        "def f(a: int = ‸x) -> int: return a\ny = f()",
+        "a default is computed once, when Python defines the function",
+        "write a constant, or pass the value",
+    ),
+    "nested def with a parameter by place": Case(
+        "def f(a: int, /) -> int: return a\ny = f(‸a=1)", "f() takes a by place", "leave its name out"
+    ),
+    "nested def hidden by a comprehension": Case(
+        "def f(a: int) -> int: return a + x\ny = [‸f(1) for x in items]",
+        "f() reads x, which is another variable in this comprehension",
+        "give the comprehension's variable another name",
+    ),
+    "lambda with a name": Case("y = ‸shorter(x)", "shorter is a lambda", "define it by name"),
+    "plain function with a decorator": Case("y = ‸clad(x)", "clad() has a decorator", "call it without one"),
+    "plain function that is wrapped": Case(
+        "y = ‸wrapped(x)", "wrapped() has a decorator", "call it without one"
     ),
     "nested function on some ways": Case(
         "if x:\n    ‸async def f() -> None: pass",
@@ -218,9 +275,9 @@ CASES = {
         "assign x on every way that leads here, also where a failure is caught",
     ),
     "view of a function": Case(
-        "async def f() -> None:\n    view = View()\n    ‸view.status = 'A'\nawait f()",
-        "view is not made by this function, so its fields cannot be assigned",
-        "only the run's view changes: write `view = SomeView(...)`, or build a new record",
+        "async def f() -> None:\n    ‸view = View()\n    view.status = 'A'\nawait f()",
+        "f() makes a View whose fields change or can be searched: only the workflow itself makes the run's view",
+        "where nested functions can set its fields",
     ),
     "assigned function": Case(
         "async def f() -> None: await one(1)\n‸f = 1", "f is also a function", "use another name"
@@ -313,7 +370,7 @@ CASES = {
         "async with Saga() as saga:\n    saga.undo(one, ‸y=x)", "has no parameter y", "it is one(x)"
     ),
     "await of a name": Case("await ‸x", "only a call can be awaited", "await task(...)"),
-    "await of a plain function": Case("await ‸plain(x)", "plain() is no task", "@task"),
+    "await of a plain function": Case("await ‸plain(x)", "plain() is not async", "without await"),
     "await of a variable": Case("await ‸x(1)", "x is a variable", "outside of the workflow"),
     "asyncio.sleep": Case("await ‸asyncio.sleep(1)", "would not be durable", "dressage.flow.sleep"),
     "asyncio.gather": Case(
@@ -372,12 +429,36 @@ CASES = {
         "await one.options(retries=‸x)(x)", "known when the workflow is defined", "literal"
     ),
     "bad option": Case("await ‸one.options(retries=-1)(x)", "not valid", "Task.options"),
-    "plain function": Case("y = ‸plain(x)", "plain() cannot be called", "make it a task"),
+    "plain function": Case("y = ‸several(x)", "several() is not async, and more than", "is a task"),
+    "function of the standard library": Case(
+        "y = ‸functools.reduce(max, items)", "functools.reduce() cannot be called", "make it a task"
+    ),
+    "next": Case("y = ‸next(iter(items))", "next() cannot be called", "`for` with `break`"),
+    "slice of a range": Case("y = list(‸range(9)[::2])", "a slice of a range", "`range(0, 10, 3)`"),
+    "isinstance of a failure": Case(
+        "y = isinstance(x, ‸Declined)", "a failure is no value", "write `except Declined` in front"
+    ),
+    "method that bytes lack": Case(
+        "y = ‸b'x'.upper()", "method upper() of a bytes is not part of the language", "call it in a task"
+    ),
+    "unpacked set": Case(
+        "‸y, z = {x, 2}", "a set has no order that a run could know", "write `sorted(...)` around the set"
+    ),
+    "details that are no JSON": Case(
+        "raise Declined('', ‸cost=Decimal(x))",
+        "a failure's details are JSON values, and cost is Decimal",
+        "write `cost=str(...)`",
+    ),
+    "details that are a record": Case(
+        "raise Declined('', ‸order=order)",
+        "are JSON values, and order is Item",
+        "the fields of a record one by one",
+    ),
     "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
     "uuid": Case("y = ‸uuid.uuid4()", "uuid.uuid4() cannot be called", "return a new id"),
     "print": Case("‸print(x)", "print() cannot be called", "view"),
     "isinstance of what no value is": Case(
-        "y = isinstance(x, ‸Declined)", "no value here is", "tells the kinds apart"
+        "y = isinstance(x, ‸frozenset)", "no value here is", "tells the kinds apart"
     ),
     "range": Case("y = ‸range(3)", "this is no value", "list(range(3))"),
     "method": Case('y = "a".‸format()', "method format()", "f-string"),
@@ -589,7 +670,7 @@ def module_of(case: Case) -> str:
     """The text of a module with the case in a workflow, its mark included."""
     text = f"{PREAMBLE}@workflow\nasync def flow(x: int, items: list[int], order: Item) -> int:\n"
     text += indent(case.body, "    ") + "\n"
-    ends = case.body.startswith(("return", "‸raise Declined")) or "return ‸y" in case.body
+    ends = case.body.startswith(("return", "raise", "‸raise Declined")) or "return ‸y" in case.body
     return text if ends or case.what == FALLS_OFF else f"{text}    return x\n"
 
 

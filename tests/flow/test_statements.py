@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -433,3 +433,46 @@ def test_an_undo_that_fails_keeps_no_other_from_being_called() -> None:
     result, calls = _trip("fail", NO_CANCEL, NO_DROP)
     assert result == [("declined", "no card"), ("declined", "seven"), "TaskError"]
     assert calls == BOOKED + UNDONE
+
+
+# -- details of failures ---------------------------------------------------------------------------
+@workflow
+async def details(value: list[Any]) -> str:
+    try:
+        raise Declined("no", value=value, first=value[0])
+    except Declined as failure:
+        return f"{failure.details['value']} {failure.details['first']}"
+
+
+@workflow
+async def told(x: int) -> str:
+    kept: list[Any] = [(x, 1)]
+    try:
+        raise Declined("no", value=kept[0] if x else kept)
+    except Declined as failure:
+        return failure.message
+
+
+def test_details_are_json_or_an_error() -> None:
+    assert both_ways(details, {}, [1, "a"]) == ("[1, 'a'] 1", [])
+    assert both_ways(told, {}, 0) == ("TypeError", [])
+    assert both_ways(told, {}, 1) == ("TypeError", [])
+
+
+# -- defaults --------------------------------------------------------------------------------------
+@dataclass
+class Basket:
+    owner: str
+    skus: list[str] = field(default_factory=list[str])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@workflow
+async def fills(owner: str) -> str:
+    basket = Basket(owner)
+    other = Basket(owner, counts={"a": 1})
+    return f"{basket.skus} {basket.counts} {other.skus} {len(other.counts)}"
+
+
+def test_a_default_may_name_its_types() -> None:
+    assert both_ways(fills, {}, "ann") == ("[] {} [] 1", [])

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from dressage.client.client import RunCancelled, RunFailed
-from dressage.flow import App, Limits, Searchable, WorkflowFailure, sleep, task, workflow
+from dressage.flow import App, Limits, Searchable, WorkflowFailure, gather, sleep, task, workflow
 from dressage.protocol.errors import BadInput, BadValue, DressageError, Refused
-from dressage.testing import WorkflowTest
+from dressage.testing import Sleep, WorkflowTest
 from dressage.worker import current_task
 
 WEEK = timedelta(days=7)
@@ -454,3 +454,48 @@ def test_the_same_test_gives_the_same_run_again(shop: ModuleType) -> None:
         return run.calls, run.events, run.elapsed
 
     assert once() == once()
+
+
+# -- branches --------------------------------------------------------------------------------------
+@workflow
+async def spread(order: Order) -> str:
+    async def packed(days: int) -> str:
+        await sleep(timedelta(days=days))
+        first, second = await gather(pack(order), where())
+        return first + second
+
+    await pack(order)
+    left, right = await gather(packed(2), packed(1))
+    await gather(where(), sleep(timedelta(hours=1)))
+    return left + right
+
+
+def test_a_call_and_a_sleep_tell_their_branch() -> None:
+    test = WorkflowTest(spread)
+    test.task(where).returns("here").takes(timedelta(minutes=1))
+    run = test.run(Order("1"))
+    assert run.result == "parcel-1here" * 2
+    assert [(call.task, call.branch) for call in run.calls] == [
+        ("pack", ()),
+        ("pack", ((0, 1), (0, 0))),
+        ("where", ((0, 1), (0, 1))),
+        ("pack", ((0, 0), (0, 0))),
+        ("where", ((0, 0), (0, 1))),
+        ("where", ((1, 0),)),
+    ]
+    began = datetime(2030, 1, 1, tzinfo=UTC)
+    assert run.sleeps == [
+        Sleep(timedelta(days=2), began, ((0, 0),)),
+        Sleep(timedelta(days=1), began, ((0, 1),)),
+        Sleep(timedelta(hours=1), began + timedelta(days=2, minutes=1), ((1, 1),)),
+    ]
+
+
+def test_every_attempt_of_a_call_is_in_its_branch() -> None:
+    @workflow
+    async def twice(order: Order) -> list[str]:
+        return list(await gather(charge(order), pack(order)))
+
+    test = WorkflowTest(twice)
+    test.task(charge).raises(OSError, times=2).then_returns("paid")
+    assert [call.branch for call in test.run(Order("1")).calls if call.task == "charge"] == [((0, 0),)] * 3

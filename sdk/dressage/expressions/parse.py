@@ -213,7 +213,10 @@ class _Translation:
     def refusal_of(self, node: ast.expr) -> DefinitionError:
         what = f"{type(node).__name__} is not part of the expression language"
         if isinstance(node, ast.Lambda):
-            what, advice = "a function is no value", "a lambda can only be the `key=` of min, max or sorted"
+            what = "a function is no value"
+            advice = (
+                "write `def name(...): return ...`; a lambda can only be the `key=` of min, max or sorted"
+            )
         elif isinstance(node, ast.Starred):
             what, advice = "* has no meaning here", "it can only stand in a list, tuple or set"
         elif isinstance(node, ast.Slice):
@@ -228,6 +231,9 @@ class _Translation:
                 self.part(node.value, consumed=_is_range(node.value, self.scope)), self.part(node.slice)
             )
         cut = node.slice
+        if _is_range(node.value, self.scope):
+            advice = "write its start, stop and step: `range(0, 10, 3)`"
+            raise self.scope.refusal(node, "a slice of a range is no value", advice)
         bounds = [None if each is None else self.part(each) for each in (cut.lower, cut.upper, cut.step)]
         return Slice(self.part(node.value), *bounds)
 

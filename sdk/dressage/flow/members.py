@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from enum import Enum, Flag
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -48,13 +48,14 @@ class Default:
         if self.plain is not dataclasses.MISSING:
             return self.plain
         # What a factory gives is frozen into the definition, so it must be one that always gives the same.
-        known = self.factory in _FACTORIES or dataclasses.is_dataclass(self.factory)
+        origin = typing.get_origin(self.factory) or self.factory
+        known = origin in _FACTORIES or dataclasses.is_dataclass(origin)
         if not known:
             raise Unsupported(
                 f"its default comes from {shown(self.factory)}(), which may give another value each time",
                 "use list, dict, set or a dataclass as default_factory, or make the field required",
             )
-        return cast("Any", self.factory)()
+        return self.factory()
 
 
 Form = Literal["object", "tuple", "dict"]

@@ -13,8 +13,8 @@
 There is no broker, no server and no waiting: a sleep of seven days takes a millisecond.
 """
 
-from dressage.testing.fakes import FakeTask, TaskCall
-from dressage.testing.run import Run, RunEvent
+from dressage.testing.fakes import Branch, FakeTask, TaskCall
+from dressage.testing.run import Run, RunEvent, Sleep
 from dressage.testing.workflow_test import WorkflowTest
 
-__all__ = ["FakeTask", "Run", "RunEvent", "TaskCall", "WorkflowTest"]
+__all__ = ["Branch", "FakeTask", "Run", "RunEvent", "Sleep", "TaskCall", "WorkflowTest"]

@@ -16,9 +16,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+Branch = tuple[tuple[int, int], ...]
+"""Where a branch stands: of each gather around it, which gather it is of those of its own branch, and the place in it.
+
+Both count from 0: `((0, 1),)` is the second branch of the workflow's first gather, and `()` is outside of any.
+"""
+
+
 @dataclass(frozen=True)
 class TaskCall:
-    """One attempt of a task: its arguments by name, of the declared types, and its virtual time.
+    """One attempt of a task: its arguments by name, of the declared types, its virtual time, and its branch.
 
     The attempts of one call have one `call_id`; the first is `attempt` 1.
     """
@@ -29,6 +36,7 @@ class TaskCall:
     at: datetime
     run_id: str
     call_id: str
+    branch: Branch = ()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,10 +32,10 @@ from dressage.protocol.commands import (
     encoder,
 )
 from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
-from dressage.protocol.events import KIND
+from dressage.protocol.events import KIND, BranchStarted
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
-from dressage.testing.fakes import TaskCall
+from dressage.testing.fakes import Branch, TaskCall
 
 R = TypeVar("R")
 
@@ -54,6 +55,15 @@ class RunEvent:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    """A `sleep` of the workflow: how long, from when, and in which branch."""
+
+    duration: timedelta
+    at: datetime
+    branch: Branch = ()
+
+
+@dataclass(frozen=True)
 class Attempted:
     """How an attempt of a task ended, and what was raised if so; without `result` nobody will ever answer."""
 
@@ -62,8 +72,8 @@ class Attempted:
     error: BaseException | None = None
 
 
-Execute = Callable[[TaskMessage, datetime], Attempted]
-"""Executes one attempt, at a virtual time."""
+Execute = Callable[[TaskMessage, datetime, Branch], Attempted]
+"""Executes one attempt, at a virtual time, in a branch."""
 
 
 @dataclass
@@ -92,11 +102,19 @@ class Run(Generic[R]):
         """The output events so far, in their order."""
         self.calls: list[TaskCall] = []
         """The attempts of tasks so far, in their order."""
+        self.sleeps: list[Sleep] = []
+        """The sleeps that were begun so far, in their order."""
         self._workflow = workflow
         self._definition = definition
         self._settings = settings
         self._agenda: Agenda[_Begun | Command] = Agenda(_milliseconds(settings.began))
         self._state: RunState | None = None
+        self._branches: dict[int, Branch] = {0: ()}
+        """By their run threads."""
+
+        self._gathers: Counter[Branch] = Counter()
+        """How many gathers each branch has begun."""
+
         self._seq = 0
         self._error: BaseException | None = None
 
@@ -244,14 +262,28 @@ class Run(Generic[R]):
     def _tell(self, outcome: Outcome) -> None:
         at = _time(self._known.time_ms)
         for index, data in enumerate(outcome.events, outcome.first_event):
+            if isinstance(data, BranchStarted):
+                self._note_branch(data)
             plain = msgspec.json.decode(msgspec.json.encode(data))
             self.events.append(RunEvent(index, KIND[type(data)], plain, at, outcome.actor))
+
+    def _note_branch(self, started: BranchStarted) -> None:
+        around = self._branches[started.parent]
+        if started.branch == 0:
+            self._gathers[around] += 1
+        self._branches[started.thread] = (*around, (self._gathers[around] - 1, started.branch))
+
+    def _branch_of(self, step_id: str) -> Branch:
+        """The branch of a task or timer, whose id begins with its run thread."""
+        return self._branches[int(step_id.partition("-")[0])]
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case DispatchTask():
                 self._agenda.enter(effect.not_before_ms, _Begun(effect), effect.timer_id)
             case SetTimer():
+                length = timedelta(milliseconds=effect.due_ms - self._agenda.now_ms)
+                self.sleeps.append(Sleep(length, self.now, self._branch_of(effect.timer_id)))
                 self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
             case CancelTimer():
                 self._agenda.cancel(effect.timer_id)
@@ -271,7 +303,7 @@ class Run(Generic[R]):
             reply="",
             scheduled_at=rfc3339(dispatched.scheduled_ms),
         )
-        ended = self._settings.execute(message, self.now)
+        ended = self._settings.execute(message, self.now, self._branch_of(message.task_id))
         self._error = ended.error
         if ended.result is not None:
             self._agenda.enter(self._agenda.now_ms + _length(ended.takes), ended.result)

@@ -17,7 +17,7 @@ from dressage.protocol.names import check_run_id
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.spec_reading import check_spec_size
 from dressage.testing.awaiting import await_here
-from dressage.testing.fakes import FakeTask, TaskCall
+from dressage.testing.fakes import Branch, FakeTask, TaskCall
 from dressage.testing.run import Attempted, Run, Settings
 from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with
 from dressage.worker.context import enter_task
@@ -89,20 +89,22 @@ class WorkflowTest(Generic[P, R]):
         run_id = check_run_id(f"{self.workflow.name}-{self._started}")
         run: Run[R]
 
-        def execute(message: TaskMessage, at: datetime) -> Attempted:
-            return self._attempt(message, at, run)
+        def execute(message: TaskMessage, at: datetime, branch: Branch) -> Attempted:
+            return self._attempt(message, at, branch, run)
 
         run = Run(self.workflow, self._definition, Settings(run_id, self._began, self._commands_max, execute))
         return run.begin(given)
 
-    def _attempt(self, message: TaskMessage, at: datetime, run: Run[R]) -> Attempted:
+    def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[R]) -> Attempted:
         """One attempt, as a worker executes it."""
         fake = self.task(self.workflow.tasks[message.task])
         handler = fake.handler(self._handler(message.task))
         arguments = arguments_of(handler, message.args)
         if isinstance(arguments, Ended):
             return Attempted(_result(message, arguments), fake.duration)
-        call = TaskCall(message.task, dict(arguments), message.attempt, at, message.run_id, message.call_id)
+        call = TaskCall(
+            message.task, dict(arguments), message.attempt, at, message.run_id, message.call_id, branch
+        )
         fake.calls.append(call)
         run.calls.append(call)
         if not fake.answers:

@@ -6,7 +6,7 @@ import ast
 import asyncio
 
 from dressage.flow.branches import gather
-from dressage.flow.compiler import calls, functions
+from dressage.flow.compiler import calls, functions, helpers
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather
 from dressage.flow.compiler.hoisting import hoist_arguments
@@ -62,6 +62,8 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         return context.refusal(
             call, f"{name} is a workflow: child runs are not supported yet", "await its tasks"
         )
+    if helpers.helper_of(call.func, context.scope) is not None:
+        return context.refusal(call, f"{name}() is not async", "call it without await")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.functions:
         return context.refusal(call, f"{name}() is not defined so far", "define it above")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.locals:

@@ -26,19 +26,41 @@ from dressage.protocol.types import Field, RecordType, Scalar
 if TYPE_CHECKING:
     from dressage.flow.compiler.scope import FlowScope
 
+_NO_CLOCK = "let a task return it: a run has no clock of its own"
+_OF_A_FIELD = "read the field itself: `order.item`"
+
 _ADVICE = {
-    "datetime.now": "let a task return the time: a run has no clock of its own",
-    "datetime.utcnow": "let a task return the time: a run has no clock of its own",
-    "date.today": "let a task return the date: a run has no clock of its own",
+    "datetime.now": _NO_CLOCK,
+    "datetime.utcnow": _NO_CLOCK,
+    "date.today": _NO_CLOCK,
+    "time.time": _NO_CLOCK,
     "uuid4": "let a task return a new id, or take it as a parameter",
     "datetime.fromtimestamp": "let a task return the datetime, or add a timedelta to a constant",
     "datetime.combine": "write `datetime(day.year, day.month, day.day, hour)`",
     "frozenset": "use a set: no value is ever changed",
     "map": "write a comprehension",
     "filter": "write a comprehension with `if`",
+    "next": "write `[x for x in items if ...][0]`, or a `for` with `break`",
+    "iter": "go through it with `for`, or index it",
+    "slice": "cut where it is used: `items[1:3]`",
+    "dict.fromkeys": "write `{key: value for key in keys}`",
     "format": 'use an f-string: f"{value:>10}"',
+    "ascii": 'use an f-string: f"{value!r}"',
+    "bin": 'use an f-string: f"{value:#b}"',
+    "hex": 'use an f-string: f"{value:#x}"',
+    "oct": 'use an f-string: f"{value:#o}"',
+    "bytes": 'write b"..." or `text.encode()`',
+    "type": "ask `isinstance(value, Order)`, or write `match`",
+    "getattr": _OF_A_FIELD,
+    "hasattr": _OF_A_FIELD,
+    "cast": "declare the variable: `value: Order = ...`",
+    "replace": "build it anew: `Order(id=order.id, quantity=2)`",
+    "math.floor": "write `int(value // 1)`",
+    "math.ceil": "write `-int(-value // 1)`",
+    "math.sqrt": "write `value ** 0.5`",
     "print": "put what should be seen into the view, or let a task log it",
 }
+"""By the end of the name that is called, from a dot on."""
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -52,11 +74,15 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
+    if isinstance(node.func, ast.Name) and scope.is_undefined_helper(name):
+        raise scope.refusal(node, f"{name}() is not defined so far", "define it above")
     if inspect.iscoroutinefunction(kind) or (isinstance(node.func, ast.Name) and scope.is_function(name)):
         raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
+    if kind is MISSING and isinstance(node.func, ast.Name) and not scope.has_variable(name):
+        raise scope.refusal(node, f"name {name} is not known", "define it above the workflow, or import it")
     form = "object" if is_model(kind) else record_form(kind)
     if not isinstance(kind, type) or form is None:
-        advice = next((text for end, text in _ADVICE.items() if name.endswith(end)), None)
+        advice = next((text for end, text in _ADVICE.items() if f".{name}".endswith(f".{end}")), None)
         raise scope.refusal(
             node,
             f"{name}() cannot be called in a workflow",
@@ -123,6 +149,10 @@ def type_names(scope: FlowScope, place: ast.AST, kind: Any) -> tuple[Expr, ...]:
     except Unsupported as error:
         raise scope.refusal(place, error.what, error.advice) from error
     name = getattr(kind, "__name__", str(kind))
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        raise scope.refusal(
+            place, f"a failure is no value: it is no {name}", f"write `except {name}` in front"
+        )
     what = f"{name} has subclasses, whose values would match too" if known else f"no value here is a {name}"
     raise scope.refusal(place, what, "compare a field that tells the kinds apart")
 

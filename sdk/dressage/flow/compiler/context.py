@@ -13,7 +13,7 @@ from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported
 from dressage.flow.signatures import Signature
-from dressage.flow.source import Source
+from dressage.flow.source import Function, Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr, Name
@@ -82,7 +82,9 @@ class Inlined:
 
     target: str | None
     end: Label
-    around: tuple[ast.AST, ...]
+    around: tuple[Function, ...]
+    called_at: int | None = None
+    """The line of the workflow's file that calls it, if it is in another file."""
 
 
 @dataclass

@@ -9,36 +9,31 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from dressage.expressions.parse import constant
-from dressage.flow.compiler import calls
+from dressage.flow.compiler import helpers
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
+from dressage.flow.compiler.helpers import Helper, Written
 from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
-from dressage.flow.source import Source, source_of
-from dressage.protocol.expressions import Const, Expr
+from dressage.flow.source import Function, source_of
+from dressage.protocol.expressions import Expr
 from dressage.protocol.spec_sizes import NODES_MAX
-from dressage.protocol.types import ANY, Field
 
 
-@dataclass
-class Callee:
+@dataclass(frozen=True)
+class Callee(Written):
     """A function that can be compiled where it is called; a nested one has the context that it is nested in."""
 
-    name: str
-    node: ast.AsyncFunctionDef
-    source: Source
-    function: Callable[..., Any]
     outer: Context | None
 
 
-def define(context: Context, node: ast.AsyncFunctionDef) -> None:
+def define(context: Context, node: Function) -> None:
     """A nested function, from here on."""
-    if context.inlined is None and node not in context.source.node.body:
+    around = context.inlined.around[-1] if context.inlined else context.source.node
+    if node not in around.body:
         raise context.refusal(
             node, "a function is defined here on some ways only", "define it at the top of the workflow"
         )
@@ -46,7 +41,12 @@ def define(context: Context, node: ast.AsyncFunctionDef) -> None:
         raise context.refusal(
             node.decorator_list[0], "a nested function has no decorator", "define a task at module level"
         )
-    context.functions[node.name] = node
+    if isinstance(node, ast.AsyncFunctionDef):
+        context.functions[node.name] = node
+        return
+    helper = Helper(node.name, node, context.source, context.function, context.scope)
+    context.scope.helpers[node.name] = helper
+    helpers.check_helper(helper, node, context.scope)
 
 
 def callee_of(context: Context, node: ast.expr) -> Callee | None:
@@ -66,7 +66,7 @@ def callee_of(context: Context, node: ast.expr) -> Callee | None:
     source = source_of(found)
     if not isinstance(source.node, ast.AsyncFunctionDef):
         return None
-    if source.node.decorator_list:
+    if helpers.is_decorated(found, source.node):
         raise context.refusal(
             node, f"{ast.unparse(node)}() has a decorator, which no run would call", "call it without one"
         )
@@ -75,32 +75,7 @@ def callee_of(context: Context, node: ast.expr) -> Callee | None:
 
 def arguments(context: Context, call: ast.Call, callee: Callee) -> dict[str, Expr]:
     """The arguments of a call by name, in the order of their evaluation, defaults last."""
-    params = callee.node.args
-    if params.vararg or params.kwarg:
-        what = "a function with * parameters cannot be called by a workflow"
-        raise callee.source.refusal(callee.node, what, "name every parameter")
-    places = [each.arg for each in [*params.posonlyargs, *params.args]]
-    defaults: dict[str, ast.expr] = dict(
-        zip(places[len(places) - len(params.defaults) :], params.defaults, strict=True)
-    )
-    for each, default in zip(params.kwonlyargs, params.kw_defaults, strict=True):
-        if default is not None:
-            defaults[each.arg] = default
-    names = [*places, *(each.arg for each in params.kwonlyargs)]
-    fields = [Field(name, ANY, required=name not in defaults) for name in names]
-    given = calls.bound(call, callee.name, fields, places, context.scope)
-    for name in names:
-        if name not in given:
-            given[name] = _default(context, callee, defaults[name])
-    return given
-
-
-def _default(context: Context, callee: Callee, node: ast.expr) -> Expr:
-    value = _scope(context, callee).translate(node)
-    if not isinstance(value, Const):
-        what = "a default is computed once, when Python defines the function"
-        raise callee.source.refusal(node, what, "write a constant, or pass the value")
-    return value
+    return helpers.arguments(call, callee, context.scope, _scope(context, callee))
 
 
 def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) -> Context:
@@ -113,7 +88,11 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
             call, f"the workflow has more than {NODES_MAX} nodes (limit spec-size)", "split it"
         )
     scope = _scope(context, callee)
+    _check_no_view(callee, scope.names)
     context.awaited.append((callee.node, callee.source))
+    called_at = context.graph.called_at
+    if called_at is None and callee.source.file != context.source.file:
+        called_at = call.lineno
     return Context(
         callee.source,
         context.signature,
@@ -130,8 +109,23 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         augmented=context.augmented,
         awaited=context.awaited,
         outer=callee.outer,
-        inlined=Inlined(target, Label(), (*around, callee.node)),
+        inlined=Inlined(target, Label(), (*around, callee.node), called_at),
     )
+
+
+def _check_no_view(callee: Callee, names: Names) -> None:
+    """Refuses a record that looks like a view, but would be seen by nobody: the run's view is the workflow's."""
+    for name, kind in names.views.items():
+        if kind is not None:
+            stored = (
+                each for each in ast.walk(callee.node) if isinstance(each, ast.Name) and each.id == name
+            )
+            raise callee.source.refusal(
+                next(stored),
+                f"{callee.name}() makes a {kind.__name__} whose fields change or can be searched: "
+                "only the workflow itself makes the run's view",
+                "make it in the workflow, where nested functions can set its fields, or return values to put into it",
+            )
 
 
 def _scope(context: Context, callee: Callee) -> FlowScope:
@@ -152,8 +146,10 @@ def body(inner: Context, callee: Callee) -> None:
     """The statements of a call, up to where it has its result."""
     inlined, graph = inner.inlined, inner.graph
     assert inlined is not None
+    outside, graph.called_at = graph.called_at, inlined.called_at
     inner.block(inner, callee.node.body)
     if graph.live and inlined.target is not None:
         inner.set(callee.node.body[-1], inlined.target, constant(None))
+    graph.called_at = outside
     graph.jump(inlined.end)
     graph.mark(inlined.end)

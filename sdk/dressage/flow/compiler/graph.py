@@ -46,6 +46,8 @@ class Draft:
     fields: dict[str, Any]
     edges: dict[str, Label]
     place: ast.AST
+    called_at: int | None = None
+    """The line of the call, where the place is in another file than the workflow."""
 
 
 @dataclass
@@ -87,6 +89,9 @@ class Graph:
         self.scope: int | None = None
         self.live = True
         self.temporaries = 0
+        self.called_at: int | None = None
+        """While a function of another file is compiled: the line of the workflow's own file that calls it."""
+
         self._pending: list[Label] = []
 
     def emit(
@@ -102,7 +107,7 @@ class Graph:
         for label in edges.values():
             label.used = True
         self.live = bool(self._pending)
-        self.drafts.append(Draft(kind, {**fields, "scope": self.scope}, edges, place))
+        self.drafts.append(Draft(kind, {**fields, "scope": self.scope}, edges, place, self.called_at))
 
     def mark(self, label: Label) -> None:
         """Lets `label` be where control now is; control gets here if something leads to it."""
@@ -161,7 +166,7 @@ def _node(draft: Draft) -> Node:
     fields = dict(draft.fields)
     if draft.kind is GatherNode:
         fields["branches"] = tuple(_branch(each) for each in fields["branches"])
-    line = getattr(draft.place, "lineno", 0)
+    line = draft.called_at or getattr(draft.place, "lineno", 0)
     return cast("Callable[..., Node]", draft.kind)(**fields, **edges, line=line)
 
 

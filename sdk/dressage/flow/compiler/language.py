@@ -27,7 +27,6 @@ def _refused(what: str, advice: str) -> Entry:
 
 _SUPPORTED = Entry("supported")
 _PART = Entry("part")
-_LATER = "is not supported yet"
 
 STATEMENTS: dict[str, Entry] = {
     "AnnAssign": _SUPPORTED,
@@ -39,6 +38,7 @@ STATEMENTS: dict[str, Entry] = {
     "Continue": _SUPPORTED,
     "Expr": _SUPPORTED,
     "For": _SUPPORTED,
+    "FunctionDef": _SUPPORTED,
     "If": _SUPPORTED,
     "Match": _SUPPORTED,
     "Pass": _SUPPORTED,
@@ -53,10 +53,6 @@ STATEMENTS: dict[str, Entry] = {
     ),
     "ClassDef": _refused("a class cannot be defined inside a workflow", "define it at module level"),
     "Delete": _refused("del is not part of the language", "assign None if the value must go"),
-    "FunctionDef": _refused(
-        f"a nested function that is not async {_LATER}",
-        "write `async def` and await it, or write its statements here",
-    ),
     "Global": _refused(
         "a run has no global variables",
         "take the value as a parameter, or put it into the view or a variable",

@@ -14,6 +14,7 @@ from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import (
     Compare,
+    Comprehension,
     Conditional,
     Const,
     DictOfExpr,
@@ -47,10 +48,13 @@ def _looked_at(node: Node) -> Iterator[Expr]:
 
 
 def _check(context: Context, expr: Expr, place: ast.AST, types: Types) -> None:
-    for part in parts_of(expr):
-        if is_masked(types.of(part)) and not _passes(expr, part):
+    inner = types.inside(expr) if isinstance(expr, Comprehension) else types
+    for number, part in enumerate(parts_of(expr)):
+        # What a comprehension first goes through is evaluated outside of it.
+        known = inner if number else types
+        if is_masked(known.of(part)) and not _passes(expr, part):
             raise _refusal(context, place)
-        _check(context, part, place, types)
+        _check(context, part, place, known)
     if isinstance(expr, Make):
         record = types.definitions.get(expr.type)
         for field in record.fields if isinstance(record, RecordType) else ():
@@ -65,6 +69,8 @@ def _passes(expr: Expr, part: Expr) -> bool:
             return True
         case DictOfExpr():
             return not any(part is key for key in expr.keys)
+        case Comprehension():
+            return part is expr.element
         case Conditional():
             return part is not expr.test
         case Logical():

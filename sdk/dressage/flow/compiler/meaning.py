@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
+import msgspec
+
+from dressage.expressions.builtins import BUILTINS
+from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
@@ -16,6 +22,8 @@ from dressage.protocol.expressions import (
     Attribute,
     Call,
     Comprehension,
+    Const,
+    DictOfExpr,
     Expr,
     ListOfExpr,
     Placeholder,
@@ -23,7 +31,35 @@ from dressage.protocol.expressions import (
     TupleOfExpr,
 )
 from dressage.protocol.spec import AssignNode, Node, RaiseNode, SleepNode
-from dressage.protocol.types import ANY, EnumType, RecordType, Scalar, SetOf
+from dressage.protocol.types import (
+    ANY,
+    NONE,
+    DictOf,
+    EnumType,
+    ListOf,
+    Named,
+    RecordType,
+    Scalar,
+    SetOf,
+    TupleOf,
+    TypeRef,
+    UnionOf,
+)
+
+_NO_JSON = frozenset({"decimal", "uuid", "datetime", "date", "timedelta", "bytes"})
+
+_CLASSES: dict[Any, type] = {
+    "str": str,
+    "bytes": bytes,
+    "decimal": Decimal,
+    "datetime": datetime,
+    "date": date,
+    ListOf: list,
+    TupleOf: tuple,
+    SetOf: set,
+    DictOf: dict,
+}
+"""The classes that have methods, by the name of a scalar or the kind of a collection."""
 
 
 def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None:
@@ -43,6 +79,8 @@ def check_meaning(context: Context, nodes: Sequence[Node], types: Types) -> None
                     _check_text(context, each, draft.place, known)
                 elif isinstance(each, Call) and each.function in ("str", "repr") and each.args:
                     _check_text(context, Placeholder(each.args[0]), draft.place, known)
+                if isinstance(each, Call) and each.function.startswith("."):
+                    _check_method(context, each, draft.place, known)
                 for source in ordered_in(each):
                     check_order(context, source, draft.place, known)
 
@@ -54,7 +92,7 @@ def ordered_in(expr: Any) -> list[Expr]:
             return [clause.iterable for clause in others]
         case ListOfExpr(items) | TupleOfExpr(items):
             return [item.value for item in items if isinstance(item, Spread)]
-        case Call(function) if function in NO_SETS:
+        case Call(function) if function in NO_SETS or function == "unpack":
             return list(expr.args[1:] if function == ".join" else expr.args)
         case _:
             return []
@@ -82,12 +120,46 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(
             place, "a failure's message must be a str", 'write it as an f-string: f"{reason}"'
         )
+    if isinstance(node, RaiseNode) and isinstance(node.details, DictOfExpr):
+        _check_details(context, node.details, place, types)
     if isinstance(node, SleepNode):
         kind = types.of(node.duration)
         if kind not in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float")):
             raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
+
+
+def _check_details(context: Context, details: DictOfExpr, place: ast.AST, types: Types) -> None:
+    """Refuses details that are no JSON values, as the failure's class does in Python."""
+    for key, value in zip(details.keys, details.values, strict=True):
+        kind = types.of(value)
+        if isinstance(key, Const) and kind is not None and _is_no_json(kind, types):
+            name = msgspec.json.decode(key.value)
+            keywords = (
+                each for each in ast.walk(place) if isinstance(each, ast.keyword) and each.arg == name
+            )
+            raise context.refusal(
+                next(keywords, place),
+                f"a failure's details are JSON values, and {name} is {shown(kind)}",
+                f"write `{name}=str(...)`, or list(...), or the fields of a record one by one",
+            )
+
+
+def _is_no_json(kind: TypeRef, types: Types) -> bool:
+    """Whether no value of a type is JSON as it is."""
+    match kind:
+        case Scalar():
+            return kind.name in _NO_JSON
+        case Named(name):
+            definition = types.definitions.get(name)
+            return isinstance(definition, EnumType) or (
+                isinstance(definition, RecordType) and definition.form != "dict"
+            )
+        case UnionOf(options):
+            return all(_is_no_json(option, types) for option in options if option != NONE)
+        case _:
+            return isinstance(kind, SetOf | TupleOf)
 
 
 def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Types) -> None:
@@ -132,6 +204,20 @@ def _check_scalar_attribute(context: Context, expr: Attribute, place: ast.AST, t
             _attribute_place(expr.name, place),
             f"attribute {expr.name} of a {kind.name} is not part of the language",
             "only fields of records can be read; let a task compute this",
+        )
+
+
+def _check_method(context: Context, call: Call, place: ast.AST, types: Types) -> None:
+    """Refuses a method that Python has, but not the language: what the type lacks is an error in both."""
+    kind, name = types.of(call.args[0]), call.function[1:]
+    owner = _CLASSES.get(kind.name if isinstance(kind, Scalar) else type(kind))
+    receivers = BUILTINS[call.function].receivers or {}
+    if owner is not None and owner not in receivers and hasattr(owner, name):
+        known = sorted(each[1:] for each, found in BUILTINS.items() if owner in (found.receivers or {}))
+        raise context.refusal(
+            _attribute_place(name, place),
+            f"method {name}() of a {owner.__name__} is not part of the language",
+            f"call it in a task (those of a {owner.__name__} are {', '.join(known)})",
         )
 
 

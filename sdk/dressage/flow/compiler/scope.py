@@ -16,7 +16,8 @@ import msgspec
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.parse import translate
 from dressage.expressions.time_methods import UTC_NAME
-from dressage.flow.compiler import calls
+from dressage.flow.compiler import calls, helpers
+from dressage.flow.compiler.helpers import Helper
 from dressage.flow.compiler.names import MISSING, Names
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
@@ -64,6 +65,12 @@ class FlowScope:
         self.prefix = prefix
         """What a run puts in front of the names of these variables."""
 
+        self.helpers: dict[str, Helper] = {}
+        """The nested functions without `async` that are defined where control now is."""
+
+        self.helping: tuple[ast.AST, ...] = ()
+        """The functions without `async` whose calls this place is inside of."""
+
         self.caught: list[str] = []
         """The failure variables of the except clauses around this place."""
 
@@ -81,7 +88,8 @@ class FlowScope:
         if isinstance(node, Held):
             return node.value
         if node.id in self.names.functions:
-            raise self.refusal(node, f"function {node.id} is no value", f"call it: `await {node.id}(...)`")
+            called = f"{node.id}(...)" if node.id in self.helpers else f"await {node.id}(...)"
+            raise self.refusal(node, f"function {node.id} is no value", f"call it: `{called}`")
         if node.id in self.names.locals:
             self._check_local(node)
             return Name(node.id if node.id in self.comprehended else self.prefix + node.id)
@@ -102,6 +110,30 @@ class FlowScope:
     def is_function(self, name: str) -> bool:
         """Whether a name is a nested function here, or around."""
         return name in self.names.functions or (self.outer is not None and self.outer.is_function(name))
+
+    def helper(self, name: str) -> Helper | None:
+        """The nested function without `async` of this name, here or around."""
+        if name in self.comprehended:
+            return None
+        if name in self.names.locals or self.outer is None:
+            return self.helpers.get(name)
+        return self.outer.helper(name)
+
+    def is_undefined_helper(self, name: str) -> bool:
+        """Whether a name is a nested function without `async` that is defined later, here or around."""
+        if name not in self.names.functions:
+            return self.outer is not None and self.outer.is_undefined_helper(name)
+        body = self.source.node.body
+        return any(isinstance(each, ast.FunctionDef) and each.name == name for each in body)
+
+    def of_helper(self, helper: Helper) -> FlowScope:
+        """The scope inside of a function without `async`, whose parameters are variables of an expression."""
+        outer = helper.outer
+        names = Names(helper.function, helper.node, outer.names if outer else None)
+        inner = FlowScope(helper.source, names, self.book, outer, f"{helper.name}.")
+        inner.inside = True
+        inner.helping = (*self.helping, helper.node)
+        return inner
 
     def variable_name(self, name: str) -> str:
         """What a variable is called in the run."""
@@ -180,7 +212,7 @@ class FlowScope:
         if self.inside:
             raise self.refusal(
                 node,
-                "a variable cannot be set inside a comprehension or lambda",
+                "a variable cannot be set inside a comprehension, a lambda, or a function that is not async",
                 "set it in a statement of its own",
             )
         self._check_local(node.target)
@@ -194,4 +226,5 @@ class FlowScope:
         return inner
 
     def call(self, node: ast.Call) -> Expr:
-        return calls.record(node, self)
+        helper = helpers.helper_of(node.func, self)
+        return calls.record(node, self) if helper is None else helpers.called(node, helper, self)

@@ -121,7 +121,7 @@ def _return_here(context: Context, node: ast.Return, inlined: Inlined) -> None:
     context.graph.jump(inlined.end)
 
 
-def _function(context: Context, node: ast.AsyncFunctionDef) -> None:
+def _function(context: Context, node: ast.AsyncFunctionDef | ast.FunctionDef) -> None:
     functions.define(context, node)
 
 
@@ -150,6 +150,7 @@ SUPPORTED_STATEMENTS: dict[type[ast.stmt], Callable[[Context, Any], None]] = {
     ast.Return: _return,
     ast.Pass: _pass,
     ast.AsyncFunctionDef: _function,
+    ast.FunctionDef: _function,
     ast.AsyncWith: sagas.compile_with,
     ast.Match: matches.compile_match,
 }

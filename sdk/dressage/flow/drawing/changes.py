@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from dressage.expressions.checks import shown
 from dressage.flow.drawing.nodes import backoff_text
 from dressage.flow.drawing.outline import Line, outline, parameter_text
-from dressage.protocol.spec import Limits, RetryOptions, TaskDef, WorkflowSpec
+from dressage.protocol.spec import GatherNode, Limits, RetryOptions, TaskDef, Variable, WorkflowSpec
 from dressage.protocol.types import EnumType, Field, TypeDef
 
 
@@ -93,13 +94,21 @@ def _parts(spec: WorkflowSpec) -> Parts:
         "tasks": {name: text for task in spec.tasks for name, text in _task(task)},
         "failures": {each.name: " < ".join([each.name, *each.family]) for each in spec.failures},
         "types": {name: text for each in spec.types for name, text in _type(each)},
-        "variables": {
-            each.name: ("the view, " if each.view else "")
-            + ("of no known type" if each.type is None else shown(each.type))
-            for each in spec.variables
-            if not each.temporary
-        },
+        "variables": _variables(spec),
     }
+
+
+def _variables(spec: WorkflowSpec) -> dict[str, str]:
+    branches = [branch for node in spec.nodes if isinstance(node, GatherNode) for branch in node.branches]
+    owned = Counter(name for branch in branches for name in branch.variables)
+    return {each.name: _variable(each, owned[each.name]) for each in spec.variables if not each.temporary}
+
+
+def _variable(variable: Variable, branches: int) -> str:
+    said = "the view, " if variable.view else ""
+    said += "declared as " if variable.declared else ""
+    said += "of no known type" if variable.type is None else shown(variable.type)
+    return said + (f", each of {branches} branches has its own" if branches else "")
 
 
 def _limits(limits: Limits) -> dict[str, str]:
@@ -125,6 +134,9 @@ def _task(task: TaskDef) -> Iterator[tuple[str, str]]:
         yield f"{task.name} failures", ", ".join(task.failures)
 
 
+_FORMS: Final = {"object": "record", "tuple": "record, as a tuple", "dict": "record, as a dict"}
+
+
 def _type(definition: TypeDef) -> Iterator[tuple[str, str]]:
     if isinstance(definition, EnumType):
         mixin = f"({definition.mixin})" if definition.mixin else ""
@@ -132,7 +144,7 @@ def _type(definition: TypeDef) -> Iterator[tuple[str, str]]:
         for member in definition.members:
             yield f"{definition.name}.{member.name}", repr(member.value)
         return
-    yield definition.name, "record"
+    yield definition.name, _FORMS[definition.form]
     for field in definition.fields:
         yield f"{definition.name}.{field.name}", _field(field)
 

@@ -217,6 +217,8 @@ class _Outline:
         starts = {*exits, *(handler.node for handler in handlers)} - ends.jumps.keys()
         reached = [self.graph.reach(start, ends.all) - ends.jumps.keys() for start in starts]
         common = {node for some in reached for node in some if sum(node in each for each in reached) > 1}
+        # In a loop all leads here again; a block that ended where it begins would never be written.
+        common -= {at}
         falls = any(ends.follow in self.graph.reach(handler.node, ends.all) for handler in handlers)
         if common - {ends.follow}:
             join = self.graph.first(common - {ends.follow})

@@ -51,6 +51,12 @@ class Item:
     note: str | None = None
     parts: list[int] = field(default_factory=list)
 
+def plus(x: int, y: int = 1) -> int:
+    return x * 2 + y
+
+def echo(text: str, *, times: int = 2) -> str:
+    return "|".join([text] * (times % 4))[:40]
+
 """
 
 _SIGNATURES: Final = (

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dressage.expressions.checks import not_json
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
@@ -37,6 +38,9 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
         given = advance.evaluate(ready, "details")
         if has_masked(given, parts_of_value):
             raise ExpressionFailed("TypeError: a masked value cannot be told in a failure's details")
+        wrong = not_json(given)
+        if wrong is not None:
+            raise ExpressionFailed(f"TypeError: the details of a failure are JSON values{wrong}")
         details = msgspec.Raw(wire(given))
         advance.scope.spend(len(details))
     return FailureInfo(name, message, details=details, family=advance.definition.families.get(name, ()))
