@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+from dressage.expressions.groups import group_of
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
 from dressage.flow.compiler.graph import Graph, ScopeDraft
 from dressage.orchestrator.fold import advance
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.nodes import ENTER
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
-from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode
+from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode, catches_named
 
 Patch = Callable[[], AbstractContextManager[None]]
 
@@ -133,10 +134,8 @@ def no_families() -> Iterator[None]:
 
 @mutant("a clause takes every business failure")
 def any_failure_fits() -> Iterator[None]:
-    fits = advance.catches_named
-
     def fitting(handler: Any, failure: Any, family: Any) -> bool:
-        return failure.kind == "failure" or fits(handler, failure, family)
+        return failure.kind == "failure" or catches_named(handler, failure, family)
 
     with mock.patch.object(advance, "catches_named", fitting):
         yield
@@ -231,8 +230,7 @@ def failed_undo_forgotten() -> Iterator[None]:
 
 @mutant("a gather raises the first failure of several")
 def first_failure_only() -> Iterator[None]:
-    group = advance.group_of
-    with mock.patch.object(advance, "group_of", lambda failures, text: group(failures[:1], text)):
+    with mock.patch.object(advance, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
 
 

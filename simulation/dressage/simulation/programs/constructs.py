@@ -254,7 +254,7 @@ def _loop_body(program: Program, depth: int, counter: str) -> None:
         sleep(program, depth + 1)
     program.block(depth + 1, program.random.randint(1, 3))
     program.in_loop.pop()
-    if program.random.random() < 0.4:
+    if program.random.random() < 0.5:
         program.write(depth, "else:")
         with program.inside("loop-else"):
             program.block(depth + 1, program.random.randint(0, 2))

@@ -350,9 +350,11 @@ class Program:
     def leave(self, depth: int) -> None:
         # To leave a `finally` body otherwise than by a failure is refused.
         kinds = ["raise"] if self.in_final else ["raise", "return"]
-        kinds += ["break", "continue"] * 3 if self.in_loop else []
+        place = self.around[-1] if self.around else ""
+        kinds += ["break", "continue"] * (6 if place == "except" else 3) if self.in_loop else []
         if self.caught:
-            kinds += ["again"] * (30 if self.in_else or self.in_loop else 9 if len(self.around) > 2 else 4)
+            rare = self.in_else or place in ("loop", "each", "handled")
+            kinds += ["again"] * (60 if rare else 9 if self.in_loop or len(self.around) > 2 else 4)
         kind = self.random.choice(kinds)
         self._note(kind)
         if kind in ("break", "continue"):
