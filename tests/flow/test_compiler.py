@@ -306,3 +306,17 @@ def test_five_hundred_nodes_compile_quickly(define: Define) -> None:
     # 200 ms is the aim on an idle machine; tests run beside others.
     assert best < 0.6
     print(f"compiled {nodes} nodes in {best * 1000:.0f} ms")
+
+
+def test_a_type_that_grows_leaves_the_others_known(compiled: Compiled) -> None:
+    body = """
+        tower, total, view = [x], 0, View()
+        while total < 3:
+            tower = [tower]
+            total += 1
+        return total
+    """
+    types = {variable.name: variable.type for variable in compiled(body).variables}
+    assert types["tower"] is None
+    assert types["total"] == Scalar("int")
+    assert types["view"] == Named("View")

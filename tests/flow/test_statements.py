@@ -476,3 +476,17 @@ async def fills(owner: str) -> str:
 
 def test_a_default_may_name_its_types() -> None:
     assert both_ways(fills, {}, "ann") == ("[] {} [] 1", [])
+
+
+@workflow
+async def rebinds(x: int) -> str:
+    a, b = 1, 2
+    a = a + await number((a := x))
+    seen = [a, await number((b := 5)), b, (b := 6), b]
+    text = f"{b} {await number((b := 3))} {b}"
+    return f"{a} {seen} {text}"
+
+
+def test_what_is_set_inside_an_await_is_not_seen_before_it() -> None:
+    result, _ = both_ways(rebinds, FAKES, 4)
+    assert result == "5 [5, 5, 5, 6, 6] 6 3 3"
