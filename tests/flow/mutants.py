@@ -52,19 +52,19 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round")
+@mutant("break goes on with the next round", first=8)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
 
 
-@mutant("continue ends the loop")
+@mutant("continue ends the loop", first=13)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
 
 
-@mutant("the else of a loop is left out")
+@mutant("the else of a loop is left out", first=13)
 def no_loop_else() -> Iterator[None]:
     def without(compiled: Callable[..., None]) -> Callable[..., None]:
         def compile_loop(context: Any, node: Any) -> None:
@@ -87,7 +87,7 @@ def reversed_forward() -> Iterator[None]:
         yield
 
 
-@mutant("zip() goes on to the end of the longest")
+@mutant("zip() goes on to the end of the longest", first=26)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -97,7 +97,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally")
+@mutant("return, break and continue pass no finally", first=40)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -132,7 +132,7 @@ def no_families() -> Iterator[None]:
         yield
 
 
-@mutant("a clause takes every business failure")
+@mutant("a clause takes every business failure", first=2)
 def any_failure_fits() -> Iterator[None]:
     def fitting(handler: Any, failure: Any, family: Any) -> bool:
         return failure.kind == "failure" or catches_named(handler, failure, family)
@@ -141,7 +141,7 @@ def any_failure_fits() -> Iterator[None]:
         yield
 
 
-@mutant("a try in a try hides the outer one")
+@mutant("a try in a try hides the outer one", first=2)
 def outer_try_hidden() -> Iterator[None]:
     def open_scope(self: Graph) -> int:
         self.scopes.append(ScopeDraft(None))
@@ -178,7 +178,7 @@ def outermost_raised() -> Iterator[None]:
         yield
 
 
-@mutant("what except* leaves is dropped")
+@mutant("what except* leaves is dropped", first=6)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
 
@@ -197,7 +197,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at")
+@mutant("a guard is not looked at", first=27)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
@@ -213,13 +213,13 @@ def no_guards() -> Iterator[None]:
 
 
 # -- sagas and branches ------------------------------------------------------------------------------
-@mutant("steps are undone in the order of their registration")
+@mutant("steps are undone in the order of their registration", first=12)
 def undone_forward() -> Iterator[None]:
     with mock.patch.object(sagas, "Binary", _swapped):
         yield
 
 
-@mutant("what an undo fails with is forgotten")
+@mutant("what an undo fails with is forgotten", first=12)
 def failed_undo_forgotten() -> Iterator[None]:
     def only_first(context: Any, node: Any, failure: str, failures: str) -> None:
         context.graph.emit(RaiseNode, node, {}, reraise=failure)
@@ -228,7 +228,7 @@ def failed_undo_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("a gather raises the first failure of several")
+@mutant("a gather raises the first failure of several", first=6)
 def first_failure_only() -> Iterator[None]:
     with mock.patch.object(advance, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
@@ -241,13 +241,13 @@ def shared_variables() -> Iterator[None]:
 
 
 # -- assignments and expressions ---------------------------------------------------------------------
-@mutant("several targets are set one by one, while the values are still computed")
+@mutant("several targets are set one by one, while the values are still computed", first=1)
 def set_one_by_one() -> Iterator[None]:
     with mock.patch.object(assignments, "_can_assign_now", return_value=True):
         yield
 
 
-@mutant("an augmented assignment takes its sides the other way round")
+@mutant("an augmented assignment takes its sides the other way round", first=11)
 def sides_swapped() -> Iterator[None]:
     with mock.patch.object(assignments, "Binary", _swapped):
         yield
@@ -259,7 +259,7 @@ def computed_late() -> Iterator[None]:
         yield
 
 
-@mutant("what := sets is forgotten when the run waits")
+@mutant("what := sets is forgotten when the run waits", first=27)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()
@@ -268,7 +268,7 @@ def walrus_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("the count of the view never changes")
+@mutant("the count of the view never changes", first=1)
 def view_unchanged() -> Iterator[None]:
     enter = ENTER[AssignNode]
 
