@@ -165,19 +165,6 @@ def try_else_inside() -> Iterator[None]:
         yield
 
 
-@mutant("a bare raise raises what the outermost clause has caught")
-def outermost_raised() -> Iterator[None]:
-    compiled = tries.compile_raise
-
-    def outermost(context: Any, node: Any) -> None:
-        context.clauses.reverse()
-        compiled(context, node)
-        context.clauses.reverse()
-
-    with mock.patch.dict(statements.SUPPORTED_STATEMENTS, {ast.Raise: outermost}):
-        yield
-
-
 @mutant("what except* leaves is dropped", first=6)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...

@@ -124,6 +124,8 @@ def inline(program: Program, depth: int) -> None:
     integer, string, test = program.integer, program.string, program.test
     lines = [
         f"a = {integer()} - await number({integer()})",
+        f"a = {integer()} // ({integer()}) - await number({integer()})",
+        f"b = [{integer()}, b][a % 3] + await number({integer()})",
         f"b = [await number({integer()}), {integer()}][{integer()} % 2]",
         f"s = await word({integer()}) if {test()} else {string()}",
         f"b = ({integer()} and await number({integer()})) + 1",
@@ -180,7 +182,12 @@ def gathered(program: Program, depth: int) -> None:
     kinds = [
         program.random.randint(0, 3 if program.functions else 2) for _ in range(program.random.randint(1, 3))
     ]
-    calls = ", ".join(_branch(program, kind) for kind in kinds)
+    if program.functions and program.random.random() < 0.3:
+        # The same statements side by side: each branch has variables of its own.
+        function, kinds = program.pick(*program.functions), [3, 3]
+        calls = ", ".join(f"{function}({program.integer()})" for _ in kinds)
+    else:
+        calls = ", ".join(_branch(program, kind) for kind in kinds)
     targets = ["_", program.pick("a", "b"), program.pick("s", "t"), program.pick("a", "b")]
     names = ", ".join(targets[kind] for kind in kinds)
     line = f"await gather({calls})"
@@ -289,8 +296,8 @@ def handled(program: Program, depth: int) -> None:
     program.block(depth + 1, program.random.randint(0, 2))
     classes = program.pick("Declined", "Stolen", "Other", "WorkflowFailure", "(Stolen, Other)")
     _clause(program, depth, classes)
-    if classes in ("Stolen", "Other") and program.random.random() < 0.5:
-        _clause(program, depth, "Declined")
+    if classes in ("Stolen", "Other") and program.random.random() < 0.8:
+        _clause(program, depth, program.pick("Declined", "WorkflowFailure"))
     if program.random.random() < 0.7:
         program.write(depth, "else:")
         with program.inside("try-else"):
