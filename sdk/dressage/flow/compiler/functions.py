@@ -16,7 +16,6 @@ from dressage.flow.compiler import helpers
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
 from dressage.flow.compiler.helpers import Helper, Written
-from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.source import Function, source_of
 from dressage.protocol.expressions import Expr
@@ -130,7 +129,7 @@ def _check_no_view(callee: Callee, names: Names) -> None:
 
 def _scope(context: Context, callee: Callee) -> FlowScope:
     outer = callee.outer
-    names = Names(callee.function, callee.node, outer.names if outer else None)
+    names = context.names.of(callee.function, callee.node, outer.names if outer else None)
     return FlowScope(
         callee.source, names, context.scope.book, outer.scope if outer else None, f"{callee.name}."
     )

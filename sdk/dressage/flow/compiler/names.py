@@ -29,6 +29,7 @@ class Names:
         self.outer = outer
         """Of a nested function: the names around it."""
 
+        self._called: dict[tuple[Function, Names | None], Names] = {}
         self._free = frozenset(function.__code__.co_freevars)
         self._closure = closure_of(function)
         self._around = [function.__globals__, vars(builtins)]
@@ -46,6 +47,14 @@ class Names:
         self.views = self._views(nodes, within)
         self.view_uses = _view_uses(within)
         self.failure_uses = _failure_uses(within)
+
+    def of(self, function: Callable[..., Any], node: Function, outer: Names | None) -> Names:
+        """The names of a function that is called here. They are found once, however often it is called."""
+        found = self._called.get((node, outer))
+        if found is None:
+            found = self._called[node, outer] = Names(function, node, outer)
+            found._called = self._called
+        return found
 
     def around(self, names: Collection[str]) -> Names:
         """The names inside of a comprehension or lambda that has variables of these names."""

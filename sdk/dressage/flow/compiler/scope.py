@@ -129,7 +129,7 @@ class FlowScope:
     def of_helper(self, helper: Helper) -> FlowScope:
         """The scope inside of a function without `async`, whose parameters are variables of an expression."""
         outer = helper.outer
-        names = Names(helper.function, helper.node, outer.names if outer else None)
+        names = self.names.of(helper.function, helper.node, outer.names if outer else None)
         inner = FlowScope(helper.source, names, self.book, outer, f"{helper.name}.")
         inner.inside = True
         inner.helping = (*self.helping, helper.node)
