@@ -52,7 +52,7 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round", first=8)
+@mutant("break goes on with the next round", first=2)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
@@ -64,7 +64,7 @@ def continue_breaks() -> Iterator[None]:
         yield
 
 
-@mutant("the else of a loop is left out", first=13)
+@mutant("the else of a loop is left out", first=3)
 def no_loop_else() -> Iterator[None]:
     def without(compiled: Callable[..., None]) -> Callable[..., None]:
         def compile_loop(context: Any, node: Any) -> None:
@@ -97,7 +97,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally", first=40)
+@mutant("return, break and continue pass no finally", first=63)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -141,7 +141,7 @@ def any_failure_fits() -> Iterator[None]:
         yield
 
 
-@mutant("a try in a try hides the outer one", first=2)
+@mutant("a try in a try hides the outer one", first=1)
 def outer_try_hidden() -> Iterator[None]:
     def open_scope(self: Graph) -> int:
         self.scopes.append(ScopeDraft(None))
@@ -165,7 +165,7 @@ def try_else_inside() -> Iterator[None]:
         yield
 
 
-@mutant("what except* leaves is dropped", first=6)
+@mutant("what except* leaves is dropped", first=23)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
 
@@ -184,7 +184,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=27)
+@mutant("a guard is not looked at", first=4)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
@@ -200,13 +200,13 @@ def no_guards() -> Iterator[None]:
 
 
 # -- sagas and branches ------------------------------------------------------------------------------
-@mutant("steps are undone in the order of their registration", first=12)
+@mutant("steps are undone in the order of their registration", first=8)
 def undone_forward() -> Iterator[None]:
     with mock.patch.object(sagas, "Binary", _swapped):
         yield
 
 
-@mutant("what an undo fails with is forgotten", first=12)
+@mutant("what an undo fails with is forgotten", first=8)
 def failed_undo_forgotten() -> Iterator[None]:
     def only_first(context: Any, node: Any, failure: str, failures: str) -> None:
         context.graph.emit(RaiseNode, node, {}, reraise=failure)
@@ -215,20 +215,20 @@ def failed_undo_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("a gather raises the first failure of several", first=6)
+@mutant("a gather raises the first failure of several", first=16)
 def first_failure_only() -> Iterator[None]:
     with mock.patch.object(advance, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
 
 
-@mutant("branches share their variables")
+@mutant("branches share their variables", first=50)
 def shared_variables() -> Iterator[None]:
     with mock.patch.object(Advance, "_owner", return_value=None):
         yield
 
 
 # -- assignments and expressions ---------------------------------------------------------------------
-@mutant("several targets are set one by one, while the values are still computed", first=1)
+@mutant("several targets are set one by one, while the values are still computed", first=4)
 def set_one_by_one() -> Iterator[None]:
     with mock.patch.object(assignments, "_can_assign_now", return_value=True):
         yield
@@ -240,7 +240,7 @@ def sides_swapped() -> Iterator[None]:
         yield
 
 
-@mutant("what stands before an await is computed behind it")
+@mutant("what stands before an await is computed behind it", first=63)
 def computed_late() -> Iterator[None]:
     with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
         yield
@@ -255,7 +255,7 @@ def walrus_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("the count of the view never changes", first=1)
+@mutant("the count of the view never changes", first=11)
 def view_unchanged() -> Iterator[None]:
     enter = ENTER[AssignNode]
 

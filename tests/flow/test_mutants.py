@@ -1,4 +1,4 @@
-"""The comparison with Python can fail: each thing that is wrong with compiler or fold is noticed by a random program."""
+"""The comparison with Python can fail: whatever is wrong with compiler or fold, some random program shows it."""
 
 from __future__ import annotations
 

@@ -481,9 +481,9 @@ def test_a_default_may_name_its_types() -> None:
 @workflow
 async def rebinds(x: int) -> str:
     a, b = 1, 2
-    a = a + await number((a := x))
-    seen = [a, await number((b := 5)), b, (b := 6), b]
-    text = f"{b} {await number((b := 3))} {b}"
+    a = a + await number(a := x)
+    seen = [a, await number(b := 5), b, (b := 6), b]
+    text = f"{b} {await number(b := 3)} {b}"
     return f"{a} {seen} {text}"
 
 

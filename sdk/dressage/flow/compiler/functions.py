@@ -16,6 +16,7 @@ from dressage.flow.compiler import helpers
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
 from dressage.flow.compiler.helpers import Helper, Written
+from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.source import Function, source_of
 from dressage.protocol.expressions import Expr
