@@ -58,7 +58,7 @@ def break_continues() -> Iterator[None]:
         yield
 
 
-@mutant("continue ends the loop", first=13)
+@mutant("continue ends the loop", first=88)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
@@ -81,7 +81,7 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward")
+@mutant("reversed() goes forward", first=216)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
@@ -105,22 +105,9 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally")
+@mutant("what is returned is computed behind finally", first=234)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
-        yield
-
-
-@mutant("the last clause that fits is taken")
-def last_clause_first() -> Iterator[None]:
-    finished = Graph.finished_scopes
-
-    def reversed_clauses(self: Graph) -> Any:
-        for scope in self.scopes:
-            scope.handlers.reverse()
-        return finished(self)
-
-    with mock.patch.object(Graph, "finished_scopes", reversed_clauses):
         yield
 
 
@@ -174,7 +161,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences")
+@mutant("a sequence pattern takes longer sequences", first=205)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -246,7 +233,7 @@ def computed_late() -> Iterator[None]:
         yield
 
 
-@mutant("what := sets is forgotten when the run waits", first=27)
+@mutant("what := sets is forgotten when the run waits", first=81)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()
