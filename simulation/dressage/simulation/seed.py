@@ -16,6 +16,7 @@ from unittest import mock
 
 from dressage.brokers import registry
 from dressage.orchestrator import api
+from dressage.orchestrator.fold import definition
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.definitions import load_definition
@@ -248,9 +249,14 @@ def _check_once(spec: WorkflowSpec) -> None:
 
 @contextmanager
 def _definitions_once() -> Iterator[None]:
-    """A definition never changes, and reading one takes as long as folding a hundred commands."""
+    """A definition never changes, and reading one takes as long as folding a hundred commands.
+
+    Whatever is loaded was checked when it was registered.
+    """
     with (
         mock.patch.object(definitions, "load_definition", _load_once),
+        mock.patch.object(definitions, "read_registered", _read_once),
+        mock.patch.object(definition, "check_spec"),
         mock.patch.object(registry, "read_registered", _read_once),
         mock.patch.object(registry, "check_spec", _check_once),
     ):

@@ -42,19 +42,19 @@ if TYPE_CHECKING:
 
 RUNS_MIN: Final = 20
 COMMANDS_MIN: Final = 200
-PLANNED_MIN: Final = 155
+PLANNED_MIN: Final = 140
 """So many commands are planned for; what is repeated, refused and called up late makes the rest."""
 
 RESERVE: Final = 20
 LATE_CLIENT: Final = "client-late"
-DULL_COMMANDS, LONG_COMMANDS = 5, 120
+DULL_COMMANDS, LONG_COMMANDS = 5, 40
 """Runs of fewer commands are mostly dull; one of more takes all the time there is, and gains nothing by it."""
 
 DRAWN_MAX: Final = 150
 """After so many runs were thought of, any length will do."""
 
 AIMING: Final = 10
-PROGRAMS: Final = 120
+PROGRAMS: Final = 100
 """So many different programs the seeds of a block draw from; a process compiles each of them once."""
 
 BLOCK: Final = 1_000
@@ -79,7 +79,7 @@ def program(number: int) -> ModuleType | None:
         name=f"program-{number}",
         naps=NAP,
         task_options=task_options(queue),
-        length=(3, 8),
+        length=(2, 6),
         parks=number % 2 == 0,
     )
     try:
