@@ -17,7 +17,7 @@ from dressage.simulation.invariants import RULES
 from dressage.simulation.mutants import MUTANTS
 from dressage.simulation.running import run_apart
 from dressage.simulation.seed import plan
-from dressage.simulation.workloads import WORKLOADS
+from dressage.simulation.workloads import RESERVE, RESERVE_COMMANDS, WORKLOADS
 
 SEEDS_TELLING = 100
 """Of so many seeds every fault and every workload has its share; a shorter budget has fewer."""
@@ -70,6 +70,12 @@ def test_every_kind_of_fault_strikes() -> None:
 def test_a_mutant_is_caught_by_a_rule(name: str, caught: dict[str, Caught]) -> None:
     print(caught[name])
     assert caught[name].rule in MUTANTS[name].rules
+
+
+def test_a_seed_of_small_runs_has_the_more_of_them_in_reserve() -> None:
+    reserve = plan(17_309).script.reserve
+    assert len(reserve) > RESERVE
+    assert sum(run.ending.commands for run, _ in reserve) >= RESERVE_COMMANDS
 
 
 def test_there_are_mutants_enough_and_their_rules_exist() -> None:

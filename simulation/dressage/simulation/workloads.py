@@ -45,7 +45,9 @@ COMMANDS_MIN: Final = 200
 PLANNED_MIN: Final = 140
 """So many commands are planned for; what is repeated, refused and called up late makes the rest."""
 
-RESERVE: Final = 20
+RESERVE, RESERVE_COMMANDS = 20, 150
+"""So many runs wait for being needed, and more where these are small: all of a seed together must be enough."""
+
 LATE_CLIENT: Final = "client-late"
 DULL_COMMANDS, LONG_COMMANDS = 5, 40
 """Runs of fewer commands are mostly dull; one of more takes all the time there is, and gains nothing by it."""
@@ -122,10 +124,12 @@ def more_runs(
 
 def reserve_runs(script: Script, chance: random.Random) -> None:
     """How often things are repeated is not known beforehand, so some runs wait for being needed."""
-    while len(script.reserve) < RESERVE:
+    commands = 0
+    while len(script.reserve) < RESERVE or commands < RESERVE_COMMANDS:
         run = some_run(script, chance)
         if run is not None and run.ending.kind != "asleep":
             script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
+            commands += run.ending.commands
 
 
 def some_run(script: Script, chance: random.Random) -> PlannedRun | None:
