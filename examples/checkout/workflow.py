@@ -14,7 +14,8 @@ from dressage.flow import App, Exponential, Searchable, TaskError, WorkflowFailu
 app = App("checkout")
 
 
-class OutOfStock(WorkflowFailure): ...
+class OutOfStock(WorkflowFailure):
+    missing: list[str]
 
 
 class CardDeclined(WorkflowFailure): ...

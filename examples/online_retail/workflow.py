@@ -35,6 +35,8 @@ class NobodyToCredit(Rejected):
 class CardDeclined(WorkflowFailure):
     """The bank said no. That is an answer and not a fault, so it is not asked again."""
 
+    invoice: str
+
 
 @dataclass
 class Line:

@@ -24,7 +24,8 @@ class Plan(Enum):
 class EmailTaken(WorkflowFailure): ...
 
 
-class SetupFailed(WorkflowFailure): ...
+class SetupFailed(WorkflowFailure):
+    account: str
 
 
 class NotConfirmed(WorkflowFailure): ...

@@ -19,6 +19,8 @@ class NothingFree(WorkflowFailure):
 class TripFailed(WorkflowFailure):
     """The trip was not booked. `open` names the bookings that could not be cancelled: somebody has to call."""
 
+    open: list[str]
+
 
 @dataclass
 class Trip:

@@ -25,7 +25,8 @@ class Odd(WorkflowFailure): ...
 class VeryOdd(Odd): ...
 
 
-class Even(WorkflowFailure): ...
+class Even(WorkflowFailure):
+    n: int
 
 
 @app.task

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 app = App("reading")
 
 
-class Empty(WorkflowFailure): ...
+class Empty(WorkflowFailure):
+    given: Decimal
 
 
 @dataclass
@@ -39,7 +40,7 @@ async def half(amount: Decimal) -> Decimal:
 async def halved(amount: Decimal) -> Decimal:
     view, share = View(), await half(amount)
     if share == 0:
-        raise Empty("nothing to halve", given=str(amount))
+        raise Empty("nothing to halve", given=amount)
     view.note = f"was {amount}"
     view.status = "DONE"
     return share

@@ -32,7 +32,8 @@ class Size(Enum):
 class Refusal(WorkflowFailure): ...
 
 
-class Stolen(Refusal): ...
+class Stolen(Refusal):
+    card: str
 
 
 @dataclass

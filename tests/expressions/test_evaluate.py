@@ -208,7 +208,7 @@ def test_operands_are_evaluated_once_and_in_order() -> None:
         ("item.stored_prefix", "AttributeError: 'Item' object has no attribute 'stored_prefix'"),
         ("i.lower()", "AttributeError: 'int' object has no attribute 'lower'"),
         ("items.__class__", "AttributeError: 'list' object has no attribute '__class__'"),
-        ("failure.kind", "AttributeError: a failure has name, message and details, but no attribute 'kind'"),
+        ("failure.kind", "AttributeError: failure 'declined' has no field 'kind'"),
         ("f'{item}'", "TypeError: Item has no text here: format its fields one by one"),
         ("str([color])", "TypeError: enum Color has no text here: format its .value or .name"),
         ("{item: 1}", "TypeError: unhashable type: 'Item'"),

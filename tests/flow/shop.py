@@ -13,10 +13,12 @@ from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, 
 class CardDeclined(WorkflowFailure): ...
 
 
-class CardStolen(CardDeclined): ...
+class CardStolen(CardDeclined):
+    order: str = ""
 
 
-class Rejected(WorkflowFailure): ...
+class Rejected(WorkflowFailure):
+    limit: Decimal | None = None
 
 
 class Priority(Enum):
@@ -80,7 +82,7 @@ async def process_order(order: Order) -> Receipt:
     """Prices, reserves, charges and ships an order."""
     view, price = OrderView(), await fetch_price(order.item, quantity=order.quantity)
     if price > LIMIT and order.priority is not Priority.HIGH:
-        raise Rejected(f"{price:.2f} is too much for {order.id}", limit=str(LIMIT))
+        raise Rejected(f"{price:.2f} is too much for {order.id}", limit=LIMIT)
     reservation = await reserve_stock(order)
     while True:
         view.attempts += 1

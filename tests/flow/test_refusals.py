@@ -28,6 +28,11 @@ from dressage.flow import App, Exponential, Saga, Searchable, TaskError, Workflo
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
 class Other(WorkflowFailure): ...
+class Costly(WorkflowFailure):
+    cost: Decimal
+    item: str = ""
+class Wild(WorkflowFailure):
+    task: App
 class Odd(WorkflowFailure):
     def __init__(self, code: int) -> None: ...
 
@@ -320,7 +325,7 @@ CASES = {
         "leave from the try body, an except clause, or after the whole",
     ),
     "after a finally that raises": Case(
-        "try: await one(x)\nfinally: raise Odd\n‸x = 1", "control never gets here", "remove what cannot run"
+        "try: await one(x)\nfinally: raise Other\n‸x = 1", "control never gets here", "remove what cannot run"
     ),
     "else never reached": Case(
         "try: return 1\nexcept Declined: pass\nelse:\n    ‸x = 1",
@@ -444,15 +449,25 @@ CASES = {
     "unpacked set": Case(
         "‸y, z = {x, 2}", "a set has no order that a run could know", "write `sorted(...)` around the set"
     ),
-    "details that are no JSON": Case(
+    "field that a failure lacks": Case(
         "raise Declined('', ‸cost=Decimal(x))",
-        "a failure's details are JSON values, and cost is Decimal",
-        "write `cost=str(...)`",
+        "Declined has no field cost",
+        "declare it in the class, as `cost: str`",
     ),
-    "details that are a record": Case(
-        "raise Declined('', ‸order=order)",
-        "are JSON values, and order is Item",
-        "the fields of a record one by one",
+    "field of a failure that misses": Case(
+        "raise ‸Costly(f'{x}')", "Costly() misses cost", "it is Costly(cost, item)"
+    ),
+    "failure without its fields": Case("raise ‸Costly", "Costly() misses cost", "it is Costly(cost, item)"),
+    "message behind the fields": Case(
+        "raise Costly(cost=Decimal(x), ‸message='a')", "looked at before the fields", "write it first"
+    ),
+    "field that not all have": Case(
+        "try: raise Costly('', cost=Decimal(x))\nexcept (Declined, Costly) as e: y = ‸e.cost",
+        "not all that is caught here has a cost",
+        "catch business failures in a clause of their own",
+    ),
+    "failure with a field that is no value": Case(
+        "raise ‸Wild('', task=one)", "failure Wild: field Wild.task: type App is not supported", "a dataclass"
     ),
     "now": Case("y = ‸datetime.now()", "datetime.now() cannot be called", "no clock of its own"),
     "uuid": Case("y = ‸uuid.uuid4()", "uuid.uuid4() cannot be called", "return a new id"),
@@ -610,7 +625,7 @@ CASES = {
     ),
     "args of an error": Case(
         "try: await one(x)\nexcept Exception as e: y = ‸e.args",
-        "a failure has name, message and details, but no args",
+        "a failure has name, message, details and the fields that it declares, but no args",
         "write `str(e)`",
     ),
     "except a value": Case("try: await one(x)\nexcept ‸LIMITS: pass", "no failure class", "subclass"),
@@ -643,9 +658,9 @@ CASES = {
         "raise a subclass of WorkflowFailure: a business failure has a name that others can catch",
     ),
     "raise a variable": Case("raise ‸x", "no failure that was caught here", "name a failure"),
-    "raise two messages": Case('raise Declined("a", ‸"b")', "takes one message", "details by name"),
+    "raise two messages": Case('raise Declined("a", ‸"b")', "takes one message", "fields by name"),
     "raise a number": Case("‸raise Declined(x)", "must be a str", "f-string"),
-    "raise with own __init__": Case("raise ‸Odd(3)", "its own __init__()", "(message, **details)"),
+    "raise with own __init__": Case("raise ‸Odd(3)", "its own __init__()", "declare its fields"),
     "cause": Case("raise Declined from ‸x", "None or the caught failure", "from None"),
     "failure as value": Case("y = ‸Declined('a')", "failure Declined is no value", "raise Declined"),
     "caught as value": Case(

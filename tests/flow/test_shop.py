@@ -57,7 +57,7 @@ def test_a_family_is_caught_by_its_nearest_clause(
         raise shop.CardStolen("reported")
 
     outcome = interpret(shop.process_order.spec, {**tasks, "charge-card": stolen}, {"order": ORDER})
-    assert outcome.failure == ("rejected", "card reported", {})
+    assert outcome.failure == ("rejected", "card reported", {"limit": None})
 
 
 def test_a_failure_carries_its_details(

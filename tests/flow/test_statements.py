@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -436,25 +438,63 @@ def test_an_undo_that_fails_keeps_no_other_from_being_called() -> None:
 
 
 # -- details of failures ---------------------------------------------------------------------------
+class Overdrawn(WorkflowFailure):
+    missing: Decimal
+    items: list[str] = field(default_factory=list[str])
+    anything: Any = None
+
+
+class Frozen(Overdrawn):
+    until: datetime
+
+
 @workflow
-async def details(value: list[Any]) -> str:
+async def overdrawn(value: list[Any]) -> str:
     try:
-        raise Declined("no", value=value, first=value[0])
-    except Declined as failure:
-        return f"{failure.details['value']} {failure.details['first']}"
+        raise Overdrawn("no", missing=Decimal(len(value)), anything=value)
+    except Overdrawn as failure:
+        more = failure.missing + Decimal("0.50")
+        return f"{more} {failure.items} {failure.anything} {failure.details}"
+
+
+@workflow
+async def frozen(days: int) -> str:
+    view, start = [f"{days}"], datetime(2026, 1, 2, tzinfo=UTC)
+    try:
+        raise Frozen("cold", missing=Decimal(1), items=[*view, "b"], until=start + timedelta(days=days))
+    except Frozen as failure:
+        first = f"{failure.until - start} {failure.items[0]}"
+    try:
+        raise Frozen("cold", missing=Decimal(1), until=start)
+    except Overdrawn as failure:
+        return f"{first} {failure.name} {failure.missing} {failure.items}"
 
 
 @workflow
 async def told(x: int) -> str:
     kept: list[Any] = [(x, 1)]
     try:
-        raise Declined("no", value=kept[0] if x else kept)
-    except Declined as failure:
+        raise Overdrawn("no", missing=Decimal(1), anything=kept[0] if x else kept)
+    except Overdrawn as failure:
         return failure.message
 
 
-def test_details_are_json_or_an_error() -> None:
-    assert both_ways(details, {}, [1, "a"]) == ("[1, 'a'] 1", [])
+@workflow
+async def wrongly(value: list[Any]) -> str:
+    try:
+        raise Overdrawn("no", missing=value[0])
+    except TypeError:
+        return "a type error"
+
+
+def test_the_fields_of_a_failure_have_their_types() -> None:
+    result, _ = both_ways(overdrawn, {}, [1, "a"])
+    assert result == "2.50 [] [1, 'a'] {'missing': '2', 'items': [], 'anything': [1, 'a']}"
+    assert both_ways(frozen, {}, 3) == ("3 days, 0:00:00 3 frozen 1 []", [])
+    assert both_ways(wrongly, {}, [1]) == ("a type error", [])
+
+
+def test_a_field_of_any_type_is_json_or_an_error() -> None:
     assert both_ways(told, {}, 0) == ("TypeError", [])
     assert both_ways(told, {}, 1) == ("TypeError", [])
 

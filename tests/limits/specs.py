@@ -17,6 +17,7 @@ from dressage.protocol.expressions import Expr
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    FailureDef,
     Node,
     RegisteredWorkflow,
     ReturnNode,
@@ -24,10 +25,17 @@ from dressage.protocol.spec import (
     TaskNode,
     WorkflowSpec,
 )
-from dressage.protocol.types import ANY, Field
+from dressage.protocol.types import ANY, Field, RecordType
 
 VARIABLES: Final = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
 ANYTHING: Final = Field("p", ANY, False, msgspec.Raw(b"null"))
+
+
+TELLING: Final[dict[str, Any]] = {
+    "types": (RecordType("Boom", (Field("text", ANY),)),),
+    "failures": (FailureDef("boom", record="Boom"),),
+}
+"""Parts of a spec whose failure `boom` has a field."""
 
 
 def expr(text: str) -> Expr:

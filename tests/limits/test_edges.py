@@ -8,6 +8,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 from tests.limits.specs import (  # pyright: ignore[reportMissingImports]
+    TELLING,
     Run,
     calling,
     expr,
@@ -58,7 +59,7 @@ from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import encode_state
 from dressage.protocol.commands import FailureInfo, StartRun, TimerFired
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.expressions import Const
+from dressage.protocol.expressions import Const, Make
 from dressage.protocol.spec import (
     LIMITS_MAX,
     Branch,
@@ -270,8 +271,9 @@ def test_the_largest_state_fits_into_a_message() -> None:
     run = Run(
         in_turn(
             ("a", text_of(320_000)),
-            end=RaiseNode("boom", expr("'\\x00' * 100000"), expr("'y' * 32000")),
+            end=RaiseNode("boom", expr("'\\x00' * 100000"), Make("Boom", {"text": expr("'y' * 32000")})),
             limits=limits,
+            **TELLING,
         )
     )
     assert ended(run.start(data)) == "boom"

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from tests.limits.specs import (  # pyright: ignore[reportMissingImports]
+    TELLING,
     Run,
     expr,
     failure_of,
@@ -88,9 +89,9 @@ def raising_deep() -> WorkflowSpec:
 def raising_much() -> WorkflowSpec:
     nodes: list[Node] = [
         AssignNode("a", expr("'x' * 250000"), 1),
-        RaiseNode("boom", message=Name("a"), details=Name("a"), scope=0),
+        RaiseNode("boom", message=Name("a"), details=Make("Boom", {"text": expr("'x' * 32000")}), scope=0),
     ]
-    return spec_of(nodes, scopes=(Scope((Handler(("workflow-failure",), 1),)),))
+    return spec_of(nodes, scopes=(Scope((Handler(("workflow-failure",), 1),)),), **TELLING)
 
 
 def many_arguments() -> WorkflowSpec:

@@ -47,7 +47,7 @@ def shop_cases(shop: ModuleType) -> Iterator[tuple[str, Case]]:
         assert reservation.startswith("reservation-")
 
     order = shop.Order("o-1", "lamp", 3)
-    declined = shop.CardDeclined("no cover", balance=1)
+    declined = shop.CardDeclined("no cover")
     yield "paid", Case(shop.process_order, (order,), bank())
     yield "paid at the second try", Case(shop.process_order, (order,), bank(declined))
     yield "declined for ever", Case(shop.process_order, (order,), bank(declined, declined, declined))

@@ -25,7 +25,8 @@ WEEK = timedelta(days=7)
 class Declined(WorkflowFailure): ...
 
 
-class Stolen(Declined): ...
+class Stolen(Declined):
+    card: str
 
 
 class Size(Enum):

@@ -148,7 +148,9 @@ class View:
     status: Searchable[str] = "NEW"
 
 
-class Declined(WorkflowFailure): ...
+class Declined(WorkflowFailure):
+    code: str
+    again_in: timedelta | None = None
 
 
 app = App("shop")
@@ -194,7 +196,16 @@ async def flow(order: Order) -> str:
     try:
         number = await reserve(order)
     except Declined as error:
-        raise Declined(error.details) from error  # bad: message
+        number = error.code  # bad: type of a failure's field
+        if number == 1:
+            raise Declined(error.details, code="51") from error  # bad: message
+        if number == 2:
+            raise Declined("no", code=51) from error  # bad: field of a failure
+        if number == 3:
+            raise Declined("no") from error  # bad: missing field of a failure
+        if number == 4:
+            raise Declined("no", code="51", tip=1) from error  # bad: unknown field of a failure
+        raise Declined(f"no: {error.code}", code=error.code, again_in=timedelta(1)) from error
     return number  # bad: return
 
 
@@ -205,7 +216,7 @@ async def outside() -> int:
 
 def test_flow() -> None:
     test = WorkflowTest(flow)
-    test.task(charge).returns("receipt").then_fails(Declined("no"))
+    test.task(charge).returns("receipt").then_fails(Declined("no", code="51"))
     test.task(charge).returns(1)  # bad: result of fake
     test.task(charge).does(lambda order: "receipt")  # bad: parameters of fake
     test.task(reserve).fails(OSError())  # bad: failure of fake

@@ -167,7 +167,7 @@ def _attribute(expr: Attribute, part: Part, table: TypeTable) -> Evaluate:
             if name in ("name", "value"):
                 return getattr(value, name)
         elif isinstance(value, FailureInfo):
-            return _of_failure(frame, value, name)
+            return _of_failure(frame, value, name, table)
         elif name in FIELDS.get(type(value), ()) or (
             isinstance(value, tuple) and name in getattr(value, "_fields", ())
         ):
@@ -177,20 +177,22 @@ def _attribute(expr: Attribute, part: Part, table: TypeTable) -> Evaluate:
     return evaluate
 
 
-def _of_failure(frame: Frame, failure: FailureInfo, name: str) -> Value:
+def _of_failure(frame: Frame, failure: FailureInfo, name: str, table: TypeTable) -> Value:
     if name == "name":
         return failure.name
     if name == "message":
         return failure.message
     if name == "exceptions" and failure.kind == "group":
         return failure.causes
+    details = bytes(failure.details) if isinstance(failure.details, msgspec.Raw) else b"{}"
+    frame.spend(2 * len(details))
     if name == "details":
-        if not isinstance(failure.details, msgspec.Raw):
-            return {}
-        details = bytes(failure.details)
-        frame.spend(2 * len(details))
         return msgspec.json.decode(details)
-    raise AttributeError(f"a failure has name, message and details, but no attribute '{name}'")
+    codec = table.details_of(failure)
+    record = codec.decode(details) if codec is not None else None
+    if isinstance(record, Record) and name in record.__struct_fields__:
+        return getattr(record, name)
+    raise AttributeError(f"failure '{failure.name}' has no field '{name}'")
 
 
 def _index(expr: Index, part: Part, table: TypeTable) -> Evaluate:

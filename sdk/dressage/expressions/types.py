@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.frame import SMALL_WEIGHT, Frame
 from dressage.expressions.limits import weigh
 from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
+from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.spec_sizes import TYPE_DEPTH_MAX
 from dressage.protocol.types import (
@@ -101,11 +103,16 @@ class RecordCodec:
 class TypeTable:
     """The records and enums of one spec, and the codecs of whatever refers to them.
 
+    `failures` are the records that the details of failures are, by the names of the failures.
+
     Raises `BadSpec`, here and in its methods, for types that contradict themselves or that JSON cannot tell apart.
     """
 
-    def __init__(self, definitions: Iterable[TypeDef] = ()) -> None:
+    def __init__(
+        self, definitions: Iterable[TypeDef] = (), failures: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.definitions: dict[str, TypeDef] = {}
+        self.failures = failures
         self.classes: dict[str, type] = {}
         self.admissions = Admissions(self.definitions, self.python_type)
         self._records: dict[str, RecordCodec] = {}
@@ -133,6 +140,14 @@ class TypeTable:
             return self._records[name]
         except KeyError:
             raise BadSpec(f"{name} is not a record type of this spec") from None
+
+    def details_of(self, failure: FailureInfo) -> Codec | None:
+        """How the details of a business failure are read: as those of its nearest ancestor that this spec knows."""
+        if failure.kind != "failure":
+            return None
+        known = (self.failures[name] for name in (failure.name, *failure.family) if name in self.failures)
+        record = next(known, None)
+        return self.codec(Named(record)) if record is not None else None
 
     def read_record(self, name: str, fields: bytes) -> Record:
         """The record whose stored form has these fields. Raises `msgspec.MsgspecError`, or `BadValue`."""

@@ -189,8 +189,23 @@ class TypeBook:
     def _refusal(self, annotation: Any) -> Unsupported:
         return Unsupported(f"type {shown(annotation)} is not supported", _TYPES_ADVICE)
 
+    def failure(self, kind: type[Exception]) -> str:
+        """Describes the fields of a failure class as a record; gives its name. Raises `Unsupported`."""
+        name = kind.__name__
+        self._claim(name, kind)
+        self.definitions[name] = RecordType(name, self._fields(kind))
+        try:
+            codec = self.table().codec(Named(name))
+        except BadSpec as error:
+            raise Unsupported(error.message, _TYPES_ADVICE) from error
+        if codec.mask is not None:
+            raise Unsupported("it has a masked field", "leave it out: a failure is told to everybody")
+        return name
+
     def _class(self, kind: type) -> TypeRef:
         name = kind.__name__
+        if issubclass(kind, BaseException):
+            raise self._refusal(kind)
         if name in self.classes:
             self._claim(name, kind)
             return Named(name)

@@ -6,7 +6,6 @@ Workers and clients use the author's own classes; the engine uses those of its `
 from __future__ import annotations
 
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -19,7 +18,7 @@ from dressage.expressions.masked import without_values
 from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
-from dressage.flow.source import source_of
+from dressage.flow.source import locals_around, source_of
 from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
 from dressage.protocol.types import Field, TypeRef
 
@@ -173,22 +172,9 @@ def _blamed(function: Callable[..., Any], error: NameError) -> str:
 
 
 def _namespace_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The names that a nested function's annotations may use: its closure, and the locals around its definition.
-
-    Annotations are kept as text (`from __future__ import annotations`), so a class that is local to the function
-    around it can only be found in that function's frame, which is still running while it decorates.
-    """
-    names: dict[str, Any] = {}
-    enclosing = function.__qualname__.rpartition(".<locals>.")[0]
-    if enclosing:
-        code: CodeType = function.__code__
-        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-        while frame is not None and frame.f_code.co_qualname != enclosing:
-            frame = frame.f_back  # type: ignore[assignment]
-        if frame is not None and frame.f_code.co_filename == code.co_filename:
-            names.update(frame.f_locals)
-    names.update(closure_of(function))
-    return names
+    """The names that a nested function's annotations may use: its closure, and the locals around its definition."""
+    code: CodeType = function.__code__
+    return {**locals_around(function.__qualname__, code.co_filename), **closure_of(function)}
 
 
 def closure_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -73,6 +74,21 @@ def source_of(function: Callable[..., Any]) -> Source:
             "start again"
         )
     return Source(file, lines, found)
+
+
+def locals_around(qualname: str, file: str | None = None) -> dict[str, Any]:
+    """The local names of the function that a definition of this qualified name stands in; none at module level.
+
+    Annotations are kept as text (`from __future__ import annotations`), so a class that is local to the function
+    around it can only be found in that function's frame, which is still running while the definition is made.
+    """
+    enclosing = qualname.rpartition(".<locals>.")[0]
+    frame = sys._getframe(1) if enclosing else None  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code.co_qualname != enclosing:
+        frame = frame.f_back
+    if frame is None or file not in (None, frame.f_code.co_filename):
+        return {}
+    return dict(frame.f_locals)
 
 
 @lru_cache(maxsize=32)

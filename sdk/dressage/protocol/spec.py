@@ -107,10 +107,14 @@ class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A named business failure; `family` lists its ancestors, nearest first."""
+    """A named business failure; `family` lists its ancestors, nearest first.
+
+    `record` is the record type that its details are; without one they are any JSON.
+    """
 
     name: str
     family: tuple[str, ...] = ()
+    record: str | None = None
 
 
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -201,8 +205,8 @@ class RaiseNode(
 ):
     """Raises the named failure, or, with no name, the failure that variable `reraise` holds, or a group.
 
-    `message` is evaluated before `details`, which gives a dict with str keys and JSON values. `group` gives a list of
-    failures that were caught.
+    `message` is evaluated before `details`, which gives the record that the failure's definition names, or JSON.
+    `group` gives a list of failures that were caught.
     """
 
     failure: str | None = None

@@ -65,6 +65,7 @@ def check_spec(spec: WorkflowSpec) -> None:
         raise BadSpec(f"entry is node {spec.entry}, but the spec has {nodes} nodes")
     _check_scopes(spec)
     _check_views(spec)
+    _check_failures(spec)
 
 
 def _check_scopes(spec: WorkflowSpec) -> None:
@@ -91,10 +92,25 @@ def _check_scopes(spec: WorkflowSpec) -> None:
 
 def _check_views(spec: WorkflowSpec) -> None:
     """The view is a record: what changes in it is told field by field."""
-    records = {each.name for each in spec.types if isinstance(each, RecordType) and each.form == "object"}
+    records = _records(spec)
     for variable in spec.variables:
         if variable.view and not (isinstance(variable.type, Named) and variable.type.name in records):
             raise BadSpec(f"variable {variable.name!r} is a view, so its type must be a record of this spec")
+
+
+def _records(spec: WorkflowSpec) -> set[str]:
+    return {each.name for each in spec.types if isinstance(each, RecordType) and each.form == "object"}
+
+
+def _check_failures(spec: WorkflowSpec) -> None:
+    """What a failure tells is a record, given wherever it is raised."""
+    records, told = _records(spec), {each.name: each.record for each in spec.failures}
+    for name, record in told.items():
+        if record is not None and record not in records:
+            raise BadSpec(f"failure {name!r} has the record {record!r}, which the spec does not define")
+    for number, node in enumerate(spec.nodes):
+        if isinstance(node, RaiseNode) and node.details is None and told.get(node.failure or ""):
+            raise BadSpec(f"node {number} raises failure {node.failure!r} without its fields")
 
 
 def _check_node(number: int, node: Node) -> None:

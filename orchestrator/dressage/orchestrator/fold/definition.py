@@ -46,7 +46,7 @@ class Definition:
         check_spec(spec)
         self.spec = spec
         self.version = registered.version
-        self.types = TypeTable(spec.types)
+        self.types = TypeTable(spec.types, {each.name: each.record for each in spec.failures if each.record})
         self.params = ParamsCodec(spec.params, self.types)
         self.output = self.types.codec(spec.output)
         self.tasks = {task.name: task for task in spec.tasks}

@@ -77,6 +77,17 @@ def limit_threads(count: int) -> None:
         )
 
 
+def limit_details(details: bytes, what: str) -> None:
+    """Refuses the details of a failure whose fields are declared: who catches it counts on them."""
+    if len(details) > DETAILS_BYTES_MAX:
+        raise LimitExceeded(
+            "failure-details",
+            f"{what} takes {len(details)} bytes of {DETAILS_BYTES_MAX} allowed: pass a reference to what is large",
+        )
+    if nests_deeper(details, VALUE_MAX_DEPTH):
+        raise LimitExceeded("failure-details", f"{what} nests deeper than {VALUE_MAX_DEPTH} levels")
+
+
 def waiting_bytes(thread: RunThread) -> int:
     """What the wait of a thread takes in the state beyond its ids."""
     match thread.wait:

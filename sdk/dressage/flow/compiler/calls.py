@@ -314,26 +314,30 @@ def no_failure(node: ast.expr, kind: Any, scope: FlowScope) -> DefinitionError:
 def failure_fields(
     node: ast.Call, kind: type[WorkflowFailure], scope: FlowScope
 ) -> tuple[Expr | None, Expr | None]:
-    """Message and details of `Failure(message, **details)`."""
+    """Message and details of `Failure(message, field=...)`."""
     if kind.__init__ is not WorkflowFailure.__init__:
         raise scope.refusal(
             node,
             f"{kind.__name__} has its own __init__(), which no run would call",
-            "let it take (message, **details) as WorkflowFailure does",
+            "declare its fields, as `code: str`: it takes a message, and them by name",
         )
     if len(node.args) > 1 or any(isinstance(each, ast.Starred) for each in node.args):
-        raise scope.refusal(node.args[-1], "a failure takes one message", "give details by name")
+        raise scope.refusal(node.args[-1], "a failure takes one message", "give its fields by name")
+    said = [each for each in node.keywords if each.arg == "message"]
+    if said and node.args:
+        raise scope.refusal(said[0], "a failure takes one message", "give it once")
+    if said and said[0] is not node.keywords[0]:
+        raise scope.refusal(said[0], "the message is looked at before the fields", "write it first")
     message = scope.translate(node.args[0]) if node.args else None
-    details: dict[str, Expr] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise scope.refusal(
-                keyword.value, "** in a call hides what is passed", "write the details by name"
-            )
-        if keyword.arg == "message":
-            if message is not None:
-                raise scope.refusal(keyword, "a failure takes one message", "give it once")
-            message = scope.translate(keyword.value)
-        else:
-            details[keyword.arg] = scope.translate(keyword.value)
-    return message, _dict_of(details) if details else None
+    if said:
+        message = scope.translate(said[0].value)
+    keywords = [each for each in node.keywords if each.arg != "message"]
+    declared = kind.declared()
+    fields = declared.fields if declared is not None else ()
+    for each in keywords:
+        if each.arg is not None and each.arg not in {field.name for field in fields}:
+            what = f"{kind.__name__} has no field {each.arg}"
+            raise scope.refusal(each, what, f"declare it in the class, as `{each.arg}: str`")
+    fields_alone = ast.copy_location(ast.Call(node.func, [], keywords), node)
+    given = bound(fields_alone, kind.__name__, fields, [], scope)
+    return message, Make(declared.record, given) if declared is not None else None

@@ -130,7 +130,8 @@ def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
     binds = frozenset(
         handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind
     )
-    types = Types(context.scope.book.definitions, context.declared, binds)
+    failures = {name: context.caught.get(name, ()) for name in binds}
+    types = Types(context.scope.book.definitions, context.declared, failures)
     reassigned = _reassigned(nodes)
     types.variables.update(
         {

@@ -87,6 +87,12 @@ class Inlined:
     """The line of the workflow's file that calls it, if it is in another file."""
 
 
+def record_of(kind: type[WorkflowFailure]) -> str | None:
+    """The record that the fields of a failure are, by name."""
+    declared = kind.declared()
+    return declared.record if declared is not None else None
+
+
 @dataclass
 class Context:
     """One workflow under compilation."""
@@ -110,6 +116,9 @@ class Context:
     graph: Graph = field(default_factory=Graph)
     tasks: dict[str, Task[..., Any]] = field(default_factory=dict[str, Task[..., Any]])
     failures: dict[str, type[WorkflowFailure]] = field(default_factory=dict[str, type[WorkflowFailure]])
+    caught: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """The records of the failures that a variable may hold, by its name."""
+
     declared: dict[str, TypeRef] = field(default_factory=dict[str, TypeRef])
     augmented: list[Augmented] = field(default_factory=list[Augmented])
     frames: list[Loop | Final] = field(default_factory=list["Loop | Final"])
@@ -220,6 +229,14 @@ class Context:
                     f"failures {known.__qualname__} and {each.__qualname__} have one name, {each.name}",
                     "give one of them another class attribute `name`",
                 )
+            try:
+                if (declared := each.declared()) is not None:
+                    self.scope.book.merge(declared.book)
+            except Unsupported as error:
+                raise self.refusal(node, error.what, error.advice) from error
+            except DefinitionError as error:
+                what, _, advice = str(error).partition("\n")
+                raise self.refusal(node, what, advice) from error
 
     def failure_definitions(self) -> tuple[FailureDef, ...]:
-        return tuple(FailureDef(name, kind.family) for name, kind in self.failures.items())
+        return tuple(FailureDef(name, kind.family, record_of(kind)) for name, kind in self.failures.items())

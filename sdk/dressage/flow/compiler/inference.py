@@ -143,11 +143,16 @@ class Types:
     """Types of the variables of one function, and of expressions over them."""
 
     def __init__(
-        self, definitions: Mapping[str, TypeDef], variables: Mapping[str, TypeRef], failures: frozenset[str]
+        self,
+        definitions: Mapping[str, TypeDef],
+        variables: Mapping[str, TypeRef],
+        failures: Mapping[str, Sequence[str]],
     ) -> None:
         self.definitions = definitions
         self.variables: dict[str, TypeRef | None] = dict(variables)
         self.failures = failures
+        """The records of the failures that a variable may hold, by the name of the variable."""
+
         self._initial: dict[str, TypeRef] = {}
 
     def start(self, name: str, kind: TypeRef) -> None:
@@ -356,7 +361,13 @@ class Types:
         if isinstance(expr.value, Name) and expr.value.name in self.failures:
             if expr.name == "details":
                 return DictOf(STR, ANY)
-            return ListOf(ANY) if expr.name == "exceptions" else STR
+            if expr.name == "exceptions":
+                return ListOf(ANY)
+            return (
+                STR
+                if expr.name in ("name", "message")
+                else self._field_of_failure(expr.value.name, expr.name)
+            )
         owner = self.of(expr.value)
         definition = self.definitions.get(owner.name) if isinstance(owner, Named) else None
         if isinstance(definition, RecordType) and definition.form != "dict":
@@ -366,6 +377,17 @@ class Types:
         if owner in (*_DATES, TIMEDELTA, UUID):
             return STR if expr.name == "hex" else INT if expr.name in _INT_FIELDS else None
         return None
+
+    def _field_of_failure(self, variable: str, name: str) -> TypeRef | None:
+        records = [self.definitions[record] for record in self.failures[variable]]
+        kinds: list[TypeRef | None] = [
+            field.type
+            for record in records
+            if isinstance(record, RecordType)
+            for field in record.fields
+            if field.name == name
+        ]
+        return join(kinds) if kinds else None
 
     def _index(self, expr: Index) -> TypeRef | None:
         if isinstance(expr.value, Call) and expr.value.function == "range":

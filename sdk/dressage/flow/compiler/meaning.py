@@ -8,10 +8,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-import msgspec
-
 from dressage.expressions.builtins import BUILTINS
-from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
@@ -22,8 +19,6 @@ from dressage.protocol.expressions import (
     Attribute,
     Call,
     Comprehension,
-    Const,
-    DictOfExpr,
     Expr,
     ListOfExpr,
     Placeholder,
@@ -33,20 +28,14 @@ from dressage.protocol.expressions import (
 from dressage.protocol.spec import AssignNode, Node, RaiseNode, SleepNode
 from dressage.protocol.types import (
     ANY,
-    NONE,
     DictOf,
     EnumType,
     ListOf,
-    Named,
     RecordType,
     Scalar,
     SetOf,
     TupleOf,
-    TypeRef,
-    UnionOf,
 )
-
-_NO_JSON = frozenset({"decimal", "uuid", "datetime", "date", "timedelta", "bytes"})
 
 _CLASSES: dict[Any, type] = {
     "str": str,
@@ -120,46 +109,12 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(
             place, "a failure's message must be a str", 'write it as an f-string: f"{reason}"'
         )
-    if isinstance(node, RaiseNode) and isinstance(node.details, DictOfExpr):
-        _check_details(context, node.details, place, types)
     if isinstance(node, SleepNode):
         kind = types.of(node.duration)
         if kind not in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float")):
             raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
-
-
-def _check_details(context: Context, details: DictOfExpr, place: ast.AST, types: Types) -> None:
-    """Refuses details that are no JSON values, as the failure's class does in Python."""
-    for key, value in zip(details.keys, details.values, strict=True):
-        kind = types.of(value)
-        if isinstance(key, Const) and kind is not None and _is_no_json(kind, types):
-            name = msgspec.json.decode(key.value)
-            keywords = (
-                each for each in ast.walk(place) if isinstance(each, ast.keyword) and each.arg == name
-            )
-            raise context.refusal(
-                next(keywords, place),
-                f"a failure's details are JSON values, and {name} is {shown(kind)}",
-                f"write `{name}=str(...)`, or list(...), or the fields of a record one by one",
-            )
-
-
-def _is_no_json(kind: TypeRef, types: Types) -> bool:
-    """Whether no value of a type is JSON as it is."""
-    match kind:
-        case Scalar():
-            return kind.name in _NO_JSON
-        case Named(name):
-            definition = types.definitions.get(name)
-            return isinstance(definition, EnumType) or (
-                isinstance(definition, RecordType) and definition.form != "dict"
-            )
-        case UnionOf(options):
-            return all(_is_no_json(option, types) for option in options if option != NONE)
-        case _:
-            return isinstance(kind, SetOf | TupleOf)
 
 
 def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Types) -> None:

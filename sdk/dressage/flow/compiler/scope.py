@@ -162,7 +162,7 @@ class FlowScope:
             )
         if node.id in self.names.failures and id(node) not in self.names.failure_uses:
             raise self.refusal(
-                node, f"{node.id} is a failure, no value", f"use {node.id}.message, .name or .details"
+                node, f"{node.id} is a failure, no value", f"use {node.id}.message, .name, or a field of it"
             )
 
     def constant(self, node: ast.Attribute) -> Expr | None:

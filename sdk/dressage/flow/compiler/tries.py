@@ -7,7 +7,7 @@ from typing import Any
 
 from dressage.expressions.parse import constant
 from dressage.flow.compiler import calls
-from dressage.flow.compiler.context import Clause, Context, Final
+from dressage.flow.compiler.context import Clause, Context, Final, record_of
 from dressage.flow.compiler.graph import HandlerDraft, Label
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.leaving import check_final, final_body
@@ -19,12 +19,14 @@ from dressage.protocol.expressions import (
     Compare,
     Comparison,
     Conditional,
-    Expr,
     Index,
     ListOfExpr,
     Name,
 )
 from dressage.protocol.spec import ANY_ERROR, GROUP_ERROR, BranchNode, RaiseNode
+
+OF_FAILURES = frozenset({"name", "message", "details"})
+"""What every business failure has."""
 
 
 def compile_try(context: Context, node: ast.Try | ast.TryStar) -> None:
@@ -218,6 +220,9 @@ def _clause(context: Context, clause: ast.ExceptHandler, handler: HandlerDraft) 
     context.clauses = [*clauses, Clause(handler.bind)]
     if clause.name:
         _check_attributes(context, clause, handler)
+        kinds = [context.failures[name] for name in handler.names if name in context.failures]
+        records = [record for kind in kinds if (record := record_of(kind))]
+        context.caught[handler.bind or ""] = [*context.caught.get(handler.bind or "", []), *records]
         context.scope.caught = [*caught, clause.name]
     context.block(context, clause.body)
     context.clauses, context.scope.caught = clauses, caught
@@ -231,16 +236,26 @@ def _check_attributes(context: Context, clause: ast.ExceptHandler, handler: Hand
             continue
         if node.value.id != clause.name or (node.attr == "exceptions" and handler.names == (GROUP_ERROR,)):
             continue
-        if node.attr not in ("name", "message", "details"):
-            what = f"a failure has name, message and details, but no {node.attr}"
+        having = [name for name in handler.names if node.attr in _attributes(context, name)]
+        if not having and not (technical and node.attr in OF_FAILURES):
+            what = f"a failure has name, message, details and the fields that it declares, but no {node.attr}"
             raise context.refusal(node, what, f"write `str({clause.name})`")
-        if technical:
+        if len(having) < len(handler.names):
             advice = f"write `str({clause.name})`, or catch business failures in a clause of their own"
             raise context.refusal(node, f"not all that is caught here has a {node.attr}", advice)
 
 
+def _attributes(context: Context, name: str) -> frozenset[str]:
+    """What can be read of a caught failure, by its wire name, or of an error of Python's: nothing."""
+    if name[:1].isupper():
+        return frozenset()
+    kind = context.failures.get(name)
+    declared = kind.declared() if kind is not None else None
+    return OF_FAILURES.union(field.name for field in (declared.fields if declared is not None else ()))
+
+
 def compile_raise(context: Context, node: ast.Raise) -> None:
-    """`raise`, `raise error`, `raise Failure`, `raise Failure(message, **details)`, each `from` what it likes."""
+    """`raise`, `raise error`, `raise Failure`, `raise Failure(message, field=...)`, each `from` what it likes."""
     _check_cause(context, node.cause)
     if node.exc is None:
         if not context.clauses:
@@ -268,10 +283,8 @@ def _raise_new(context: Context, node: ast.Raise, raised: ast.expr) -> None:
     kind = calls.failure_class(name, context.scope)
     if kind is not WorkflowFailure:
         context.use_failure(name, kind)
-    message: Expr | None = None
-    details: Expr | None = None
-    if call is not None:
-        message, details = calls.failure_fields(hoist_arguments(context, call), kind, context.scope)
+    given = call or ast.copy_location(ast.Call(raised, [], []), raised)
+    message, details = calls.failure_fields(hoist_arguments(context, given), kind, context.scope)
     context.graph.emit(RaiseNode, node, {}, failure=kind.name, message=message, details=details)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
-import msgspec
-
 from dressage.flow.drawing.expressions import expression_text
-from dressage.protocol.expressions import Const, DictOfExpr, Expr
+from dressage.protocol.expressions import Expr, Make
 from dressage.protocol.spec import (
     ANY_FAILURE,
     AssignNode,
@@ -102,14 +100,9 @@ def _raise(_: WorkflowSpec, node: RaiseNode) -> str:
 def _details(details: Expr | None) -> list[str]:
     if details is None:
         return []
-    if not isinstance(details, DictOfExpr) or not all(isinstance(key, Const) for key in details.keys):
+    if not isinstance(details, Make):
         return [f"**{expression_text(details)}"]
-    pairs = zip(details.keys, details.values, strict=True)
-    return [
-        f"{msgspec.json.decode(key.value)}={expression_text(value)}"
-        for key, value in pairs
-        if isinstance(key, Const)
-    ]
+    return [f"{name}={expression_text(value)}" for name, value in details.fields.items()]
 
 
 def _return(_: WorkflowSpec, node: ReturnNode) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dressage.simulation.programs.program import Program, construct
 
 
@@ -374,11 +376,22 @@ def _finally(program: Program, depth: int) -> None:
     program.caught, program.in_loop, program.in_final = caught, in_loop, in_final
 
 
+_FIELDS: Final = {
+    "Declined": ("n",),
+    "Stolen": ("n", "owner"),
+    "Other": ("n", "due"),
+    "(Stolen, Other)": ("n",),
+    "WorkflowFailure": ("details",),
+}
+"""What is read of a caught failure, by what its clause names."""
+
+
 def _clause(program: Program, depth: int, classes: str) -> None:
     name = f"e{len(program.lines)}" if program.random.random() < 0.6 else ""
     program.write(depth, f"except {classes} as {name}:" if name else f"except {classes}:")
     if name:
-        text = "{" + name + ".name}{" + name + ".message}{" + name + "}{" + name + ".details.get('n', 0)}"
+        read = ("name", "message", *_FIELDS[classes])
+        text = "".join(f"{{{name}.{field}}}" for field in read) + f"{{{name}}}"
         target = "s" if program.in_function else program.pick("s", "view.status")
         program.write(depth + 1, f'{target} = f"{text}"')
     program.caught.append(name)

@@ -26,9 +26,15 @@ from uuid import UUID
 from dressage.flow import Exponential, Saga, Searchable, TaskError, WorkflowFailure
 from dressage.flow import gather, sleep, task, workflow
 
-class Declined(WorkflowFailure): ...
-class Stolen(Declined): ...
-class Other(WorkflowFailure): ...
+class Declined(WorkflowFailure):
+    n: int
+
+class Stolen(Declined):
+    owner: str = "nobody"
+
+class Other(WorkflowFailure):
+    n: int
+    due: Decimal | None = None
 
 @dataclass
 class View:
@@ -364,7 +370,12 @@ class Program:
         elif kind == "raise":
             failure = self.random.choice(FAILURES)
             cause = self.pick("", " from None")
-            self.write(depth, f'raise {failure}(f"{{{self.variable()}}}", n={self.integer()}){cause}')
+            more = (
+                {"Stolen": ", owner=s", "Other": ", due=Decimal(a)"}.get(failure, "")
+                if len(self.lines) % 2
+                else ""
+            )
+            self.write(depth, f'raise {failure}(f"{{{self.variable()}}}", n={self.integer()}{more}){cause}')
         elif self.in_function:
             self.write(depth, self.pick(f"return {self.integer()}", f"return await number({self.integer()})"))
         else:

@@ -6,16 +6,17 @@ from typing import Any
 
 import msgspec
 
-from dressage.expressions.checks import not_json
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import MaskedValue, has_masked
-from dressage.orchestrator.fold.advance import Advance, wire
+from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.limits import limit_details
 from dressage.orchestrator.fold.state import RunThread
-from dressage.protocol.commands import FailureInfo, Json
+from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import RaiseNode
+from dressage.protocol.types import ANY
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
@@ -33,17 +34,17 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
         return _group(advance, ready, node)
     name = node.failure or "failure"
     message = _text(advance, advance.evaluate(ready, "message")) if node.message is not None else ""
-    details: Json = msgspec.UNSET
-    if node.details is not None:
-        given = advance.evaluate(ready, "details")
-        if has_masked(given, parts_of_value):
-            raise ExpressionFailed("TypeError: a masked value cannot be told in a failure's details")
-        wrong = not_json(given)
-        if wrong is not None:
-            raise ExpressionFailed(f"TypeError: the details of a failure are JSON values{wrong}")
-        details = msgspec.Raw(wire(given))
-        advance.scope.spend(len(details))
-    return FailureInfo(name, message, details=details, family=advance.definition.families.get(name, ()))
+    failure = FailureInfo(name, message, family=advance.definition.families.get(name, ()))
+    if node.details is None:
+        return failure
+    given = advance.evaluate(ready, "details")
+    if has_masked(given, parts_of_value):
+        raise ExpressionFailed("TypeError: a masked value cannot be told in a failure")
+    codec = advance.definition.types.details_of(failure) or advance.definition.types.codec(ANY)
+    details = codec.encode(given)
+    limit_details(details, f"failure {name}")
+    advance.scope.spend(len(details))
+    return msgspec.structs.replace(failure, details=msgspec.Raw(details))
 
 
 def _group(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo:

@@ -6,10 +6,11 @@ import zlib
 
 import msgspec
 
+from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask
-from dressage.orchestrator.fold.limits import bounded, too_large
+from dressage.orchestrator.fold.limits import bounded, limit_details, too_large
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, TaskResult
@@ -96,11 +97,36 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
             _errored(advance, thread, wait, result, wrong)
             return
         family = advance.definition.families.get(result.failure.name, result.failure.family)
-        failure = bounded(msgspec.structs.replace(result.failure, kind="failure", family=family, causes=()))
+        failure = msgspec.structs.replace(result.failure, kind="failure", family=family, causes=())
+        odd = _wrong_details(advance, failure, result)
+        if odd is not None:
+            _errored(advance, thread, wait, result, odd)
+            return
+        failure = bounded(failure)
         _report_failure(advance, wait, result, failure, retry=False)
         advance.fail(thread, failure, wait.node)
     elif result.output:
         _completed(advance, thread, wait, result, bytes(result.output))
+
+
+def _wrong_details(advance: Advance, failure: FailureInfo, result: TaskResult) -> FailureInfo | None:
+    """What is wrong with the details of a failure whose fields the workflow knows."""
+    codec = advance.definition.types.details_of(failure)
+    if codec is None:
+        return None
+    details = bytes(failure.details) if isinstance(failure.details, msgspec.Raw) else b"{}"
+    try:
+        limit_details(details, f"failure {failure.name}")
+        codec.decode(details)
+    except LimitExceeded as error:
+        return FailureInfo(error.name, error.message, error.kind)
+    except BadValue as error:
+        message = (
+            f"worker {result.by.worker} reported failure {failure.name} with other fields than it declares: "
+            f"{error.message}"
+        )
+        return FailureInfo("failure-type", message, "type-error")
+    return None
 
 
 def _technical(error: FailureInfo) -> FailureInfo:
