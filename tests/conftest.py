@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 
@@ -32,6 +33,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(file) if file in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+# -- what hangs --------------------------------------------------------------------------------------
+_stderr = -1
+"""That of the process, which a test's capturing does not take."""
+
+
+def pytest_configure() -> None:
+    global _stderr
+    _stderr = os.dup(2)
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """Ends the process of a test that takes too long, with the stack of each thread: then another one goes on, and the
+    test is named as the one that it died in.
+
+    pytest-timeout itself raises from a signal, which an event loop that is busy just then swallows, so that the run
+    never ends; or exits from a thread, which one that keeps the interpreter's lock does not let run.
+    """
+    faulthandler.dump_traceback_later(settings.timeout, exit=True, file=_stderr)
+    return True
+
+
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    faulthandler.cancel_dump_traceback_later()
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import inspect
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -163,8 +164,8 @@ async def _fire_timers(client: Client, run_id: str) -> None:
 
 async def by_python(case: Case, monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen = Seen()
-    pause = asyncio.sleep
-    monkeypatch.setattr("dressage.flow.sleeping.asyncio.sleep", lambda _: pause(0))
+    at_once = SimpleNamespace(sleep=lambda _: asyncio.sleep(0))
+    monkeypatch.setattr("dressage.flow.sleeping.asyncio", at_once)
     with contextlib.ExitStack() as fakes:
         app = watched(case.make(), seen, lambda: 1)
         for name, task in case.workflow.tasks.items():
