@@ -25,6 +25,7 @@ def test_nothing_is_lost_or_doubled_in_a_short_soak(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=280,  # Before the test's own, so that what it said is told.
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
