@@ -40,6 +40,7 @@ NO_LIMITS: Final = {
     "orchestrator.doctor.LAG_MAX": "what doctor warns of",
     "orchestrator.doctor.SKEW_S_MAX": "what doctor warns of",
     "orchestrator.growth.SHOWN_MAX": "how much of a list is shown",
+    "client.client.PAUSE_S_MAX": "a pause",
     "orchestrator.membership.REST_S_MAX": "a pause",
     "orchestrator.trying.UNABLE_S_MAX": "a pause",
     "orchestrator.turn.owner.PAUSE_S_MIN": "a pause",

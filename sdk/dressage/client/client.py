@@ -47,6 +47,12 @@ HOLD_S: Final = 5.0
 
 START_TIMEOUT_S: Final = 30.0
 ANSWER_S: Final = 2.0
+"""How long an answer to a command is awaited before it is asked what became of the command."""
+
+PAUSE_S_MAX: Final = 8.0
+"""How long until that is asked again, at most."""
+
+FOLDED_S: Final = 1.0
 RETRY_S: Final = 0.1
 _answers = msgspec.json.Decoder(Answer)
 _ask_answers = msgspec.json.Decoder(AskAnswer)
@@ -294,9 +300,11 @@ class Client:
         command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor))
         return (await self._ask_for(check_run_id(run_id), command, timeout_s)).seq
 
-    async def _publish(self, run_id: str, command: Command, reply: str | None) -> Stored:
+    async def _publish(
+        self, run_id: str, command: Command, reply: str | None, shard: int | None = None
+    ) -> Stored:
         assert self._publisher is not None, "checked by connection"
-        shard = self._map.first(run_id)
+        shard = self._map.first(run_id) if shard is None else shard
         message = Message(
             self.names.command(shard, run_token(run_id)),
             _encoded(command),
@@ -305,28 +313,48 @@ class Client:
         return await self._publisher.publish(self.names.shard_stream(shard), message)
 
     async def _ask_for(self, run_id: str, command: Command, timeout_s: float) -> Answer:
-        """Sends a command until its answer is there: a repeat carries the same command id, so it changes nothing."""
+        """Sends a command, and awaits its answer.
+
+        A command that waits to be folded is safe where it is, and is not sent again: under load that would only make
+        the wait longer, for everybody. It is repeated where it was folded and its answer got lost, with an owner or a
+        connection; a repeat carries the same id, so it changes nothing.
+        """
         connection = self.connection
         self._next += 1
         reply = f"{self._inbox}.{self._next}"
         future = self._answers[reply] = asyncio.get_running_loop().create_future()
         deadline = asyncio.get_running_loop().time() + timeout_s
+        shard, pause_s = self._map.first(run_id), ANSWER_S
         try:
+            seq = (await self._publish(run_id, command, reply, shard)).seq
             while not connection.lost.is_set():
-                await self._publish(run_id, command, reply)
                 left = deadline - asyncio.get_running_loop().time()
-                await asyncio.wait({future}, timeout=max(0.0, min(ANSWER_S, left)))
+                await asyncio.wait({future}, timeout=max(0.0, min(pause_s, left)))
                 if future.done():
                     await self._learn(future.result().generation)
                     return _accepted(future.result())
-                if left <= ANSWER_S:
+                if left <= pause_s:
                     break
+                folded = await self._is_folded(run_id, shard, seq)
+                if folded and not future.done():
+                    seq = (await self._publish(run_id, command, reply, shard)).seq
+                if folded is not None:
+                    pause_s = min(2 * pause_s, PAUSE_S_MAX)
         finally:
             del self._answers[reply]
         raise NoAnswer(
             f"no answer to the command for run {run_id!r} in {timeout_s:g} s. It is safe in the stream and will be "
             "folded when an orchestrator serves its shard; the same call again gives the same run"
         )
+
+    async def _is_folded(self, run_id: str, shard: int, seq: int) -> bool | None:
+        """Whether the owner has come to this command; None where nobody tells."""
+        ask = encoder.encode(Ask("get", run_id, not_before=seq))
+        try:
+            data = await self.connection.request(self.names.ask(shard), ask, FOLDED_S)
+            return _ask_answers.decode(data).code != "RETRY"
+        except (DressageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
     async def _learn(self, generation: int) -> None:
         """An answer has named a newer shard map. Without it all goes well, too, by one detour more."""
