@@ -86,6 +86,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "invoice",
             "travel",
             "both_or_none",
+            "contract",
             "with_what_is_left",
             "label",
             "review",
@@ -246,6 +247,43 @@ async def test_an_example_means_the_same_in_python_and_as_a_spec(
     compiled = repr(outcome.result) if outcome.failure is None else "{}: {}".format(*outcome.failure)
     assert python == compiled == way.expected
     assert len(slept) == len(outcome.slept) == way.slept
+
+
+def test_the_pages_contract_takes_signatures_in_their_order(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.contract)
+    test.comes(page.signed, page.Signature("Ann"), after=timedelta(days=1))
+    assert test.run(2, 3).result == "1 of 2 have signed"
+    test.comes(page.signed, page.Signature("Bob", "at last"), after=timedelta(days=3))
+    run = test.run(2, 3)
+    assert (run.result, run.elapsed) == ("signed by Ann, Bob", timedelta(days=3))
+    test.comes(page.withdrawn, after=timedelta(days=2))
+    assert test.run(2, 3).result == "withdrawn"
+
+
+def test_an_event_that_nobody_claims_in_its_time_is_dropped(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.contract)
+    test.comes(page.withdrawn).comes(page.signed, page.Signature("Ann"), after=timedelta(days=30))
+    run = test.run(1, 40)
+    assert run.result == "signed by Ann"
+    assert "event-expired" in [event.kind for event in run.events]
+
+
+async def test_the_pages_contract_means_the_same_in_python(page: ModuleType) -> None:
+    coming = [page.Signature("Ann"), page.Signature("Bob")]
+
+    def sign(timeout: timedelta) -> Any:
+        if not coming:
+            raise TimeoutError("signed")
+        return coming.pop(0)
+
+    def never(timeout: float) -> None:
+        raise TimeoutError("withdrawn")
+
+    with page.signed.faked(sign), page.withdrawn.faked(never):
+        assert await page.contract(2, 1) == "signed by Ann, Bob"
+        assert await page.contract(1, 1) == "0 of 1 have signed"
+    with pytest.raises(NotImplementedError, match=r"signed\.faked"):
+        await page.contract(1, 1)
 
 
 def test_a_cancelled_run_runs_no_finally(page: ModuleType) -> None:

@@ -23,7 +23,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from dressage.flow import App, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather, sleep, task, workflow
+from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather
+from dressage.flow import sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -35,6 +36,9 @@ class Wild(WorkflowFailure):
     task: App
 class Odd(WorkflowFailure):
     def __init__(self, code: int) -> None: ...
+
+came = Event("came", of=str)
+other_came = Event("came", of=int)
 
 class Color(Enum):
     RED = "red"
@@ -396,8 +400,25 @@ CASES = {
     "gather of a plain function": Case(
         "await gather(one(1), ‸plain(2))",
         "plain() cannot be a branch",
-        "write a task, sleep(), or an async function that awaits the rest",
+        "write a task, sleep(), an event's wait(), or an async function that awaits the rest",
     ),
+    "event that is no wait": Case(
+        "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
+    ),
+    "timeout by place": Case("await came.wait(‸5)", "wait() takes a timeout by name", "write `wait(timeout="),
+    "timeout of another type": Case(
+        "‸await came.wait(timeout='5')", "a timeout is a timedelta or seconds", "write `wait(timeout="
+    ),
+    "timeout where nothing waits": Case(
+        "try: await one(x)\n‸except TimeoutError: pass", "no failure gets to", "remove it"
+    ),
+    "timeout where nothing is given": Case(
+        "try: await came.wait()\n‸except TimeoutError: pass", "no failure gets to", "remove it"
+    ),
+    "two events of one name": Case(
+        "await came.wait()\nawait ‸other_came.wait()", "two events are named came", "another name"
+    ),
+    "event as a value": Case("y = ‸came", "event came is no value", "await it: `await came.wait()`"),
     "gather of a list": Case(
         "await gather(‸*[one(i) for i in items])",
         "how many branches there are must be seen here",
@@ -593,9 +614,9 @@ CASES = {
         "asyncio.CancelledError is never raised in a run",
         "write `except Exception` for whatever can be caught",
     ),
-    "except OSError": Case(
-        "try: await one(x)\nexcept ‸OSError: pass",
-        "OSError is never raised in a run",
+    "except MemoryError": Case(
+        "try: await one(x)\nexcept ‸MemoryError: pass",
+        "MemoryError is never raised in a run",
         "what a worker raises is a TaskError here: write `except TaskError`",
     ),
     "except a variable": Case(

@@ -60,6 +60,7 @@ from dressage.protocol.commands import (
     AskAnswer,
     CancelRun,
     Command,
+    PostEvent,
     StartRun,
     TaskMessage,
     TaskResult,
@@ -246,6 +247,8 @@ def folds(data: bytes) -> None:
             folded(None, msgspec.structs.replace(command, workflow="fuzzed", version=1))
         case TaskResult():
             folded(STARTED, msgspec.structs.replace(command, task_id=getattr(wait, "task_id", "")))
+        case PostEvent():
+            folded(STARTED, msgspec.structs.replace(command, event="fuzzed"))
         case TimerFired() | CancelRun():
             pass
 

@@ -35,13 +35,19 @@ def runs() -> None:
 
 def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
     """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
+    given = _any_json(ctx, param, value)
+    if not isinstance(json.loads(bytes(given)), dict):
+        raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
+    return given
+
+
+def _any_json(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
+    """Any JSON, given as `_parsed` takes it."""
     text = _text(value)
     try:
-        parsed = json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"this is no JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
     # The text goes on as it is: a number keeps the digits that it was written with.
     return msgspec.Raw(text)
 
@@ -163,6 +169,36 @@ def cancel(run_id: str, reason: str, actor: str, server: str, namespace: str) ->
             await client.cancel(run_id, reason)
 
     run(end())
+
+
+@runs.command()
+@click.argument("run_id")
+@click.argument("event")
+@click.argument("payload", default="null", callback=_any_json)
+@click.option("--id", "event_id", help="The same id is the same event, however often it is posted.")
+@options.actor
+@options.server
+@options.namespace
+def post(
+    run_id: str,
+    event: str,
+    payload: msgspec.Raw,
+    event_id: str | None,
+    actor: str,
+    server: str,
+    namespace: str,
+) -> None:
+    """Post an external event to a run. PAYLOAD is JSON, @FILE, or - for standard input.
+
+    The run's earliest wait for the event takes it, now or later.
+    """
+
+    async def tell() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.post(run_id, event, payload, event_id=event_id)
+
+    run(tell())
 
 
 @runs.command()

@@ -1,6 +1,6 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, history, result (of a task),
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, history, result (of a task),
 put-workflow, get-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or
 `{"ok": false, "code", "message", "retryable"}`.
 """
@@ -69,6 +69,15 @@ class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Seconds = START_TIMEOUT_S
 
 
+class PostRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    event: str
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    event_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`after` is the index of the last event that the caller has."""
 
@@ -116,6 +125,13 @@ class HistoryAnswer(msgspec.Struct):
 
 class Accepted(msgspec.Struct):
     seq: int
+    ok: bool = True
+
+
+class PostAnswer(msgspec.Struct):
+    event_id: str
+    seq: int
+    existing: bool
     ok: bool = True
 
 
@@ -210,6 +226,7 @@ class Api:
             "get": (RunRequest, self._get),
             "wait": (WaitRequest, self._wait),
             "cancel": (CancelRequest, self._cancel),
+            "post": (PostRequest, self._post),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
@@ -300,6 +317,17 @@ class Api:
                 request.run_id, request.reason, timeout_s=request.timeout_s, actor=request.actor
             )
         )
+
+    async def _post(self, request: PostRequest) -> PostAnswer:
+        posted = await self._client.post(
+            request.run_id,
+            request.event,
+            request.payload,
+            event_id=request.event_id,
+            timeout_s=request.timeout_s,
+            actor=request.actor,
+        )
+        return PostAnswer(posted.event_id, posted.seq, posted.existing)
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

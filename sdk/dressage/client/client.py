@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
@@ -17,7 +18,7 @@ from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.history import read_history
-from dressage.flow import Workflow
+from dressage.flow import Event, Workflow
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
@@ -26,6 +27,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     FailureInfo,
+    PostEvent,
     RunView,
     StartRun,
     TaskResult,
@@ -33,7 +35,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
-from dressage.protocol.names import Names, check_actor, check_run_id, run_token
+from dressage.protocol.names import Names, check_actor, check_name, check_run_id, run_token
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 
@@ -92,6 +94,15 @@ def raise_without_output(view: RunView) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """An external event that its run has taken. `existing` is true if it had come before."""
+
+    event_id: str
+    seq: int
+    existing: bool = False
+
+
 class RunHandle(Generic[R]):
     """A run that was started, or that the caller knows by its id."""
 
@@ -130,6 +141,18 @@ class RunHandle(Generic[R]):
     async def cancel(self, reason: str = "") -> int:
         """As `Client.cancel`."""
         return await self._client.cancel(self.run_id, reason)
+
+    @overload
+    async def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Posted: ...
+    @overload
+    async def post(self, event: Event[None], *, event_id: str | None = None) -> Posted: ...
+    @overload
+    async def post(self, event: str, payload: Any = None, *, event_id: str | None = None) -> Posted: ...
+    async def post(
+        self, event: Event[Any] | str, payload: Any = None, *, event_id: str | None = None
+    ) -> Posted:
+        """As `Client.post`."""
+        return await self._client.post(self.run_id, event, payload, event_id=event_id)
 
     async def state(self) -> RunView:
         return await self._client.get(self.run_id, shard=self.shard)
@@ -300,6 +323,65 @@ class Client:
         command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor))
         return (await self._ask_for(check_run_id(run_id), command, timeout_s)).seq
 
+    @overload
+    async def post(
+        self,
+        run_id: str,
+        event: Event[T],
+        payload: T,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    @overload
+    async def post(
+        self,
+        run_id: str,
+        event: Event[None],
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    @overload
+    async def post(
+        self,
+        run_id: str,
+        event: str,
+        payload: Any = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    async def post(
+        self,
+        run_id: str,
+        event: Event[Any] | str,
+        payload: Any = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted:
+        """Posts an external event to a run, and returns once the run has it: its earliest wait for the event takes it,
+        now or later.
+
+        The same `event_id` is the same event, however late and by whomever it is posted again, as long as the run is
+        kept; without one each call is an event of its own. Raises `BadValue` for a payload that is not of the event's
+        type, `Refused` (EVENT_INVALID, EVENT_UNKNOWN, EVENTS_FULL, RUN_UNKNOWN, RUN_FINISHED), or `NoAnswer` after
+        `timeout_s`.
+        """
+        name = check_name(event, "event") if isinstance(event, str) else event.name
+        raw = (
+            as_raw(payload, "EVENT_INVALID") if isinstance(event, str) else msgspec.Raw(event.encode(payload))
+        )
+        chosen = uuid.uuid4().hex if event_id is None else check_actor(event_id)
+        command = PostEvent(name, chosen, raw, check_actor(actor or self.actor))
+        answer = await self._ask_for(check_run_id(run_id), command, timeout_s)
+        return Posted(chosen, answer.seq, answer.existing)
+
     async def _publish(
         self, run_id: str, command: Command, reply: str | None, shard: int | None = None
     ) -> Stored:
@@ -461,12 +543,12 @@ def plain(output: bytes) -> Any:
     return msgspec.json.decode(output)
 
 
-def as_raw(value: Any) -> msgspec.Raw:
-    """Input in wire form. Raises `BadInput` for what is no JSON."""
+def as_raw(value: Any, code: str = "INPUT_INVALID") -> msgspec.Raw:
+    """An input, or a payload, in wire form. Raises `BadInput` for what is no JSON."""
     try:
         return msgspec.Raw(msgspec.json.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadInput(f"the input cannot be written as JSON: {error}", code="INPUT_INVALID") from error
+        raise BadInput(f"the value cannot be written as JSON: {error}", code=code) from error
 
 
 def _encoded(command: Command) -> bytes:

@@ -2,12 +2,13 @@
 
 ::
 
-    from dressage.flow import App, Exponential, Limits, Masked, Searchable, WorkflowFailure, sleep, task, workflow
+    from dressage.flow import App, Event, Exponential, Masked, Searchable, WorkflowFailure, sleep, task, workflow
 """
 
 from dressage.flow.app import App, Handler
 from dressage.flow.branches import gather
 from dressage.flow.describe import Masked, Searchable
+from dressage.flow.events import Event
 from dressage.flow.failures import TaskError, WorkflowFailure
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
@@ -18,6 +19,7 @@ from dressage.protocol.spec import Limits
 
 __all__ = [
     "App",
+    "Event",
     "Exponential",
     "Handler",
     "Limits",

@@ -7,6 +7,7 @@
     |  '- CardDeclined ...          subclasses of the author's
     |- TaskError                    a task failed technically, after its retries
     |- ExceptionGroup               what branches of a `gather` failed with
+    |- TimeoutError                 what was waited for did not come in time; an OSError, as in Python
     '- ArithmeticError, LookupError, TypeError, ValueError ...   an expression failed, as it does in Python
 
 That a run passed one of its limits ends it: no handler could go on as if there were room.
@@ -204,6 +205,6 @@ def _errors_of_python() -> Iterator[type[Exception]]:
 
 
 CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
-    {Exception, TaskError, ExceptionGroup, *_errors_of_python()}
+    {Exception, TaskError, ExceptionGroup, TimeoutError, OSError, *_errors_of_python()}
 )
 """What an `except` clause can name beside subclasses of `WorkflowFailure`."""

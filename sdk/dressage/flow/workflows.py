@@ -37,6 +37,8 @@ class Workflow(Generic[P, R]):
         self.spec: WorkflowSpec = compiled.spec
         self.tasks = compiled.tasks
         """The tasks that it calls, by name."""
+        self.events = compiled.events
+        """The external events that it waits for, by name."""
         self.classes = compiled.classes
         """The author's classes of the records and enums that the spec names."""
         update_wrapper(cast("Any", self), function)

@@ -22,7 +22,7 @@ Json = msgspec.Raw | msgspec.UnsetType
 Short = Annotated[str, msgspec.Meta(max_length=ACTOR_CHARS_MAX)]
 """An id, or who did something: it is repeated in the state and in every event."""
 
-FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "group", "limit"]
+FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "timeout", "group", "limit"]
 
 
 class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,6 +85,18 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     actor: Short = ""
 
 
+class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
+    """Posts an external event to a run. The same `event_id` again is the same event, however late it comes.
+
+    `payload` is JSON of the event's type. The run's earliest wait for the event takes it, now or later.
+    """
+
+    event: str
+    event_id: Short
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    actor: Short = ""
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -94,7 +106,7 @@ class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=Tru
 
 REASON_BYTES_MAX = 4096
 
-Command = StartRun | TaskResult | CancelRun | TimerFired
+Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -107,6 +119,9 @@ RefusalCode = Literal[
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
+    "EVENT_UNKNOWN",
+    "EVENT_INVALID",
+    "EVENTS_FULL",
     "ENGINE_FAULT",
     "SPEC_INVALID",
     "NAME_INVALID",

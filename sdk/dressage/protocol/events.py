@@ -118,6 +118,45 @@ class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     timer_id: str
 
 
+class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-posted: an external event came to the run, from the event's actor."""
+
+    event: str
+    event_id: str
+    payload: msgspec.Raw
+
+
+class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-awaited: there is no unclaimed event; `until` is when the wait ends in a timeout, if ever."""
+
+    node: int
+    event: str
+    until: str = ""
+
+
+class EventReceived(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-received: the wait at `node` claimed this event, `waited_ms` after it began."""
+
+    node: int
+    event: str
+    event_id: str
+    waited_ms: float = 0.0
+
+
+class EventTimedOut(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-timed-out: none came in time."""
+
+    node: int
+    event: str
+
+
+class EventExpired(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-expired: nothing had claimed it when its time was over; told when the run looks at it again."""
+
+    event: str
+    event_id: str
+
+
 class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-completed"""
 
@@ -157,6 +196,11 @@ EventData = (
     | BranchEnded
     | SleepStarted
     | SleepEnded
+    | EventPosted
+    | EventAwaited
+    | EventReceived
+    | EventTimedOut
+    | EventExpired
     | RunCompleted
     | RunFailed
     | RunCancelled
@@ -174,6 +218,11 @@ KIND: dict[type[EventData], str] = {
     BranchEnded: "branch-ended",
     SleepStarted: "sleep-started",
     SleepEnded: "sleep-ended",
+    EventPosted: "event-posted",
+    EventAwaited: "event-awaited",
+    EventReceived: "event-received",
+    EventTimedOut: "event-timed-out",
+    EventExpired: "event-expired",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
     RunCancelled: "run-cancelled",

@@ -28,6 +28,7 @@ TASK_ERROR = "TaskError"
 """The class of what a task failed with technically, after its retries: a worker's exception, or no fitting result."""
 
 
+TIMEOUT_ERROR = "TimeoutError"
 GROUP_ERROR = "ExceptionGroup"
 GROUP_FAMILY = (GROUP_ERROR, ANY_ERROR)
 """By what the failures of branches, as one group, can be caught."""
@@ -117,6 +118,14 @@ class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     record: str | None = None
 
 
+class EventDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """An external event that the workflow waits for. An unclaimed one is kept for `expires_s`, or for ever."""
+
+    name: str
+    type: TypeRef
+    expires_s: float | None = None
+
+
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An `except` clause: control goes on at `node` after a failure that `catches` says is one of `names`.
 
@@ -200,6 +209,22 @@ class SleepNode(
     line: int = 0
 
 
+class EventNode(
+    msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Takes the earliest unclaimed external event of this name, or waits for one; `target` takes its payload.
+
+    With `timeout` (a timedelta, or seconds) it waits no longer than that, and then raises `TimeoutError`.
+    """
+
+    event: str
+    next: int
+    timeout: Expr | None = None
+    target: str | None = None
+    scope: int | None = None
+    line: int = 0
+
+
 class RaiseNode(
     msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -265,7 +290,7 @@ class GatherNode(
     line: int = 0
 
 
-Node = TaskNode | AssignNode | BranchNode | SleepNode | RaiseNode | ReturnNode | GatherNode
+Node = TaskNode | AssignNode | BranchNode | SleepNode | EventNode | RaiseNode | ReturnNode | GatherNode
 
 
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -301,6 +326,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     variables: tuple[Variable, ...] = ()
     tasks: tuple[TaskDef, ...] = ()
     failures: tuple[FailureDef, ...] = ()
+    events: tuple[EventDef, ...] = ()
     types: tuple[TypeDef, ...] = ()
     retry: RetryOptions | None = None
     limits: Limits | None = None

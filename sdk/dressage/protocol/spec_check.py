@@ -12,6 +12,7 @@ from dressage.protocol.spec import (
     AssignNode,
     Branch,
     BranchNode,
+    EventNode,
     GatherNode,
     Node,
     RaiseNode,
@@ -34,6 +35,7 @@ from dressage.protocol.types import Named, RecordType
 
 RETRIES_MAX: Final = 10_000
 BACKOFF_S_MAX: Final = 366 * 86_400.0
+EXPIRES_S_MAX: Final = 100 * 365 * 86_400
 BACKOFF_FACTOR_MAX: Final = 1_000.0
 
 _ERROR_CLASS: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
@@ -50,6 +52,7 @@ def check_spec(spec: WorkflowSpec) -> None:
     _check_names(spec)
     nodes, scopes = len(spec.nodes), len(spec.scopes)
     tasks = {task.name: _Callee(task) for task in spec.tasks}
+    events = {event.name for event in spec.events}
     for number, node in enumerate(spec.nodes):
         for target in _targets(node):
             if not 0 <= target < nodes:
@@ -61,6 +64,8 @@ def check_spec(spec: WorkflowSpec) -> None:
         _check_node(number, node)
         if isinstance(node, TaskNode):
             _check_call(number, node, tasks.get(node.task))
+        if isinstance(node, EventNode) and node.event not in events:
+            raise BadSpec(f"node {number} waits for event {node.event!r}, which the spec does not define")
     if not 0 <= spec.entry < nodes:
         raise BadSpec(f"entry is node {spec.entry}, but the spec has {nodes} nodes")
     _check_scopes(spec)
@@ -120,7 +125,7 @@ def _check_node(number: int, node: Node) -> None:
             "(limit line-number)"
         )
     match node:
-        case TaskNode() | AssignNode():
+        case TaskNode() | AssignNode() | EventNode():
             if node.target is not None:
                 check_identifier(node.target, f"the variable of node {number}")
         case RaiseNode():
@@ -148,7 +153,7 @@ def _check_branch(number: int, branch: Branch) -> None:
 
 def _targets(node: Node) -> tuple[int, ...]:
     match node:
-        case TaskNode() | AssignNode() | SleepNode():
+        case TaskNode() | AssignNode() | SleepNode() | EventNode():
             return (node.next,)
         case BranchNode():
             return (node.then, node.otherwise)
@@ -218,6 +223,13 @@ def _check_names(spec: WorkflowSpec) -> None:
         check_name(failure_def.name, "failure")
         for name in failure_def.family:
             check_name(name, f"family of failure {failure_def.name}:")
+    for event in spec.events:
+        check_name(event.name, "event")
+        if event.expires_s is not None and not 0 < event.expires_s <= EXPIRES_S_MAX:
+            raise BadSpec(
+                f"event {event.name!r} expires after {event.expires_s:g} s: give more than 0 and at most "
+                f"{EXPIRES_S_MAX} (limit event-expiry)"
+            )
     for variable in spec.variables:
         check_identifier(variable.name, "a variable")
     for param in spec.params:
@@ -231,6 +243,7 @@ def _check_names(spec: WorkflowSpec) -> None:
         )
     _refuse_twice("task", (task.name for task in spec.tasks))
     _refuse_twice("failure", (failure_def.name for failure_def in spec.failures))
+    _refuse_twice("event", (event.name for event in spec.events))
     _refuse_twice("parameter", (param.name for param in spec.params))
     _refuse_twice("variable", (variable.name for variable in spec.variables))
 

@@ -15,6 +15,7 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
+    EventNode,
     GatherNode,
     Limits,
     Node,
@@ -51,6 +52,7 @@ HANDLERS_MAX: Final = 100
 
 TASKS_MAX: Final = 500
 FAILURES_MAX: Final = 1_000
+EVENTS_MAX: Final = 300
 TYPES_MAX: Final = 300
 FIELDS_MAX: Final = 255
 """Fields of a record, parameters of a task or of the workflow, and keywords of a call."""
@@ -82,6 +84,7 @@ def check_sizes(spec: WorkflowSpec) -> None:
     _limit("scopes", len(spec.scopes), SCOPES_MAX)
     _limit("tasks", len(spec.tasks), TASKS_MAX)
     _limit("failures", len(spec.failures), FAILURES_MAX)
+    _limit("events", len(spec.events), EVENTS_MAX)
     _limit("types", len(spec.types), TYPES_MAX)
     _limit("variables", len(spec.variables), VARIABLES_MAX)
     _limit("parameters", len(spec.params), FIELDS_MAX)
@@ -138,6 +141,8 @@ def types_in(spec: WorkflowSpec) -> Iterator[TypeRef]:
     for task in spec.tasks:
         yield task.output
         yield from (field.type for field in task.params)
+    for event in spec.events:
+        yield event.type
     for definition in spec.types:
         if isinstance(definition, RecordType):
             yield from (field.type for field in definition.fields)
@@ -155,6 +160,8 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return {"test": node.test}
         case SleepNode():
             return {"duration": node.duration}
+        case EventNode():
+            return _given({"timeout": node.timeout})
         case RaiseNode():
             return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():

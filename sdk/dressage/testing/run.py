@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
 from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
-from dressage.flow import Workflow, WorkflowFailure
+from dressage.flow import Event, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
 from dressage.orchestrator.fold.fold import fold
@@ -24,6 +24,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     FailureInfo,
+    PostEvent,
     RunStatus,
     StartRun,
     TaskMessage,
@@ -32,12 +33,13 @@ from dressage.protocol.commands import (
     encoder,
 )
 from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
-from dressage.protocol.events import KIND, BranchStarted
+from dressage.protocol.events import KIND, BranchStarted, SleepStarted
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
 from dressage.testing.fakes import Branch, TaskCall
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED"})
 """How the engine refuses what came after its time, of which nobody needs to hear."""
@@ -84,6 +86,8 @@ class Settings:
     began: datetime
     commands_max: int
     execute: Execute
+    coming: tuple[tuple[timedelta, PostEvent], ...] = ()
+    """External events, and how long after its start they come."""
 
 
 @dataclass
@@ -114,6 +118,9 @@ class Run(Generic[R]):
 
         self._gathers: Counter[Branch] = Counter()
         """How many gathers each branch has begun."""
+
+        self._timed: set[str] = set()
+        """The timers of sleeps; a timeout has one, too."""
 
         self._seq = 0
         self._error: BaseException | None = None
@@ -201,6 +208,8 @@ class Run(Generic[R]):
     def begin(self, given: bytes) -> Self:
         """Starts the run with this input, and lets everything happen that needs no time."""
         command = StartRun(self._workflow.name, 1, msgspec.Raw(given), f"start-{self.run_id}")
+        for after, event in self._settings.coming:
+            self._agenda.enter(self._agenda.now_ms + _length(after), event)
         self._fold(command)
         return self.advance(timedelta(0))
 
@@ -218,7 +227,17 @@ class Run(Generic[R]):
 
     def cancel(self, reason: str = "") -> Self:
         """Ends the run where it stands, as somebody with the client or the command line does."""
-        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test"))
+        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test"), asked=True)
+        return self.advance(timedelta(0))
+
+    @overload
+    def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Self: ...
+    @overload
+    def post(self, event: Event[None], *, event_id: str | None = None) -> Self: ...
+    def post(self, event: Event[Any], payload: Any = None, *, event_id: str | None = None) -> Self:
+        """Posts an external event to the run now. Raises `Refused` as the client does, and `BadValue`."""
+        chosen = f"event-{self._seq}" if event_id is None else event_id
+        self._fold(PostEvent(event.name, chosen, msgspec.Raw(event.encode(payload)), "test"), asked=True)
         return self.advance(timedelta(0))
 
     def _drive(self, until_ms: int | None) -> None:
@@ -245,13 +264,14 @@ class Run(Generic[R]):
         )
 
     # -- the engine's part -------------------------------------------------------------------------
-    def _fold(self, command: Command) -> None:
+    def _fold(self, command: Command, *, asked: bool = False) -> None:
+        """`asked` says that the test itself wants it, and wants to know if it comes too late."""
         self._seq += 1
         stamp = Stamp(self._seq, self._agenda.now_ms)
         sent = decode_command(encoder.encode(command))
         outcome = fold(self._state, sent, self.run_id, stamp, self._definition)
         if outcome.code is not None:
-            if outcome.code in _LATE and not isinstance(command, CancelRun):
+            if outcome.code in _LATE and not asked:
                 return
             raise Refused(outcome.message, code=outcome.code)
         self._state = outcome.state
@@ -264,6 +284,8 @@ class Run(Generic[R]):
         for index, data in enumerate(outcome.events, outcome.first_event):
             if isinstance(data, BranchStarted):
                 self._note_branch(data)
+            if isinstance(data, SleepStarted):
+                self._timed.add(data.timer_id)
             plain = msgspec.json.decode(msgspec.json.encode(data))
             self.events.append(RunEvent(index, KIND[type(data)], plain, at, outcome.actor))
 
@@ -283,7 +305,8 @@ class Run(Generic[R]):
                 self._agenda.enter(effect.not_before_ms, _Begun(effect), effect.timer_id)
             case SetTimer():
                 length = timedelta(milliseconds=effect.due_ms - self._agenda.now_ms)
-                self.sleeps.append(Sleep(length, self.now, self._branch_of(effect.timer_id)))
+                if effect.timer_id in self._timed:
+                    self.sleeps.append(Sleep(length, self.now, self._branch_of(effect.timer_id)))
                 self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
             case CancelTimer():
                 self._agenda.cancel(effect.timer_id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-from datetime import UTC, datetime
-from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
-from dressage.flow import App, Handler, Task, Workflow
+from dressage.flow import App, Event, Handler, Task, Workflow
 from dressage.orchestrator.turn.definitions import load_definition
-from dressage.protocol.commands import TaskMessage, TaskResult, WorkerInfo
+from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult, WorkerInfo
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_run_id
 from dressage.protocol.spec import RegisteredWorkflow
@@ -26,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 P2 = ParamSpec("P2")
 R2 = TypeVar("R2")
+T = TypeVar("T")
 
 COMMANDS_MAX: Final = 10_000
 """What a run may take to its end, if the test says nothing else: results of tasks and timers, counted together."""
@@ -62,6 +63,7 @@ class WorkflowTest(Generic[P, R]):
         self._began = began
         self._commands_max = commands_max
         self._fakes: dict[str, FakeTask[..., Any]] = {}
+        self._coming: list[tuple[timedelta, PostEvent]] = []
         self._started = 0
 
     def task(self, task: Task[P2, R2]) -> FakeTask[P2, R2]:
@@ -73,6 +75,25 @@ class WorkflowTest(Generic[P, R]):
                 code="TASK_NOT_CALLED",
             )
         return cast("FakeTask[P2, R2]", self._fakes.setdefault(task.name, FakeTask(task)))
+
+    @overload
+    def comes(self, event: Event[T], payload: T, *, after: timedelta = timedelta(0)) -> Self: ...
+    @overload
+    def comes(self, event: Event[None], *, after: timedelta = timedelta(0)) -> Self: ...
+    def comes(self, event: Event[Any], payload: Any = None, *, after: timedelta = timedelta(0)) -> Self:
+        """Says that an external event comes to each run that is started from now on, `after` its start.
+
+        Raises `BadInput` for one that the workflow never waits for, `BadValue` for a payload of another type.
+        """
+        if event.name not in self.workflow.events:
+            known = ", ".join(sorted(self.workflow.events)) or "none"
+            raise BadInput(
+                f"workflow {self.workflow.name!r} does not wait for event {event.name!r}: it waits for {known}",
+                code="EVENT_NOT_AWAITED",
+            )
+        raw = msgspec.Raw(event.encode(payload))
+        self._coming.append((after, PostEvent(event.name, f"coming-{len(self._coming)}", raw, "test")))
+        return self
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """Runs the workflow with these arguments to its end, or until nothing can move any more.
@@ -92,7 +113,8 @@ class WorkflowTest(Generic[P, R]):
         def execute(message: TaskMessage, at: datetime, branch: Branch) -> Attempted:
             return self._attempt(message, at, branch, run)
 
-        run = Run(self.workflow, self._definition, Settings(run_id, self._began, self._commands_max, execute))
+        settings = Settings(run_id, self._began, self._commands_max, execute, tuple(self._coming))
+        run = Run(self.workflow, self._definition, settings)
         return run.begin(given)
 
     def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[R]) -> Attempted:

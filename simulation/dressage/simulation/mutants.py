@@ -767,8 +767,8 @@ def results_mixed_up() -> Iterator[None]:
 def sleeps_a_week_at_most() -> Iterator[None]:
     milliseconds = sleep_node._milliseconds
 
-    def capped(duration: object) -> int:
-        return min(milliseconds(duration), 7 * 86_400_000)
+    def capped(duration: object, what: str) -> int:
+        return min(milliseconds(duration, what), 7 * 86_400_000)
 
     with mock.patch.object(sleep_node, "_milliseconds", capped):
         yield

@@ -18,6 +18,7 @@ from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNo
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
     bounded,
+    events_bytes,
     fitting,
     limit_state,
     limit_threads,
@@ -206,7 +207,7 @@ class Advance:
             raise variables_too_large(variables, definition.limits)
         if not definition.state_fits or len(state.threads) > 1:
             waits = sum(waiting_bytes(thread) for thread in state.threads)
-            limit_state(variables + len(state.input) + waits + len(output))
+            limit_state(variables + len(state.input) + waits + len(output) + events_bytes(state))
 
     def pay(self) -> None:
         """Takes the work of events and steps since the last time, and looks at what is stored.
@@ -360,6 +361,7 @@ class Advance:
         self.state.status = status
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []
+        self.state.unclaimed = []
         self.ready.clear()
 
 

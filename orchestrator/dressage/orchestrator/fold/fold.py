@@ -12,8 +12,9 @@ from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
 from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.limits import stored_bytes, too_large, type_error, variables_too_large
 from dressage.orchestrator.fold.nodes import ENTER
-from dressage.orchestrator.fold.nodes.sleep import on_timer
+from dressage.orchestrator.fold.nodes.event import is_posted, on_post
 from dressage.orchestrator.fold.nodes.task import on_result
+from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import STATE_FORMAT, RunState, RunThread
 from dressage.protocol.commands import (
@@ -21,6 +22,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     FailureInfo,
+    PostEvent,
     StartRun,
     TaskResult,
     TimerFired,
@@ -131,22 +133,29 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
 
 def _go_on(
     state: RunState | None,
-    command: TaskResult | TimerFired | CancelRun,
+    command: TaskResult | TimerFired | CancelRun | PostEvent,
     run_id: str,
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
     if isinstance(command, CancelRun):
         return _cancel(state, command, run_id, stamp, definition)
+    if isinstance(command, PostEvent) and state is not None and is_posted(state, command):
+        return Outcome(state, existing=True)
     advance = _begin(state, run_id, stamp, definition)
-    if isinstance(command, TimerFired):
-        on_timer(advance, command)
-        return _finish(advance, command.actor)
+    actor = command.actor
     try:
-        on_result(advance, command)
+        match command:
+            case TimerFired():
+                on_timer(advance, command)
+            case PostEvent():
+                on_post(advance, command)
+            case TaskResult():
+                actor = actor or command.by.worker
+                on_result(advance, command)
     except LimitExceeded as error:
         advance.fail_run(_failure_of(error))
-    return _finish(advance, command.actor or command.by.worker)
+    return _finish(advance, actor)
 
 
 def _cancel(

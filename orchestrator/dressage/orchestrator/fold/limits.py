@@ -30,6 +30,15 @@ MESSAGE_CHARS_MAX = 8192
 ERROR_NAME_CHARS_MAX = 128
 FAMILY_NAMES_MAX = 16
 
+POSTED_MAX = 2_000
+"""External events of one run: their ids are remembered as long as the run is, so that none counts twice."""
+
+POSTED_BYTES = 20
+"""What is remembered of an id takes in the state."""
+
+UNCLAIMED_BYTES_MAX = 128 * 1024
+"""Bytes of the payloads of a run's unclaimed external events together."""
+
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
 
@@ -99,6 +108,11 @@ def waiting_bytes(thread: RunThread) -> int:
             return 0
 
 
+def events_bytes(state: RunState) -> int:
+    """What external events take in the state: the payloads of those that wait to be claimed, and marks of all."""
+    return sum(len(each.payload) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
+
+
 def type_error(wrong: BadValue, line: int) -> FailureInfo:
     """A value that is not of the type that it must have in the workflow."""
     return FailureInfo(
@@ -113,7 +127,7 @@ def stored_bytes(variables: Mapping[str, msgspec.Raw]) -> int:
 
 def fitting(state: RunState, limits: Limits) -> dict[str, msgspec.Raw]:
     """The variables of a run that has failed, without the largest if they are too large together: it must be stored."""
-    left = min(limits.variables_bytes, STATE_BYTES_MAX - len(state.input))
+    left = min(limits.variables_bytes, STATE_BYTES_MAX - len(state.input) - events_bytes(state))
     if stored_bytes(state.variables) <= left:
         return state.variables
     kept: set[str] = set()

@@ -39,6 +39,20 @@ class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit
     until_ms: int
 
 
+class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Waits for an external event, since `since_ms`; with a timeout, until `until_ms`, when `timer_id` fires.
+
+    `begun` orders the waits of a run: the earliest takes what is posted.
+    """
+
+    event: str
+    node: int
+    begun: int
+    since_ms: int
+    timer_id: str = ""
+    until_ms: int = 0
+
+
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the branches of the gather at `node`; of those that have ended it holds the result, in stored form,
     or what they failed with, by their place."""
@@ -49,7 +63,7 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
     failures: dict[int, FailureInfo] = {}
 
 
-Wait = TaskWait | SleepWait | GatherWait
+Wait = TaskWait | SleepWait | EventWait | GatherWait
 
 
 class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
@@ -80,12 +94,22 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
         return "" if self.wait is None or isinstance(self.wait, GatherWait) else self.wait.timer_id
 
 
+class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An external event that no wait has claimed yet. `payload` is in stored form."""
+
+    event: str
+    event_id: str
+    posted_ms: int
+    payload: msgspec.Raw
+
+
 class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     """Everything the fold knows of a run.
 
     `seq` is the stream sequence of the last command folded into it, `time_ms` the run's own time (broker time
     that never runs backwards), `events` the number of output events so far. `variables` are in stored form.
     `threads_made` is how many run threads it has had: each has an id of its own.
+    `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
     `reason` is what a cancelled run was cancelled for.
     """
 
@@ -103,6 +127,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     threads: list[RunThread] = []
     threads_made: int = 1
     variables: dict[str, msgspec.Raw] = {}
+    unclaimed: list[Unclaimed] = []
+    posted: list[str] = []
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
     reason: str = ""
@@ -115,6 +141,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             self,
             threads=[thread.copy() for thread in self.threads],
             variables=dict(self.variables),
+            unclaimed=list(self.unclaimed),
+            posted=list(self.posted),
         )
 
     @property

@@ -14,7 +14,7 @@ from dressage.brokers.interface import Connection
 from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
-from dressage.orchestrator.fold.state import GatherWait, RunState, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, SleepWait, TaskWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
@@ -282,6 +282,10 @@ def waiting_for(state: RunState) -> str:
                 waits[f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}"] += 1
             case SleepWait() as wait:
                 waits[f"time {rfc3339(wait.until_ms)}"] += 1
+            case EventWait() as wait:
+                waits[
+                    f"event {wait.event}" + (f" until {rfc3339(wait.until_ms)}" if wait.timer_id else "")
+                ] += 1
             case GatherWait() | None:
                 # What it waits for are its branches, which wait themselves.
                 pass

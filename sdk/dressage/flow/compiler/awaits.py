@@ -1,4 +1,4 @@
-"""What a workflow awaits: a task's result, time, branches, or a function with statements of its own."""
+"""What a workflow awaits: a task's result, time, an event, branches, or a function with statements of its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dressage.flow.compiler.gathers import emit_gather
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.flow.compiler.waits import event_of, timeout_of
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import SleepNode, TaskNode
+from dressage.protocol.spec import EventNode, SleepNode, TaskNode
 
 
 def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
@@ -33,6 +34,10 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
                 node, "sleep() has no result", "write it as a statement: `await sleep(...)`"
             )
         context.graph.emit(SleepNode, node, duration=duration_of(context, call))
+    elif (event := event_of(context, call)) is not None:
+        timeout = timeout_of(context, call)
+        context.use_event(call, event)
+        context.graph.emit(EventNode, node, event=event.name, timeout=timeout, target=target)
     elif context.names.object(call.func) is gather:
         emit_gather(context, node, call, target)
     else:

@@ -20,6 +20,7 @@ from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.statements import admits_none, block
 from dressage.flow.compiler.walk import expressions_of, targets_of
 from dressage.flow.describe import TypeBook
+from dressage.flow.events import Event
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
@@ -28,10 +29,11 @@ from dressage.protocol.spec import Node, RetryOptions, ReturnNode, Variable, Wor
 
 
 class Compiled(NamedTuple):
-    """A spec, and the objects of the source that its names stand for: tasks, and the classes of records and enums."""
+    """A spec, and the objects of the source that its names stand for: tasks, events, and classes."""
 
     spec: WorkflowSpec
     tasks: Mapping[str, Task[..., Any]]
+    events: Mapping[str, Event[Any]]
     classes: Mapping[str, type]
 
 
@@ -71,6 +73,7 @@ def compile_workflow(
         variables=_variables(context, nodes, types),
         tasks=tuple(task.definition for task in context.tasks.values()),
         failures=context.failure_definitions(),
+        events=tuple(event.definition for event in context.events.values()),
         types=tuple(book.definitions.values()),
         retry=retry,
         module=function.__module__,
@@ -78,7 +81,7 @@ def compile_workflow(
         first_line=source.first_line,
         description=inspect.getdoc(function) or "",
     )
-    return Compiled(spec, dict(context.tasks), dict(book.classes))
+    return Compiled(spec, dict(context.tasks), dict(context.events), dict(book.classes))
 
 
 def _check_definition(source: Source) -> None:
@@ -126,7 +129,6 @@ def _compile_body(context: Context) -> None:
 
 def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
     params = {field.name: field.type for field in context.signature.params}
-    tasks = {name: task.definition for name, task in context.tasks.items()}
     binds = frozenset(
         handler.bind for scope in context.graph.scopes for handler in scope.handlers if handler.bind
     )
@@ -143,7 +145,7 @@ def _types(context: Context, nodes: tuple[Node, ...]) -> Types:
     fixed = frozenset(types.variables) | binds
     for name in reassigned & params.keys():
         types.start(name, params[name])
-    types.derive(nodes, tasks, context.results(), fixed)
+    types.derive(nodes, context.output_of, context.results(), fixed)
     return types
 
 

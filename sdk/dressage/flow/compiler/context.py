@@ -10,6 +10,7 @@ from typing import Any
 from dressage.flow.compiler.graph import Graph, Label
 from dressage.flow.compiler.names import Names
 from dressage.flow.compiler.scope import FlowScope
+from dressage.flow.events import Event
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported
 from dressage.flow.signatures import Signature
@@ -17,7 +18,7 @@ from dressage.flow.source import Function, Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.spec import AssignNode, FailureDef
+from dressage.protocol.spec import AssignNode, EventNode, FailureDef, Node, TaskNode
 from dressage.protocol.types import TypeRef
 
 Block = Callable[["Context", list[ast.stmt]], None]
@@ -119,6 +120,7 @@ class Context:
     caught: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """The records of the failures that a variable may hold, by its name."""
 
+    events: dict[str, Event[Any]] = field(default_factory=dict[str, Event[Any]])
     declared: dict[str, TypeRef] = field(default_factory=dict[str, TypeRef])
     augmented: list[Augmented] = field(default_factory=list[Augmented])
     frames: list[Loop | Final] = field(default_factory=list["Loop | Final"])
@@ -216,6 +218,28 @@ class Context:
             self.scope.book.merge(task.signature.book)
         except Unsupported as error:
             raise self.refusal(node, error.what, error.advice) from error
+
+    def use_event(self, node: ast.AST, event: Event[Any]) -> None:
+        """Takes an event into the spec, with its type."""
+        known = self.events.setdefault(event.name, event)
+        if known.definition != event.definition:
+            raise self.refusal(
+                node, f"two events are named {event.name}, and differ", "give one of them another name"
+            )
+        try:
+            self.scope.book.merge(event.book)
+        except Unsupported as error:
+            raise self.refusal(node, error.what, error.advice) from error
+
+    def output_of(self, node: Node) -> TypeRef | None:
+        """The type of what a node waits for and gives to a variable."""
+        match node:
+            case TaskNode():
+                return self.tasks[node.task].definition.output
+            case EventNode():
+                return self.events[node.event].definition.type
+            case _:
+                return None
 
     def use_failure(self, node: ast.AST, kind: type[WorkflowFailure]) -> None:
         """Takes a failure and its ancestors into the spec."""

@@ -105,6 +105,7 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         graph=context.graph,
         tasks=context.tasks,
         failures=context.failures,
+        events=context.events,
         caught=context.caught,
         declared=context.declared,
         augmented=context.augmented,

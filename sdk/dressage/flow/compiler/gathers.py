@@ -9,8 +9,9 @@ from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.flow.compiler.waits import event_of, timeout_of
 from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.spec import GatherNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
 
@@ -51,8 +52,9 @@ class _Branch:
         self.context = context
         self.call = node
         self.task = calls.task_of(node, context.scope)
-        sleeps = is_sleep(context, node)
-        self.callee = None if self.task or sleeps else functions.callee_of(context, node.func)
+        self.event = None if self.task else event_of(context, node)
+        plain = self.task or self.event or is_sleep(context, node)
+        self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
     def _given(self) -> dict[str, Expr]:
@@ -60,6 +62,9 @@ class _Branch:
         context, call = self.context, self.call
         if self.task is not None:
             given = calls.task_args(call, self.task, context.scope)
+        elif self.event is not None:
+            timeout = timeout_of(context, call)
+            given = {} if timeout is None else {"timeout": timeout}
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
         elif is_sleep(context, call):
@@ -69,7 +74,7 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, sleep(), or an async function that awaits the rest",
+                "write a task, sleep(), an event's wait(), or an async function that awaits the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -92,6 +97,10 @@ class _Branch:
                 target=result,
                 retry=self.task.call_retry,
             )
+        elif self.event is not None:
+            context.use_event(self.call, self.event)
+            timeout = given.get("timeout")
+            graph.emit(EventNode, self.call, event=self.event.name, timeout=timeout, target=result)
         elif self.callee is not None:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)

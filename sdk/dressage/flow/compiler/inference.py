@@ -41,7 +41,7 @@ from dressage.protocol.expressions import (
     locals_of,
     parts_of,
 )
-from dressage.protocol.spec import AssignNode, GatherNode, Node, TaskDef, TaskNode
+from dressage.protocol.spec import AssignNode, EventNode, GatherNode, Node, TaskNode
 from dressage.protocol.types import (
     ANY,
     NONE,
@@ -163,19 +163,20 @@ class Types:
     def derive(
         self,
         nodes: Sequence[Node],
-        tasks: Mapping[str, TaskDef],
+        output_of: Callable[[Node], TypeRef | None],
         results: Mapping[str, tuple[str, ...]],
         fixed: frozenset[str],
     ) -> None:
         """Finds the types of all variables but the `fixed` ones from what is assigned to them, loops included.
 
+        `output_of` is the type of what a node waits for.
         `results` are the variables that hold what branches come to, by the variable that takes them all.
         """
         assigned = sorted({name for node in nodes for name in targets_of(node)} - fixed)
         sources = [
-            (name, value, set[str]() if isinstance(value, TaskDef) else variables_in(value))
+            (name, value, set[str]() if isinstance(value, TypeRef) else variables_in(value))
             for node in nodes
-            for name, value in _given(node, tasks, results)
+            for name, value in _given(node, output_of, results)
             if name not in fixed
         ]
         left = set(assigned)
@@ -184,7 +185,7 @@ class Types:
             self.variables.update(dict.fromkeys(growing))
             left -= growing
 
-    def _growing(self, left: set[str], sources: Sequence[tuple[str, Expr | TaskDef, set[str]]]) -> set[str]:
+    def _growing(self, left: set[str], sources: Sequence[tuple[str, Expr | TypeRef, set[str]]]) -> set[str]:
         """Derives the types of the variables that are `left`, and gives those that come to no end."""
         changed: set[str] = set()
         for _ in range(_PASSES_MAX):
@@ -194,7 +195,7 @@ class Types:
             for name, value, read in sources:
                 # A variable that no pass has seen yet says nothing: the next pass knows it.
                 if name in left and self.variables.keys() >= read:
-                    found[name].append(value.output if isinstance(value, TaskDef) else self.of(value))
+                    found[name].append(value if isinstance(value, TypeRef) else self.of(value))
             joined = {name: join(kinds) for name, kinds in found.items() if kinds}
             unseen = joined.keys() - self.variables.keys()
             changed = {name for name, kind in joined.items() if self.variables.get(name) != kind} | unseen
@@ -472,13 +473,13 @@ class Types:
 
 
 def _given(
-    node: Node, tasks: Mapping[str, TaskDef], results: Mapping[str, tuple[str, ...]]
-) -> Iterator[tuple[str, Expr | TaskDef]]:
+    node: Node, output_of: Callable[[Node], TypeRef | None], results: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, Expr | TypeRef]]:
     """The variables that a node sets, each with where its value comes from."""
     for each in bindings_in(node):
         yield each.name, each.value
-    if isinstance(node, TaskNode) and node.target:
-        yield node.target, tasks[node.task]
+    if isinstance(node, TaskNode | EventNode) and node.target:
+        yield node.target, output_of(node) or ANY
     elif isinstance(node, AssignNode) and node.attribute is None:
         yield node.target, node.value
     elif isinstance(node, GatherNode):

@@ -25,7 +25,16 @@ from dressage.protocol.expressions import (
     TupleOfExpr,
     parts_of,
 )
-from dressage.protocol.spec import AssignNode, BranchNode, Node, RaiseNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import (
+    AssignNode,
+    BranchNode,
+    EventNode,
+    Node,
+    RaiseNode,
+    ReturnNode,
+    SleepNode,
+    TaskNode,
+)
 from dressage.protocol.types import ANY, Field, Named, RecordType, Scalar, TypeRef, UnionOf
 
 
@@ -43,7 +52,7 @@ def check_masks(context: Context, node: Node, place: ast.AST, types: Types) -> N
 
 def _looked_at(node: Node) -> Iterator[Expr]:
     """The expressions whose value the engine itself looks at, or tells."""
-    if isinstance(node, BranchNode | SleepNode | RaiseNode):
+    if isinstance(node, BranchNode | SleepNode | EventNode | RaiseNode):
         yield from expressions_of(node)
 
 
@@ -122,8 +131,8 @@ def _refusal(context: Context, place: ast.AST) -> DefinitionError:
 def check_declared(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     """Refuses a value that no run could give to a variable of the declared type."""
     kind: TypeRef | None
-    if isinstance(node, TaskNode):
-        name, kind = node.target, context.tasks[node.task].definition.output
+    if isinstance(node, TaskNode | EventNode):
+        name, kind = node.target, context.output_of(node)
     elif isinstance(node, AssignNode) and node.attribute is None:
         name, kind = node.target, types.of(node.value)
     else:

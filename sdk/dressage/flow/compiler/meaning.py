@@ -25,7 +25,7 @@ from dressage.protocol.expressions import (
     Spread,
     TupleOfExpr,
 )
-from dressage.protocol.spec import AssignNode, Node, RaiseNode, SleepNode
+from dressage.protocol.spec import AssignNode, EventNode, Node, RaiseNode, SleepNode
 from dressage.protocol.types import (
     ANY,
     DictOf,
@@ -35,6 +35,7 @@ from dressage.protocol.types import (
     Scalar,
     SetOf,
     TupleOf,
+    TypeRef,
 )
 
 _CLASSES: dict[Any, type] = {
@@ -104,15 +105,21 @@ def _in_place(context: Context, node: ast.AugAssign, unknown: bool) -> Definitio
     return context.refusal(node, what, f"write `{target} = {target} {operator} {value}`")
 
 
+def _is_duration(kind: TypeRef | None) -> bool:
+    return kind in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float"))
+
+
 def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     if isinstance(node, RaiseNode) and node.message is not None and types.of(node.message) != STR:
         raise context.refusal(
             place, "a failure's message must be a str", 'write it as an f-string: f"{reason}"'
         )
-    if isinstance(node, SleepNode):
-        kind = types.of(node.duration)
-        if kind not in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float")):
-            raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
+    if isinstance(node, SleepNode) and not _is_duration(types.of(node.duration)):
+        raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
+    if isinstance(node, EventNode) and node.timeout is not None and not _is_duration(types.of(node.timeout)):
+        raise context.refusal(
+            place, "a timeout is a timedelta or seconds", "write `wait(timeout=timedelta(hours=1))`"
+        )
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
 

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
+from dressage.expressions.errors import error_family
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.walk import Flow, expressions_of, set_when, subexpressions
 from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOfExpr
@@ -14,8 +15,10 @@ from dressage.protocol.spec import (
     ANY_FAILURE,
     GROUP_ERROR,
     TASK_ERROR,
+    TIMEOUT_ERROR,
     AssignNode,
     BranchNode,
+    EventNode,
     FailureDef,
     GatherNode,
     Node,
@@ -31,6 +34,10 @@ _FAILURES: Final = "any-failure"
 
 _ERRORS: Final = "AnyError"
 """Stands for whatever errors of Python's own an expression may end with."""
+
+_TIMEOUTS: Final = frozenset({TIMEOUT_ERROR, "OSError"})
+_OF_WAITS: Final = frozenset({TASK_ERROR, GROUP_ERROR}) | _TIMEOUTS
+"""What comes of waiting: no expression raises it."""
 
 Catch = tuple[int, int]
 """An except clause: number of its scope, and its place there."""
@@ -82,7 +89,7 @@ class Paths:
     def _successors(self, node: Node) -> Iterator[tuple[int, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
         match node:
-            case TaskNode():
+            case TaskNode() | EventNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case GatherNode():
                 for branch in node.branches:
@@ -101,12 +108,14 @@ class Paths:
     def _raised(self, node: Node) -> frozenset[str]:
         """What a node may raise: wire names of failures, and Python's classes of errors."""
         raised: set[str] = set()
-        target = node.target if isinstance(node, TaskNode | AssignNode | GatherNode) else None
+        target = node.target if isinstance(node, TaskNode | EventNode | AssignNode | GatherNode) else None
         if target in self.declared or any(_may_fail(expr) for expr in expressions_of(node)):
             raised.add(_ERRORS)
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR}
+            case EventNode():
+                raised |= {TIMEOUT_ERROR} if node.timeout is not None else set[str]()
             case GatherNode():
                 raised.add(GROUP_ERROR)
             case RaiseNode():
@@ -124,9 +133,11 @@ class Paths:
             for handler in scope.handlers:
                 if handler.bind == bind:
                     found |= {name for name in handler.names if name[:1].isupper()}
+        if found & _TIMEOUTS or ANY_ERROR in found:
+            found.add(TIMEOUT_ERROR)
         if ANY_ERROR in found:
             found |= {_ERRORS, TASK_ERROR, GROUP_ERROR}
-        elif found - {TASK_ERROR, GROUP_ERROR}:
+        elif found - _OF_WAITS:
             found.add(_ERRORS)
         return found - {ANY_ERROR}
 
@@ -151,7 +162,7 @@ class Paths:
             business = {name for name in names if not name[:1].isupper()}
             return any(not self._with_family(name) & passed for name in business)
         if raised == _ERRORS:
-            errors = {name for name in names if name[:1].isupper()} - {TASK_ERROR, GROUP_ERROR}
+            errors = {name for name in names if name[:1].isupper()} - _OF_WAITS
             return bool(errors) and ANY_ERROR not in passed
         return bool(self._family_of(raised) & names)
 
@@ -164,7 +175,7 @@ class Paths:
         return bool(self._family_of(raised) & names)
 
     def _family_of(self, raised: str) -> set[str]:
-        return {raised, ANY_ERROR} if raised[:1].isupper() else self._with_family(raised)
+        return {raised, *error_family(raised)} if raised[:1].isupper() else self._with_family(raised)
 
     def _with_family(self, failure: str) -> set[str]:
         return {failure, *self.families.get(failure, ()), ANY_FAILURE, ANY_ERROR}

@@ -20,6 +20,7 @@ from dressage.flow.compiler import calls, helpers
 from dressage.flow.compiler.helpers import Helper
 from dressage.flow.compiler.names import MISSING, Names
 from dressage.flow.describe import TypeBook
+from dressage.flow.events import Event
 from dressage.flow.members import Unsupported
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
@@ -184,6 +185,8 @@ class FlowScope:
         name = ast.unparse(node)
         if isinstance(found, Task):
             raise self.refusal(node, f"task {name} is no value", f"call it: `result = await {name}(...)`")
+        if isinstance(found, Event):
+            raise self.refusal(node, f"event {name} is no value", f"await it: `await {name}.wait()`")
         if self.names.is_object(node):
             raise self.refusal(node, f"{name} is no value", "a workflow computes with values only")
         try:

@@ -23,7 +23,7 @@ from dressage.protocol.expressions import (
     locals_of,
     parts_of,
 )
-from dressage.protocol.spec import AssignNode, GatherNode, Node, RaiseNode, ReturnNode, TaskNode
+from dressage.protocol.spec import AssignNode, EventNode, GatherNode, Node, RaiseNode, ReturnNode, TaskNode
 
 
 def expressions_of(node: Node) -> list[Expr]:
@@ -89,7 +89,7 @@ def bindings_in(node: Node) -> list[Bind]:
 
 def targets_of(node: Node) -> list[str]:
     """The variables that a node may set."""
-    target = node.target if isinstance(node, TaskNode | AssignNode | GatherNode) else None
+    target = node.target if isinstance(node, TaskNode | EventNode | AssignNode | GatherNode) else None
     given = [name for branch in node.branches for name in branch.args] if isinstance(node, GatherNode) else []
     return [*given, *(each.name for each in bindings_in(node)), *([target] if target else [])]
 

@@ -12,7 +12,7 @@ import msgspec
 from dressage.expressions.checks import shown
 from dressage.flow.drawing.nodes import backoff_text
 from dressage.flow.drawing.outline import Line, outline, parameter_text
-from dressage.protocol.spec import GatherNode, Limits, RetryOptions, TaskDef, Variable, WorkflowSpec
+from dressage.protocol.spec import EventDef, GatherNode, Limits, RetryOptions, TaskDef, Variable, WorkflowSpec
 from dressage.protocol.types import EnumType, Field, TypeDef
 
 
@@ -93,9 +93,14 @@ def _parts(spec: WorkflowSpec) -> Parts:
         "limits": _limits(spec.limits or Limits()),
         "tasks": {name: text for task in spec.tasks for name, text in _task(task)},
         "failures": {each.name: " < ".join([each.name, *each.family]) for each in spec.failures},
+        "events": {each.name: _event(each) for each in spec.events},
         "types": {name: text for each in spec.types for name, text in _type(each)},
         "variables": _variables(spec),
     }
+
+
+def _event(event: EventDef) -> str:
+    return shown(event.type) + ("" if event.expires_s is None else f", expires after {event.expires_s:g} s")
 
 
 def _variables(spec: WorkflowSpec) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dressage.protocol.spec import (
     Backoff,
     Branch,
     BranchNode,
+    EventNode,
     GatherNode,
     Handler,
     Node,
@@ -83,6 +84,12 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")
 
 
+def _wait(_: WorkflowSpec, node: EventNode) -> str:
+    target = f"{node.target} = " if node.target else ""
+    timeout = "" if node.timeout is None else f"timeout={expression_text(node.timeout)}"
+    return f"{target}await {node.event}.wait({timeout})"
+
+
 def _assign(_: WorkflowSpec, node: AssignNode) -> str:
     attribute = f".{node.attribute}" if node.attribute else ""
     return f"{node.target}{attribute} = {expression_text(node.value)}"
@@ -129,7 +136,7 @@ def _given(branch: Branch) -> str:
     return f" with {', '.join(given)}" if given else ""
 
 
-def _next(node: TaskNode | AssignNode | SleepNode) -> tuple[Way, ...]:
+def _next(node: TaskNode | AssignNode | SleepNode | EventNode) -> tuple[Way, ...]:
     return (Way(node.next),)
 
 
@@ -146,6 +153,7 @@ NODES: Final[dict[type[Node], Drawn]] = {
         "choice",
     ),
     SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
+    EventNode: Drawn(_wait, _next, "wait"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),
     GatherNode: Drawn(_gather, _branches, "fork"),

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.nodes import assign, branch, gather, raising, returning, sleep, task
+from dressage.orchestrator.fold.nodes import assign, branch, event, gather, raising, returning, sleep, task
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    EventNode,
     GatherNode,
     Node,
     RaiseNode,
@@ -24,6 +25,7 @@ ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
     AssignNode: assign.enter,
     BranchNode: branch.enter,
     SleepNode: sleep.enter,
+    EventNode: event.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
     GatherNode: gather.enter,

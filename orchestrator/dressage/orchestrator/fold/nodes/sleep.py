@@ -9,7 +9,6 @@ from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import SetTimer
-from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunThread, SleepWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import TimerFired
@@ -27,45 +26,45 @@ TIME_MS_MAX = 221_845_392_000_000
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, SleepNode)
-    until = advance.state.time_ms + _milliseconds(advance.evaluate(ready, "duration"))
-    if until > TIME_MS_MAX:
-        raise LimitExceeded(
-            "sleep-length", "the sleep would end after the year 9000, which is no date any more"
-        )
+    until = due_ms_of(advance, advance.evaluate(ready, "duration"), "sleep")
     timer_id = advance.begun_id(thread, thread.node)
     thread.wait = SleepWait(timer_id, thread.node, until)
     advance.effects.append(SetTimer(timer_id, until, TimerFired(timer_id)))
     advance.emit(SleepStarted(thread.node, timer_id, rfc3339(until)))
 
 
-def on_timer(advance: Advance, command: TimerFired) -> None:
-    """A timer that no thread waits for (fired twice, or late) changes nothing: its id is never used again."""
-    for thread in advance.state.threads:
-        wait = thread.wait
-        if isinstance(wait, SleepWait) and wait.timer_id == command.timer_id:
-            node = advance.definition.spec.nodes[wait.node]
-            assert isinstance(node, SleepNode)
-            advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
-            advance.go_on(thread, node.next)
-            advance.emit(SleepEnded(wait.node, wait.timer_id))
-            return
-    raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits for this timer")
+def awake(advance: Advance, thread: RunThread, wait: SleepWait) -> None:
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, SleepNode)
+    advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
+    advance.go_on(thread, node.next)
+    advance.emit(SleepEnded(wait.node, wait.timer_id))
 
 
-def _milliseconds(duration: object) -> int:
+def due_ms_of(advance: Advance, duration: object, what: str) -> int:
+    """When a `what` of this duration that begins now ends. Raises `ExpressionFailed` or `LimitExceeded`."""
+    due_ms = advance.state.time_ms + _milliseconds(duration, what)
+    if due_ms > TIME_MS_MAX:
+        raise LimitExceeded(
+            "sleep-length", f"the {what} would end after the year 9000, which is no date any more"
+        )
+    return due_ms
+
+
+def _milliseconds(duration: object, what: str) -> int:
     if isinstance(duration, timedelta):
         seconds = duration.total_seconds()
     elif isinstance(duration, float) and math.isnan(duration):
-        raise ExpressionFailed("ValueError: sleep takes a duration, not nan")
+        raise ExpressionFailed(f"ValueError: {what} takes a duration, not nan")
     elif isinstance(duration, int | float) and not isinstance(duration, bool):
         # An int of any size can be compared with a float, but not always be made one.
         seconds = float(min(duration, SLEEP_S_MAX + 1)) if duration > 0 else 0.0
     else:
         raise ExpressionFailed(
-            f"TypeError: sleep takes a timedelta or seconds, not {type(duration).__name__}"
+            f"TypeError: {what} takes a timedelta or seconds, not {type(duration).__name__}"
         )
     if seconds > SLEEP_S_MAX:
         raise LimitExceeded(
-            "sleep-length", f"a sleep may last {SLEEP_S_MAX} s, a century: this one is longer"
+            "sleep-length", f"a {what} may last {SLEEP_S_MAX} s, a century: this one is longer"
         )
     return max(0, math.ceil(seconds * 1000))

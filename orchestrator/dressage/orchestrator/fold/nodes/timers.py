@@ -1,0 +1,27 @@
+"""What a timer that fired means for the thread that waits for it."""
+
+from __future__ import annotations
+
+from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.nodes import event, sleep
+from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.state import EventWait, SleepWait
+from dressage.protocol.commands import TimerFired
+
+
+def on_timer(advance: Advance, command: TimerFired) -> None:
+    """A timer that no thread waits for (fired twice, or late) changes nothing: its id is never used again.
+
+    Raises `LimitExceeded`.
+    """
+    for thread in advance.state.threads:
+        match thread.wait:
+            case SleepWait(timer_id=command.timer_id) as wait:
+                sleep.awake(advance, thread, wait)
+                return
+            case EventWait(timer_id=command.timer_id) as wait:
+                event.on_timeout(advance, thread, wait)
+                return
+            case _:
+                continue
+    raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits for this timer")
