@@ -40,6 +40,7 @@ from dressage.protocol.commands import (
     Ask,
     AskAnswer,
     CancelRun,
+    PostEvent,
     RefusalCode,
     StartRun,
     TaskMessage,
@@ -279,7 +280,10 @@ async def test_a_worker_and_a_client_that_know_nothing_of_dressage(
 # -- messages --------------------------------------------------------------------------------------
 STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
-    for struct in (Namespace, Pointer, TaskMessage, TaskResult, StartRun, CancelRun, Answer, Ask, AskAnswer)
+    for struct in (
+        *(Namespace, Pointer, TaskMessage, TaskResult, StartRun, CancelRun, PostEvent),
+        *(Answer, Ask, AskAnswer),
+    )
 }
 
 

@@ -33,10 +33,11 @@ from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec, DefinitionError
 from dressage.protocol.nesting import SPEC_DEPTH_MAX
 from dressage.protocol.spec import LIMITS_MAX, WorkflowSpec
-from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, RETRIES_MAX
+from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, EXPIRES_S_MAX, RETRIES_MAX
 from dressage.protocol.spec_reading import check_spec_size, read_spec
 from dressage.protocol.spec_sizes import (
     BRANCHES_MAX,
+    EVENTS_MAX,
     EXPRESSION_PARTS_MAX,
     FAILURES_MAX,
     FIELDS_MAX,
@@ -83,6 +84,11 @@ def of_failures(count: int) -> Tree:
 
 def of_tasks(count: int) -> Tree:
     return spec(tasks=[task(name=f"t{number}") for number in range(count)])
+
+
+def of_events(count: int, **more: Any) -> Tree:
+    kind = {"kind": "scalar", "name": "any"}
+    return spec(events=[{"name": f"e{number}", "type": kind, **more} for number in range(count)])
 
 
 def of_members(count: int) -> Tree:
@@ -197,6 +203,14 @@ EDGES: Final = [
         "spec-size",
         of_branches(BRANCHES_MAX),
         of_branches(BRANCHES_MAX + 1),
+    ),
+    edge("events", SIZES + "EVENTS_MAX", "spec-size", of_events(EVENTS_MAX), of_events(EVENTS_MAX + 1)),
+    edge(
+        "expiry of an event",
+        CHECKS + "EXPIRES_S_MAX",
+        "event-expiry",
+        of_events(1, expires_s=EXPIRES_S_MAX),
+        of_events(1, expires_s=EXPIRES_S_MAX + 1),
     ),
     edge("tasks", SIZES + "TASKS_MAX", "spec-size", of_tasks(TASKS_MAX), of_tasks(TASKS_MAX + 1)),
     edge(

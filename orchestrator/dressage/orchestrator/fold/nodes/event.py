@@ -123,8 +123,8 @@ def _keep(advance: Advance, posted: Unclaimed) -> None:
     if size > UNCLAIMED_BYTES_MAX:
         raise RefuseCommand(
             "EVENTS_FULL",
-            f"unclaimed events of run {state.run_id!r} take {size} bytes of {UNCLAIMED_BYTES_MAX} allowed (limit "
-            "unclaimed-events): post it again when the run has taken some",
+            f"unclaimed events of run {state.run_id!r} take {size} bytes of {UNCLAIMED_BYTES_MAX} allowed "
+            "(limit unclaimed-events): post it again when the run has taken some",
         )
     state.unclaimed.append(posted)
     try:
