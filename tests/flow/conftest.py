@@ -19,8 +19,8 @@ from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import RunState, decode_state, encode_state
-from dressage.protocol.commands import Command, FailureInfo, StartRun, TaskResult, WorkerInfo
+from dressage.orchestrator.fold.state import EventWait, RunState, decode_state, encode_state
+from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
 from dressage.protocol.events import BranchStarted
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
@@ -62,14 +62,26 @@ class Engine:
         self.path: Path_ = ()
         """Of the branch whose task is being called."""
 
+        self.come: dict[str, Callable[[], Any]] = {}
+        """What external events bring, by their names: one comes whenever nothing else waits for it but the run."""
+
+        self._posted = 0
         self._seq = 0
         self._now_ms = 1_800_000_000_000
         self._due: list[tuple[int, int, Any]] = []
         self._order = 0
 
-    def run(self, given: Mapping[str, Any]) -> Outcome:
+    def run(self, given: Mapping[str, Any], early: int = 0) -> Outcome:
+        """`early` is how many of each external event come before the run could wait for them."""
         self._fold(StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c"))
-        while self._due:
+        for event in self.come if not self._ended else ():
+            for _ in range(early if event in self.definition.events else 0):
+                if not self._ended:
+                    self._post(event)
+        while self._due or self._awaited():
+            if (awaited := self._awaited()) is not None:
+                self._post(awaited)
+                continue
             due_ms, _, waiting = heapq.heappop(self._due)
             self._now_ms = max(self._now_ms, due_ms)
             self._fold(self._called(waiting) if isinstance(waiting, DispatchTask) else waiting)
@@ -86,6 +98,32 @@ class Engine:
             self.outcome.result = msgspec.json.decode(bytes(state.output or b"null"))
         return self.outcome
 
+    @property
+    def _ended(self) -> bool:
+        return self.state is not None and self.state.finished
+
+    def _awaited(self) -> str | None:
+        """An external event that the run waits for, and that comes."""
+        threads = self.state.threads if self.state is not None else []
+        waits = (thread.wait for thread in threads)
+        return next(
+            (wait.event for wait in waits if isinstance(wait, EventWait) and wait.event in self.come), None
+        )
+
+    def _comes_before(self, timer_id: str) -> bool:
+        """Whether this is the timeout of an event that comes, and so comes in time."""
+        assert self.state is not None
+        waits = (thread.wait for thread in self.state.threads)
+        return any(
+            isinstance(wait, EventWait) and wait.timer_id == timer_id and wait.event in self.come
+            for wait in waits
+        )
+
+    def _post(self, event: str) -> None:
+        self._posted += 1
+        payload = msgspec.Raw(msgspec.json.encode(self.come[event]()))
+        self._fold(PostEvent(event, f"event-{self._posted}", payload))
+
     def _fold(self, command: Command) -> None:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
@@ -99,7 +137,7 @@ class Engine:
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
                 self._wait(effect.not_before_ms, effect)
-            elif isinstance(effect, SetTimer):
+            elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
                 path = self.paths[int(effect.timer_id.split("-")[0])]
                 self.outcome.slept.append(effect.due_ms - self._now_ms)
                 self.outcome.branches.setdefault(path, []).append(effect.due_ms - self._now_ms)

@@ -22,7 +22,7 @@ from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore
 from dressage.flow import gather
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
-from dressage.simulation.programs.program import FAILURES
+from dressage.simulation.programs.program import FAILURES, TOLD
 
 
 class Fakes:
@@ -36,6 +36,7 @@ class Fakes:
         self.trouble = trouble
         """The share of calls that fail, a fifth of them with a technical error."""
 
+        self.events = 0
         self.engine = engine
         """Runs the calls, if it is not Python; it keeps its own account of them."""
 
@@ -73,11 +74,23 @@ class Fakes:
     def both(self, x: int) -> tuple[int, str]:
         return self._outcome("both", {"x": x}), "b"
 
+    def told(self, timeout: Any) -> int:
+        """The payload of the n-th event, whenever it comes."""
+        self.events += 1
+        return random.Random(f"{self.seed} told {self.events}").randint(-2, 5)
+
+    def never(self, timeout: timedelta) -> None:
+        milliseconds = max(0, math.ceil(timeout.total_seconds() * 1000))
+        self.branches.setdefault(_path.get()[0], []).append(milliseconds)
+        raise TimeoutError
+
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for name in TASKS:
                 stack.enter_context(getattr(self.module, name).faked(getattr(self, name)))
+            stack.enter_context(self.module.told.faked(self.told))
+            stack.enter_context(self.module.never.faked(self.never))
             # The compiled form has long found both by what they were at definition.
             vars(self.module).update(sleep=self.sleep, gather=self.gather)
             yield
@@ -106,7 +119,8 @@ def run_as_spec(
     engine = Engine(module.flow.spec, tasks)
     fakes = Fakes(module, seed, engine, trouble)
     tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
-    outcome = engine.run({"x": x})
+    engine.come[TOLD] = lambda: fakes.told(None)
+    outcome = engine.run({"x": x}, early=seed % 3)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches
     told = ("error", outcome.error) if outcome.error else ("result", outcome.result)

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from dressage.flow import WorkflowFailure
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import GROUP_TEXT
-from dressage.simulation.behaviour import RETRIES, behaviour, result_of
+from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, result_of
 from dressage.simulation.programs import TASKS
 
 PARKED: Final = timedelta(days=1)
@@ -27,12 +27,13 @@ class Ending:
 
     Of a run that is asleep it is the line of the sleep in the module, and its length in seconds.
 
-    `commands` is about how many it takes to get there.
+    `commands` is about how many it takes to get there, `events` how many external events it takes.
     """
 
     kind: str
     what: Any = None
     commands: int = field(default=0, compare=False)
+    events: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return self.kind if self.what is None else f"{self.kind} {self.what!r}"
@@ -52,7 +53,17 @@ class _Asleep(BaseException):
 def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
     """The end of `module.flow(x)` as a run with this id."""
 
-    commands = 1
+    commands, events = 1, 0
+
+    def come(timeout: Any) -> int:
+        nonlocal commands, events
+        commands, events = commands + 1, events + 1
+        return payload_of(run_id, events - 1)
+
+    def not_come(timeout: Any) -> None:
+        nonlocal commands
+        commands += 1
+        raise TimeoutError
 
     async def sleep(duration: timedelta) -> None:
         nonlocal commands
@@ -82,8 +93,10 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited")
             for task in TASKS:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
+            stack.enter_context(module.told.faked(come))
+            stack.enter_context(module.never.faked(not_come))
             ending = _ending(module.flow(x))
-            return replace(ending, commands=commands)
+            return replace(ending, commands=commands, events=events)
     finally:
         vars(module).update(before)
 
@@ -155,6 +168,6 @@ def failure_ending(info: FailureInfo) -> Ending:
 
 
 def _named(info: FailureInfo) -> Any:
-    if info.kind == "expression-error":
+    if info.kind in ("expression-error", "timeout"):
         return info.family[0]
     return [_named(each) for each in info.causes] if info.kind == "group" else info.name

@@ -32,8 +32,9 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.errors import DefinitionError, Refused
-from dressage.simulation.behaviour import NAP, QUEUES, task_options
+from dressage.simulation.behaviour import NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
+from dressage.simulation.programs.program import TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.script import Action, PlannedRun, Script
 
@@ -118,6 +119,8 @@ def more_runs(
         script.runs[run.run_id] = run
         at_s = chance.random() ** 2 * seconds
         script.actions.append(start_of(run, chance.choice(clients), at_s))
+        for _ in range(chance.choice([1, 1, 2]) if run.ending.events else 0):
+            script.actions.append(posts_of(run, chance.choice(clients), at_s + chance.random() ** 2 * 5))
         if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
 
@@ -127,7 +130,7 @@ def reserve_runs(script: Script, chance: random.Random) -> None:
     commands = 0
     while len(script.reserve) < RESERVE or commands < RESERVE_COMMANDS:
         run = some_run(script, chance)
-        if run is not None and run.ending.kind != "asleep":
+        if run is not None and run.ending.kind != "asleep" and not run.ending.events:
             script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
             commands += run.ending.commands
 
@@ -151,6 +154,24 @@ def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
         run.accepted[handle.seq] = handle.existing
 
     return Action(client, at_s, f"start {run.run_id}", act)
+
+
+def posts_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    """The external events that the run will take, one after the other; by two clients each of them comes twice."""
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        for number in range(run.ending.events):
+            try:
+                await client.post(
+                    run.run_id, TOLD, payload_of(run.run_id, number), event_id=f"event {number}"
+                )
+            except Refused as refused:
+                if refused.code != "RUN_FINISHED":
+                    raise
+                return
+
+    return Action(client, at_s, f"tell {run.run_id}", act)
 
 
 def end_of(run: PlannedRun, client: str, at_s: float) -> Action:

@@ -180,6 +180,28 @@ def awaited(program: Program, depth: int) -> None:
 
 
 @construct()
+def heard(program: Program, depth: int) -> None:
+    """Waits for an event that comes. Not in functions: several branches could wait for it at a time."""
+    if program.in_function:
+        call(program, depth)
+        return
+    timeout = program.pick("", "timeout=timedelta(days=30)", "timeout=2_592_000")
+    program.write(depth, f"{program.pick('a', 'b', 'view.count')} = await told.wait({timeout})")
+
+
+@construct(nested=True)
+def missed(program: Program, depth: int) -> None:
+    """Waits for an event that does not come in time."""
+    program.write(depth, "try:")
+    if program.random.random() < 0.3:
+        gathered(program, depth + 1)
+    program.write(depth + 1, f"await never.wait(timeout={program.naps.format(program.integer())})")
+    _error_clause(
+        program, depth, program.pick("TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception")
+    )
+
+
+@construct()
 def gathered(program: Program, depth: int) -> None:
     kinds = [
         program.random.randint(0, 3 if program.functions else 2) for _ in range(program.random.randint(1, 3))
@@ -200,7 +222,8 @@ def gathered(program: Program, depth: int) -> None:
 
 def _branch(program: Program, kind: int) -> str:
     if kind == 0:
-        return f"sleep({program.naps.format(program.integer())})"
+        wait = "never.wait(timeout={})" if program.random.random() < 0.15 else "sleep({})"
+        return wait.format(program.naps.format(program.integer()))
     if kind == 1:
         return f"number({program.integer()})"
     if kind == 2:
@@ -353,9 +376,12 @@ def parted(program: Program, depth: int) -> None:
         program.write(depth + 1, "t += 'none'")
 
 
+_OF_WAITS: Final = ("TaskError", "Exception", "TimeoutError", "OSError", "(LookupError, TimeoutError)")
+"""What is caught under these names may have a text that is no part of the language: the worker's, or the engine's."""
+
+
 def _error_clause(program: Program, depth: int, classes: str) -> None:
-    # The text of a TaskError is the worker's, and no part of the language.
-    told = classes not in ("TaskError", "Exception") and program.random.random() < 0.6
+    told = classes not in _OF_WAITS and program.random.random() < 0.6
     name = f"e{len(program.lines)}" if told else ""
     program.write(depth, f"except {classes} as {name}:" if name else f"except {classes}:")
     if name:

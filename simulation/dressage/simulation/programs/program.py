@@ -23,8 +23,11 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
-from dressage.flow import Exponential, Saga, Searchable, TaskError, WorkflowFailure
+from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
 from dressage.flow import gather, sleep, task, workflow
+
+told = Event("told", of=int)
+never = Event("never")
 
 class Declined(WorkflowFailure):
     n: int
@@ -72,6 +75,9 @@ _SIGNATURES: Final = (
 )
 TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
 """The tasks that every program may call."""
+
+TOLD: Final = "told"
+"""The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
 
 FAILURES: Final = ("Declined", "Stolen", "Other")
 
