@@ -18,7 +18,7 @@ from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.history import read_history
-from dressage.flow import Event, Workflow
+from dressage.flow import Event, Workflow, models
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
@@ -69,6 +69,12 @@ class RunFailed(DressageError):
         super().__init__(f"run {run_id!r} failed with {failure.name}: {failure.message}")
         self.run_id = run_id
         self.failure = failure
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The fields of a business failure by name, as JSON has them; of a technical error what is known, if any."""
+        raw = self.failure.details
+        return msgspec.json.decode(raw) if isinstance(raw, msgspec.Raw) else {}
 
 
 class RunCancelled(RunFailed):
@@ -546,7 +552,7 @@ def plain(output: bytes) -> Any:
 def as_raw(value: Any, code: str = "INPUT_INVALID") -> msgspec.Raw:
     """An input, or a payload, in wire form. Raises `BadInput` for what is no JSON."""
     try:
-        return msgspec.Raw(msgspec.json.encode(value))
+        return msgspec.Raw(msgspec.json.encode(value, enc_hook=models.to_plain))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"the value cannot be written as JSON: {error}", code=code) from error
 

@@ -72,8 +72,40 @@ def _hide(value: Any) -> Any:
 encode_revealed = msgspec.json.Encoder(enc_hook=_reveal).encode
 """JSON with masked values in clear: for workers, for the run's state, and for who awaits the result."""
 
-encode_sorted = msgspec.json.Encoder(enc_hook=_reveal, order="sorted").encode
-"""The same with keys in the order of the alphabet, so that equal values give equal bytes."""
+_encode_in_order = msgspec.json.Encoder(enc_hook=_reveal, order="sorted").encode
+
+
+def encode_sorted(value: Any) -> bytes:
+    """The same with keys in the order of the alphabet and sets in one order, so that equal values give equal bytes."""
+    try:
+        return _encode_in_order(value)
+    except TypeError:
+        # Keys that are no texts, or items that Python has no order for.
+        return _encode_in_order(_orderly(value))
+
+
+def _orderly(value: Any) -> Any:
+    """A value as plain JSON values whose order is what they are written as."""
+    if type(value) is MaskedValue:
+        return _orderly(value.inside)
+    if isinstance(value, dict):
+        pairs: dict[Any, Any] = value
+        return {_text_of_key(key): _orderly(item) for key, item in pairs.items()}
+    if isinstance(value, set):
+        items: set[Any] = value
+        return sorted(map(_orderly, items), key=_encode_in_order)
+    if isinstance(value, list | tuple):
+        several: Iterable[Any] = value
+        return [_orderly(item) for item in several]
+    if isinstance(value, msgspec.Struct):
+        return {name: _orderly(getattr(value, name)) for name in value.__struct_fields__}
+    return value
+
+
+def _text_of_key(key: Any) -> str:
+    (text,) = msgspec.json.decode(encode_revealed({key: None}), type=dict[str, None])
+    return text
+
 
 encode_hidden = msgspec.json.Encoder(enc_hook=_hide).encode
 """JSON with `***` for masked values: for everybody else."""

@@ -128,7 +128,7 @@ def from_plain(kind: Any, plain: Any) -> Any:
     """The decoder's hook: a model of what JSON says, read as strictly as a dataclass. Raises `ValueError`."""
     if not is_model(kind):
         raise TypeError(f"a {kind.__name__} is no value that JSON can carry")
-    given = msgspec.convert(plain, _reader(kind), dec_hook=from_plain)
+    given = msgspec.convert(plain, _reader(kind), dec_hook=from_plain, str_keys=True)
     values = {name: getattr(given, name) for name in kind.model_fields}
     validation_error: Any = sys.modules["pydantic"].ValidationError
     try:

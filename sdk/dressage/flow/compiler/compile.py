@@ -121,9 +121,10 @@ def _compile_body(context: Context) -> None:
         return
     last = context.source.node.body[-1]
     if not admits_none(context):
-        raise context.refusal(
-            last, "after this statement the function ends without a value", "return a value on every way"
-        )
+        advice = "return a value on every way"
+        if isinstance(last, ast.Match):
+            advice = "add `case _:` at its end, or return a value behind it"
+        raise context.refusal(last, "after this statement the function ends without a value", advice)
     context.graph.emit(ReturnNode, last, {})
 
 
