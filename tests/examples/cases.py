@@ -12,12 +12,13 @@ from typing import Any, Final, NamedTuple
 
 from tests.testing.ways import Case  # pyright: ignore[reportMissingImports]
 
-from dressage.flow import App, Task, Workflow
+from dressage.flow import App, Event, Task, Workflow
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import checkout.workflow as shop  # noqa: E402
+import document_signing.workflow as documents  # noqa: E402
 import product_reviews.workflow as reviews  # noqa: E402
 import sign_up.workflow as customers  # noqa: E402
 import support_tickets.workflow as support  # noqa: E402
@@ -41,6 +42,7 @@ def case(
     app: App,
     *arguments: Any,
     plain: bool = True,
+    coming: tuple[tuple[Event[Any], Any], ...] = (),
     **others: Callable[[], Callable[..., Any]],
 ) -> Case:
     """`others` make what some tasks do instead of what the example says, by the tasks' names in Python."""
@@ -53,7 +55,7 @@ def case(
             copy._handlers[name] = dataclasses.replace(handler, function=function)
         return copy
 
-    return Case(workflow, arguments, make, plain)
+    return Case(workflow, arguments, make, plain, coming)
 
 
 def failing(error: Exception, *, times: int | None = None, then: Task[..., Any] | None = None) -> Any:
@@ -237,5 +239,39 @@ SUPPORT: Final = {
     ),
 }
 
-WAYS: Final[dict[str, Way]] = {**CHECKOUT, **TRIPS, **REVIEWS, **SIGN_UP, **SUPPORT}
+
+# -- document signing ------------------------------------------------------------------------------
+def signing(*answers: documents.Answer, **others: Any) -> Case:
+    given = documents.Document("d-1", ["Ann", "Bob"])
+    coming = tuple((documents.answered, answer) for answer in answers)
+    return case(documents.sign_document, documents.app, given, coming=coming, **others)
+
+
+_ANN, _BOB = documents.Answer("Ann", agrees=True), documents.Answer("Bob", agrees=True)
+
+SIGNING: Final = {
+    "signing: by all": Way(
+        signing(_BOB, _ANN), "draft-d-1 signed by Ann and Bob", "SIGNED", "lock-draft invite invite seal"
+    ),
+    "signing: one twice": Way(
+        signing(_BOB, _BOB, _ANN),
+        "draft-d-1 signed by Ann and Bob",
+        "SIGNED",
+        "lock-draft invite invite seal",
+    ),
+    "signing: one is missing": Way(
+        signing(_ANN),
+        "not-signed",
+        "TOO LATE",
+        "lock-draft invite invite withdraw withdraw unlock-draft",
+    ),
+    "signing: one refuses": Way(
+        signing(_ANN, documents.Answer("Bob", agrees=False, remark="too dear")),
+        "not-signed",
+        "REFUSED",
+        "lock-draft invite invite withdraw withdraw unlock-draft",
+    ),
+}
+
+WAYS: Final[dict[str, Way]] = {**CHECKOUT, **TRIPS, **REVIEWS, **SIGN_UP, **SUPPORT, **SIGNING}
 CASES: Final[dict[str, Case]] = {name: way.case for name, way in WAYS.items()}

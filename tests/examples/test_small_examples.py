@@ -15,6 +15,7 @@ from tests.testing.ways import (  # pyright: ignore[reportMissingImports]
     by_engine,
     by_harness,
     by_python,
+    harness_run,
 )
 
 from dressage.brokers.embedded import EmbeddedServer
@@ -73,8 +74,7 @@ def plain_text(result: Any) -> str:
 @pytest.mark.parametrize("name", WAYS)
 def test_its_view_shows_how_far_it_came(name: str) -> None:
     way = WAYS[name]
-    run = WorkflowTest(way.case.workflow, way.case.make()).run(*way.case.arguments)
-    view = run.view
+    view = harness_run(WorkflowTest(way.case.workflow, way.case.make()), way.case).view
     assert (view.queue if hasattr(view, "queue") else view.status) == way.status
 
 
@@ -96,7 +96,7 @@ async def test_the_engine_comes_to_the_same(server: str) -> None:
 def test_the_ways_are_those_of_every_example() -> None:
     workflows = {way.case.workflow.spec.module for way in WAYS.values()}
     assert workflows == {f"{path.parent.name}.workflow" for path in FILES}
-    assert len(FILES) == 5
+    assert len(FILES) == 6
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)

@@ -14,21 +14,25 @@ import inspect
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
 
+from dressage import flow
 from dressage.client import Client
 from dressage.client.client import RunFailed
 from dressage.flow import App, Workflow, WorkflowFailure
 from dressage.protocol.commands import FailureInfo, TimerFired
 from dressage.protocol.errors import Refused
-from dressage.testing import WorkflowTest
+from dressage.testing import Run, WorkflowTest
 from dressage.worker import Worker, WorkerConfig, current_task
 
-VARIES: Final = {"task_id", "timer_id", "until", "duration_ms", "waited_ms", "delay_s", "traceback"}
+VARIES: Final = {
+    *("task_id", "timer_id", "event_id", "until", "duration_ms", "waited_ms", "delay_s", "traceback"),
+}
 DEADLINE_S: Final = 30.0
 
 
@@ -76,6 +80,8 @@ class Case:
     arguments: tuple[Any, ...]
     make: Callable[[], App]
     plain: bool = True
+    coming: tuple[tuple[flow.Event[Any], Any], ...] = ()
+    """External events with their payloads; each comes when the run waits for it."""
 
 
 def watched(app: App, seen: Seen, attempt: Callable[[], int]) -> App:
@@ -123,12 +129,23 @@ def shown(failure: FailureInfo | None) -> tuple[str, str, str] | None:
 
 def by_harness(case: Case) -> Seen:
     seen = Seen()
-    run = WorkflowTest(case.workflow, watched(case.make(), seen, now)).run(*case.arguments)
+    run = harness_run(WorkflowTest(case.workflow, watched(case.make(), seen, now)), case)
     seen.status, seen.failure = run.status, shown(run.failure)
     seen.result = run.result if run.status == "completed" else None
     seen.events = [event_of(event.kind, event.data) for event in run.events]
     assert [(call.task, call.arguments, call.attempt) for call in run.calls] == seen.calls
     return seen
+
+
+def harness_run(test: WorkflowTest[..., Any], case: Case) -> Run[Any]:
+    """A run of the case to its end."""
+    run = test.start(*case.arguments)
+    for event, payload in case.coming:
+        while run.status == "running" and f"event {event.name}" not in run.waiting_for:
+            run.advance(timedelta(minutes=1))
+        if run.status == "running":
+            run.post(event, payload)
+    return run.finish()
 
 
 async def by_engine(case: Case, server: str) -> Seen:
@@ -139,8 +156,12 @@ async def by_engine(case: Case, server: str) -> Seen:
         given = msgspec.Raw(case.workflow.encode_input(*case.arguments))
         handle = await client.start(case.workflow, given, run_id=uuid.uuid4().hex)
         async with asyncio.timeout(DEADLINE_S):
+            coming = list(case.coming)
             while (view := await handle.state()).status == "running":
-                await _fire_timers(client, handle.run_id)
+                if coming and f"event {coming[0][0].name}" in view.waiting_for:
+                    await handle.post(*coming.pop(0))
+                else:
+                    await _fire_timers(client, handle.run_id)
                 await asyncio.sleep(0.02)
         seen.status, seen.failure = view.status, shown(view.failure)
         with contextlib.suppress(RunFailed):
@@ -152,14 +173,24 @@ async def by_engine(case: Case, server: str) -> Seen:
 
 
 async def _fire_timers(client: Client, run_id: str) -> None:
-    """What the run sleeps for has passed."""
+    """What the run sleeps for has passed, and what it waits for does not come in time."""
     begun: dict[str, bool] = {}
     async for event in client.history(run_id):
-        if event.kind in ("sleep-started", "sleep-ended"):
-            begun[msgspec.json.decode(event.data)["timer_id"]] = event.kind == "sleep-started"
+        if event.kind in ("sleep-started", "sleep-ended", "event-awaited", "event-timed-out"):
+            timer_id = msgspec.json.decode(event.data).get("timer_id", "")
+            begun[timer_id] = event.kind in ("sleep-started", "event-awaited")
+    begun.pop("", None)
     for timer_id in [each for each, waits in begun.items() if waits]:
         with contextlib.suppress(Refused):
             await client.send(run_id, TimerFired(timer_id))
+
+
+def _next(coming: list[tuple[flow.Event[Any], Any]], name: str, timeout: Any) -> Any:
+    for place, (event, payload) in enumerate(coming):
+        if event.name == name:
+            del coming[place]
+            return payload
+    raise TimeoutError
 
 
 async def by_python(case: Case, monkeypatch: pytest.MonkeyPatch) -> Seen:
@@ -170,6 +201,9 @@ async def by_python(case: Case, monkeypatch: pytest.MonkeyPatch) -> Seen:
         app = watched(case.make(), seen, lambda: 1)
         for name, task in case.workflow.tasks.items():
             fakes.enter_context(task.faked(app.handlers[name].function))
+        coming = list(case.coming)
+        for name, event in case.workflow.events.items():
+            fakes.enter_context(event.faked(functools.partial(_next, coming, name)))
         try:
             seen.result, seen.status = await case.workflow(*case.arguments), "completed"
         except WorkflowFailure as failure:

@@ -127,11 +127,12 @@ class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind event-awaited: there is no unclaimed event; `until` is when the wait ends in a timeout, if ever."""
+    """kind event-awaited: there is no unclaimed event. With a timeout the wait ends at `until`, by timer `timer_id`."""
 
     node: int
     event: str
     until: str = ""
+    timer_id: str = ""
 
 
 class EventReceived(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -148,6 +149,7 @@ class EventTimedOut(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     node: int
     event: str
+    timer_id: str
 
 
 class EventExpired(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -39,7 +39,8 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     thread.wait = wait
     if timer_id:
         advance.effects.append(SetTimer(timer_id, due_ms, TimerFired(timer_id)))
-    advance.emit(EventAwaited(thread.node, node.event, rfc3339(due_ms) if timer_id else ""))
+    until = rfc3339(due_ms) if timer_id else ""
+    advance.emit(EventAwaited(thread.node, node.event, until, timer_id))
 
 
 def on_post(advance: Advance, command: PostEvent) -> None:
@@ -81,7 +82,7 @@ def on_post(advance: Advance, command: PostEvent) -> None:
 def on_timeout(advance: Advance, thread: RunThread, wait: EventWait) -> None:
     advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
     advance.turn_to(thread)
-    advance.emit(EventTimedOut(wait.node, wait.event))
+    advance.emit(EventTimedOut(wait.node, wait.event, wait.timer_id))
     waited = (wait.until_ms - wait.since_ms) / 1000
     message = f"event {wait.event} did not come within {waited:g} s"
     failure = FailureInfo("timeout", message, "timeout", family=error_family("TimeoutError"))
