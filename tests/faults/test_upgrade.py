@@ -89,6 +89,7 @@ async def test_every_run_of_an_earlier_commit_goes_on_and_ends_right(
     packed: Path, tmp_path: Path, app: ModuleType
 ) -> None:
     async with upgraded(packed, tmp_path) as (manifest, client):
+        await _answer(client, app, manifest.runs)
         ended = {run.run_id: run for run in manifest.runs if _expected(app, run) != app.SLEEPING}
         for run in ended.values():
             view = await client.wait(run.run_id, timeout_s=PATIENCE_S)
@@ -101,6 +102,15 @@ async def test_every_run_of_an_earlier_commit_goes_on_and_ends_right(
         await _new_runs(client, app)
         await _check_streams(client, manifest, asleep)
         print(f"from {manifest.commit} on {manifest.server}: {manifest.stood}, {manifest.commands} commands")
+
+
+async def _answer(client: Client, app: ModuleType, runs: Sequence[Run]) -> None:
+    """The event that came before the upgrade comes again, and another one comes."""
+    for run in runs:
+        if run.workflow == "expecting":
+            again = await client.post(run.run_id, "answered", app.FIRST, event_id="answered")
+            assert again.existing, run
+            await client.post(run.run_id, "answered", app.SECOND, event_id="another")
 
 
 def _expected(app: ModuleType, run: Run) -> Any:
