@@ -19,7 +19,7 @@ from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas,
 from dressage.flow.compiler.graph import Graph, ScopeDraft
 from dressage.orchestrator.fold import advance
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import ENTER
+from dressage.orchestrator.fold.nodes import ENTER, event
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
 from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode, catches_named
 
@@ -49,6 +49,27 @@ def mutant(what: str, first: int = 0) -> Callable[[Callable[[], Iterator[None]]]
 
 def _swapped(operator: Any, left: Any, right: Any) -> Binary:
     return Binary(operator, right, left)
+
+
+# -- events ------------------------------------------------------------------------------------------
+@mutant("of several unclaimed events the last one is taken", first=11)
+def last_event_first() -> Iterator[None]:
+    earliest = event._earliest
+
+    def latest(advance: Advance, name: str) -> Any:
+        advance.state.unclaimed.reverse()
+        found = earliest(advance, name)
+        advance.state.unclaimed.reverse()
+        return found
+
+    with mock.patch.object(event, "_earliest", latest):
+        yield
+
+
+@mutant("a timeout is no TimeoutError", first=17)
+def nameless_timeout() -> Iterator[None]:
+    with mock.patch.object(event, "error_family", return_value=("Exception",)):
+        yield
 
 
 # -- loops -------------------------------------------------------------------------------------------
@@ -227,7 +248,7 @@ def sides_swapped() -> Iterator[None]:
         yield
 
 
-@mutant("what stands before an await is computed behind it", first=63)
+@mutant("what stands before an await is computed behind it", first=17)
 def computed_late() -> Iterator[None]:
     with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
         yield
