@@ -25,11 +25,13 @@ from dressage.simulation.workloads import PROGRAMS, program
 
 SEEDS = 60
 UNSEEN = {
+    "EventExpired": "whether one expires first is chance, and no Python tells; tests/orchestrator has it",
     "RunFaulted": "a fold has to fail by a bug of its own; tests/orchestrator has one made for it",
     "SendCommand": "no construct of the language sends yet; growth sends by HandOn",
 }
 UNSEEN_REFUSALS = {
     "ENGINE_FAULT": "as RunFaulted",
+    "EVENTS_FULL": "takes 2,000 events of a run, or 128 KiB of them; tests/orchestrator has it",
     "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
     **dict.fromkeys(
         ("NAME_INVALID", "PAYLOAD_TOO_LARGE", "OPERATION_UNKNOWN", "REQUEST_MALFORMED", "NOT_FOUND"),

@@ -25,6 +25,7 @@ from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     CancelRun,
+    PostEvent,
     StartRun,
     TaskResult,
     TimerFired,
@@ -305,6 +306,9 @@ GARBAGE: Final[dict[str, Garbage]] = {
         "nobody",
         encode(_start_of(min(world.script.programs))),
     ),
+    "an event of an unknown name": lambda _, __: (None, encode(PostEvent("unheard-of", "e"))),
+    "an event of another type": lambda _, __: (None, encode(PostEvent(TOLD, "e", msgspec.Raw(b'"x"')))),
+    "an event for nobody": lambda _, __: ("nobody", encode(PostEvent(TOLD, "e", msgspec.Raw(b"1")))),
     "a command for no run": lambda _, record: ("=", record.data),
 }
 """What is sent in the place of a command that was sent: to which run (None: to the same) and as what."""
