@@ -102,13 +102,13 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=216)
+@mutant("reversed() goes forward", first=41)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=26)
+@mutant("zip() goes on to the end of the longest", first=253)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -160,7 +160,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses")
+@mutant("a failure in the else of a try is caught by its clauses", first=72)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -182,7 +182,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=205)
+@mutant("a sequence pattern takes longer sequences", first=54)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"

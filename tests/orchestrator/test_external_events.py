@@ -270,3 +270,12 @@ def test_an_event_that_would_make_the_state_too_large_is_refused_and_the_run_goe
     full = post(run, "y" * (STATE_BYTES_MAX - 2 * 457_000), "a")
     assert (full.code, "state-size" in full.message) == ("EVENTS_FULL", True)
     assert post(run, None, "go", "go").code is None
+
+
+def test_a_run_that_has_all_its_output_events_takes_no_more() -> None:
+    run = Run(sleeping_first(limits=Limits(history_events=4)))
+    run.start()
+    assert post(run, 1, "a").code is None
+    assert post(run, 2, "b").code is None
+    full = post(run, 3, "c")
+    assert (full.code, "(limit history-limit)" in full.message) == ("EVENTS_FULL", True)

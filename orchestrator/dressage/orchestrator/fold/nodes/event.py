@@ -49,6 +49,11 @@ def on_post(advance: Advance, command: PostEvent) -> None:
     if not command.event_id:
         raise RefuseCommand("EVENT_INVALID", "an external event has an id: give it one that no other has")
     payload = _payload(advance, command)
+    if advance.history_full:
+        raise RefuseCommand(
+            "EVENTS_FULL",
+            f"run {state.run_id!r} has all the output events that it may have (limit history-limit)",
+        )
     if len(state.posted) >= POSTED_MAX:
         raise RefuseCommand(
             "EVENTS_FULL",
