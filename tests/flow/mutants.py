@@ -126,7 +126,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=234)
+@mutant("what is returned is computed behind finally", first=995)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
