@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -161,11 +162,20 @@ class Process:
             self._process.wait(END_S)
 
 
+PORTS: Final = range(20_000, 32_000)
+"""Below those that connections of other tests get from the kernel, which may take a port before its server does."""
+
+
 def free_ports(count: int) -> list[int]:
     """Servers of a cluster must know the others' ports before any of them runs, so they are chosen here."""
+    found: list[int] = []
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+        while len(found) < count:
+            port = random.choice(PORTS)
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+    return found
 
 
 async def connected(url: str, patience_s: float = END_S) -> Client:
