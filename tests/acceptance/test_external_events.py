@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,10 @@ from dressage.protocol.errors import BadValue, Refused
 pytestmark = pytest.mark.anyio
 
 
+class Kind(Enum):
+    ONE = "one"
+
+
 @dataclass
 class Approval:
     ok: bool
@@ -29,6 +34,7 @@ class Approval:
 approved = Event("approved", of=Approval)
 opened = Event("opened")
 secret = Event("secret", of=Masked[str])
+secret_kind = Event("secret", of=Masked[Kind])
 app = App("events")
 
 
@@ -140,6 +146,9 @@ async def test_a_payload_of_another_type_is_refused_to_whoever_posts_it(engine: 
         await client.post("r", "opened")
     with pytest.raises(Refused, match="RUN_UNKNOWN"):
         await client.post("nobody", approved, Approval(ok=True))
+    with pytest.raises(BadValue, match="secret does not fit its type: Invalid enum value") as hidden:
+        await client.post("r", secret_kind, "4711")  # type: ignore[misc]
+    assert "4711" not in hidden.value.message
     await handle.post(approved, Approval(ok=False, reason="no"))
     assert await handle.result(5) == "o: False no"
 

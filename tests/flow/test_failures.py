@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from dressage.flow import Masked, TaskError, WorkflowFailure, task, workflow
+from dressage.flow import App, Masked, TaskError, WorkflowFailure, task, workflow
 from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
 from dressage.protocol.spec import RaiseNode, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
@@ -35,6 +35,13 @@ class Missing(WorkflowFailure):
 
 class MissingForGood(Missing):
     reason: str
+
+
+class HalfMade(WorkflowFailure):
+    def __init__(self) -> None: ...
+
+
+app = App("failures")
 
 
 # -- the class -------------------------------------------------------------------------------------
@@ -182,6 +189,40 @@ def test_a_worker_that_reports_other_fields_has_made_an_error() -> None:
     assert run.result == (
         "worker test reported failure missing with other fields than it declares: value.count: Expected int, got str"
         " (task take, attempt 1 of 1)"
+    )
+
+
+@app.task
+def spoil(count: int) -> int:
+    failure = Missing("no", count=count)
+    failure.count = "two"  # type: ignore[assignment]
+    raise failure
+
+
+@app.task
+def halve(count: int) -> int:
+    raise HalfMade
+
+
+@workflow
+async def ask_both(count: int) -> str:
+    try:
+        await spoil(count)
+    except TaskError as error:
+        first = f"{error}"
+    else:
+        first = ""
+    try:
+        await halve(count)
+    except TaskError:
+        return f"{first}, and a half"
+    return first
+
+
+def test_an_attempt_ends_whatever_became_of_its_failure() -> None:
+    run = WorkflowTest(ask_both).run(1)
+    assert run.result == (
+        "failure 'missing': Missing.count: expected int, got str (task spoil, attempt 1 of 1), and a half"
     )
 
 

@@ -11,12 +11,10 @@ from functools import cached_property
 from types import NoneType
 from typing import Any, Generic, TypeVar, cast, overload
 
-import msgspec
-
-from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
-from dressage.protocol.errors import BadValue, DefinitionError
+from dressage.flow.wire import Wire
+from dressage.protocol.errors import DefinitionError
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import EventDef
 from dressage.protocol.spec_check import EXPIRES_S_MAX
@@ -94,24 +92,13 @@ class Event(Generic[T]):
 
     # -- on the wire -------------------------------------------------------------------------------
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.of, dec_hook=models.from_plain)
+    def _payload(self) -> Wire:
+        masked = self.book.table().codec(self.definition.type).mask is not None
+        return Wire(self.of, f"the payload of event {self.name}", masked=masked)
 
     def encode(self, payload: T) -> bytes:
         """A payload as JSON. Raises `BadValue` for what is not of the event's type."""
-        try:
-            raw = msgspec.json.encode(payload, enc_hook=models.to_plain)
-            self._decoder.decode(raw)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise BadValue(f"the payload of event {self.name} does not fit its type: {error}") from error
-        return raw
-
-    def decode(self, raw: bytes | msgspec.Raw) -> T:
-        """The payload of the event's type. Raises `BadValue`."""
-        try:
-            return cast("T", self._decoder.decode(raw))
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise BadValue(f"the payload of event {self.name} does not fit its type: {error}") from error
+        return self._payload.encode(payload)
 
     def __repr__(self) -> str:
         return f"<event {self.name}>"

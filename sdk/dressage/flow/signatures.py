@@ -19,6 +19,7 @@ from dressage.flow import models
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
 from dressage.flow.source import locals_around, source_of
+from dressage.flow.wire import Wire
 from dressage.protocol.errors import BadSpec, BadValue, DefinitionError
 from dressage.protocol.types import Field, TypeRef
 
@@ -101,13 +102,16 @@ class Signature:
         )
 
     @cached_property
-    def _output_decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.hints["return"], dec_hook=models.from_plain)
+    def _result(self) -> Wire:
+        return Wire(self.hints["return"], f"the result of {self.function.__name__}()", masked=self._masks)
+
+    @cached_property
+    def _masks(self) -> bool:
+        refs = [self.output, *(each.type for each in self.params)]
+        return any(self.book.table().codec(ref).mask for ref in refs)
 
     def _said(self, error: Exception) -> str:
-        refs = [self.output, *(each.type for each in self.params)]
-        masked = any(self.book.table().codec(ref).mask for ref in refs)
-        return without_values(str(error)) if masked else str(error)
+        return without_values(str(error)) if self._masks else str(error)
 
     def encode_args(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bytes:
         """Arguments of a call as a JSON object by name. Raises `BadValue` if they do not fit the signature."""
@@ -144,23 +148,11 @@ class Signature:
 
     def encode_result(self, value: Any) -> bytes:
         """A result as JSON. Raises `BadValue` for what JSON cannot say or what is not of the return type."""
-        try:
-            raw = msgspec.json.encode(value, enc_hook=models.to_plain)
-            self._output_decoder.decode(raw)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise BadValue(
-                f"the result of {self.function.__name__}() does not fit its type: {self._said(error)}"
-            ) from error
-        return raw
+        return self._result.encode(value)
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """The result of the annotated type. Raises `BadValue`."""
-        try:
-            return self._output_decoder.decode(raw)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise BadValue(
-                f"the result of {self.function.__name__}() does not fit its type: {self._said(error)}"
-            ) from error
+        return self._result.decode(raw)
 
 
 def _blamed(function: Callable[..., Any], error: NameError) -> str:

@@ -64,9 +64,19 @@ def arguments_of(handler: Handler, args: msgspec.Raw) -> dict[str, Any] | Ended:
 def ended_by(error: Exception | SystemExit) -> Ended:
     """How an attempt ended whose handler raised."""
     if isinstance(error, WorkflowFailure):
-        return Ended(failure=error.info())
+        return _failed(error)
     # A handler that calls sys.exit() means its own end, not that of the worker with everything else it runs.
     return Ended(error=technical(error))
+
+
+def _failed(failure: WorkflowFailure) -> Ended:
+    try:
+        return Ended(failure=failure.info())
+    except BadValue as error:
+        return _mismatch(f"failure {failure.name!r}: {error.message}")
+    except Exception as error:
+        # A class with an __init__ of its own may have left it half made. The attempt has to end all the same.
+        return Ended(error=technical(error))
 
 
 def ended_with(handler: Handler, value: Any) -> Ended:
