@@ -227,3 +227,23 @@ def free_port() -> int:
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[..., Awaitable[None]]:
     return until
+
+
+Run = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def run(shared: Engine, request: pytest.FixtureRequest) -> Run:
+    """Runs a workflow with these arguments, and gives its result; a worker executes `app` of the test's module.
+
+    What its tasks wrote into `calls` there is forgotten before.
+    """
+    await shared.worker(request.module.app)
+    client = await shared.client()
+    getattr(request.module, "calls", []).clear()
+
+    async def ran(definition: Workflow[..., Any], **given: Any) -> Any:
+        await client.register(definition)
+        return await (await client.start(definition, given)).result(15)
+
+    return ran

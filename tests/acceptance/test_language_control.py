@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dressage.client import RunFailed
-from dressage.flow import App, TaskError, Workflow, WorkflowFailure, gather, sleep, workflow
+from dressage.flow import App, TaskError, WorkflowFailure, gather, sleep, workflow
 from dressage.protocol.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
+    from tests.acceptance.conftest import Run  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
-Run = Callable[..., Awaitable[Any]]
 
 app = App("language-control")
 calls: list[str] = []
@@ -73,20 +71,6 @@ def find(wanted: str) -> str:
 @app.task
 def break_down(text: str) -> str:
     raise OSError(text)
-
-
-@pytest.fixture
-async def run(shared: Engine) -> Run:
-    await shared.worker(app)
-    client = await shared.client()
-    calls.clear()
-
-    async def ran(definition: Workflow[..., Any], **given: Any) -> Any:
-        await client.register(definition)
-        handle = await client.start(definition, given)
-        return await handle.result(10)
-
-    return ran
 
 
 @workflow

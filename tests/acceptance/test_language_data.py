@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -19,14 +18,13 @@ from dressage.flow import App, Masked, Searchable, Workflow, workflow
 from dressage.protocol.errors import DefinitionError, DressageError
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
+    from tests.acceptance.conftest import Engine, Run  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
-Run = Callable[..., Awaitable[Any]]
 
 app = App("language-data")
-seen: list[Any] = []
+calls: list[Any] = []
 
 
 class Tier(Enum):
@@ -82,105 +80,91 @@ class Size(NamedTuple):
 
 @app.task
 def see_line(value: Line) -> Line:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_order(value: Order) -> Order:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_shipment(value: Shipment) -> Shipment:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_person(value: Person) -> Person:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_counts(value: Counts) -> Counts:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_address(value: Address) -> Address:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_size(value: Size) -> Size:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_tier(value: Tier) -> Tier:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_datetime(value: datetime) -> datetime:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_timedelta(value: timedelta) -> timedelta:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_decimal(value: Decimal) -> Decimal:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_uuid(value: UUID) -> UUID:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_bytes(value: bytes) -> bytes:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
 @app.task
 def see_masked(value: Masked[str]) -> Masked[str]:
-    seen.append(value)
+    calls.append(value)
     return f"{value}-token"
 
 
 @app.task
 def loose(value: Any) -> Any:
     return value
-
-
-@pytest.fixture
-async def run(shared: Engine) -> Run:
-    await shared.worker(app)
-    client = await shared.client()
-    seen.clear()
-
-    async def ran(definition: Workflow[..., Any], **given: Any) -> Any:
-        await client.register(definition)
-        handle = await client.start(definition, given)
-        return await handle.result(10)
-
-    return ran
 
 
 @workflow
@@ -291,7 +275,7 @@ async def d_containers(value: dict[str, list[tuple[int, str]]]) -> dict[str, set
 
 @app.task
 def see_tiers(value: dict[Tier, int]) -> dict[Tier, int]:
-    seen.append(value)
+    calls.append(value)
     return value
 
 
@@ -376,8 +360,8 @@ async def test_a_value_comes_back_as_an_instance_of_its_own_class(
     assert result == expected
     assert type(result) is type(expected)
     assert str(result) == str(expected)
-    assert seen == ([given] if seen else [])
-    assert [type(each) for each in seen] == [type(given) for _ in seen]
+    assert calls == ([given] if calls else [])
+    assert [type(each) for each in calls] == [type(given) for _ in calls]
 
 
 @pytest.mark.parametrize(
@@ -491,13 +475,13 @@ async def test_keys_of_a_dict_that_a_workflow_makes_may_be_members(run: Run) -> 
 
 async def test_keys_of_a_dict_for_a_task_may_be_members(run: Run) -> None:
     assert await run(d_keys_task, count=7) == {Tier.GOLD: 7}
-    assert seen == [{Tier.GOLD: 7}]
+    assert calls == [{Tier.GOLD: 7}]
 
 
 async def test_a_pydantic_model_arrives_as_an_instance(run: Run) -> None:
     given = {"name": "ann", "born": "2000-02-28", "nick": "a"}
     assert await run(d_person, value=given) == Person(name="ann", born=date(2000, 2, 29))
-    assert seen == [Person(name="ann", born=date(2000, 2, 28), nick="a")]
+    assert calls == [Person(name="ann", born=date(2000, 2, 28), nick="a")]
 
 
 async def test_a_pydantic_model_may_be_given_as_input_as_a_dataclass_may(run: Run) -> None:
@@ -704,12 +688,12 @@ async def d_masked(card: Masked[str], holder: str) -> Masked[str]:
 
 
 async def test_masked_values_reach_worker_and_caller_and_nobody_who_reads(shared: Engine) -> None:
-    seen.clear()
+    calls.clear()
     await shared.worker(app)
     client = await shared.registered(d_masked)
     handle = await client.start(d_masked, {"card": SECRET, "holder": "visible ann"})
     assert await handle.result(10) == f"{SECRET}-token"
-    assert seen == [SECRET]
+    assert calls == [SECRET]
     state = msgspec.json.encode(await handle.state()).decode()
     events = [event async for event in handle.history()]
     told = b"".join(bytes(event.data) for event in events).decode()

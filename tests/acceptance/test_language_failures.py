@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dressage.client import RunFailed
-from dressage.flow import App, Saga, TaskError, Workflow, WorkflowFailure, gather, sleep, workflow
+from dressage.flow import App, Saga, TaskError, WorkflowFailure, gather, sleep, workflow
 from dressage.protocol.errors import DefinitionError, DressageError
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
+    from tests.acceptance.conftest import Engine, Run  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
-Run = Callable[..., Awaitable[Any]]
 
 app = App("language-failures")
 calls: list[str] = []
@@ -122,20 +120,6 @@ async def slow(text: str, wait_s: float) -> str:
     await asyncio.sleep(wait_s)
     calls.append(text)
     return text
-
-
-@pytest.fixture
-async def run(shared: Engine) -> Run:
-    await shared.worker(app)
-    client = await shared.client()
-    calls.clear()
-
-    async def ran(definition: Workflow[..., Any], **given: Any) -> Any:
-        await client.register(definition)
-        handle = await client.start(definition, given)
-        return await handle.result(10)
-
-    return ran
 
 
 @workflow

@@ -11,11 +11,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,7 +26,6 @@ from dressage.flow import (
     Saga,
     Searchable,
     TaskError,
-    Workflow,
     WorkflowFailure,
     gather,
     sleep,
@@ -36,28 +34,13 @@ from dressage.flow import (
 from dressage.protocol.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
+    from tests.acceptance.conftest import Run  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
-Run = Callable[..., Awaitable[Any]]
 
 app = App("language-ports")
 calls: list[str] = []
-
-
-@pytest.fixture
-async def run(shared: Engine) -> Run:
-    await shared.worker(app)
-    client = await shared.client()
-    calls.clear()
-
-    async def ran(definition: Workflow[..., Any], **given: Any) -> Any:
-        await client.register(definition)
-        handle = await client.start(definition, given)
-        return await handle.result(15)
-
-    return ran
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`dressage run`: starting runs, waiting for them, cancelling them, reading them."""
+"""`dressage run`: starting runs, posting events to them, waiting for them, cancelling them, reading them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUE_SHOWN_MAX: Final = 200
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, wait for them, cancel them, and read them."""
+    """Start runs, post events to them, wait for them, cancel them, and read them."""
 
 
 def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
