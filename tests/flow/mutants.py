@@ -73,7 +73,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round", first=2)
+@mutant("break goes on with the next round", first=75)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
@@ -102,7 +102,7 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=41)
+@mutant("reversed() goes forward", first=141)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
@@ -118,7 +118,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally", first=63)
+@mutant("return, break and continue pass no finally", first=11)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -126,7 +126,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=995)
+@mutant("what is returned is computed behind finally", first=11)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -182,7 +182,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=54)
+@mutant("a sequence pattern takes longer sequences", first=100)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -192,7 +192,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=4)
+@mutant("a guard is not looked at", first=150)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
@@ -208,13 +208,13 @@ def no_guards() -> Iterator[None]:
 
 
 # -- sagas and branches ------------------------------------------------------------------------------
-@mutant("steps are undone in the order of their registration", first=8)
+@mutant("steps are undone in the order of their registration", first=3)
 def undone_forward() -> Iterator[None]:
     with mock.patch.object(sagas, "Binary", _swapped):
         yield
 
 
-@mutant("what an undo fails with is forgotten", first=8)
+@mutant("what an undo fails with is forgotten", first=3)
 def failed_undo_forgotten() -> Iterator[None]:
     def only_first(context: Any, node: Any, failure: str, failures: str) -> None:
         context.graph.emit(RaiseNode, node, {}, reraise=failure)
@@ -229,7 +229,7 @@ def first_failure_only() -> Iterator[None]:
         yield
 
 
-@mutant("branches share their variables", first=50)
+@mutant("branches share their variables")
 def shared_variables() -> Iterator[None]:
     with mock.patch.object(Advance, "_owner", return_value=None):
         yield
@@ -254,7 +254,7 @@ def computed_late() -> Iterator[None]:
         yield
 
 
-@mutant("what := sets is forgotten when the run waits", first=81)
+@mutant("what := sets is forgotten when the run waits", first=4)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()

@@ -26,7 +26,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CHUNK: Final = 25
 RARE: Final = 0.005
 MANY: Final = 2_000
-"""Of so many compared programs or more no construct and no pair may be rare."""
+"""Of so many programs or more no construct and no pair may be rare."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ def main() -> int:
     (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(total)))
     for text in total.found[:5]:
         print(text)
-    scarce = rare(total) if total.compiled >= MANY else []
+    scarce = rare(total) if total.programs >= MANY else []
     if scarce:
         print(f"in less than {RARE:.1%} of the programs: {', '.join(scarce)}")
     return 1 if total.found or scarce else 0

@@ -410,7 +410,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "forwarded-in-order",
     "send-removed-only-when-forwarded",
     "nothing-left-over",
-    first=261,
+    first=174,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver

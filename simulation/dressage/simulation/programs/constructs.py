@@ -189,12 +189,13 @@ def heard(program: Program, depth: int) -> None:
     program.write(depth, f"{program.pick('a', 'b', 'view.count')} = await told.wait({timeout})")
 
 
-@construct(nested=True)
+@construct(weight=2, nested=True)
 def missed(program: Program, depth: int) -> None:
     """Waits for an event that does not come in time."""
     program.write(depth, "try:")
     if program.random.random() < 0.3:
         gathered(program, depth + 1)
+    program.block(depth + 1, program.random.randint(0, 2))
     program.write(depth + 1, f"await never.wait(timeout={program.naps.format(program.integer())})")
     _error_clause(
         program, depth, program.pick("TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception")

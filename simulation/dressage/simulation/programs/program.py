@@ -385,4 +385,10 @@ class Program:
         elif self.in_function:
             self.write(depth, self.pick(f"return {self.integer()}", f"return await number({self.integer()})"))
         else:
-            self.write(depth, self.pick(f"return {self.string()}", f"return await word({self.integer()})"))
+            # The last of these shows whatever a `finally` on the way changes.
+            options = (
+                f"return {self.string()}",
+                f"return await word({self.integer()})",
+                "return f'{a}|{b}|{s}|{t}'",
+            )
+            self.write(depth, self.pick(*options))
