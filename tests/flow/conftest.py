@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ import pytest
 
 from dressage.flow import WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import EventWait, RunState, decode_state, encode_state
+from dressage.orchestrator.fold.state import EventWait, RunState, TaskWait, decode_state, encode_state
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
 from dressage.protocol.events import BranchStarted
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
@@ -27,6 +28,7 @@ from dressage.simulation import programs
 from dressage.worker.calls import technical
 
 COMMANDS_MAX = 20_000
+_BEGAN_MS = 1_800_000_000_000
 
 Path_ = tuple[tuple[int, int], ...]
 """Where a branch stands: of each gather around it its number in its own branch, and the place there."""
@@ -50,7 +52,12 @@ class Outcome:
 class Engine:
     """Runs one spec by the real fold. The state is encoded and read again between commands, as a store would."""
 
-    def __init__(self, spec: WorkflowSpec, tasks: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        spec: WorkflowSpec,
+        tasks: Mapping[str, Callable[..., Any]],
+        takes: Callable[[Path_, int], float] | None = None,
+    ) -> None:
         # What runs is what a registry would hand out, not the objects that the compiler made.
         read = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
         self.definition = Definition(RegisteredWorkflow(read, 1, read.digest()))
@@ -65,10 +72,16 @@ class Engine:
         self.come: dict[str, Callable[[], Any]] = {}
         """What external events bring, by their names: one comes whenever nothing else waits for it but the run."""
 
+        self.takes = takes
+        """How many milliseconds the n-th call or sleep of a branch takes, beyond the length of the sleep."""
+
+        self._begun: Counter[Path_] = Counter()
         self._posted = 0
         self._seq = 0
-        self._now_ms = 1_800_000_000_000
-        self._due: list[tuple[int, int, Any]] = []
+        self._now = 0.0
+        """In milliseconds since the start. The engine's own time has no fractions of them."""
+
+        self._due: list[tuple[float, int, Any]] = []
         self._order = 0
 
     def run(self, given: Mapping[str, Any], early: int = 0) -> Outcome:
@@ -78,13 +91,15 @@ class Engine:
             for _ in range(early if event in self.definition.events else 0):
                 if not self._ended:
                     self._post(event)
-        while self._due or self._awaited():
+        while (self._due or self._awaited()) and not self._ended:
             if (awaited := self._awaited()) is not None:
                 self._post(awaited)
                 continue
-            due_ms, _, waiting = heapq.heappop(self._due)
-            self._now_ms = max(self._now_ms, due_ms)
-            self._fold(self._called(waiting) if isinstance(waiting, DispatchTask) else waiting)
+            self._now, _, waiting = heapq.heappop(self._due)
+            if isinstance(waiting, SetTimer):
+                self._fold(waiting.command)
+            elif self._waits_for(waiting):
+                self._fold(self._called(waiting))
         state = self.state
         assert state is not None
         assert state.finished, state
@@ -101,6 +116,11 @@ class Engine:
     @property
     def _ended(self) -> bool:
         return self.state is not None and self.state.finished
+
+    def _waits_for(self, effect: DispatchTask) -> bool:
+        """Whether the call is still wanted: the branch that made it may have lost a race."""
+        waits = (thread.wait for thread in self.state.threads) if self.state is not None else ()
+        return any(isinstance(wait, TaskWait) and wait.task_id == effect.task_id for wait in waits)
 
     def _awaited(self) -> str | None:
         """An external event that the run waits for, and that comes."""
@@ -127,7 +147,8 @@ class Engine:
     def _fold(self, command: Command) -> None:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
-        outcome = fold(self.state, command, "r", Stamp(self._seq, self._now_ms), self.definition)
+        stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
+        outcome = fold(self.state, command, "r", stamp, self.definition)
         assert outcome.code is None, outcome.message
         assert outcome.state is not None
         self.state = decode_state(encode_state(outcome.state))
@@ -136,25 +157,34 @@ class Engine:
                 self._note_branch(event)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
-                self._wait(effect.not_before_ms, effect)
+                delay = max(0, effect.not_before_ms - self.state.time_ms)
+                self._wait(effect, self._path_of(effect.task_id), delay)
+            elif isinstance(effect, CancelTimer):
+                self._due = [each for each in self._due if each[2].timer_id != effect.timer_id]
+                heapq.heapify(self._due)
             elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
-                path = self.paths[int(effect.timer_id.split("-")[0])]
-                self.outcome.slept.append(effect.due_ms - self._now_ms)
-                self.outcome.branches.setdefault(path, []).append(effect.due_ms - self._now_ms)
-                self._wait(effect.due_ms, effect.command)
+                path, length = self._path_of(effect.timer_id), effect.due_ms - self.state.time_ms
+                self.outcome.slept.append(length)
+                self.outcome.branches.setdefault(path, []).append(length)
+                self._wait(effect, path, length)
 
     def _note_branch(self, event: BranchStarted) -> None:
         if event.branch == 0:
             self.gathers[event.parent] = self.gathers.get(event.parent, -1) + 1
         self.paths[event.thread] = (*self.paths[event.parent], (self.gathers[event.parent], event.branch))
 
-    def _wait(self, due_ms: int, what: Any) -> None:
+    def _path_of(self, step_id: str) -> Path_:
+        return self.paths[int(step_id.split("-")[0])]
+
+    def _wait(self, effect: DispatchTask | SetTimer, path: Path_, length: int) -> None:
         self._order += 1
-        heapq.heappush(self._due, (max(due_ms, self._now_ms), self._order, what))
+        more = self.takes(path, self._begun[path]) if self.takes is not None else 0.0
+        self._begun[path] += 1
+        heapq.heappush(self._due, (self._now + (length + more), self._order, effect))
 
     def _called(self, effect: DispatchTask) -> TaskResult:
         by = WorkerInfo("w", 1.0)
-        self.path = self.paths[int(effect.task_id.split("-")[0])]
+        self.path = self._path_of(effect.task_id)
         args = self.definition.task_params[effect.task].decode(bytes(effect.args))
         if effect.attempt == 1:
             self.outcome.calls.append((effect.task, args))

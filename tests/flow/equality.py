@@ -1,16 +1,19 @@
 """A workflow run both ways, by the engine's fold and by Python, with the same fake tasks.
 
 The n-th call of a task always has the same outcome, so that a difference in the order of calls becomes a difference in
-the result, too.
+the result, too. It also takes the same virtual time, and no two take the same, so that who wins a race is certain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import heapq
 import math
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -19,10 +22,13 @@ from typing import Any, Final
 
 from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore[reportMissingImports]
 
-from dressage.flow import gather
+from dressage.flow import first_completed, first_successful, gather
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, TOLD
+
+
+SIDE_BY_SIDE: Final = (gather, first_completed, first_successful)
 
 
 class Fakes:
@@ -41,15 +47,33 @@ class Fakes:
         """Runs the calls, if it is not Python; it keeps its own account of them."""
 
         self.branches: dict[Path_, list[Any]] = {} if engine is None else engine.outcome.branches
+        self._begun: Counter[Path_] = Counter()
+
+    def takes(self, path: Path_, number: int) -> float:
+        """How many milliseconds the n-th call of a branch takes, or its n-th sleep beyond its length."""
+        return random.Random(f"{self.seed} takes {path} {number}").uniform(1, 40)
+
+    async def _pass(self, milliseconds: int) -> None:
+        path = _path.get()[0]
+        number, self._begun[path] = self._begun[path], self._begun[path] + 1
+        await asyncio.sleep(milliseconds + self.takes(path, number))
 
     async def sleep(self, duration: timedelta) -> None:
         milliseconds = max(0, math.ceil(duration.total_seconds() * 1000))
         self.branches.setdefault(_path.get()[0], []).append(milliseconds)
+        await self._pass(milliseconds)
 
-    async def gather(self, *branches: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
-        path, gathers = _path.get()
-        number = gathers[0] = gathers[0] + 1
-        return await gather(*(_branch((*path, (number, place)), each) for place, each in enumerate(branches)))
+    def side_by_side(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that starts branches, with the place of each noted."""
+
+        async def noted(*branches: Coroutine[Any, Any, Any]) -> Any:
+            path, gathers = _path.get()
+            number = gathers[0] = gathers[0] + 1
+            return await function(
+                *(_branch((*path, (number, place)), each) for place, each in enumerate(branches))
+            )
+
+        return noted
 
     def _outcome(self, name: str, args: dict[str, Any]) -> int:
         path = _path.get()[0] if self.engine is None else self.engine.path
@@ -74,29 +98,58 @@ class Fakes:
     def both(self, x: int) -> tuple[int, str]:
         return self._outcome("both", {"x": x}), "b"
 
+    def _in_time(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def timed(*args: Any, **kwargs: Any) -> Any:
+            await self._pass(0)
+            return function(*args, **kwargs)
+
+        return timed
+
     def told(self, timeout: Any) -> int:
         """The payload of the n-th event, whenever it comes."""
         self.events += 1
         return random.Random(f"{self.seed} told {self.events}").randint(-2, 5)
 
-    def never(self, timeout: timedelta) -> None:
-        milliseconds = max(0, math.ceil(timeout.total_seconds() * 1000))
-        self.branches.setdefault(_path.get()[0], []).append(milliseconds)
+    async def never(self, timeout: timedelta | None) -> None:
+        if timeout is None:
+            await asyncio.get_running_loop().create_future()
+        else:
+            await self.sleep(timeout)
         raise TimeoutError
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for name in TASKS:
-                stack.enter_context(getattr(self.module, name).faked(getattr(self, name)))
+                stack.enter_context(getattr(self.module, name).faked(self._in_time(getattr(self, name))))
             stack.enter_context(self.module.told.faked(self.told))
             stack.enter_context(self.module.never.faked(self.never))
             # The compiled form has long found both by what they were at definition.
-            vars(self.module).update(sleep=self.sleep, gather=self.gather)
+            started = {each.__name__: self.side_by_side(each) for each in SIDE_BY_SIDE}
+            vars(self.module).update(sleep=self.sleep, **started)
             yield
 
 
 _path: ContextVar[tuple[Path_, list[int]]] = ContextVar("path")
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Its time stands still while anything is ready, and then goes on to the next timer."""
+
+    _now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def _run_once(self) -> None:
+        timers = self._scheduled
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if timers and not self._ready:
+            self._now = timers[0]._when
+        super()._run_once()
 
 
 async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -107,7 +160,8 @@ async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:
 def run_as_python(module: ModuleType, fakes: Fakes, x: int) -> tuple[Any, ...]:
     with fakes.in_place():
         try:
-            return ("result", asyncio.run(_branch((), module.flow(x))))
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                return ("result", runner.run(_branch((), module.flow(x))))
         except Exception as error:
             return told_by_python(error)
 
@@ -118,6 +172,7 @@ def run_as_spec(
     tasks: dict[str, Callable[..., Any]] = {}
     engine = Engine(module.flow.spec, tasks)
     fakes = Fakes(module, seed, engine, trouble)
+    engine.takes = fakes.takes
     tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
     engine.come[TOLD] = lambda: fakes.told(None)
     outcome = engine.run({"x": x}, early=seed % 3)

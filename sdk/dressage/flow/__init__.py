@@ -6,7 +6,7 @@
 """
 
 from dressage.flow.app import App, Handler
-from dressage.flow.branches import gather
+from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
 from dressage.flow.failures import TaskError, WorkflowFailure
@@ -30,6 +30,8 @@ __all__ = [
     "TaskError",
     "Workflow",
     "WorkflowFailure",
+    "first_completed",
+    "first_successful",
     "gather",
     "sleep",
     "task",

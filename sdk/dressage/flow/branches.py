@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, TypeVar, overload
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 from dressage.protocol.spec import GROUP_TEXT
 
@@ -15,6 +15,12 @@ D = TypeVar("D")
 E = TypeVar("E")
 F = TypeVar("F")
 R = TypeVar("R")
+
+Won0 = tuple[Literal[0], R]
+Won1 = tuple[Literal[1], R]
+Won2 = tuple[Literal[2], R]
+Won3 = tuple[Literal[3], R]
+"""What a race gives whose first, second, ... branch has won."""
 
 
 @overload
@@ -40,12 +46,113 @@ async def gather(*branches: Awaitable[R]) -> tuple[R, ...]: ...
 async def gather(*branches: Awaitable[Any]) -> tuple[Any, ...]:
     """Runs branches side by side and gives their results, in the order in which they are written.
 
-    A branch is a call of a task, of `sleep`, or of an async function, which runs as a run thread with variables of
+    A branch is a call of a task, of `sleep`, of an event's `wait`, or of an async function, which runs as a run thread with variables of
     its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all failures is raised, in
     the order of the branches. (`asyncio.gather` would raise the first one and leave the others without anybody.)
     """
-    ended = await asyncio.gather(*branches, return_exceptions=True)
-    failures = [each for each in ended if isinstance(each, BaseException)]
+    tasks = [asyncio.ensure_future(each) for each in branches]
+    await _ended(tasks)
+    failures = [error for each in tasks if (error := each.exception()) is not None]
     if failures:
         raise BaseExceptionGroup(GROUP_TEXT, failures)
-    return tuple(ended)
+    return tuple(each.result() for each in tasks)
+
+
+@overload
+async def first_completed(a: Awaitable[A], b: Awaitable[B], /) -> Won0[A] | Won1[B]: ...
+@overload
+async def first_completed(
+    a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /
+) -> Won0[A] | Won1[B] | Won2[C]: ...
+@overload
+async def first_completed(
+    a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], d: Awaitable[D], /
+) -> Won0[A] | Won1[B] | Won2[C] | Won3[D]: ...
+@overload
+async def first_completed(*branches: Awaitable[R]) -> tuple[int, R]: ...
+async def first_completed(*branches: Awaitable[Any]) -> tuple[int, Any]:
+    """Runs branches side by side until one of them has ended: its place, from 0, and its result. If it failed, so does
+    the race, with that failure.
+
+    The others are cancelled: `CancelledError` is raised where each of them waits, which no `except` clause of a workflow
+    takes. Its `finally` clauses and the steps of its sagas run, and the race is over when they have; if some of that
+    fails, all failures are raised, as an `ExceptionGroup` in the order of the branches. Of branches that could end at
+    once, the first that is written wins, and those behind it do not begin.
+
+    Branches are what `gather` takes. (The word is that of `asyncio.wait`, which would cancel none of them.)
+    """
+    return await _race(branches, lambda _: True)
+
+
+@overload
+async def first_successful(a: Awaitable[A], b: Awaitable[B], /) -> Won0[A] | Won1[B]: ...
+@overload
+async def first_successful(
+    a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /
+) -> Won0[A] | Won1[B] | Won2[C]: ...
+@overload
+async def first_successful(
+    a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], d: Awaitable[D], /
+) -> Won0[A] | Won1[B] | Won2[C] | Won3[D]: ...
+@overload
+async def first_successful(*branches: Awaitable[R]) -> tuple[int, R]: ...
+async def first_successful(*branches: Awaitable[Any]) -> tuple[int, Any]:
+    """Runs branches side by side until one of them has ended without a failure: its place, from 0, and its result.
+
+    If all of them fail, all failures are raised, as an `ExceptionGroup` in the order of the branches. What some failed
+    with before another one won is in the run's history alone. The others are cancelled as `first_completed` says.
+    (JavaScript's `Promise.any`, which cancels none of them.)
+    """
+    return await _race(branches, lambda task: task.exception() is None)
+
+
+async def _race(
+    branches: Sequence[Awaitable[Any]], wins: Callable[[asyncio.Future[Any]], bool]
+) -> tuple[int, Any]:
+    tasks = [asyncio.ensure_future(each) for each in branches]
+    running = set(tasks)
+    won: asyncio.Future[Any] | None = None
+    while running and won is None:
+        try:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _cancelled(tasks, running)
+            raise
+        won = next((each for each in tasks if each in done and wins(each)), None)
+    if won is None:
+        raise BaseExceptionGroup(GROUP_TEXT, [error for each in tasks if (error := each.exception())])
+    await _cancelled(tasks, running, won)
+    return tasks.index(won), won.result()
+
+
+async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Waits for all, whatever they come to; cancelled, it cancels those that still run."""
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        await _cancelled(tasks, {each for each in tasks if not each.done()})
+        raise
+
+
+async def _cancelled(
+    tasks: Sequence[asyncio.Future[Any]],
+    running: set[asyncio.Future[Any]],
+    won: asyncio.Future[Any] | None = None,
+) -> None:
+    """Cancels those that run and waits for their ends. Raises what they failed with, together with what the winner did."""
+    for each in tasks:
+        if each in running:
+            each.cancel()
+    left, again = running, False
+    while left:
+        try:
+            _, left = await asyncio.wait(left)
+        except asyncio.CancelledError:
+            again = True
+    failed = [each for each in tasks if each in running and not each.cancelled() and each.exception()]
+    if failed:
+        told = [each for each in tasks if each in failed or (each is won and not again)]
+        raise BaseExceptionGroup(GROUP_TEXT, [error for each in told if (error := each.exception())])
+    if again:
+        raise asyncio.CancelledError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, Self
@@ -25,7 +26,7 @@ class Saga:
     Whatever is raised in the block, a business failure or a technical error, the tasks that were registered are called
     with the arguments that they were registered with, the last one first, and then it is raised again. An undo that
     fails does not keep the others from being called; then all that was raised, the first failure in front, is raised as
-    an `ExceptionGroup`. Leaving the block in another way, by `return` too, undoes nothing.
+    an `ExceptionGroup`. A branch that loses a race undoes its steps, too. Leaving the block in another way, by `return` too, undoes nothing.
 
     In a run the list is part of the run's state, as durable as the rest. (A pattern of Garcia-Molina and Salem,
     "Sagas", 1987.)
@@ -44,7 +45,7 @@ class Saga:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | asyncio.CancelledError):
             return
         failures: list[Exception] = []
         while self._undone_by:
@@ -53,4 +54,5 @@ class Saga:
             except Exception as failure:
                 failures.append(failure)
         if failures:
-            raise ExceptionGroup(SAGA_TEXT, [error, *failures])
+            first = [error] if isinstance(error, Exception) else []
+            raise ExceptionGroup(SAGA_TEXT, [*first, *failures])

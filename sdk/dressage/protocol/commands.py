@@ -22,7 +22,9 @@ Json = msgspec.Raw | msgspec.UnsetType
 Short = Annotated[str, msgspec.Meta(max_length=ACTOR_CHARS_MAX)]
 """An id, or who did something: it is repeated in the state and in every event."""
 
-FailureKind = Literal["failure", "task-error", "expression-error", "type-error", "timeout", "group", "limit"]
+FailureKind = Literal[
+    "failure", "task-error", "expression-error", "type-error", "timeout", "group", "cancelled", "limit"
+]
 
 
 class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):

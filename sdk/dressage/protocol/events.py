@@ -95,12 +95,16 @@ class BranchStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind branch-ended: with the failure that nothing in the branch took, or else with a result."""
+    """kind branch-ended: with the failure that nothing in the branch took, or else with a result.
+
+    `cancelled` says that it had lost a race, and ended as it was told to.
+    """
 
     node: int
     branch: int
     thread: int
     failure: FailureInfo | None = None
+    cancelled: bool = False
 
 
 class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -29,6 +29,12 @@ TASK_ERROR = "TaskError"
 
 
 TIMEOUT_ERROR = "TimeoutError"
+CANCELLED_ERROR = "CancelledError"
+"""The class of what is raised where a branch waits that has lost a race. Only a `finally` and a saga take it."""
+
+LEAVING_ERRORS = (ANY_ERROR, CANCELLED_ERROR)
+"""What a `finally` and a saga take: all that can be raised."""
+
 GROUP_ERROR = "ExceptionGroup"
 GROUP_FAMILY = (GROUP_ERROR, ANY_ERROR)
 """By what the failures of branches, as one group, can be caught."""
@@ -281,11 +287,17 @@ class GatherNode(
     """Starts branches side by side and waits for all of them; `target` takes the tuple of their results, in order.
 
     If some failed, what they failed with is raised here as one group, when the last of all has ended.
+
+    A race is won by the first branch that ends (`until` is "completed") or that ends with a result ("successful"; if
+    none does, all have failed). The others are cancelled: `CancelledError` is raised where each of them waits. When the
+    last one has ended, `target` takes the pair of the winner's place and its result; what the winner failed with
+    is raised here, and what others failed with after they were cancelled, as one group.
     """
 
     branches: tuple[Branch, ...]
     next: int
     target: str | None = None
+    until: Literal["all", "completed", "successful"] = "all"
     scope: int | None = None
     line: int = 0
 

@@ -136,6 +136,8 @@ def _check_node(number: int, node: Node) -> None:
         case GatherNode():
             if node.target is not None:
                 check_identifier(node.target, f"the variable of node {number}")
+            if node.until != "all" and not node.branches:
+                raise BadSpec(f"node {number} is a race without branches: nobody would ever win it")
             for branch in node.branches:
                 _check_branch(number, branch)
         case BranchNode() | SleepNode() | ReturnNode():

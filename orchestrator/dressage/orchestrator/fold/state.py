@@ -55,12 +55,22 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
 
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the branches of the gather at `node`; of those that have ended it holds the result, in stored form,
-    or what they failed with, by their place."""
+    or what they failed with, by their place.
+
+    `won` is the place of the branch that has won a race. Of `dropped` branches that have ended nothing is kept.
+    """
 
     node: int
     branches: int
     outputs: dict[int, msgspec.Raw] = {}
     failures: dict[int, FailureInfo] = {}
+    won: int | None = None
+    dropped: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many of the branches have ended."""
+        return len(self.outputs) + len(self.failures) + self.dropped
 
 
 Wait = TaskWait | SleepWait | EventWait | GatherWait
@@ -70,7 +80,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     """A path of control: at `node`, and waiting there if `wait` is set.
 
     A branch was started by thread `parent` as the branch at place `branch` of its gather at node `gather`, and has
-    `variables` of its own, in stored form.
+    `variables` of its own, in stored form. One that is to be cancelled is "asked", until `CancelledError` is "raised" in
+    it, which happens once: where it waits, but behind its own branches if it waits for such.
     """
 
     id: int
@@ -80,6 +91,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     gather: int = 0
     branch: int = 0
     variables: dict[str, msgspec.Raw] = {}
+    cancel: Literal["", "asked", "raised"] = ""
 
     def copy(self) -> RunThread:
         """A copy that can be changed without touching this one."""

@@ -6,10 +6,10 @@ import ast
 from typing import Any
 
 from dressage.expressions.parse import BINARY_OPERATORS, constant
-from dressage.flow.branches import gather
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Augmented, Context
+from dressage.flow.compiler.gathers import results_of
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.members import Unsupported
 from dressage.flow.signatures import closure_of
@@ -266,7 +266,7 @@ def _length(context: Context, value: ast.expr) -> int | None:
     task = calls.task_of(call, context.scope)
     if task is not None:
         return task.signature.book.places_of(task.definition.output)
-    return len(call.args) if context.names.object(call.func) is gather else None
+    return results_of(context, call)
 
 
 def _starred(target: ast.Tuple | ast.List) -> list[int]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 
-from dressage.flow.branches import gather
 from dressage.flow.compiler import calls, functions, helpers
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.gathers import emit_gather
+from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
@@ -38,8 +37,8 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         timeout = timeout_of(context, call)
         context.use_event(call, event)
         context.graph.emit(EventNode, node, event=event.name, timeout=timeout, target=target)
-    elif context.names.object(call.func) is gather:
-        emit_gather(context, node, call, target)
+    elif (until := until_of(context, call)) is not None:
+        emit_gather(context, node, call, target, until)
     else:
         _emit_function(context, call, target)
 
@@ -63,6 +62,9 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         return context.refusal(
             call, f"{name}() would leave branches behind when one fails", "use `dressage.flow.gather`"
         )
+    if found in (asyncio.wait, asyncio.as_completed, asyncio.wait_for):
+        advice = "use `first_completed` or `first_successful` of `dressage.flow`"
+        return context.refusal(call, f"{name}() would not be durable", advice)
     if type(found).__name__ == "Workflow":
         return context.refusal(
             call, f"{name} is a workflow: child runs are not supported yet", "await its tasks"

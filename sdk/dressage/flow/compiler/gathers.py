@@ -1,10 +1,11 @@
-"""`await gather(...)`: branches side by side, each compiled as a run thread of its own."""
+"""`await gather(...)` and races: branches side by side, each compiled as a run thread of its own."""
 
 from __future__ import annotations
 
 import ast
+from typing import Final, Literal
 
-from dressage.flow.branches import gather
+from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -15,19 +16,42 @@ from dressage.protocol.spec import EventNode, GatherNode, ReturnNode, SleepNode,
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
 
-def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str | None) -> None:
+Until = Literal["all", "completed", "successful"]
+_UNTIL: Final[dict[object, Until]] = {
+    gather: "all",
+    first_completed: "completed",
+    first_successful: "successful",
+}
+
+
+def until_of(context: Context, call: ast.Call) -> Until | None:
+    """When the branches of this call are over; None if it is no call that starts branches."""
+    found = context.names.object(call.func)
+    return next((until for function, until in _UNTIL.items() if function is found), None)
+
+
+def results_of(context: Context, call: ast.Call) -> int | None:
+    """How many items `await call` gives: one for each branch, and of a race the winner's place and its result."""
+    until = until_of(context, call)
+    return None if until is None else len(call.args) if until == "all" else 2
+
+
+def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str | None, until: Until) -> None:
     """The node that starts the branches, and behind it the nodes of each; what they are given is computed first."""
+    name = ast.unparse(call.func)
+    advice = f"write `{name}(ship(order), bill(order))`"
     if call.keywords:
-        advice = "write `gather(ship(order), bill(order))`"
-        raise context.refusal(call.keywords[0], "gather() takes branches only", advice)
+        raise context.refusal(call.keywords[0], f"{name}() takes branches only", advice)
     if len(call.args) > BRANCHES_MAX:
         raise context.refusal(
-            call, f"gather() takes at most {BRANCHES_MAX} branches (limit spec-size)", "nest them"
+            call, f"{name}() takes at most {BRANCHES_MAX} branches (limit spec-size)", "nest them"
         )
+    if until != "all" and not call.args:
+        raise context.refusal(call, "nobody would ever win this race", advice)
     graph, after = context.graph, Label()
     branches = [_Branch(context, each) for each in call.args]
     drafts = [branch.draft for branch in branches]
-    graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target)
+    graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target, until=until)
     scope = graph.scope
     graph.scope = None
     for branch in branches:
@@ -46,8 +70,8 @@ class _Branch:
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
             raise context.refusal(node, what, "write `gather(ship(order), ...)`")
-        if context.names.object(node.func) is gather:
-            what = "a gather is no branch by itself"
+        if (until := until_of(context, node)) is not None:
+            what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
         self.context = context
         self.call = node

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from dressage.expressions.parse import constant
 from dressage.expressions.time_methods import FIELDS
 from dressage.flow.compiler.walk import bindings_in, targets_of, variables_in
 from dressage.protocol.expressions import (
@@ -485,8 +486,15 @@ def _given(
     elif isinstance(node, GatherNode):
         for branch in node.branches:
             yield from branch.args.items()
-        if node.target:
-            yield node.target, TupleOfExpr(tuple(Name(each) for each in results.get(node.target, ())))
+        held = [Name(each) for each in results.get(node.target or "", ())]
+        if node.target and node.until != "all" and held:
+            # Whichever of them it is.
+            either: Expr = held[-1]
+            for each in held[:-1]:
+                either = Conditional(constant(True), each, either)
+            yield node.target, TupleOfExpr((constant(0), either))
+        elif node.target:
+            yield node.target, TupleOfExpr(tuple(held))
 
 
 def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:

@@ -13,6 +13,7 @@ from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOf
 from dressage.protocol.spec import (
     ANY_ERROR,
     ANY_FAILURE,
+    CANCELLED_ERROR,
     GROUP_ERROR,
     TASK_ERROR,
     TIMEOUT_ERROR,
@@ -36,7 +37,7 @@ _ERRORS: Final = "AnyError"
 """Stands for whatever errors of Python's own an expression may end with."""
 
 _TIMEOUTS: Final = frozenset({TIMEOUT_ERROR, "OSError"})
-_OF_WAITS: Final = frozenset({TASK_ERROR, GROUP_ERROR}) | _TIMEOUTS
+_OF_WAITS: Final = frozenset({TASK_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
 """What comes of waiting: no expression raises it."""
 
 Catch = tuple[int, int]
@@ -58,6 +59,13 @@ class Paths:
         self.families = {each.name: each.family for each in failures}
         self.declared = declared
         """The variables that take values of their declared type only."""
+
+        self.cancelled = (
+            {CANCELLED_ERROR}
+            if any(isinstance(node, GatherNode) and node.until != "all" for node in nodes)
+            else set[str]()
+        )
+        """What may come wherever a thread waits: it matters where there are races."""
 
         self.taken: set[Catch] = set()
         """The clauses to which some failure leads."""
@@ -113,11 +121,15 @@ class Paths:
             raised.add(_ERRORS)
         match node:
             case TaskNode():
-                raised |= {_FAILURES, TASK_ERROR}
+                raised |= {_FAILURES, TASK_ERROR} | self.cancelled
             case EventNode():
-                raised |= {TIMEOUT_ERROR} if node.timeout is not None else set[str]()
+                raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | self.cancelled
+            case SleepNode():
+                raised |= self.cancelled
             case GatherNode():
-                raised.add(GROUP_ERROR)
+                raised |= {GROUP_ERROR} | self.cancelled
+                if node.until == "completed":
+                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, TIMEOUT_ERROR}
             case RaiseNode():
                 raised.add(GROUP_ERROR if node.group is not None else node.failure or _FAILURES)
                 if node.reraise is not None:
@@ -175,6 +187,8 @@ class Paths:
         return bool(self._family_of(raised) & names)
 
     def _family_of(self, raised: str) -> set[str]:
+        if raised == CANCELLED_ERROR:
+            return {raised}
         return {raised, *error_family(raised)} if raised[:1].isupper() else self._with_family(raised)
 
     def _with_family(self, failure: str) -> set[str]:

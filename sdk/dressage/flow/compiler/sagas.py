@@ -22,7 +22,7 @@ from dressage.protocol.expressions import (
     Slice,
     TupleOfExpr,
 )
-from dressage.protocol.spec import ANY_ERROR, SAGA_TEXT, BranchNode, RaiseNode, TaskNode
+from dressage.protocol.spec import ANY_ERROR, LEAVING_ERRORS, SAGA_TEXT, BranchNode, RaiseNode, TaskNode
 
 _ONE = constant(1)
 
@@ -33,7 +33,7 @@ def compile_with(context: Context, node: ast.AsyncWith) -> None:
     graph, end, steps = context.graph, Label(), Steps(context.temporary())
     context.set(node, steps.variable, ListOfExpr(()))
     scope = graph.scopes[graph.open_scope()]
-    failed = HandlerDraft((ANY_ERROR,), Label(), context.temporary(), node, passing=True)
+    failed = HandlerDraft(LEAVING_ERRORS, Label(), context.temporary(), node, passing=True)
     scope.handlers.append(failed)
     around = context.sagas
     context.sagas = {**around, name: steps}

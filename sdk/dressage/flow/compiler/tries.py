@@ -23,7 +23,7 @@ from dressage.protocol.expressions import (
     ListOfExpr,
     Name,
 )
-from dressage.protocol.spec import ANY_ERROR, GROUP_ERROR, BranchNode, RaiseNode
+from dressage.protocol.spec import ANY_ERROR, GROUP_ERROR, LEAVING_ERRORS, BranchNode, RaiseNode
 
 OF_FAILURES = frozenset({"name", "message", "details"})
 """What every business failure has."""
@@ -41,7 +41,7 @@ def compile_try(context: Context, node: ast.Try | ast.TryStar) -> None:
     graph, end = context.graph, Label()
     final = Final(node.finalbody, graph.scope, context.clauses, list(context.scope.caught))
     scope = graph.scopes[graph.open_scope()]
-    failed = HandlerDraft((ANY_ERROR,), Label(), context.temporary(), node.finalbody[0], passing=True)
+    failed = HandlerDraft(LEAVING_ERRORS, Label(), context.temporary(), node.finalbody[0], passing=True)
     scope.handlers.append(failed)
     context.frames.append(final)
     _handled(context, node)

@@ -119,7 +119,14 @@ def _return(_: WorkflowSpec, node: ReturnNode) -> str:
 def _gather(_: WorkflowSpec, node: GatherNode) -> str:
     target = f"{node.target} = " if node.target else ""
     count = f"{len(node.branches)} branch" + "es" * (len(node.branches) != 1)
-    return f"{target}await gather({count})"
+    return f"{target}await {_OF_BRANCHES[node.until]}({count})"
+
+
+_OF_BRANCHES: Final = {
+    "all": "gather",
+    "completed": "first_completed",
+    "successful": "first_successful",
+}
 
 
 def _branches(node: GatherNode) -> tuple[Way, ...]:

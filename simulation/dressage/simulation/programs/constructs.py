@@ -232,6 +232,56 @@ def _branch(program: Program, kind: int) -> str:
     return f"{program.pick(*program.functions)}({program.integer()})"
 
 
+@construct()
+def raced(program: Program, depth: int) -> None:
+    """A race; what is written of it depends on who wins."""
+    function = program.pick("first_completed", "first_successful")
+    kinds = _racers(program, function)
+    calls = ", ".join(text for text, _ in kinds)
+    targets = {target for _, target in kinds}
+    if targets == {"a"} and program.random.random() < 0.6:
+        target = program.pick("a, b", "_, a", "b, a", "_, b")
+        program.write(depth, f"{target} = await {function}({calls})")
+        return
+    program.write(depth, f"match await {function}({calls}):")
+    places = program.random.sample(range(len(kinds)), program.random.randint(1, len(kinds)))
+    for place in sorted(places):
+        target = kinds[place][1]
+        program.write(depth + 1, f"case {place}, {target}:")
+        program.write(depth + 2, program.pick(f"t += '{place}'", f"t = f'{{{'t' if target == '_' else target}}}'"))
+    if program.random.random() < 0.5:
+        program.write(depth + 1, "case place, _:")
+        program.write(depth + 2, "a = place + 5")
+
+
+def _racers(program: Program, function: str) -> list[tuple[str, str]]:
+    """The branches of a race, each with the variable for its result."""
+    number = (f"number({program.integer()})", "a")
+    word = (f"word({program.integer()}, y={program.string()})", "s")
+    calm = ("never.wait()", "_")
+    if program.sure:
+        # One of them ends, or else the order of their ends changes nothing.
+        timed = (f"never.wait(timeout={program.naps.format(program.integer())})", "_")
+        if function == "first_successful":
+            found = [program.random.choice([number, word]), timed]
+        else:
+            found = [program.random.choice([number, word, timed])]
+            loser = program.random.choice([calm, *((f"{each}({program.integer()})", "a") for each in program.racers)])
+            found += [loser, calm][: program.random.randint(1, 2)]
+    else:
+        nap = f"timedelta(milliseconds=({program.integer()}) % 60)"
+        options = [number, word, (f"sleep({nap})", "_"), (f"never.wait(timeout={nap})", "_"), calm]
+        # One that ends is among them, and as many others as there may be.
+        found = [program.random.choice(options[:4])]
+        for _ in range(program.random.randint(1, 2)):
+            racer = (f"{program.pick(*program.racers)}({program.integer()})", "a") if program.racers else word
+            found.append(program.random.choice([*options, racer, racer, racer]))
+        if function == "first_successful":
+            found = [each for each in found if each != calm and not each[0].startswith("loser")]
+    program.random.shuffle(found)
+    return found
+
+
 @construct(weight=2, nested=True)
 def matched(program: Program, depth: int) -> None:
     integer, string = program.integer, program.string
@@ -329,7 +379,7 @@ def handled(program: Program, depth: int) -> None:
         with program.inside("try-else"):
             program.block(depth + 1, program.random.randint(1, 2))
     if program.random.random() < 0.3:
-        _finally(program, depth)
+        program.final(depth)
 
 
 @construct(weight=2, nested=True)
@@ -352,9 +402,9 @@ def technical(program: Program, depth: int) -> None:
         for each_class in classes:
             _error_clause(program, depth, each_class)
         if program.random.random() < 0.3:
-            _finally(program, depth)
+            program.final(depth)
     else:
-        _finally(program, depth)
+        program.final(depth)
 
 
 @construct()
@@ -391,16 +441,6 @@ def _error_clause(program: Program, depth: int, classes: str) -> None:
     with program.inside("except"):
         program.block(depth + 1, program.random.randint(0, 2))
     program.caught.pop()
-
-
-def _finally(program: Program, depth: int) -> None:
-    program.write(depth, "finally:")
-    caught, program.caught = program.caught, []
-    in_loop, program.in_loop = program.in_loop, []
-    in_final, program.in_final = program.in_final, True
-    with program.inside("finally"):
-        program.block(depth + 1, program.random.randint(1, 2))
-    program.caught, program.in_loop, program.in_final = caught, in_loop, in_final
 
 
 _FIELDS: Final = {

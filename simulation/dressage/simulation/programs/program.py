@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
-from dressage.flow import gather, sleep, task, workflow
+from dressage.flow import first_completed, first_successful, gather, sleep, task, workflow
 
 told = Event("told", of=int)
 never = Event("never")
@@ -122,6 +122,7 @@ class Program:
 
     `naps` is how a duration is written from an integer expression; `task_options` are those of each task;
     `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
+    In a `sure` one no race depends on how long anything takes.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Program:
         task_options: str = "",
         length: tuple[int, int] = (2, 6),
         parks: bool = False,
+        sure: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.name = name
@@ -140,9 +142,13 @@ class Program:
         self.task_options = task_options
         self.length = length
         self.parks = parks
+        self.sure = sure
         self.lines: list[str] = []
         self.functions: list[str] = []
         """Those that a statement may await, all of them from an int to an int."""
+
+        self.racers: list[str] = []
+        """The same, for races: none of them ends before it has waited for something."""
 
         self.in_function = False
         self.nest_max = 3
@@ -165,6 +171,7 @@ class Program:
         """The whole module."""
         around = self._function("common", 0)
         nested = self._function("part", 1) + self._function("piece", 1)
+        nested += self._racer("loser", ends=False) + ("" if self.sure else self._racer("racer", ends=True))
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")
@@ -194,6 +201,32 @@ class Program:
         self._with_first_values(depth + 1, first)
         self.in_function, self.nest_max = False, 3
         self.functions.append(name)
+        self.lines, written = lines, self.lines
+        return "".join(written)
+
+    def _racer(self, name: str, *, ends: bool) -> str:
+        """A function for races. One that does not end waits for what never comes, and says so when it has lost."""
+        lines, self.lines = self.lines, []
+        self.in_function, self.nest_max = True, 1
+        self.write(1, f"async def {name}(x: int) -> int:")
+        self.write(2, "a, b, s, t = 3, x, 'k', 'u'")
+        first = len(self.lines)
+        saga = self.random.random() < 0.3
+        self.write(2, "async with Saga() as saga:" if saga else "try:")
+        if ends:
+            self.write(3, f"a = await number({self.integer()})")
+        if saga:
+            self.write(3, f"saga.undo({self.pick('word, a', 'number, b', 'word, a, y=s')})")
+        if ends:
+            self.block(3, self.random.randint(0, 2))
+        else:
+            self.write(3, "await never.wait()")
+        if not saga:
+            self.final(2)
+        self.write(2, f"return {self.integer()}")
+        self._with_first_values(2, first)
+        self.in_function, self.nest_max = False, 3
+        self.racers.append(name)
         self.lines, written = lines, self.lines
         return "".join(written)
 
@@ -358,6 +391,16 @@ class Program:
         self.around.append(kind)
         yield
         self.around.pop()
+
+    def final(self, depth: int) -> None:
+        """A `finally` clause."""
+        self.write(depth, "finally:")
+        caught, self.caught = self.caught, []
+        in_loop, self.in_loop = self.in_loop, []
+        in_final, self.in_final = self.in_final, True
+        with self.inside("finally"):
+            self.block(depth + 1, self.random.randint(1, 2))
+        self.caught, self.in_loop, self.in_final = caught, in_loop, in_final
 
     def leave(self, depth: int) -> None:
         # To leave a `finally` body otherwise than by a failure is refused.
