@@ -27,7 +27,6 @@ from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, TOLD
 
-
 SIDE_BY_SIDE: Final = (gather, first_completed, first_successful)
 
 
@@ -143,13 +142,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def _run_once(self) -> None:
-        timers = self._scheduled
+        loop: Any = self
+        base: Any = super()
+        timers: list[Any] = loop._scheduled
         while timers and timers[0]._cancelled:
             heapq.heappop(timers)._scheduled = False
-            self._timer_cancelled_count -= 1
-        if timers and not self._ready:
+            loop._timer_cancelled_count -= 1
+        if timers and not loop._ready:
             self._now = timers[0]._when
-        super()._run_once()
+        base._run_once()
 
 
 async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:

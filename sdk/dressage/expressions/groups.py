@@ -14,7 +14,7 @@ _COUNT: Final = re.compile(r" \([0-9]+ sub-exceptions?\)$")
 
 
 def group_of(causes: Sequence[FailureInfo], text: str) -> FailureInfo:
-    """Several failures as one, with Python's text of an `ExceptionGroup`. That a branch was cancelled is none of them."""
+    """Several failures as one, with Python's text of an `ExceptionGroup`. To be cancelled is none of them."""
     causes = [each for each in causes if each.kind != "cancelled"]
     count = f"{len(causes)} sub-exception" + "s" * (len(causes) != 1)
     return FailureInfo(

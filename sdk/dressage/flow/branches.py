@@ -46,11 +46,12 @@ async def gather(*branches: Awaitable[R]) -> tuple[R, ...]: ...
 async def gather(*branches: Awaitable[Any]) -> tuple[Any, ...]:
     """Runs branches side by side and gives their results, in the order in which they are written.
 
-    A branch is a call of a task, of `sleep`, of an event's `wait`, or of an async function, which runs as a run thread with variables of
-    its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all failures is raised, in
-    the order of the branches. (`asyncio.gather` would raise the first one and leave the others without anybody.)
+    A branch is a call of a task, of `sleep`, of an event's `wait`, or of an async function, which runs as a run thread
+    with variables of its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all
+    failures is raised, in the order of the branches. (`asyncio.gather` would raise the first one and leave the others
+    without anybody.)
     """
-    tasks = [asyncio.ensure_future(each) for each in branches]
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in branches]
     await _ended(tasks)
     failures = [error for each in tasks if (error := each.exception()) is not None]
     if failures:
@@ -74,10 +75,10 @@ async def first_completed(*branches: Awaitable[Any]) -> tuple[int, Any]:
     """Runs branches side by side until one of them has ended: its place, from 0, and its result. If it failed, so does
     the race, with that failure.
 
-    The others are cancelled: `CancelledError` is raised where each of them waits, which no `except` clause of a workflow
-    takes. Its `finally` clauses and the steps of its sagas run, and the race is over when they have; if some of that
-    fails, all failures are raised, as an `ExceptionGroup` in the order of the branches. Of branches that could end at
-    once, the first that is written wins, and those behind it do not begin.
+    The others are cancelled: `CancelledError` is raised where each of them waits, which no `except` clause of a
+    workflow takes. Its `finally` clauses and the steps of its sagas run, and the race is over when they have; if some
+    of that fails, all failures are raised, as an `ExceptionGroup` in the order of the branches. Of branches that could
+    end at once, the first that is written wins, and those behind it do not begin.
 
     Branches are what `gather` takes. (The word is that of `asyncio.wait`, which would cancel none of them.)
     """
@@ -109,7 +110,7 @@ async def first_successful(*branches: Awaitable[Any]) -> tuple[int, Any]:
 async def _race(
     branches: Sequence[Awaitable[Any]], wins: Callable[[asyncio.Future[Any]], bool]
 ) -> tuple[int, Any]:
-    tasks = [asyncio.ensure_future(each) for each in branches]
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in branches]
     running = set(tasks)
     won: asyncio.Future[Any] | None = None
     while running and won is None:
@@ -140,7 +141,7 @@ async def _cancelled(
     running: set[asyncio.Future[Any]],
     won: asyncio.Future[Any] | None = None,
 ) -> None:
-    """Cancels those that run and waits for their ends. Raises what they failed with, together with what the winner did."""
+    """Cancels those that run and waits for their ends. Raises what they failed with, and the winner."""
     for each in tasks:
         if each in running:
             each.cancel()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
@@ -60,8 +61,10 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         commands, events = commands + 1, events + 1
         return payload_of(run_id, events - 1)
 
-    def not_come(timeout: Any) -> None:
+    def not_come(timeout: Any) -> Any:
         nonlocal commands
+        if timeout is None:
+            return _Forever()
         commands += 1
         raise TimeoutError
 
@@ -85,8 +88,14 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
 
         return word if task == "word" else number
 
-    before = {name: vars(module)[name] for name in ("sleep", "gather")}
-    vars(module).update(sleep=sleep, gather=_gather)
+    faked = {
+        "sleep": sleep,
+        "gather": _gather,
+        "first_completed": _completed,
+        "first_successful": _successful,
+    }
+    before = {name: vars(module)[name] for name in faked}
+    vars(module).update(faked)
     try:
         with contextlib.ExitStack() as stack, warnings.catch_warnings():
             # A branch that is made and never started, as the next one's arguments fail.
@@ -133,6 +142,62 @@ async def _gather(*branches: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
     if failures:
         raise ExceptionGroup(GROUP_TEXT, failures)
     return tuple(results)
+
+
+class _Forever:
+    """What never comes: only a branch that loses a race waits for it."""
+
+    def __await__(self) -> Generator[None, None, Any]:
+        yield
+
+
+@dataclass(slots=True, frozen=True)
+class _Ended:
+    value: Any = None
+    error: Exception | None = None
+
+
+def _step(branch: Coroutine[Any, Any, Any], *, cancelled: bool = False) -> _Ended | None:
+    """How a branch ends; None if it waits for ever."""
+    try:
+        if cancelled:
+            branch.throw(asyncio.CancelledError())
+        else:
+            branch.send(None)
+    except StopIteration as stop:
+        return _Ended(stop.value)
+    except asyncio.CancelledError:
+        return _Ended()
+    except Exception as error:
+        return _Ended(error=error)
+    return None
+
+
+async def _completed(*branches: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
+    """The first that ends: the others wait for ever and are cancelled, or it does not matter which is the first."""
+    ends = {place: end for place, branch in enumerate(branches) if (end := _step(branch)) is not None}
+    won = min(ends)
+    failures = {won: ends[won].error}
+    for place, branch in enumerate(branches):
+        if place not in ends:
+            failures[place] = (_step(branch, cancelled=True) or _Ended()).error
+    told = [error for place in sorted(failures) if (error := failures[place]) is not None]
+    if told and told != [ends[won].error]:
+        raise ExceptionGroup(GROUP_TEXT, told)
+    if told:
+        raise told[0]
+    return won, ends[won].value
+
+
+async def _successful(*branches: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
+    """The first that does not fail: all of them end."""
+    failures: list[Exception] = []
+    for place, branch in enumerate(branches):
+        try:
+            return place, await branch
+        except Exception as error:
+            failures.append(error)
+    raise ExceptionGroup(GROUP_TEXT, failures)
 
 
 def _ending(coroutine: Coroutine[Any, Any, Any]) -> Ending:

@@ -85,6 +85,7 @@ def program(number: int) -> ModuleType | None:
         task_options=task_options(queue),
         length=(2, 6),
         parks=number % 2 == 0,
+        sure=True,
     )
     try:
         return define(written.text())

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
-from msgspec import structs
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
-from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
-from dressage.expressions.values import Record, decode_stored, encode_stored
+from dressage.expressions.values import Record, encode_stored
+from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
     bounded,
     events_bytes,
     fitting,
     limit_state,
-    limit_threads,
     stored_bytes,
     too_large,
     type_error,
@@ -30,12 +28,10 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, RunThread, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import RunState, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
-    BranchEnded,
-    BranchStarted,
     EventData,
     FailureCaught,
     RunCancelled,
@@ -43,7 +39,7 @@ from dressage.protocol.events import (
     RunFailed,
     VariableChanged,
 )
-from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, catches_named
+from dressage.protocol.spec import catches_named
 
 EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
@@ -53,9 +49,6 @@ SMALL_BYTES = 1024
 
 ENDED: Final = -1
 """The node of a branch that has ended: it is at none."""
-
-CANCELLED: Final = FailureInfo("cancelled", "another branch was first", "cancelled", family=(CANCELLED_ERROR,))
-"""What is raised in the branches that have lost a race."""
 
 
 class Advance:
@@ -82,9 +75,7 @@ class Advance:
         self.ready = deque(thread for thread in state.threads if thread.wait is None)
         """The threads that can go on, in their order."""
 
-        self.unbegun: set[int] = set()
-        """The threads that were started and have not moved yet."""
-
+        self.branches = Branches(self)
         self.moving: RunThread | None = None
         self._scopes: dict[int, Scope] = {}
         self._thread: RunThread | None = None
@@ -94,6 +85,12 @@ class Advance:
         """From now on variables are those that `thread` sees."""
         self._thread = None if thread.parent is None else thread
         self.scope = self.root if thread.parent is None else self._scope_of(thread)
+
+    def forget(self, thread: RunThread) -> None:
+        """A thread has ended."""
+        self.state.threads.remove(thread)
+        self._scopes.pop(thread.id, None)
+        thread.node = ENDED
 
     def _scope_of(self, thread: RunThread) -> Scope:
         if thread.parent is None:
@@ -122,20 +119,6 @@ class Advance:
                 self.assign(target, value)
         except BadValue as wrong:
             self.fail(thread, type_error(wrong, self.definition.spec.nodes[waited].line), waited)
-
-    def start_branch(self, parent: RunThread, place: int, branch: Branch, given: dict[str, Any]) -> None:
-        """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
-        limit_threads(len(self.state.threads) + 1)
-        number, self.state.threads_made = self.state.threads_made, self.state.threads_made + 1
-        thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
-        self.state.threads.append(thread)
-        self.ready.append(thread)
-        self.unbegun.add(number)
-        self.emit(BranchStarted(parent.node, place, number, parent.id))
-        self.turn_to(thread)
-        for name, value in given.items():
-            self.assign(name, value)
-        self.turn_to(parent)
 
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
@@ -303,135 +286,13 @@ class Advance:
         if thread.parent is None:
             self.fail_run(failure)
         else:
-            self.end_branch(thread, failure)
+            self.branches.end(thread, failure)
 
     def _family(self, failure: FailureInfo) -> tuple[str, ...]:
         """By what it can be caught. The spec knows families of business failures: an error of such a name is none."""
         if failure.kind == "failure" and not failure.family:
             return self.definition.families.get(failure.name, ())
         return failure.family
-
-    def end_branch(self, thread: RunThread, outcome: msgspec.Raw | FailureInfo) -> None:
-        """A branch ends with a result in stored form, or with a failure, and with it its variables.
-
-        If it wins its race, the others are cancelled. Behind the last one its gather goes on, or raises what they failed
-        with. Raises `LimitExceeded`.
-        """
-        parent = self.thread(thread.parent or 0)
-        wait, place = parent.wait, thread.branch
-        assert isinstance(wait, GatherWait)
-        failure = outcome if isinstance(outcome, FailureInfo) else None
-        cancelled = failure is not None and failure.kind == "cancelled"
-        self.emit(
-            BranchEnded(wait.node, place, thread.id, None if cancelled else failure, cancelled=cancelled)
-        )
-        over = wait.won is not None or parent.cancel == "asked"
-        if cancelled or (over and failure is None):
-            wait = structs.replace(wait, dropped=wait.dropped + 1)
-        elif failure is not None:
-            wait = structs.replace(wait, failures={**wait.failures, place: failure})
-        else:
-            wait = structs.replace(wait, outputs={**wait.outputs, place: cast("msgspec.Raw", outcome)})
-        parent.wait, self.stored = wait, True
-        self.state.threads.remove(thread)
-        self._scopes.pop(thread.id, None)
-        thread.node = ENDED
-        if not over and self._wins(wait, failure):
-            self._won(parent, wait, place)
-        elif wait.ended == wait.branches:
-            self._gathered(parent, wait)
-
-    def _wins(self, wait: GatherWait, failure: FailureInfo | None) -> bool:
-        """Whether a branch that has ended so decides the race that it is in."""
-        node = self.definition.spec.nodes[wait.node]
-        assert isinstance(node, GatherNode)
-        return node.until == "completed" or (node.until == "successful" and failure is None)
-
-    def _won(self, parent: RunThread, wait: GatherWait, place: int) -> None:
-        # What others failed with before is told in the events; behind the race only the winner counts.
-        kept = {place: wait.failures[place]} if place in wait.failures else {}
-        dropped = wait.dropped + len(wait.failures) - len(kept)
-        parent.wait = wait = structs.replace(wait, won=place, failures=kept, dropped=dropped)
-        if wait.ended == wait.branches:
-            self._gathered(parent, wait)
-        else:
-            self._cancel_branches(parent)
-
-    def _gathered(self, thread: RunThread, wait: GatherWait) -> None:
-        self.turn_to(thread)
-        asked = thread.cancel == "asked"
-        if asked:
-            thread.cancel = "raised"
-        if wait.failures:
-            failures = [wait.failures[place] for place in sorted(wait.failures)]
-            alone = len(failures) == 1 and wait.won in wait.failures
-            self.fail(thread, failures[0] if alone else group_of(failures, GROUP_TEXT), wait.node)
-            return
-        if asked:
-            self.fail(thread, CANCELLED, wait.node)
-            return
-        node = self.definition.spec.nodes[wait.node]
-        assert isinstance(node, GatherNode)
-        outputs = {
-            place: decode_stored(raw, self.definition.types) for place, raw in wait.outputs.items()
-        }
-        value = tuple(outputs[place] for place in range(wait.branches)) if wait.won is None else None
-        if wait.won is not None:
-            value = (wait.won, outputs[wait.won])
-        self.go_on_with(thread, wait.node, node.next, node.target, value)
-
-    # -- cancelling branches -----------------------------------------------------------------------
-    def _cancel_branches(self, parent: RunThread) -> None:
-        """Cancels those branches of a thread that have not ended. Raises `LimitExceeded`."""
-        for thread in [each for each in self.state.threads if each.parent == parent.id]:
-            if not self.state.finished:
-                self._cancel(thread)
-
-    def _cancel(self, thread: RunThread) -> None:
-        if thread.cancel:
-            return
-        if thread.id in self.unbegun:
-            self.unbegun.remove(thread.id)
-            self.ready.remove(thread)
-            self.end_branch(thread, CANCELLED)
-            return
-        thread.cancel = "asked"
-        if thread.wait is not None:
-            self.raise_cancelled(thread)
-
-    def raise_cancelled(self, thread: RunThread) -> None:
-        """Raises `CancelledError` where the thread waits; if it waits for branches, when they have ended.
-
-        Nothing waits for its task or timer any more. Raises `LimitExceeded`.
-        """
-        wait = thread.wait
-        assert wait is not None
-        if isinstance(wait, GatherWait):
-            # What they failed with before, or a winner among them, counts no more.
-            before = {place for place in wait.failures if wait.won is None or place == wait.won}
-            left = {place: failure for place, failure in wait.failures.items() if place not in before}
-            dropped = wait.dropped + len(before) + len(wait.outputs)
-            thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped)
-            self._cancel_branches(thread)
-            return
-        thread.cancel = "raised"
-        self._abandon(thread, wait)
-        self.fail(thread, CANCELLED, wait.node)
-
-    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
-        """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
-        for place, effect in enumerate(self.effects):
-            match effect:
-                case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
-                    del self.effects[place]
-                    return
-                case SetTimer(timer_id=asked) if asked == wait.timer_id:
-                    del self.effects[place]
-                    return
-                case _:
-                    continue
-        if thread.timer_id:
-            self.effects.append(CancelTimer(thread.timer_id))
 
     def fail_run(self, failure: FailureInfo) -> None:
         if self.stored or not self.definition.state_fits:

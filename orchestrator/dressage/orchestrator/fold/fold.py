@@ -216,7 +216,7 @@ def _move(advance: Advance, thread: RunThread) -> None:
     definition, state = advance.definition, advance.state
     nodes = definition.nodes
     advance.moving = thread
-    advance.unbegun.discard(thread.id)
+    advance.branches.unbegun.discard(thread.id)
     advance.turn_to(thread)
     while thread.wait is None and thread.node >= 0 and not state.finished:
         far = not advance.steps and state.events < definition.events_near
@@ -241,7 +241,7 @@ def _move(advance: Advance, thread: RunThread) -> None:
         else:
             advance.steps += granted
         if thread.cancel == "asked" and thread.wait is not None and not state.finished:
-            advance.raise_cancelled(thread)
+            advance.branches.raise_cancelled(thread)
             advance.turn_to(thread)
     advance.moving = None
 

@@ -80,8 +80,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     """A path of control: at `node`, and waiting there if `wait` is set.
 
     A branch was started by thread `parent` as the branch at place `branch` of its gather at node `gather`, and has
-    `variables` of its own, in stored form. One that is to be cancelled is "asked", until `CancelledError` is "raised" in
-    it, which happens once: where it waits, but behind its own branches if it waits for such.
+    `variables` of its own, in stored form. One that is to be cancelled is "asked", until `CancelledError` is "raised"
+    in it, which happens once: where it waits, but behind its own branches if it waits for such.
     """
 
     id: int

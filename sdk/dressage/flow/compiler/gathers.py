@@ -15,7 +15,6 @@ from dressage.protocol.expressions import Expr, Name
 from dressage.protocol.spec import EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
-
 Until = Literal["all", "completed", "successful"]
 _UNTIL: Final[dict[object, Until]] = {
     gather: "all",

@@ -490,8 +490,8 @@ def _given(
         if node.target and node.until != "all" and held:
             # Whichever of them it is.
             either: Expr = held[-1]
-            for each in held[:-1]:
-                either = Conditional(constant(True), each, either)
+            for other in held[:-1]:
+                either = Conditional(constant(True), other, either)
             yield node.target, TupleOfExpr((constant(0), either))
         elif node.target:
             yield node.target, TupleOfExpr(tuple(held))

@@ -239,8 +239,9 @@ def raced(program: Program, depth: int) -> None:
     kinds = _racers(program, function)
     calls = ", ".join(text for text, _ in kinds)
     targets = {target for _, target in kinds}
-    if targets == {"a"} and program.random.random() < 0.6:
-        target = program.pick("a, b", "_, a", "b, a", "_, b")
+    twins = program.sure and targets == {"a"}
+    if targets == {"a"} and (twins or program.random.random() < 0.6):
+        target = program.pick(*(["a, b", "b, a"] if not twins else []), "_, a", "_, b")
         program.write(depth, f"{target} = await {function}({calls})")
         return
     program.write(depth, f"match await {function}({calls}):")
@@ -248,7 +249,9 @@ def raced(program: Program, depth: int) -> None:
     for place in sorted(places):
         target = kinds[place][1]
         program.write(depth + 1, f"case {place}, {target}:")
-        program.write(depth + 2, program.pick(f"t += '{place}'", f"t = f'{{{'t' if target == '_' else target}}}'"))
+        program.write(
+            depth + 2, program.pick(f"t += '{place}'", f"t = f'{{{'t' if target == '_' else target}}}'")
+        )
     if program.random.random() < 0.5:
         program.write(depth + 1, "case place, _:")
         program.write(depth + 2, "a = place + 5")
@@ -262,11 +265,15 @@ def _racers(program: Program, function: str) -> list[tuple[str, str]]:
     if program.sure:
         # One of them ends, or else the order of their ends changes nothing.
         timed = (f"never.wait(timeout={program.naps.format(program.integer())})", "_")
+        if program.random.random() < 0.3:
+            return [number, number]
         if function == "first_successful":
             found = [program.random.choice([number, word]), timed]
         else:
             found = [program.random.choice([number, word, timed])]
-            loser = program.random.choice([calm, *((f"{each}({program.integer()})", "a") for each in program.racers)])
+            loser = program.random.choice(
+                [calm, *((f"{each}({program.integer()})", "a") for each in program.racers)]
+            )
             found += [loser, calm][: program.random.randint(1, 2)]
     else:
         nap = f"timedelta(milliseconds=({program.integer()}) % 60)"

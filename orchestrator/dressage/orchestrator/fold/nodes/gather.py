@@ -1,4 +1,4 @@
-"""Branches side by side: each a run thread of its own, until the last has ended (`Advance.end_branch`)."""
+"""Branches side by side: each a run thread of its own, until the last has ended (`Branches.end`)."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         return
     thread.wait = GatherWait(thread.node, len(node.branches))
     for place, (branch, values) in enumerate(zip(node.branches, given, strict=True)):
-        advance.start_branch(thread, place, branch, values)
+        advance.branches.start(thread, place, branch, values)

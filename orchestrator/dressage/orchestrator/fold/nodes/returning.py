@@ -18,7 +18,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     assert isinstance(node, ReturnNode)
     value = None if node.value is None else advance.evaluate(ready, "value")
     if thread.parent is not None:
-        advance.end_branch(thread, msgspec.Raw(encode_stored(value)))
+        advance.branches.end(thread, msgspec.Raw(encode_stored(value)))
         return
     try:
         output = advance.definition.output.encode(value)

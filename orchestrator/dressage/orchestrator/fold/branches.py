@@ -1,0 +1,171 @@
+"""Branches: run threads that a gather or a race starts, how each of them ends, and how losers are cancelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+from msgspec import structs
+
+from dressage.expressions.groups import group_of
+from dressage.expressions.values import decode_stored
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.limits import limit_threads
+from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
+from dressage.protocol.commands import FailureInfo
+from dressage.protocol.events import BranchEnded, BranchStarted
+from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode
+
+if TYPE_CHECKING:
+    from dressage.orchestrator.fold.advance import Advance
+
+CANCELLED: Final = FailureInfo(
+    "cancelled", "another branch was first", "cancelled", family=(CANCELLED_ERROR,)
+)
+"""What is raised in the branches that have lost a race."""
+
+
+class Branches:
+    """The branches of one fold in progress."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.unbegun: set[int] = set()
+        """The threads that were started and have not moved yet."""
+
+    def start(self, parent: RunThread, place: int, branch: Branch, given: dict[str, Any]) -> None:
+        """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
+        limit_threads(len(self.advance.state.threads) + 1)
+        number, self.advance.state.threads_made = (
+            self.advance.state.threads_made,
+            self.advance.state.threads_made + 1,
+        )
+        thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
+        self.advance.state.threads.append(thread)
+        self.advance.ready.append(thread)
+        self.unbegun.add(number)
+        self.advance.emit(BranchStarted(parent.node, place, number, parent.id))
+        self.advance.turn_to(thread)
+        for name, value in given.items():
+            self.advance.assign(name, value)
+        self.advance.turn_to(parent)
+
+    def end(self, thread: RunThread, outcome: msgspec.Raw | FailureInfo) -> None:
+        """A branch ends with a result in stored form, or with a failure, and with it its variables.
+
+        If it wins its race, the others are cancelled. Behind the last one its gather goes on, or raises what they
+        failed with. Raises `LimitExceeded`.
+        """
+        parent = self.advance.thread(thread.parent or 0)
+        wait, place = parent.wait, thread.branch
+        assert isinstance(wait, GatherWait)
+        failure = outcome if isinstance(outcome, FailureInfo) else None
+        cancelled = failure is not None and failure.kind == "cancelled"
+        self.advance.emit(
+            BranchEnded(wait.node, place, thread.id, None if cancelled else failure, cancelled=cancelled)
+        )
+        over = wait.won is not None or parent.cancel == "asked"
+        if cancelled or (over and failure is None):
+            wait = structs.replace(wait, dropped=wait.dropped + 1)
+        elif failure is not None:
+            wait = structs.replace(wait, failures={**wait.failures, place: failure})
+        else:
+            wait = structs.replace(wait, outputs={**wait.outputs, place: cast("msgspec.Raw", outcome)})
+        parent.wait, self.advance.stored = wait, True
+        self.advance.forget(thread)
+        if not over and self._wins(wait, failure):
+            self._won(parent, wait, place)
+        elif wait.ended == wait.branches:
+            self._gathered(parent, wait)
+
+    def _wins(self, wait: GatherWait, failure: FailureInfo | None) -> bool:
+        """Whether a branch that has ended so decides the race that it is in."""
+        node = self.advance.definition.spec.nodes[wait.node]
+        assert isinstance(node, GatherNode)
+        return node.until == "completed" or (node.until == "successful" and failure is None)
+
+    def _won(self, parent: RunThread, wait: GatherWait, place: int) -> None:
+        # What others failed with before is told in the events; behind the race only the winner counts.
+        kept = {place: wait.failures[place]} if place in wait.failures else {}
+        dropped = wait.dropped + len(wait.failures) - len(kept)
+        parent.wait = wait = structs.replace(wait, won=place, failures=kept, dropped=dropped)
+        if wait.ended == wait.branches:
+            self._gathered(parent, wait)
+        else:
+            self._cancel_branches(parent)
+
+    def _gathered(self, thread: RunThread, wait: GatherWait) -> None:
+        self.advance.turn_to(thread)
+        asked = thread.cancel == "asked"
+        if asked:
+            thread.cancel = "raised"
+        if wait.failures:
+            failures = [wait.failures[place] for place in sorted(wait.failures)]
+            alone = len(failures) == 1 and wait.won in wait.failures
+            self.advance.fail(thread, failures[0] if alone else group_of(failures, GROUP_TEXT), wait.node)
+            return
+        if asked:
+            self.advance.fail(thread, CANCELLED, wait.node)
+            return
+        node = self.advance.definition.spec.nodes[wait.node]
+        assert isinstance(node, GatherNode)
+        outputs = {
+            place: decode_stored(raw, self.advance.definition.types) for place, raw in wait.outputs.items()
+        }
+        value = tuple(outputs[place] for place in range(wait.branches)) if wait.won is None else None
+        if wait.won is not None:
+            value = (wait.won, outputs[wait.won])
+        self.advance.go_on_with(thread, wait.node, node.next, node.target, value)
+
+    # -- cancelling branches -----------------------------------------------------------------------
+    def _cancel_branches(self, parent: RunThread) -> None:
+        """Cancels those branches of a thread that have not ended. Raises `LimitExceeded`."""
+        for thread in [each for each in self.advance.state.threads if each.parent == parent.id]:
+            if not self.advance.state.finished:
+                self._cancel(thread)
+
+    def _cancel(self, thread: RunThread) -> None:
+        if thread.cancel:
+            return
+        if thread.id in self.unbegun:
+            self.unbegun.remove(thread.id)
+            self.advance.ready.remove(thread)
+            self.end(thread, CANCELLED)
+            return
+        thread.cancel = "asked"
+        if thread.wait is not None:
+            self.raise_cancelled(thread)
+
+    def raise_cancelled(self, thread: RunThread) -> None:
+        """Raises `CancelledError` where the thread waits; if it waits for branches, when they have ended.
+
+        Nothing waits for its task or timer any more. Raises `LimitExceeded`.
+        """
+        wait = thread.wait
+        assert wait is not None
+        if isinstance(wait, GatherWait):
+            # What they failed with before, or a winner among them, counts no more.
+            before = {place for place in wait.failures if wait.won is None or place == wait.won}
+            left = {place: failure for place, failure in wait.failures.items() if place not in before}
+            dropped = wait.dropped + len(before) + len(wait.outputs)
+            thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped)
+            self._cancel_branches(thread)
+            return
+        thread.cancel = "raised"
+        self._abandon(thread, wait)
+        self.advance.fail(thread, CANCELLED, wait.node)
+
+    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
+        """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
+        for place, effect in enumerate(self.advance.effects):
+            match effect:
+                case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
+                    del self.advance.effects[place]
+                    return
+                case SetTimer(timer_id=asked) if asked == wait.timer_id:
+                    del self.advance.effects[place]
+                    return
+                case _:
+                    continue
+        if thread.timer_id:
+            self.advance.effects.append(CancelTimer(thread.timer_id))
