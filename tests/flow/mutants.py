@@ -17,9 +17,12 @@ from unittest import mock
 from dressage.expressions.groups import group_of
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
 from dressage.flow.compiler.graph import Graph, ScopeDraft
-from dressage.orchestrator.fold import advance
+from dressage.orchestrator.fold import advance, branches
 from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.nodes import ENTER, event
+from dressage.orchestrator.fold.state import GatherWait, RunThread
+from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
 from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode, catches_named
 
@@ -225,13 +228,75 @@ def failed_undo_forgotten() -> Iterator[None]:
 
 @mutant("a gather raises the first failure of several", first=16)
 def first_failure_only() -> Iterator[None]:
-    with mock.patch.object(advance, "group_of", lambda failures, text: group_of(failures[:1], text)):
+    with mock.patch.object(branches, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
 
 
 @mutant("branches share their variables")
 def shared_variables() -> Iterator[None]:
     with mock.patch.object(Advance, "_owner", return_value=None):
+        yield
+
+
+# -- races -------------------------------------------------------------------------------------------
+@mutant("a branch that loses a race ends where it waits, and tidies nothing up")
+def losers_tidy_nothing() -> Iterator[None]:
+    def end(self: Branches, thread: RunThread) -> None:
+        wait = thread.wait
+        assert wait is not None
+        if isinstance(wait, GatherWait):
+            self._cancel_branches(thread)
+            return
+        thread.cancel = "raised"
+        self._abandon(thread, wait)
+        self.end(thread, CANCELLED)
+
+    with mock.patch.object(Branches, "raise_cancelled", end):
+        yield
+
+
+@mutant("what losers fail with while they tidy up is forgotten")
+def failed_tidying_forgotten() -> Iterator[None]:
+    end = Branches.end
+
+    def forgetting(self: Branches, thread: RunThread, outcome: Any) -> None:
+        end(self, thread, CANCELLED if thread.cancel and isinstance(outcome, FailureInfo) else outcome)
+
+    with mock.patch.object(Branches, "end", forgetting):
+        yield
+
+
+@mutant("the last branch that ends wins the race")
+def last_one_wins() -> Iterator[None]:
+    wins = Branches._wins
+
+    def late(self: Branches, wait: GatherWait, failure: Any) -> bool:
+        return wait.ended == wait.branches and wins(self, wait, failure)
+
+    with mock.patch.object(Branches, "_wins", late):
+        yield
+
+
+@mutant("a branch that fails wins the race for a success, too")
+def failures_win() -> Iterator[None]:
+    def wins(self: Branches, wait: GatherWait, failure: Any) -> bool:
+        node: Any = self.advance.definition.spec.nodes[wait.node]
+        return bool(node.until != "all")
+
+    with mock.patch.object(Branches, "_wins", wins):
+        yield
+
+
+@mutant("what branches failed with before they were cancelled counts")
+def earlier_failures_count() -> Iterator[None]:
+    def cancel(self: Branches, thread: RunThread) -> None:
+        if isinstance(thread.wait, GatherWait):
+            self._cancel_branches(thread)
+        else:
+            raise_cancelled(self, thread)
+
+    raise_cancelled = Branches.raise_cancelled
+    with mock.patch.object(Branches, "raise_cancelled", cancel):
         yield
 
 

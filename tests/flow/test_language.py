@@ -87,6 +87,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "travel",
             "both_or_none",
             "with_what_is_left",
+            "offer_trip",
             "contract",
             "label",
             "review",
@@ -247,6 +248,18 @@ async def test_an_example_means_the_same_in_python_and_as_a_spec(
     compiled = repr(outcome.result) if outcome.failure is None else "{}: {}".format(*outcome.failure)
     assert python == compiled == way.expected
     assert len(slept) == len(outcome.slept) == way.slept
+
+
+def test_the_pages_trip_goes_to_whoever_answers_first(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.offer_trip)
+    test.task(page.ask_price).does(lambda supplier, city: {"north": 20, "south": 18}[supplier])
+    north = test.run("Rome", 3)
+    assert (north.result, north.elapsed) == ("no answer within 3 days", timedelta(days=3))
+    assert [call.arguments["supplier"] for call in test.task(page.take_back).calls] == ["north", "south"]
+    test.comes(page.accepted, "Ann", after=timedelta(days=1))
+    assert test.run("Rome", 3).result == "Ann goes to Rome for 20"
+    test.comes(page.rejected)
+    assert test.run("Rome", 3).result == "rejected"
 
 
 def test_the_pages_contract_takes_signatures_in_their_order(page: ModuleType) -> None:

@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather
-from dressage.flow import sleep, task, workflow
+from dressage.flow import first_completed, first_successful, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -438,6 +438,29 @@ CASES = {
         "await gather(‸gather(one(1)), one(2))",
         "a gather is no branch by itself",
         "await it in an async function, and make that a branch",
+    ),
+    "race of nobody": Case(
+        "await ‸first_completed()", "nobody would ever win this race", "write `first_completed(ship(order),"
+    ),
+    "race with options": Case(
+        "await first_successful(one(1), ‸first=2)",
+        "first_successful() takes branches only",
+        "write `first_successful(ship(order), bill(order))`",
+    ),
+    "gather of a race": Case(
+        "await gather(‸first_completed(one(1), one(2)), one(3))",
+        "a race is no branch by itself",
+        "await it in an async function, and make that a branch",
+    ),
+    "asyncio.wait": Case(
+        "await ‸asyncio.wait([one(1), one(2)])",
+        "asyncio.wait() would not be durable",
+        "use `first_completed`",
+    ),
+    "asyncio.wait_for": Case(
+        "await ‸asyncio.wait_for(one(1), 5)",
+        "asyncio.wait_for() would not be durable",
+        "use `first_completed`",
     ),
     "itself": Case("await ‸flow(x, items)", "flow is not known", "define it above"),
     "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),

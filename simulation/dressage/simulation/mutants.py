@@ -21,11 +21,12 @@ from msgspec import structs
 
 from dressage.brokers.interface import Message
 from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
-from dressage.orchestrator.fold.state import SleepWait
+from dressage.orchestrator.fold.state import RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, forwarding, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
@@ -761,6 +762,16 @@ def results_mixed_up() -> Iterator[None]:
         await report(self, publisher, stream, message, result)
 
     with mock.patch.object(Worker, "_report", mixed):
+        yield
+
+
+@mutant("a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python")
+def losers_tidy_nothing() -> Iterator[None]:
+    def end(self: Branches, thread: RunThread) -> None:
+        thread.cancel = "raised"
+        self.end(thread, CANCELLED)
+
+    with mock.patch.object(Branches, "raise_cancelled", end):
         yield
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from dressage.simulation.programs.program import Program, construct
 
@@ -232,61 +232,71 @@ def _branch(program: Program, kind: int) -> str:
     return f"{program.pick(*program.functions)}({program.integer()})"
 
 
+class _Racer(NamedTuple):
+    """A branch of a race, and the variable for its result."""
+
+    call: str
+    target: str
+
+
 @construct()
 def raced(program: Program, depth: int) -> None:
     """A race; what is written of it depends on who wins."""
     function = program.pick("first_completed", "first_successful")
-    kinds = _racers(program, function)
-    calls = ", ".join(text for text, _ in kinds)
-    targets = {target for _, target in kinds}
-    twins = program.sure and targets == {"a"}
-    if targets == {"a"} and (twins or program.random.random() < 0.6):
-        target = program.pick(*(["a, b", "b, a"] if not twins else []), "_, a", "_, b")
-        program.write(depth, f"{target} = await {function}({calls})")
+    racers, twins = _sure_racers(program, function) if program.sure else (_racers(program, function), False)
+    race = f"await {function}({', '.join(racer.call for racer in racers)})"
+    if {racer.target for racer in racers} == {"a"} and (twins or program.random.random() < 0.6):
+        program.write(depth, f"{program.pick('_, a', '_, b', *([] if twins else ['a, b', 'b, a']))} = {race}")
         return
-    program.write(depth, f"match await {function}({calls}):")
-    places = program.random.sample(range(len(kinds)), program.random.randint(1, len(kinds)))
-    for place in sorted(places):
-        target = kinds[place][1]
+    program.write(depth, f"match {race}:")
+    for place in sorted(program.random.sample(range(len(racers)), program.random.randint(1, len(racers)))):
+        target = racers[place].target
         program.write(depth + 1, f"case {place}, {target}:")
-        program.write(
-            depth + 2, program.pick(f"t += '{place}'", f"t = f'{{{'t' if target == '_' else target}}}'")
-        )
+        shown = "t" if target == "_" else target
+        program.write(depth + 2, program.pick(f"t += '{place}'", f"t = f'{{{shown}}}'"))
     if program.random.random() < 0.5:
         program.write(depth + 1, "case place, _:")
         program.write(depth + 2, "a = place + 5")
 
 
-def _racers(program: Program, function: str) -> list[tuple[str, str]]:
-    """The branches of a race, each with the variable for its result."""
-    number = (f"number({program.integer()})", "a")
-    word = (f"word({program.integer()}, y={program.string()})", "s")
-    calm = ("never.wait()", "_")
-    if program.sure:
-        # One of them ends, or else the order of their ends changes nothing.
-        timed = (f"never.wait(timeout={program.naps.format(program.integer())})", "_")
-        if program.random.random() < 0.3:
-            return [number, number]
-        if function == "first_successful":
-            found = [program.random.choice([number, word]), timed]
-        else:
-            found = [program.random.choice([number, word, timed])]
-            loser = program.random.choice(
-                [calm, *((f"{each}({program.integer()})", "a") for each in program.racers)]
-            )
-            found += [loser, calm][: program.random.randint(1, 2)]
+def _sure_racers(program: Program, function: str) -> tuple[list[_Racer], bool]:
+    """Branches of which one ends first for certain, or the order of their ends changes nothing; and whether these are
+    twins, of which nobody can tell which one was first."""
+    number, word, calm = _plain_racers(program)
+    timed = _Racer(f"never.wait(timeout={program.naps.format(program.integer())})", "_")
+    if program.random.random() < 0.3:
+        return [number, number], True
+    if function == "first_successful":
+        racers = [program.random.choice([number, word]), timed]
     else:
-        nap = f"timedelta(milliseconds=({program.integer()}) % 60)"
-        options = [number, word, (f"sleep({nap})", "_"), (f"never.wait(timeout={nap})", "_"), calm]
-        # One that ends is among them, and as many others as there may be.
-        found = [program.random.choice(options[:4])]
-        for _ in range(program.random.randint(1, 2)):
-            racer = (f"{program.pick(*program.racers)}({program.integer()})", "a") if program.racers else word
-            found.append(program.random.choice([*options, racer, racer, racer]))
-        if function == "first_successful":
-            found = [each for each in found if each != calm and not each[0].startswith("loser")]
-    program.random.shuffle(found)
-    return found
+        losers = [_Racer(f"{each}({program.integer()})", "a") for each in program.racers]
+        racers = [
+            program.random.choice([number, word, timed]),
+            program.random.choice([calm, *losers, *losers]),
+        ]
+        racers += [calm] * program.random.randint(0, 1)
+    program.random.shuffle(racers)
+    return racers, False
+
+
+def _racers(program: Program, function: str) -> list[_Racer]:
+    """Branches of which at least one ends; which one is first depends on how long they take."""
+    number, word, calm = _plain_racers(program)
+    nap = f"timedelta(milliseconds=({program.integer()}) % 60)"
+    ending = [number, word, _Racer(f"sleep({nap})", "_"), _Racer(f"never.wait(timeout={nap})", "_")]
+    names = [each for each in program.racers if function == "first_completed" or each != "loser"]
+    options = [*ending, *[_Racer(f"{each}({program.integer()})", "a") for each in names * 3]]
+    if function == "first_completed":
+        options.append(calm)
+    racers = [program.random.choice(ending), *program.random.choices(options, k=program.random.randint(1, 2))]
+    program.random.shuffle(racers)
+    return racers
+
+
+def _plain_racers(program: Program) -> tuple[_Racer, _Racer, _Racer]:
+    number = _Racer(f"number({program.integer()})", "a")
+    word = _Racer(f"word({program.integer()}, y={program.string()})", "s")
+    return number, word, _Racer("never.wait()", "_")
 
 
 @construct(weight=2, nested=True)
