@@ -19,10 +19,12 @@ sys.path.insert(0, str(EXAMPLES))
 
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
+import patient_checkout.workflow as patience  # noqa: E402
 import product_reviews.workflow as reviews  # noqa: E402
 import sign_up.workflow as customers  # noqa: E402
 import support_tickets.workflow as support  # noqa: E402
 import trip_booking.workflow as trips  # noqa: E402
+import two_suppliers.workflow as suppliers  # noqa: E402
 
 
 class Way(NamedTuple):
@@ -273,5 +275,92 @@ SIGNING: Final = {
     ),
 }
 
-WAYS: Final[dict[str, Way]] = {**CHECKOUT, **TRIPS, **REVIEWS, **SIGN_UP, **SUPPORT, **SIGNING}
+
+# -- two suppliers ---------------------------------------------------------------------------------
+def buying(*offers: tuple[Event[suppliers.Offer], str], **others: Any) -> Case:
+    part = suppliers.Part("p-1", "gear", Decimal(100))
+    coming = tuple((event, suppliers.Offer(Decimal(price))) for event, price in offers)
+    return case(suppliers.buy_part, suppliers.app, part, coming=coming, **others)
+
+
+def _only_south(supplier: str, part: suppliers.Part) -> None:
+    if supplier == "north":
+        raise OSError("down")
+
+
+_NORTH, _SOUTH = suppliers.north_offers, suppliers.south_offers
+
+BUYING: Final = {
+    "buying: the first offer": Way(
+        buying((_SOUTH, "90.00"), (_NORTH, "80.00"), plain=False),
+        "gear from south for 90.00",
+        "ORDERED",
+        "request-offer request-offer withdraw-request order-part",
+    ),
+    "buying: too dear at first": Way(
+        buying((_NORTH, "900.00"), (_NORTH, "99.00")),
+        "gear from north for 99.00",
+        "ORDERED",
+        "request-offer request-offer withdraw-request order-part",
+    ),
+    "buying: no offer": Way(
+        buying(), "no-offer", "NO OFFER", "request-offer request-offer withdraw-request withdraw-request"
+    ),
+    "buying: one cannot be asked": Way(
+        buying((_SOUTH, "90.00"), plain=False, request_offer=lambda: _only_south),
+        "gear from south for 90.00",
+        "ORDERED",
+        "request-offer request-offer*4 withdraw-request order-part",
+    ),
+}
+
+
+# -- patient checkout ------------------------------------------------------------------------------
+def patient(item: str, card: str, *coming: tuple[Event[Any], Any], **others: Any) -> Case:
+    order = patience.Order("o-1", item, Decimal("20.00"), card)
+    return case(patience.check_out, patience.app, order, coming=coming, **others)
+
+
+_WAIT = (patience.decided, patience.Decision.WAIT)
+_CANCEL = (patience.decided, patience.Decision.CANCEL)
+
+PATIENT: Final = {
+    "patient: paid": Way(patient("desk", "4242"), "20.00 from 4242", "PAID", "reserve charge"),
+    "patient: another card": Way(
+        patient("desk", "0000", (patience.card_given, "0001"), (patience.card_given, "4242")),
+        "20.00 from 4242",
+        "PAID",
+        "reserve charge charge charge",
+    ),
+    "patient: no other card": Way(
+        patient("desk", "0000"), "abandoned", "CARD NEEDED", "reserve charge release"
+    ),
+    "patient: sold out, and cancelled": Way(
+        patient("lamp", "4242", _CANCEL), "abandoned", "SOLD OUT", "reserve"
+    ),
+    "patient: sold out, and no answer": Way(patient("lamp", "4242"), "abandoned", "SOLD OUT", "reserve"),
+    "patient: there again": Way(
+        patient("lamp", "4242", _WAIT, (patience.restocked, None)),
+        "20.00 from 4242",
+        "PAID",
+        "reserve reserve charge",
+    ),
+    "patient: cancelled while waiting": Way(
+        patient("lamp", "4242", _WAIT, _CANCEL), "abandoned", "WAITING FOR STOCK", "reserve"
+    ),
+    "patient: never there again": Way(
+        patient("lamp", "4242", _WAIT), "abandoned", "WAITING FOR STOCK", "reserve"
+    ),
+}
+
+WAYS: Final[dict[str, Way]] = {
+    **CHECKOUT,
+    **TRIPS,
+    **REVIEWS,
+    **SIGN_UP,
+    **SUPPORT,
+    **SIGNING,
+    **BUYING,
+    **PATIENT,
+}
 CASES: Final[dict[str, Case]] = {name: way.case for name, way in WAYS.items()}
