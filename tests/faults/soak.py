@@ -296,6 +296,15 @@ class Soak:
         else:
             await self.server.stop()
         await self.server.start()
+        self._supervise()
+
+    def _supervise(self) -> None:
+        """Starts again what found no server when it started, as whatever watches over processes does."""
+        for process in self.family.processes.values():
+            if not process.alive and process.log().rstrip().rpartition("\n")[2].startswith(
+                "SERVER_UNREACHABLE"
+            ):
+                process.start()
 
     async def _fault_of(self, process: Process, kind: str, pause_s: float) -> None:
         if kind == "SIGSTOP":
@@ -310,6 +319,10 @@ class Soak:
         while self.tally.open(started) and time.monotonic() < deadline:
             await asyncio.sleep(0.5)
         wrong = self.tally.violations(started)
+        processes = self.family.processes.values()
+        wrong += [
+            f"{each.name} ended by itself" for each in processes if not each.alive and not each.ended_as_told
+        ]
         outside = Outside(observer, names, SHARDS, kill_app.expected)
         wrong += await outside.left([], SETTLE_S)
         bucket = await observer.stream_state(names.runs_stream())
