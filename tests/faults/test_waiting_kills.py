@@ -1,0 +1,81 @@
+"""`kill -9` of the owner between a wait and what it waits for, and while the losers of races tidy up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults import waiting_app  # pyright: ignore[reportMissingImports]
+from tests.faults.outside import Outside  # pyright: ignore[reportMissingImports]
+from tests.faults.processes import Family, connected  # pyright: ignore[reportMissingImports]
+
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.client import Client
+from dressage.protocol.errors import DressageError
+from dressage.protocol.names import Names
+
+pytestmark = [pytest.mark.anyio, pytest.mark.faults, pytest.mark.timeout(240)]
+
+RUNS = 240
+LANES = 24
+KILLS = 6
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Path) -> None:
+    folder = tmp_path / "nats"
+    async with EmbeddedServer(folder) as server:
+        with Family(tmp_path / "logs") as family:
+            at = ("--server", server.url)
+            orchestrator = family.dressage("orchestrator", "orchestrator", *at, "--shards", str(shards))
+            worker = family.dressage("worker", "worker", "waiting_app:app", *at, cwd=HERE)
+            try:
+                orchestrator.start()
+                client = await connected(server.url)
+                await client.register(waiting_app.waiting)
+                worker.start()
+                posting = asyncio.create_task(_all_posted(client))
+                for _ in range(KILLS):
+                    await asyncio.sleep(0.7)
+                    await orchestrator.kill()
+                    orchestrator.start()
+                assert not posting.done(), "the owner was killed when everything was over"
+                started = await posting
+                outside = Outside(client.connection, Names(), shards, waiting_app.expected)
+                (await outside.check(started, settle_s=120)).require()
+                await client.close()
+            except BaseException:
+                print(family.logs())
+                raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _all_posted(client: Client) -> dict[str, int]:
+    """Starts every run, and posts each of its events twice, whatever dies meanwhile."""
+    numbers = iter(range(RUNS))
+
+    async def lane() -> None:
+        for n in numbers:
+            run_id = f"run-{n}"
+            await _persistently(client.start, waiting_app.waiting, {"n": n}, run_id=run_id)
+            for place, (event, payload) in enumerate(waiting_app.posts(n)):
+                for _ in range(2):
+                    await _persistently(client.post, run_id, event, payload, event_id=f"{place}")
+                    await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(lane() for _ in range(LANES)))
+    return {f"run-{n}": n for n in range(RUNS)}
+
+
+async def _persistently(ask: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:
+    while True:
+        with contextlib.suppress(DressageError):
+            await ask(*args, **options)
+            return
+        await asyncio.sleep(0.05)

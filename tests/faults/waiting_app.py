@@ -1,0 +1,51 @@
+"""The application of the kill tests for what waits: races of events and time, whose losers tidy up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from dressage.flow import App, Event, first_completed, sleep, workflow
+
+app = App("waiting")
+approved = Event("approved", of=int)
+refused = Event("refused", of=int)
+never = Event("never")
+
+
+@app.task(retries=5)
+def tidy(n: int) -> int:
+    return n
+
+
+@workflow(name="waiting")
+async def waiting(n: int) -> int:
+    async def loser() -> None:
+        try:
+            await never.wait()
+        finally:
+            await tidy(n)
+
+    # To every third run nobody says a word.
+    limit = timedelta(seconds=1) if n % 3 == 0 else timedelta(hours=1)
+    total = 0
+    for weight in (1, 10):
+        match await first_completed(loser(), approved.wait(), refused.wait(), sleep(limit)):
+            case 1, number:
+                total += weight * number
+            case 2, number:
+                total -= weight * number
+            case _:
+                return -n
+    return 1000 * n + total
+
+
+def posts(n: int) -> list[tuple[Event[int], int]]:
+    """What is posted to the run with this input, in this order."""
+    if n % 3 == 0:
+        return []
+    return [(approved, 1), (refused, 1)] if n % 3 == 1 else [(approved, 1), (approved, 1)]
+
+
+def expected(n: int) -> int:
+    """What the run must give."""
+    return -n if n % 3 == 0 else 1000 * n + (-9 if n % 3 == 1 else 11)
