@@ -65,11 +65,13 @@ class Fakes:
     def side_by_side(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that starts branches, with the place of each noted."""
 
-        async def noted(*branches: Coroutine[Any, Any, Any]) -> Any:
+        async def noted(*branches: Coroutine[Any, Any, Any], **options: Any) -> Any:
             path, gathers = _path.get()
-            number = gathers[0] = gathers[0] + 1
+            if branches and options.get("limit", 1) > 0:
+                gathers[0] += 1
+            number = gathers[0]
             return await function(
-                *(_branch((*path, (number, place)), each) for place, each in enumerate(branches))
+                *(_branch((*path, (number, place)), each) for place, each in enumerate(branches)), **options
             )
 
         return noted

@@ -287,19 +287,6 @@ def failures_win() -> Iterator[None]:
         yield
 
 
-@mutant("what branches failed with before they were cancelled counts")
-def earlier_failures_count() -> Iterator[None]:
-    def cancel(self: Branches, thread: RunThread) -> None:
-        if isinstance(thread.wait, GatherWait):
-            self._cancel_branches(thread)
-        else:
-            raise_cancelled(self, thread)
-
-    raise_cancelled = Branches.raise_cancelled
-    with mock.patch.object(Branches, "raise_cancelled", cancel):
-        yield
-
-
 # -- assignments and expressions ---------------------------------------------------------------------
 @mutant("several targets are set one by one, while the values are still computed", first=4)
 def set_one_by_one() -> Iterator[None]:

@@ -7,7 +7,7 @@ expression language lacks is refused with what to write instead; nothing is pass
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -152,6 +152,13 @@ def translate(
     return found
 
 
+def translate_each(
+    node: ast.ListComp | ast.GeneratorExp, scope: Scope, value: Callable[[Scope], Expr]
+) -> Comprehension:
+    """A comprehension as a list of what `value` makes in the scope inside of it, whatever it says itself."""
+    return _Translation(scope, EXPRESSION_MAX_DEPTH - 1).each(node, value)
+
+
 class _Translation:
     """The translation of one node; its parts nest one level deeper."""
 
@@ -239,6 +246,19 @@ class _Translation:
 
     # -- what has variables of its own -------------------------------------------------------------
     def comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> Expr:
+        clauses, inner = self._clauses(node)
+        if isinstance(node, ast.DictComp):
+            return Comprehension("dict", inner.part(node.value), clauses, inner.part(node.key))
+        return Comprehension(_KINDS[type(node)], inner.part(node.elt), clauses)
+
+    def each(self, node: ast.ListComp | ast.GeneratorExp, value: Callable[[Scope], Expr]) -> Comprehension:
+        clauses, inner = self._clauses(node)
+        return Comprehension("list", value(inner.scope), clauses)
+
+    def _clauses(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
+    ) -> tuple[tuple[Clause, ...], _Translation]:
+        """What it goes through, and the translation of what stands inside."""
         # The first iterable is evaluated outside.
         iterables = [self.part(node.generators[0].iter, consumed=True)]
         targets = [self.target(each.target) for each in node.generators]
@@ -254,9 +274,7 @@ class _Translation:
             Clause(target, iterable, inner.parts(each.ifs))
             for target, iterable, each in zip(targets, iterables, node.generators, strict=True)
         )
-        if isinstance(node, ast.DictComp):
-            return Comprehension("dict", inner.part(node.value), clauses, inner.part(node.key))
-        return Comprehension(_KINDS[type(node)], inner.part(node.elt), clauses)
+        return clauses, inner
 
     def target(self, node: ast.expr, *, star: bool = False) -> Target:
         if isinstance(node, ast.Name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 from dressage.protocol.spec import GROUP_TEXT
@@ -42,16 +42,27 @@ async def gather(
     a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], d: Awaitable[D], e: Awaitable[E], f: Awaitable[F], /
 ) -> tuple[A, B, C, D, E, F]: ...
 @overload
-async def gather(*branches: Awaitable[R]) -> tuple[R, ...]: ...
-async def gather(*branches: Awaitable[Any]) -> tuple[Any, ...]:
+async def gather(*branches: Awaitable[R], limit: int | None = None) -> tuple[R, ...]: ...
+async def gather(*branches: Awaitable[Any], limit: int | None = None) -> tuple[Any, ...]:
     """Runs branches side by side and gives their results, in the order in which they are written.
 
     A branch is a call of a task, of `sleep`, of an event's `wait`, or of an async function, which runs as a run thread
     with variables of its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all
     failures is raised, in the order of the branches. (`asyncio.gather` would raise the first one and leave the others
     without anybody.)
+
+    `gather(*(ship(order) for order in orders), limit=20)` has a branch for each order, of which at most `limit` run at
+    a time; in a run it is 100 if nothing is said.
+
+    Raises `ValueError` for a limit below 1.
     """
-    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in branches]
+    if limit is not None and limit < 1:
+        for each in branches:
+            _forget(each)
+        raise ValueError(f"a limit is a number of branches, 1 or more, and not {limit}")
+    gate = None if limit is None else asyncio.Semaphore(limit)
+    awaited = branches if gate is None else [_in_turn(each, gate) for each in branches]
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in awaited]
     await _ended(tasks)
     failures = [error for each in tasks if (error := each.exception()) is not None]
     if failures:
@@ -124,6 +135,23 @@ async def _race(
         raise BaseExceptionGroup(GROUP_TEXT, [error for each in tasks if (error := each.exception())])
     await _cancelled(tasks, running, won)
     return tasks.index(won), won.result()
+
+
+async def _in_turn(branch: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
+    begun = False
+    try:
+        async with gate:
+            begun = True
+            return await branch
+    finally:
+        if not begun:
+            _forget(branch)
+
+
+def _forget(branch: Awaitable[Any]) -> None:
+    """A coroutine that is never to begin would be complained about."""
+    if isinstance(branch, Coroutine):
+        branch.close()
 
 
 async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:

@@ -276,6 +276,22 @@ class Branch(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     variables: tuple[str, ...] = ()
 
 
+class Each(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How many branches there are, and what each is given: one for each item of the list that `items` gives.
+
+    An item is a tuple, with a value for each of `names`: variables that are the branch's own. At most `limit` branches
+    run at a time (without it `EACH_LIMIT`); they begin in the order of the items.
+    """
+
+    items: Expr
+    names: tuple[str, ...] = ()
+    limit: Expr | None = None
+
+
+EACH_LIMIT = 100
+"""So many branches for the items of a list run at a time, if the workflow says nothing else."""
+
+
 class GatherNode(
     msgspec.Struct,
     tag="gather",
@@ -292,11 +308,14 @@ class GatherNode(
     none does, all have failed). The others are cancelled: `CancelledError` is raised where each of them waits. When the
     last one has ended, `target` takes the pair of the winner's place and its result; what the winner failed with
     is raised here, and what others failed with after they were cancelled, as one group.
+
+    With `each` the one branch of `branches` is started for every item of a list; it has no `args`.
     """
 
     branches: tuple[Branch, ...]
     next: int
     target: str | None = None
+    each: Each | None = None
     until: Literal["all", "completed", "successful"] = "all"
     scope: int | None = None
     line: int = 0

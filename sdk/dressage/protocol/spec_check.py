@@ -12,6 +12,7 @@ from dressage.protocol.spec import (
     AssignNode,
     Branch,
     BranchNode,
+    Each,
     EventNode,
     GatherNode,
     Node,
@@ -140,6 +141,8 @@ def _check_node(number: int, node: Node) -> None:
                 raise BadSpec(f"node {number} is a race without branches: nobody would ever win it")
             for branch in node.branches:
                 _check_branch(number, branch)
+            if node.each is not None:
+                _check_each(number, node, node.each)
         case BranchNode() | SleepNode() | ReturnNode():
             pass
 
@@ -151,6 +154,19 @@ def _check_branch(number: int, branch: Branch) -> None:
     for name in branch.args:
         if name not in branch.variables:
             raise BadSpec(f"argument {name!r} of a branch of node {number} is none of its variables")
+
+
+def _check_each(number: int, node: GatherNode, each: Each) -> None:
+    if len(node.branches) != 1 or node.branches[0].args:
+        raise BadSpec(
+            f"node {number} has branches for the items of a list: it has one branch, without arguments"
+        )
+    _refuse_twice(f"variable of the items of node {number}", each.names)
+    for name in each.names:
+        if name not in node.branches[0].variables:
+            raise BadSpec(
+                f"{name!r}, which the items of node {number} give, is none of its branch's variables"
+            )
 
 
 def _targets(node: Node) -> tuple[int, ...]:

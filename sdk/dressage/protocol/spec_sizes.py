@@ -15,6 +15,7 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
+    Each,
     EventNode,
     GatherNode,
     Limits,
@@ -166,12 +167,14 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():
             return _given({"value": node.value})
-        case GatherNode():
+        case GatherNode(each=None):
             return {
                 branch_argument(place, name): expr
                 for place, branch in enumerate(node.branches)
                 for name, expr in branch.args.items()
             }
+        case GatherNode(each=Each(items, _, limit)):
+            return _given({"items": items, "limit": limit})
 
 
 def branch_argument(branch: int, name: str) -> str:

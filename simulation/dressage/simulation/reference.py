@@ -130,8 +130,10 @@ def _called(module: ModuleType, run_id: str, task: str, args: dict[str, Any]) ->
     return result_of(task, plan.value)
 
 
-async def _gather(*branches: Coroutine[Any, Any, Any]) -> tuple[Any, ...]:
+async def _gather(*branches: Coroutine[Any, Any, Any], limit: int | None = None) -> tuple[Any, ...]:
     """One branch after the other: what tasks come to does not depend on when they are called."""
+    if limit is not None and limit < 1:
+        raise ValueError(limit)
     results: list[Any] = []
     failures: list[Exception] = []
     for branch in branches:

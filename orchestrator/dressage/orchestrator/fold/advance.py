@@ -228,7 +228,8 @@ class Advance:
     def _owner(self, thread: RunThread, name: str) -> RunThread | None:
         """The branch, of this one and those around it, whose own variable this is; None for one of the run."""
         while thread.parent is not None:
-            if name in self.definition.branch_variables[thread.gather, thread.branch]:
+            owned = self.definition.branch_variables
+            if name in (owned.get((thread.gather, thread.branch)) or owned[thread.gather, 0]):
                 return thread
             thread = self.thread(thread.parent)
         return None

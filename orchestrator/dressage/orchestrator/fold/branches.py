@@ -10,7 +10,7 @@ from msgspec import structs
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
-from dressage.orchestrator.fold.limits import limit_threads
+from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
@@ -50,33 +50,52 @@ class Branches:
             self.advance.assign(name, value)
         self.advance.turn_to(parent)
 
+    def start_next(self, parent: RunThread) -> None:
+        """Of those that there are for the items of a list, the next one begins. Raises `LimitExceeded`."""
+        wait, advance = parent.wait, self.advance
+        assert isinstance(wait, GatherWait)
+        node = advance.definition.spec.nodes[wait.node]
+        assert isinstance(node, GatherNode)
+        assert node.each is not None
+        item, *left = wait.given
+        parent.wait = structs.replace(wait, given=left, held=wait.held - len(item))
+        values = decode_stored(item, advance.definition.types)
+        given = dict(zip(node.each.names, values, strict=True))
+        self.start(parent, wait.branches - len(wait.given), node.branches[0], given)
+
     def end(self, thread: RunThread, outcome: msgspec.Raw | FailureInfo) -> None:
         """A branch ends with a result in stored form, or with a failure, and with it its variables.
 
         If it wins its race, the others are cancelled. Behind the last one its gather goes on, or raises what they
         failed with. Raises `LimitExceeded`.
         """
-        parent = self.advance.thread(thread.parent or 0)
+        advance = self.advance
+        parent = advance.thread(thread.parent or 0)
         wait, place = parent.wait, thread.branch
         assert isinstance(wait, GatherWait)
         failure = outcome if isinstance(outcome, FailureInfo) else None
         cancelled = failure is not None and failure.kind == "cancelled"
-        self.advance.emit(
-            BranchEnded(wait.node, place, thread.id, None if cancelled else failure, cancelled=cancelled)
-        )
+        told = None if cancelled else failure
+        advance.emit(BranchEnded(wait.node, place, thread.id, told, cancelled=cancelled))
         over = wait.won is not None or parent.cancel == "asked"
         if cancelled or (over and failure is None):
             wait = structs.replace(wait, dropped=wait.dropped + 1)
         elif failure is not None:
-            wait = structs.replace(wait, failures={**wait.failures, place: failure})
+            held = wait.held + bytes_of(failure)
+            wait = structs.replace(wait, failures={**wait.failures, place: failure}, held=held)
         else:
-            wait = structs.replace(wait, outputs={**wait.outputs, place: cast("msgspec.Raw", outcome)})
-        parent.wait, self.advance.stored = wait, True
-        self.advance.forget(thread)
+            output = cast("msgspec.Raw", outcome)
+            wait = structs.replace(
+                wait, outputs={**wait.outputs, place: output}, held=wait.held + len(output)
+            )
+        parent.wait, advance.stored = wait, True
+        advance.forget(thread)
         if not over and self._wins(wait, failure):
             self._won(parent, wait, place)
         elif wait.ended == wait.branches:
             self._gathered(parent, wait)
+        elif wait.given:
+            self.start_next(parent)
 
     def _wins(self, wait: GatherWait, failure: FailureInfo | None) -> bool:
         """Whether a branch that has ended so decides the race that it is in."""
@@ -87,8 +106,8 @@ class Branches:
     def _won(self, parent: RunThread, wait: GatherWait, place: int) -> None:
         # What others failed with before is told in the events; behind the race only the winner counts.
         kept = {place: wait.failures[place]} if place in wait.failures else {}
-        dropped = wait.dropped + len(wait.failures) - len(kept)
-        parent.wait = wait = structs.replace(wait, won=place, failures=kept, dropped=dropped)
+        dropped = wait.dropped + len(wait.failures) - len(kept) + len(wait.given)
+        parent.wait = wait = structs.replace(wait, won=place, failures=kept, dropped=dropped, given=[])
         if wait.ended == wait.branches:
             self._gathered(parent, wait)
         else:
@@ -147,8 +166,8 @@ class Branches:
             # What they failed with before, or a winner among them, counts no more.
             before = {place for place in wait.failures if wait.won is None or place == wait.won}
             left = {place: failure for place, failure in wait.failures.items() if place not in before}
-            dropped = wait.dropped + len(before) + len(wait.outputs)
-            thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped)
+            dropped = wait.dropped + len(before) + len(wait.outputs) + len(wait.given)
+            thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped, given=[], held=0)
             self._cancel_branches(thread)
             return
         thread.cancel = "raised"

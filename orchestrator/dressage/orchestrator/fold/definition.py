@@ -83,7 +83,8 @@ class Definition:
             if isinstance(node, GatherNode)
             for place, branch in enumerate(node.branches)
         }
-        """Which variables are a branch's own, by the node of its gather and its place there."""
+        """Which variables are a branch's own, by the node of its gather and its place there. Those that there are for
+        the items of a list have what the first one has."""
 
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}

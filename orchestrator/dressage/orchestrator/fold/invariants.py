@@ -78,7 +78,7 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
             return "a thread neither moves nor waits"
         if isinstance(wait, GatherWait):
             running = open_branches[thread.id]
-            if running + wait.ended != wait.branches or not running:
+            if running + wait.ended + len(wait.given) != wait.branches or not running:
                 return "a gather waits for branches that are not there"
             continue
         if isinstance(wait, EventWait) and not wait.timer_id:

@@ -97,13 +97,18 @@ def limit_details(details: bytes, what: str) -> None:
         raise LimitExceeded("failure-details", f"{what} nests deeper than {VALUE_MAX_DEPTH} levels")
 
 
+def bytes_of(failure: FailureInfo) -> int:
+    """What a failure takes in the state."""
+    return len(_to_json(failure))
+
+
 def waiting_bytes(thread: RunThread) -> int:
     """What the wait of a thread takes in the state beyond its ids."""
     match thread.wait:
         case TaskWait(args=args):
             return len(args)
-        case GatherWait(outputs=outputs, failures=failures):
-            return sum(map(len, outputs.values())) + sum(len(_to_json(each)) for each in failures.values())
+        case GatherWait(held=held):
+            return held
         case _:
             return 0
 

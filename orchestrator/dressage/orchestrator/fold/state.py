@@ -58,6 +58,8 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
     or what they failed with, by their place.
 
     `won` is the place of the branch that has won a race. Of `dropped` branches that have ended nothing is kept.
+    `given` has what those are given, in stored form, that have not begun, as there is a `limit` to how many run at a
+    time; 0: there is none. `held` is how many bytes of results, failures and such there are.
     """
 
     node: int
@@ -66,6 +68,9 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
     failures: dict[int, FailureInfo] = {}
     won: int | None = None
     dropped: int = 0
+    given: list[msgspec.Raw] = []
+    limit: int = 0
+    held: int = 0
 
     @property
     def ended(self) -> int:

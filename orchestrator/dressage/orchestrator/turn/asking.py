@@ -286,6 +286,8 @@ def waiting_for(state: RunState) -> str:
                 waits[
                     f"event {wait.event}" + (f" until {rfc3339(wait.until_ms)}" if wait.timer_id else "")
                 ] += 1
+            case GatherWait(limit=limit) as wait if limit:
+                waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
             case GatherWait() | None:
                 # What it waits for are its branches, which wait themselves.
                 pass

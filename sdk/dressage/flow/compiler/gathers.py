@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 from typing import Final, Literal
 
+from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
+from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
 from dressage.flow.compiler.waits import event_of, timeout_of
-from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.spec import EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.expressions import Expr, Name, TupleOfExpr
+from dressage.protocol.spec import Each, EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
 Until = Literal["all", "completed", "successful"]
@@ -32,25 +34,39 @@ def until_of(context: Context, call: ast.Call) -> Until | None:
 def results_of(context: Context, call: ast.Call) -> int | None:
     """How many items `await call` gives: one for each branch, and of a race the winner's place and its result."""
     until = until_of(context, call)
-    return None if until is None else len(call.args) if until == "all" else 2
+    if until is None or until != "all":
+        return None if until is None else 2
+    return None if _items_of(call) is not None else len(call.args)
 
 
 def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str | None, until: Until) -> None:
     """The node that starts the branches, and behind it the nodes of each; what they are given is computed first."""
     name = ast.unparse(call.func)
     advice = f"write `{name}(ship(order), bill(order))`"
-    if call.keywords:
-        raise context.refusal(call.keywords[0], f"{name}() takes branches only", advice)
+    items = _items_of(call)
+    keywords = [each for each in call.keywords if items is None or until != "all" or each.arg != "limit"]
+    if keywords:
+        what = f"{name}() takes branches only"
+        if until == "all" and keywords[0].arg == "limit":
+            what = "a limit is for branches whose number is not known here"
+        raise context.refusal(keywords[0], what, advice)
     if len(call.args) > BRANCHES_MAX:
         raise context.refusal(
-            call, f"{name}() takes at most {BRANCHES_MAX} branches (limit spec-size)", "nest them"
+            call,
+            f"{name}() takes at most {BRANCHES_MAX} branches (limit spec-size)",
+            f"write `{name}(*(ship(order) for order in orders))`, or nest them",
         )
     if until != "all" and not call.args:
         raise context.refusal(call, "nobody would ever win this race", advice)
     graph, after = context.graph, Label()
-    branches = [_Branch(context, each) for each in call.args]
+    each: Each | None = None
+    if items is None:
+        branches = [_Branch(context, each_call) for each_call in call.args]
+    else:
+        branch, each = _each_of(context, items, call.keywords)
+        branches = [branch]
     drafts = [branch.draft for branch in branches]
-    graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target, until=until)
+    graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target, each=each, until=until)
     scope = graph.scope
     graph.scope = None
     for branch in branches:
@@ -59,13 +75,50 @@ def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str |
     graph.mark(after)
 
 
+def _items_of(call: ast.Call) -> ast.ListComp | ast.GeneratorExp | None:
+    """What says for which items there are branches: `gather(*(ship(order) for order in orders))`."""
+    only = call.args[0] if len(call.args) == 1 else None
+    items = only.value if isinstance(only, ast.Starred) else None
+    return items if isinstance(items, ast.ListComp | ast.GeneratorExp) else None
+
+
+def _each_of(
+    context: Context, items: ast.ListComp | ast.GeneratorExp, keywords: list[ast.keyword]
+) -> tuple[_Branch, Each]:
+    """The branch that there is for each item, and what it is given of the item."""
+    awaits = next((each for each in ast.walk(items) if isinstance(each, ast.Await)), None)
+    if awaits is not None:
+        advice = "await it in a statement before, or in an async function that is the branch"
+        raise context.refusal(
+            awaits, "the branches of a gather begin together, behind all that is awaited", advice
+        )
+    made: list[_Branch] = []
+
+    def given(inner: Scope) -> Expr:
+        around, names = context.scope, context.names
+        assert isinstance(inner, FlowScope)
+        context.scope, context.names = inner, inner.names
+        try:
+            made.append(_Branch(context, items.elt))
+        finally:
+            context.scope, context.names = around, names
+        return TupleOfExpr(tuple(made[0].draft.args.values()))
+
+    listed = translate_each(items, context.scope, given)
+    branch = made[0]
+    names, branch.draft.args = tuple(branch.draft.args), {}
+    limit = context.translate(keywords[0].value) if keywords else None
+    return branch, Each(listed, names, limit)
+
+
 class _Branch:
     """One branch: the call that it is, and what it is given."""
 
     def __init__(self, context: Context, node: ast.expr) -> None:
         if isinstance(node, ast.Starred):
-            what = "how many branches there are must be seen here"
-            raise context.refusal(node, what, "write the branches one by one")
+            what = "what the branches are must be seen here"
+            advice = "write `gather(*(ship(order) for order in orders))` and nothing else, or the branches one by one"
+            raise context.refusal(node, what, advice)
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
             raise context.refusal(node, what, "write `gather(ship(order), ...)`")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dressage.protocol.expressions import Expr
-from dressage.protocol.spec import Branch, GatherNode, Handler, Node, Scope
+from dressage.protocol.spec import Branch, Each, GatherNode, Handler, Node, Scope
 
 
 class Label:
@@ -141,6 +141,8 @@ class Graph:
         for draft in self.drafts[first:]:
             for branch in cast("list[BranchDraft]", draft.fields.get("branches", [])):
                 yield from branch.args
+            if (each := cast("Each | None", draft.fields.get("each"))) is not None:
+                yield from each.names
             if draft.fields.get("target") and draft.fields.get("attribute") is None:
                 yield draft.fields["target"]
 

@@ -486,6 +486,9 @@ def _given(
     elif isinstance(node, GatherNode):
         for branch in node.branches:
             yield from branch.args.items()
+        if node.each is not None:
+            item = Index(node.each.items, constant(0))
+            yield from ((name, Index(item, constant(place))) for place, name in enumerate(node.each.names))
         held = [Name(each) for each in results.get(node.target or "", ())]
         if node.target and node.until != "all" and held:
             # Whichever of them it is.
@@ -494,7 +497,8 @@ def _given(
                 either = Conditional(constant(True), other, either)
             yield node.target, TupleOfExpr((constant(0), either))
         elif node.target:
-            yield node.target, TupleOfExpr(tuple(held))
+            # A tuple of nobody knows how many is, for what is derived from it, as good as a list.
+            yield node.target, TupleOfExpr(tuple(held)) if node.each is None else ListOfExpr(tuple(held))
 
 
 def _unpacked(kind: TypeRef | None, counts: Sequence[Expr]) -> TypeRef | None:

@@ -100,8 +100,9 @@ class Paths:
             case TaskNode() | EventNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case GatherNode():
+                names = frozenset[str]() if node.each is None else frozenset(node.each.names)
                 for branch in node.branches:
-                    yield branch.entry, frozenset(branch.args)
+                    yield branch.entry, names.union(branch.args)
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})

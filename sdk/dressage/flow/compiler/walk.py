@@ -90,7 +90,10 @@ def bindings_in(node: Node) -> list[Bind]:
 def targets_of(node: Node) -> list[str]:
     """The variables that a node may set."""
     target = node.target if isinstance(node, TaskNode | EventNode | AssignNode | GatherNode) else None
-    given = [name for branch in node.branches for name in branch.args] if isinstance(node, GatherNode) else []
+    given: list[str] = []
+    if isinstance(node, GatherNode):
+        given = [name for branch in node.branches for name in branch.args]
+        given += [] if node.each is None else node.each.names
     return [*given, *(each.name for each in bindings_in(node)), *([target] if target else [])]
 
 

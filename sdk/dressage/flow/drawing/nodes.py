@@ -119,6 +119,9 @@ def _return(_: WorkflowSpec, node: ReturnNode) -> str:
 def _gather(_: WorkflowSpec, node: GatherNode) -> str:
     target = f"{node.target} = " if node.target else ""
     count = f"{len(node.branches)} branch" + "es" * (len(node.branches) != 1)
+    if node.each is not None:
+        limit = "" if node.each.limit is None else f", limit={expression_text(node.each.limit)}"
+        count = f"one branch for each of {expression_text(node.each.items)}{limit}"
     return f"{target}await {_OF_BRANCHES[node.until]}({count})"
 
 
@@ -135,6 +138,11 @@ def _branches(node: GatherNode) -> tuple[Way, ...]:
         Way(branch.entry, f"branch {place}{_given(branch)}", begins=True)
         for place, branch in enumerate(node.branches, 1)
     )
+    if node.each is not None:
+        names = ", ".join(node.each.names)
+        starts = (
+            Way(node.branches[0].entry, "each branch" + (f" with {names}" if names else ""), begins=True),
+        )
     return (*starts, Way(node.next, "all ended" if node.branches else ""))
 
 

@@ -232,6 +232,38 @@ def _branch(program: Program, kind: int) -> str:
     return f"{program.pick(*program.functions)}({program.integer()})"
 
 
+@construct()
+def fanned(program: Program, depth: int) -> None:
+    """A branch for each item of a list, of which only some run at a time."""
+    integer, string = program.integer, program.string
+    items, names = program.random.choice(
+        [
+            (f"[{integer()}, {integer()}, {integer()}, {integer()}]", "n"),
+            (f"range(({integer()}) % 7)", "n"),
+            (f"{string()}", "c"),
+            (f"enumerate({string()})", "n, c"),
+            (f"{{'k': {integer()}, 'l': {integer()}}}.items()", "c, n"),
+            (f"zip([{integer()}, {integer()}, a], {string()})", "n, c"),
+        ]
+    )
+    number = "n" if "n" in names else "len(c)"
+    text = "c" if "c" in names else "str(n)"
+    calls = [
+        (f"number({number} + {integer()})", "sum(got_{0})"),
+        (f"word({number}, y={text} + {string()})", "len(''.join(got_{0}))"),
+        (f"sleep({program.naps.format(number)})", "len(got_{0})"),
+    ]
+    calls += [(f"{function}({number} - b)", "sum(got_{0})") for function in program.functions]
+    branch, result = program.random.choice(calls)
+    only = f" if {number} != {integer()}" if program.random.random() < 0.3 else ""
+    written = f"{branch} for {names} in {items}{only}"
+    written = program.pick(f"*({written})", f"*[{written}]")
+    limit = program.pick("", f", limit=({integer()}) % 3", ", limit=2", f", limit=1 + ({integer()}) % 4")
+    got = f"got_{len(program.lines)}"
+    program.write(depth, f"{got} = await gather({written}{limit})")
+    program.write(depth, f"{program.pick('a', 'b')} = {result.format(len(program.lines) - 1)}")
+
+
 class _Racer(NamedTuple):
     """A branch of a race, and the variable for its result."""
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
+from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.state import GatherWait, RunThread
-from dressage.protocol.spec import GatherNode
+from dressage.protocol.spec import EACH_LIMIT, Each, GatherNode
 from dressage.protocol.spec_sizes import branch_argument
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, GatherNode)
+    if node.each is not None:
+        _enter_each(advance, thread, ready, node, node.each)
+        return
     # All of it before the first branch starts: what fails here fails at the gather, and leaves no branch behind.
     given = [
         {
@@ -21,10 +30,52 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         for place, branch in enumerate(node.branches)
     ]
     if not node.branches:
-        advance.go_on(thread, node.next)
-        if node.target is not None:
-            advance.assign(node.target, ())
+        _nothing(advance, thread, node)
         return
     thread.wait = GatherWait(thread.node, len(node.branches))
     for place, (branch, values) in enumerate(zip(node.branches, given, strict=True)):
         advance.branches.start(thread, place, branch, values)
+
+
+def _enter_each(advance: Advance, thread: RunThread, ready: ReadyNode, node: GatherNode, each: Each) -> None:
+    items: Any = advance.evaluate(ready, "items")
+    fitting = isinstance(items, list | tuple) and all(
+        isinstance(item, tuple) and len(item) == len(each.names) for item in list[Any](items)
+    )
+    if not fitting:
+        # Only a spec that no compiler wrote can say so.
+        raise ExpressionFailed(f"TypeError: items are tuples of {len(each.names)} values")
+    limit = EACH_LIMIT
+    if each.limit is not None:
+        limit = _limit(advance.evaluate(ready, "limit"))
+    if not items:
+        if node.until != "all":
+            raise ExpressionFailed("ValueError: nobody would ever win a race without branches")
+        _nothing(advance, thread, node)
+        return
+    given = [
+        msgspec.Raw(encode_stored(tuple(map(advance.admitted, each.names, item))))
+        for item in list[Any](items)
+    ]
+    size = sum(map(len, given))
+    advance.scope.spend(size)
+    advance.stored = True
+    thread.wait = GatherWait(thread.node, len(given), given=given, limit=limit, held=size)
+    for _ in range(min(limit, len(given))):
+        advance.branches.start_next(thread)
+
+
+def _limit(value: Any) -> int:
+    if value is None:
+        return EACH_LIMIT
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ExpressionFailed(f"TypeError: a limit is a number of branches, not {type(value).__name__}")
+    if value < 1:
+        raise ExpressionFailed(f"ValueError: a limit is a number of branches, 1 or more, and not {value}")
+    return value
+
+
+def _nothing(advance: Advance, thread: RunThread, node: GatherNode) -> None:
+    advance.go_on(thread, node.next)
+    if node.target is not None:
+        advance.assign(node.target, ())
