@@ -20,7 +20,7 @@ from dressage.flow.compiler.language import LANGUAGE, table
 from dressage.flow.compiler.statements import SUPPORTED_STATEMENTS
 from dressage.protocol.spec_reading import read_spec
 from dressage.protocol.types import RecordType
-from dressage.testing import WorkflowTest
+from dressage.testing import FakeTask, WorkflowTest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
 BUILTIN_TABLE = re.compile(r"(?s)(?<=<!-- builtins -->\n).*(?=<!-- end of builtins -->)")
@@ -87,6 +87,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "travel",
             "both_or_none",
             "with_what_is_left",
+            "plan_tour",
             "offer_trip",
             "contract",
             "label",
@@ -197,6 +198,11 @@ WAYS = {
     "a failure inside a branch": Way(
         "both_or_none", {"city": "Rome"}, "'room in Rome, no seat'", ("reserve-seat",)
     ),
+    "a branch for each item": Way(
+        "plan_tour",
+        {"cities": ["Rome", "", "Bonn"], "day": 1},
+        "{'room in Rome': 'seat 1', 'room in Bonn': 'seat 3'}",
+    ),
     "a group": Way(
         "both_or_none", {"city": "Rome"}, "'nothing: branches failed (1 sub-exception)'", ("reserve-room",)
     ),
@@ -252,7 +258,8 @@ async def test_an_example_means_the_same_in_python_and_as_a_spec(
 
 def test_the_pages_trip_goes_to_whoever_answers_first(page: ModuleType) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(page.offer_trip)
-    test.task(page.ask_price).does(lambda supplier, city: {"north": 20, "south": 18}[supplier])
+    asked: FakeTask[..., Any] = test.task(page.ask_price)
+    asked.does(lambda supplier, city: {"north": 20, "south": 18}[supplier])
     north = test.run("Rome", 3)
     assert (north.result, north.elapsed) == ("no answer within 3 days", timedelta(days=3))
     assert [call.arguments["supplier"] for call in test.task(page.take_back).calls] == ["north", "south"]

@@ -419,10 +419,30 @@ CASES = {
         "await came.wait()\nawait ‸other_came.wait()", "two events are named came", "another name"
     ),
     "event as a value": Case("y = ‸came", "event came is no value", "await it: `await came.wait()`"),
-    "gather of a list": Case(
-        "await gather(‸*[one(i) for i in items])",
-        "how many branches there are must be seen here",
-        "write the branches one by one",
+    "gather of a list and more": Case(
+        "await gather(‸*[one(i) for i in items], one(1))",
+        "what the branches are must be seen here",
+        "write `gather(*(ship(order) for order in orders))` and nothing else, or the branches one by one",
+    ),
+    "gather of a list's values": Case(
+        "await gather(*[‸i for i in items])",
+        "a branch is a call that is not awaited yet",
+        "write `gather(ship(order), ...)`",
+    ),
+    "gather of a list that awaits": Case(
+        "await gather(*(one(‸await one(i)) for i in items))",
+        "the branches of a gather begin together, behind all that is awaited",
+        "await it in a statement before, or in an async function that is the branch",
+    ),
+    "limit of a few": Case(
+        "await gather(one(1), one(2), ‸limit=2)",
+        "a limit is for branches whose number is not known here",
+        "write `gather(ship(order), bill(order))`",
+    ),
+    "race with a limit": Case(
+        "await first_completed(*(one(i) for i in items), ‸limit=2)",
+        "first_completed() takes branches only",
+        "write `first_completed(ship(order), bill(order))`",
     ),
     "gather with options": Case(
         "await gather(one(1), ‸return_exceptions=True)",

@@ -15,7 +15,6 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
-    Each,
     EventNode,
     GatherNode,
     Limits,
@@ -167,14 +166,14 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():
             return _given({"value": node.value})
-        case GatherNode(each=None):
+        case GatherNode():
+            if node.each is not None:
+                return _given({"items": node.each.items, "limit": node.each.limit})
             return {
                 branch_argument(place, name): expr
                 for place, branch in enumerate(node.branches)
                 for name, expr in branch.args.items()
             }
-        case GatherNode(each=Each(items, _, limit)):
-            return _given({"items": items, "limit": limit})
 
 
 def branch_argument(branch: int, name: str) -> str:

@@ -21,10 +21,10 @@ from dressage.orchestrator.fold.limits import (
     fitting,
     limit_state,
     stored_bytes,
+    threads_bytes,
     too_large,
     type_error,
     variables_too_large,
-    waiting_bytes,
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
@@ -191,12 +191,11 @@ class Advance:
     def check_sizes(self, output: bytes = b"") -> None:
         """Raises `LimitExceeded` for variables or a state that would not fit."""
         state, definition = self.state, self.definition
-        variables = stored_bytes(state.variables)
-        variables += sum(stored_bytes(thread.variables) for thread in state.threads if thread.variables)
+        of_threads, waits = threads_bytes(state.threads)
+        variables = stored_bytes(state.variables) + of_threads
         if variables > definition.limits.variables_bytes:
             raise variables_too_large(variables, definition.limits)
         if not definition.state_fits or len(state.threads) > 1:
-            waits = sum(waiting_bytes(thread) for thread in state.threads)
             limit_state(variables + len(state.input) + waits + len(output) + events_bytes(state))
 
     def pay(self) -> None:

@@ -5,7 +5,7 @@ The names in the errors are those of docs/limits.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -102,15 +102,18 @@ def bytes_of(failure: FailureInfo) -> int:
     return len(_to_json(failure))
 
 
-def waiting_bytes(thread: RunThread) -> int:
-    """What the wait of a thread takes in the state beyond its ids."""
-    match thread.wait:
-        case TaskWait(args=args):
-            return len(args)
-        case GatherWait(held=held):
-            return held
-        case _:
-            return 0
+def threads_bytes(threads: Iterable[RunThread]) -> tuple[int, int]:
+    """What the variables of run threads take in the state, and what their waits do beyond their ids."""
+    variables = waits = 0
+    for thread in threads:
+        if thread.variables:
+            variables += stored_bytes(thread.variables)
+        wait = thread.wait
+        if type(wait) is TaskWait:
+            waits += len(wait.args)
+        elif type(wait) is GatherWait:
+            waits += wait.held
+    return variables, waits
 
 
 def events_bytes(state: RunState) -> int:

@@ -134,7 +134,7 @@ _OF_BRANCHES: Final = {
 
 def _branches(node: GatherNode) -> tuple[Way, ...]:
     """The start of each branch, and behind the last of them the gather's own way."""
-    starts = (
+    starts = tuple(
         Way(branch.entry, f"branch {place}{_given(branch)}", begins=True)
         for place, branch in enumerate(node.branches, 1)
     )
