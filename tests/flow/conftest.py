@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.state import EventWait, RunState, TaskWait, decode_state, encode_state
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
-from dressage.protocol.events import BranchStarted
+from dressage.protocol.events import BranchStarted, EventAwaited, SleepStarted
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
 from dressage.worker.calls import technical
@@ -155,6 +156,8 @@ class Engine:
         for event in outcome.events:
             if isinstance(event, BranchStarted):
                 self._note_branch(event)
+            elif isinstance(event, SleepStarted | EventAwaited) and event.timer_id:
+                self._note_wait(event)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
                 delay = max(0, effect.not_before_ms - self.state.time_ms)
@@ -163,15 +166,23 @@ class Engine:
                 self._due = [each for each in self._due if each[2].timer_id != effect.timer_id]
                 heapq.heapify(self._due)
             elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
-                path, length = self._path_of(effect.timer_id), effect.due_ms - self.state.time_ms
-                self.outcome.slept.append(length)
-                self.outcome.branches.setdefault(path, []).append(length)
-                self._wait(effect, path, length)
+                length = effect.due_ms - self.state.time_ms
+                self._wait(effect, self._path_of(effect.timer_id), length)
 
     def _note_branch(self, event: BranchStarted) -> None:
         if event.branch == 0:
             self.gathers[event.parent] = self.gathers.get(event.parent, -1) + 1
         self.paths[event.thread] = (*self.paths[event.parent], (self.gathers[event.parent], event.branch))
+
+    def _note_wait(self, event: SleepStarted | EventAwaited) -> None:
+        """What begins to wait, also if it is cancelled before anybody could set its timer."""
+        assert self.state is not None
+        if isinstance(event, EventAwaited) and event.event in self.come:
+            return
+        until = datetime.fromisoformat(event.until)
+        length = round(until.timestamp() * 1000) - self.state.time_ms
+        self.outcome.slept.append(length)
+        self.outcome.branches.setdefault(self._path_of(event.timer_id), []).append(length)
 
     def _path_of(self, step_id: str) -> Path_:
         return self.paths[int(step_id.split("-")[0])]

@@ -522,3 +522,19 @@ def test_a_failed_run_tells_of_the_winner_that_failed() -> None:
     assert isinstance(raised.value.failure, FailureInfo)
     assert raised.value.failure.kind == "task-error"
     assert msgspec.json.decode(msgspec.json.encode(raised.value.failure))["name"] == "OSError"
+
+
+def test_in_plain_python_too_those_behind_a_branch_that_ends_at_once_do_not_begin() -> None:
+    begun: list[str] = []
+
+    async def one(name: str, seconds: float | None) -> str:
+        begun.append(name)
+        if seconds is not None:
+            await asyncio.sleep(seconds)
+        return name
+
+    async def run() -> tuple[int, str]:
+        return await first_completed(one("a", 60), one("b", None), one("c", None))
+
+    assert asyncio.run(run()) == (1, "b")
+    assert begun == ["a", "b"]

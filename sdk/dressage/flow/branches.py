@@ -121,20 +121,34 @@ async def first_successful(*branches: Awaitable[Any]) -> tuple[int, Any]:
 async def _race(
     branches: Sequence[Awaitable[Any]], wins: Callable[[asyncio.Future[Any]], bool]
 ) -> tuple[int, Any]:
-    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in branches]
-    running = set(tasks)
+    tasks: list[asyncio.Future[Any]] = []
     won: asyncio.Future[Any] | None = None
-    while running and won is None:
-        try:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await _cancelled(tasks, running)
-            raise
-        won = next((each for each in tasks if each in done and wins(each)), None)
+    try:
+        for branch in branches:
+            tasks.append(asyncio.ensure_future(branch))
+            # It goes as far as it can without waiting, before the next one begins.
+            await asyncio.sleep(0)
+            if (won := _winner(tasks, wins)) is not None:
+                break
+        while won is None and (running := [each for each in tasks if not each.done()]):
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            won = _winner(tasks, wins)
+    except asyncio.CancelledError:
+        await _cancelled(tasks)
+        raise
+    finally:
+        for branch in branches[len(tasks) :]:
+            _forget(branch)
     if won is None:
         raise BaseExceptionGroup(GROUP_TEXT, [error for each in tasks if (error := each.exception())])
-    await _cancelled(tasks, running, won)
+    await _cancelled(tasks, won)
     return tasks.index(won), won.result()
+
+
+def _winner(
+    tasks: Sequence[asyncio.Future[Any]], wins: Callable[[asyncio.Future[Any]], bool]
+) -> asyncio.Future[Any] | None:
+    return next((each for each in tasks if each.done() and wins(each)), None)
 
 
 async def _in_turn(branch: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
@@ -160,26 +174,22 @@ async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
         if tasks:
             await asyncio.wait(tasks)
     except asyncio.CancelledError:
-        await _cancelled(tasks, {each for each in tasks if not each.done()})
+        await _cancelled(tasks)
         raise
 
 
-async def _cancelled(
-    tasks: Sequence[asyncio.Future[Any]],
-    running: set[asyncio.Future[Any]],
-    won: asyncio.Future[Any] | None = None,
-) -> None:
+async def _cancelled(tasks: Sequence[asyncio.Future[Any]], won: asyncio.Future[Any] | None = None) -> None:
     """Cancels those that run and waits for their ends. Raises what they failed with, and the winner."""
-    for each in tasks:
-        if each in running:
-            each.cancel()
-    left, again = running, False
+    running = [each for each in tasks if not each.done()]
+    for each in running:
+        each.cancel()
+    left, again = set(running), False
     while left:
         try:
             _, left = await asyncio.wait(left)
         except asyncio.CancelledError:
             again = True
-    failed = [each for each in tasks if each in running and not each.cancelled() and each.exception()]
+    failed = [each for each in running if not each.cancelled() and each.exception()]
     if failed:
         told = [each for each in tasks if each in failed or (each is won and not again)]
         raise BaseExceptionGroup(GROUP_TEXT, [error for each in told if (error := each.exception())])
