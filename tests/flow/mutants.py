@@ -105,7 +105,7 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=141)
+@mutant("reversed() goes forward", first=363)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
@@ -129,7 +129,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=11)
+@mutant("what is returned is computed behind finally", first=69)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -163,7 +163,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses", first=72)
+@mutant("a failure in the else of a try is caught by its clauses", first=3)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -239,7 +239,7 @@ def shared_variables() -> Iterator[None]:
 
 
 # -- races -------------------------------------------------------------------------------------------
-@mutant("a branch that loses a race ends where it waits, and tidies nothing up")
+@mutant("a branch that loses a race ends where it waits, and tidies nothing up", first=65)
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
         wait = thread.wait
@@ -255,7 +255,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("what losers fail with while they tidy up is forgotten")
+@mutant("what losers fail with while they tidy up is forgotten", first=65)
 def failed_tidying_forgotten() -> Iterator[None]:
     end = Branches.end
 

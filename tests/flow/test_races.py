@@ -538,3 +538,76 @@ def test_in_plain_python_too_those_behind_a_branch_that_ends_at_once_do_not_begi
 
     assert asyncio.run(run()) == (1, "b")
     assert begun == ["a", "b"]
+
+
+@workflow
+async def undoing(deadline: int) -> str:
+    async def loser() -> str:
+        async with Saga() as saga:
+            saga.undo(other, "first")
+            saga.undo(tidy, "second")
+            if deadline > 0:
+                raise Declined("by itself")
+        return ""
+
+    place, _ = await first_completed(loser(), sleep(deadline))
+    return f"{place}"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_saga_that_is_being_undone_when_its_branch_loses_is_undone_to_its_end(failing: bool) -> None:
+    test = WorkflowTest(undoing)
+    test.task(tidy).returns("undone").takes(5 * SECOND)
+    if failing:
+        test.task(tidy).fails(Declined("no"))
+    test.task(other).returns("undone")
+    run = test.run(1)
+    assert [call.arguments["what"] for call in run.calls] == ["second", "first"]
+    assert run.elapsed == 5 * SECOND
+    if failing:
+        # What the branch had failed with before is of no interest any more; what could not be undone is.
+        assert run.failure is not None
+        assert [[each.message for each in group.causes] for group in run.failure.causes] == [["no"]]
+    else:
+        assert run.result == "1"
+
+
+def test_plain_python_undoes_to_the_end_as_well() -> None:
+    undone: list[str] = []
+
+    async def undo(what: str) -> str:
+        await asyncio.sleep(0.05)
+        undone.append(what)
+        return what
+
+    async def run() -> tuple[int, None]:
+        async def loser() -> None:
+            async with Saga() as saga:
+                saga.undo(other, "first")
+                saga.undo(tidy, "second")
+                raise Declined("by itself")
+
+        with other.faked(undo), tidy.faked(undo):
+            return await first_completed(loser(), asyncio.sleep(0.01))
+
+    assert asyncio.run(run()) == (1, None)
+    assert undone == ["second", "first"]
+
+
+@workflow
+async def last_of_three(n: float | None) -> str:
+    match await first_completed(ask("a"), other("b"), sleep(n if n is not None else 60)):
+        case 0, offer:
+            return offer.supplier
+        case 1, text:
+            return text
+        case _, nothing:
+            return f"{nothing}"
+
+
+def test_the_last_case_of_a_race_may_take_whatever_is_left() -> None:
+    test = WorkflowTest(last_of_three)
+    test.task(ask).hangs()
+    test.task(other).hangs()
+    run = test.run(0.5)
+    assert (run.result, run.elapsed) == ("None", SECOND / 2)

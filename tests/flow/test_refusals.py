@@ -649,13 +649,13 @@ CASES = {
     ),
     "except BaseException": Case(
         "try: await one(x)\nexcept ‸BaseException: pass",
-        "BaseException is never raised in a run",
-        "write `except Exception` for whatever can be caught",
+        "BaseException cannot be caught in a run",
+        "write `except Exception` for what can be",
     ),
     "except CancelledError": Case(
         "try: await one(x)\nexcept ‸asyncio.CancelledError: pass",
-        "asyncio.CancelledError is never raised in a run",
-        "write `except Exception` for whatever can be caught",
+        "asyncio.CancelledError cannot be caught in a run",
+        "write `except Exception` for what can be",
     ),
     "except MemoryError": Case(
         "try: await one(x)\nexcept ‸MemoryError: pass",

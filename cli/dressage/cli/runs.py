@@ -233,6 +233,8 @@ def _said(event: ReceivedEvent) -> str:
     parts = [str(name)] if name else []
     if "branch" in data:
         parts.append(f"branch {data['branch'] + 1}")
+    if data.get("cancelled"):
+        parts.append("cancelled")
     if data.get("reason"):
         parts.append(data["reason"])
     if data.get("attempt", 1) > 1:

@@ -181,8 +181,11 @@ async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
 async def _cancelled(tasks: Sequence[asyncio.Future[Any]], won: asyncio.Future[Any] | None = None) -> None:
     """Cancels those that run and waits for their ends. Raises what they failed with, and the winner."""
     running = [each for each in tasks if not each.done()]
-    for each in running:
-        each.cancel()
+    for each in tasks:
+        if each in running:
+            each.cancel()
+        elif not each.cancelled():
+            each.exception()  # Seen, as asyncio wants it, and of no more interest.
     left, again = set(running), False
     while left:
         try:

@@ -26,8 +26,8 @@ class Saga:
     Whatever is raised in the block, a business failure or a technical error, the tasks that were registered are called
     with the arguments that they were registered with, the last one first, and then it is raised again. An undo that
     fails does not keep the others from being called; then all that was raised, the first failure in front, is raised as
-    an `ExceptionGroup`. A branch that loses a race undoes its steps, too. Leaving the block in another way, by `return`
-    too, undoes nothing.
+    an `ExceptionGroup`. A branch that loses a race undoes its steps, too, and to the end if it was about it already.
+    Leaving the block in another way, by `return` too, undoes nothing.
 
     In a run the list is part of the run's state, as durable as the rest. (A pattern of Garcia-Molina and Salem,
     "Sagas", 1987.)
@@ -49,11 +49,28 @@ class Saga:
         if not isinstance(error, Exception | asyncio.CancelledError):
             return
         failures: list[Exception] = []
+        cancelled = isinstance(error, asyncio.CancelledError)
         while self._undone_by:
-            try:
-                await self._undone_by.pop()()
-            except Exception as failure:
-                failures.append(failure)
+            failure, again = await self._undisturbed(self._undone_by.pop()())
+            cancelled |= again
+            failures += [] if failure is None else [failure]
         if failures:
-            first = [error] if isinstance(error, Exception) else []
+            first = [error] if isinstance(error, Exception) and not cancelled else []
             raise ExceptionGroup(SAGA_TEXT, [*first, *failures])
+        if cancelled and isinstance(error, Exception):
+            # It was cancelled while it undid its steps: that waited until they were undone.
+            raise asyncio.CancelledError from error
+
+    async def _undisturbed(self, step: Coroutine[Any, Any, Any]) -> tuple[Exception | None, bool]:
+        """Lets a step come to its end: what it failed with, and whether it was to be cancelled meanwhile."""
+        undoing, cancelled = asyncio.ensure_future(step), False
+        while not undoing.done():
+            try:
+                await asyncio.wait([undoing])
+            except asyncio.CancelledError:
+                cancelled = True
+        try:
+            undoing.result()
+        except Exception as failure:
+            return failure, cancelled
+        return None, cancelled

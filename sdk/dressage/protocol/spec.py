@@ -157,7 +157,8 @@ class TaskNode(
 ):
     """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
 
-    `retry` is what the call itself says (see `effective_retry`).
+    `retry` is what the call itself says (see `effective_retry`). A call that `undoes` a step of a saga is not cancelled
+    with its branch: that waits until the saga is undone.
     """
 
     task: str
@@ -165,6 +166,7 @@ class TaskNode(
     next: int
     target: str | None = None
     retry: RetryOptions | None = None
+    undoes: bool = False
     scope: int | None = None
     line: int = 0
 
@@ -237,7 +239,8 @@ class RaiseNode(
     """Raises the named failure, or, with no name, the failure that variable `reraise` holds, or a group.
 
     `message` is evaluated before `details`, which gives the record that the failure's definition names, or JSON.
-    `group` gives a list of failures that were caught.
+    `group` gives a list of failures that were caught. `undone` marks the end of a saga's undoing: in a branch that has
+    lost a race meanwhile it raises `CancelledError` instead, or of a group the failures behind the first one alone.
     """
 
     failure: str | None = None
@@ -245,6 +248,7 @@ class RaiseNode(
     details: Expr | None = None
     reraise: str | None = None
     group: Expr | None = None
+    undone: bool = False
     scope: int | None = None
     line: int = 0
 

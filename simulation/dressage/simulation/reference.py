@@ -12,7 +12,7 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any, Final, cast
 
-from dressage.flow import WorkflowFailure
+from dressage.flow import Saga, WorkflowFailure
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import GROUP_TEXT
 from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, result_of
@@ -93,6 +93,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         "gather": _gather,
         "first_completed": _completed,
         "first_successful": _successful,
+        "Saga": _Saga,
     }
     before = {name: vars(module)[name] for name in faked}
     vars(module).update(faked)
@@ -128,6 +129,17 @@ def _called(module: ModuleType, run_id: str, task: str, args: dict[str, Any]) ->
     if plan.wrong_type and task != "word":
         raise _Technical("type-error")
     return result_of(task, plan.value)
+
+
+class _Saga(Saga):
+    """Undoes its steps where no event loop is: none of them waits, and so none can be cancelled."""
+
+    async def _undisturbed(self, step: Coroutine[Any, Any, Any]) -> tuple[Exception | None, bool]:
+        try:
+            await step
+        except Exception as failure:
+            return failure, False
+        return None, False
 
 
 async def _gather(*branches: Coroutine[Any, Any, Any], limit: int | None = None) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
-from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode
+from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
 if TYPE_CHECKING:
     from dressage.orchestrator.fold.advance import Advance
@@ -156,7 +156,8 @@ class Branches:
             self.raise_cancelled(thread)
 
     def raise_cancelled(self, thread: RunThread) -> None:
-        """Raises `CancelledError` where the thread waits; if it waits for branches, when they have ended.
+        """Raises `CancelledError` where the thread waits; if it waits for branches, when they have ended, and if it
+        undoes a saga, when that is undone.
 
         Nothing waits for its task or timer any more. Raises `LimitExceeded`.
         """
@@ -170,6 +171,9 @@ class Branches:
             thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped, given=[], held=0)
             self._cancel_branches(thread)
             return
+        node = self.advance.definition.spec.nodes[wait.node]
+        if isinstance(node, TaskNode) and node.undoes:
+            return  # The end of the undoing raises it.
         thread.cancel = "raised"
         self._abandon(thread, wait)
         self.advance.fail(thread, CANCELLED, wait.node)

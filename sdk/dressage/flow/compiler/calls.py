@@ -305,9 +305,10 @@ def no_failure(node: ast.expr, kind: Any, scope: FlowScope) -> DefinitionError:
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         advice = "name a subclass of WorkflowFailure, TaskError, or an error of Python's own"
         return scope.refusal(node, f"{name} is no failure class", advice)
-    advice = "what a worker raises is a TaskError here: write `except TaskError`"
     if not issubclass(kind, Exception):
-        advice = "write `except Exception` for whatever can be caught"
+        advice = "write `except Exception` for what can be; what a branch tidies up that loses a race is for `finally`"
+        return scope.refusal(node, f"{name} cannot be caught in a run", advice)
+    advice = "what a worker raises is a TaskError here: write `except TaskError`"
     return scope.refusal(node, f"{name} is never raised in a run", advice)
 
 

@@ -10,6 +10,7 @@ from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
+from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
 from dressage.flow.compiler.waits import event_of, timeout_of
@@ -61,9 +62,9 @@ def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str |
     graph, after = context.graph, Label()
     each: Each | None = None
     if items is None:
-        branches = [_Branch(context, each_call) for each_call in call.args]
+        branches = [_Branch(context, each_call, name) for each_call in call.args]
     else:
-        branch, each = _each_of(context, items, call.keywords)
+        branch, each = _each_of(context, items, call)
         branches = [branch]
     drafts = [branch.draft for branch in branches]
     graph.emit(GatherNode, node, {"next": after}, branches=drafts, target=target, each=each, until=until)
@@ -83,7 +84,7 @@ def _items_of(call: ast.Call) -> ast.ListComp | ast.GeneratorExp | None:
 
 
 def _each_of(
-    context: Context, items: ast.ListComp | ast.GeneratorExp, keywords: list[ast.keyword]
+    context: Context, items: ast.ListComp | ast.GeneratorExp, call: ast.Call
 ) -> tuple[_Branch, Each]:
     """The branch that there is for each item, and what it is given of the item."""
     awaits = next((each for each in ast.walk(items) if isinstance(each, ast.Await)), None)
@@ -99,7 +100,7 @@ def _each_of(
         assert isinstance(inner, FlowScope)
         context.scope, context.names = inner, inner.names
         try:
-            made.append(_Branch(context, items.elt))
+            made.append(_Branch(context, items.elt, ast.unparse(call.func)))
         finally:
             context.scope, context.names = around, names
         return TupleOfExpr(tuple(made[0].draft.args.values()))
@@ -107,21 +108,22 @@ def _each_of(
     listed = translate_each(items, context.scope, given)
     branch = made[0]
     names, branch.draft.args = tuple(branch.draft.args), {}
-    limit = context.translate(keywords[0].value) if keywords else None
+    limit = context.translate(call.keywords[0].value) if call.keywords else None
     return branch, Each(listed, names, limit)
 
 
 class _Branch:
     """One branch: the call that it is, and what it is given."""
 
-    def __init__(self, context: Context, node: ast.expr) -> None:
+    def __init__(self, context: Context, node: ast.expr, of: str) -> None:
+        """`of` is what starts it, as it is written."""
         if isinstance(node, ast.Starred):
             what = "what the branches are must be seen here"
-            advice = "write `gather(*(ship(order) for order in orders))` and nothing else, or the branches one by one"
+            advice = f"write `{of}(*(ship(order) for order in orders))` and nothing else, or the branches one by one"
             raise context.refusal(node, what, advice)
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
-            raise context.refusal(node, what, "write `gather(ship(order), ...)`")
+            raise context.refusal(node, what, f"write `{of}(ship(order), ...)`")
         if (until := until_of(context, node)) is not None:
             what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
@@ -147,6 +149,10 @@ class _Branch:
             given = {"duration": duration_of(context, call)}
         else:
             name = ast.unparse(call.func)
+            if isinstance(call.func, ast.Name) and (
+                name in context.names.functions or context.names.object(call.func) is MISSING
+            ):
+                raise context.refusal(call, f"{name}() is not defined so far", "define it above")
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",

@@ -9,6 +9,7 @@ from dressage.expressions.matching import KINDS
 from dressage.expressions.parse import constant
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.gathers import until_of
 from dressage.flow.compiler.graph import Label
 from dressage.protocol.expressions import (
     Attribute,
@@ -44,6 +45,8 @@ class Matched:
 
 def compile_match(context: Context, node: ast.Match) -> None:
     graph, end = context.graph, Label()
+    call = node.subject.value if isinstance(node.subject, ast.Await) else None
+    pair = isinstance(call, ast.Call) and until_of(context, call) not in (None, "all")
     subject = context.hold(node.subject)
     for case in node.cases:
         if not graph.live:
@@ -52,6 +55,8 @@ def compile_match(context: Context, node: ast.Match) -> None:
             )
         missed = Label()
         matched = _matched(context, case.pattern, subject)
+        if pair and _takes_any_pair(case.pattern):
+            matched.tests = []
         _go_on_if(context, case.pattern, matched.test, missed)
         for name, value in matched.captures.items():
             context.set(case.pattern, context.variable(name), value)
@@ -62,6 +67,15 @@ def compile_match(context: Context, node: ast.Match) -> None:
         graph.mark(missed)
     graph.jump(end)
     graph.mark(end)
+
+
+def _takes_any_pair(pattern: ast.pattern) -> bool:
+    """Whether this always takes what a race gives: `case _, value`."""
+    return (
+        isinstance(pattern, ast.MatchSequence)
+        and len(pattern.patterns) == 2
+        and all(isinstance(each, ast.MatchAs) and each.pattern is None for each in pattern.patterns)
+    )
 
 
 def _go_on_if(context: Context, place: ast.AST, test: Expr | None, missed: Label) -> None:

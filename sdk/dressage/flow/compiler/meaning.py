@@ -36,6 +36,7 @@ from dressage.protocol.types import (
     SetOf,
     TupleOf,
     TypeRef,
+    UnionOf,
 )
 
 _CLASSES: dict[Any, type] = {
@@ -106,6 +107,8 @@ def _in_place(context: Context, node: ast.AugAssign, unknown: bool) -> Definitio
 
 
 def _is_duration(kind: TypeRef | None) -> bool:
+    if isinstance(kind, UnionOf):
+        return any(_is_duration(option) for option in kind.options)
     return kind in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float"))
 
 

@@ -129,7 +129,15 @@ def _call(context: Context, undo: Undo, entry: str, failures: str) -> None:
     caught = HandlerDraft((ANY_ERROR,), Label(), context.temporary(), undo.place)
     scope.handlers.append(caught)
     args = {name: Index(Name(entry), constant(place + 1)) for place, name in enumerate(undo.names)}
-    graph.emit(TaskNode, undo.place, task=undo.task.name, args=args, target=None, retry=undo.task.call_retry)
+    graph.emit(
+        TaskNode,
+        undo.place,
+        task=undo.task.name,
+        args=args,
+        target=None,
+        retry=undo.task.call_retry,
+        undoes=True,
+    )
     graph.close_scope()
     graph.jump(after)
     caught.label.used = True
@@ -144,6 +152,6 @@ def _raise(context: Context, node: ast.AsyncWith, failure: str, failures: str) -
     graph.emit(BranchNode, node, {"then": several, "otherwise": one}, test=Name(failures))
     graph.mark(several)
     group = Binary("+", ListOfExpr((Name(failure),)), Name(failures))
-    graph.emit(RaiseNode, node, {}, message=constant(SAGA_TEXT), group=group)
+    graph.emit(RaiseNode, node, {}, message=constant(SAGA_TEXT), group=group, undone=True)
     graph.mark(one)
-    graph.emit(RaiseNode, node, {}, reraise=failure)
+    graph.emit(RaiseNode, node, {}, reraise=failure, undone=True)

@@ -11,18 +11,23 @@ from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import MaskedValue, has_masked
 from dressage.orchestrator.fold.advance import Advance
+from dressage.orchestrator.fold.branches import CANCELLED
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.limits import limit_details
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.commands import FailureInfo
-from dressage.protocol.spec import RaiseNode
+from dressage.protocol.spec import SAGA_TEXT, RaiseNode
 from dressage.protocol.types import ANY
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, RaiseNode)
-    advance.fail(thread, _failure(advance, ready, node), thread.node)
+    failure = _failure(advance, ready, node)
+    if node.undone and thread.cancel == "asked":
+        thread.cancel = "raised"
+        failure = CANCELLED if node.group is None else group_of(failure.causes[1:], SAGA_TEXT)
+    advance.fail(thread, failure, thread.node)
 
 
 def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo:
