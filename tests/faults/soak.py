@@ -132,7 +132,7 @@ RULES: Final[dict[str, Rule]] = {
     "shard streams messages": Rule(growth=1_000, share=0.1, quantile=0.1),
     "shard streams MB": Rule(growth=1, share=0.1, quantile=0.1),
     "open runs": Rule(growth=1_000, share=0.1, quantile=0.1),
-    "EVENTS messages": Rule(growth=1_000, per_run=20, why=KEPT),
+    "EVENTS messages": Rule(growth=1_000, per_run=25, why=KEPT),
     "EVENTS MB": Rule(growth=1, per_run=16 * KIB, why=KEPT),
     "states of runs messages": Rule(growth=1_000, per_run=1.05, why=ONE_KEY),
     "states of runs MB": Rule(growth=1, per_run=2 * KIB, why=ONE_KEY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,6 +20,7 @@ from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_
 from dressage.orchestrator.turn.committing import Committer
 from dressage.orchestrator.turn.doubt import Doubt, Replaced
 from dressage.orchestrator.turn.records import Cursor, Position, encode
+from dressage.orchestrator.turn.runs import Run
 from dressage.orchestrator.turn.takeover import take_over
 from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import BrokerError, PublishRefused
@@ -227,3 +229,29 @@ async def test_the_consumers_of_an_owner_live_on_one_server_and_do_not_outlive_i
         assert config["mem_storage"]
         assert config["num_replicas"] == 1
         assert config["inactive_threshold"] > 0
+
+
+async def test_what_a_tenure_had_in_memory_goes_with_it(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    """An orchestrator's garbage collector hardly ever looks through all of its memory."""
+    names, count = Names(namespace), 40
+    orchestrator, task = await run_beside(broker, OrchestratorConfig(namespace=namespace))
+    async with Client(broker, namespace=namespace) as client:
+        await client.register(steps)
+        gc.collect()
+        gc.disable()
+        try:
+            # Each is read from the bucket by the next owner, and waits for a worker.
+            for n in range(count):
+                await client.start(steps, {"n": n}, run_id=f"run-{n}")
+            for _ in range(4):
+                await take_over(connection, names, 0)
+                for n in range(count):
+                    await client.cancel(f"run-{n}")
+            left = sum(isinstance(each, Run) for each in gc.get_objects())
+        finally:
+            gc.enable()
+    assert count <= left < 2 * count
+    orchestrator.stop()
+    await task

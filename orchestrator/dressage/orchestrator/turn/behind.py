@@ -91,6 +91,10 @@ class EventsStage:
         """Output events of committed turns that are not stored yet."""
         return sum(1 for item in self._queue if isinstance(item, PlacedEvent))
 
+    def forget(self) -> None:
+        """Drops what was not stored."""
+        self._queue.clear()
+
     @property
     def idle(self) -> bool:
         return not self._queue
@@ -185,6 +189,10 @@ class StatesStage:
             self._waiting[frozen.run.token] = frozen
         if turn.frozen:
             self._gate.open()
+
+    def forget(self) -> None:
+        """Drops what was not stored."""
+        self._waiting.clear()
 
     @property
     def idle(self) -> bool:

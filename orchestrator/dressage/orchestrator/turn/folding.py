@@ -128,6 +128,11 @@ class Folder:
         self.ready = asyncio.Event()
         """Set while the open turn holds something to commit."""
 
+    def forget(self) -> None:
+        """Drops what was not folded, or not committed."""
+        self._inbox.clear()
+        self._open = Turn(self._committed)
+
     # -- intake ------------------------------------------------------------------------------------
     def deliver(self, delivery: Delivery) -> None:
         """Raises `Doubt` when a delivery was lost: what is folded would no longer be all below the cursor."""

@@ -67,6 +67,10 @@ class Runs:
     def peek(self, token: str) -> Run | None:
         return self._runs.get(token)
 
+    def clear(self) -> None:
+        self._runs.clear()
+        self._loading.clear()
+
     def prefetch(self, token: str) -> None:
         """Asks for the state of a run whose command has just arrived, so that folding need not wait for it."""
         if token not in self._runs and token not in self._loading:

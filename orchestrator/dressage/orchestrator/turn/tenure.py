@@ -206,7 +206,14 @@ class Tenure:
             forwarder = Forwarder(connections.intake, self._names, self._shard, sends, handed_on)
             stages = _Stages(folder, committer, events, states, asking, remover, forwarder, floor, maps)
             self._stages = stages
-            await self._work(connections, stages, stop)
+            try:
+                await self._work(connections, stages, stop)
+            finally:
+                self._stages = None
+                # What is left refers to itself, by callbacks and by the traceback of what ended it, and a full garbage
+                # collection is rare in this process: the runs alone may be tens of megabytes.
+                runs.clear()
+                stages.forget()
 
     @property
     def progress(self) -> Progress:
@@ -373,6 +380,12 @@ class _Stages:
     forwarder: Forwarder
     floor: Floor
     maps: Maps
+
+    def forget(self) -> None:
+        """Drops what is large. Nothing of it is used any more."""
+        self.folder.forget()
+        self.events.forget()
+        self.states.forget()
 
     @property
     def idle(self) -> bool:
