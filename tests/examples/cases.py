@@ -298,7 +298,7 @@ BUYING: Final = {
         "request-offer request-offer withdraw-request order-part",
     ),
     "buying: too dear at first": Way(
-        buying((_NORTH, "900.00"), (_NORTH, "99.00")),
+        buying((_NORTH, "900.00"), (_NORTH, "99.00"), plain=False),
         "gear from north for 99.00",
         "ORDERED",
         "request-offer request-offer withdraw-request order-part",

@@ -73,8 +73,8 @@ def test_a_mutant_is_caught_by_a_rule(name: str, caught: dict[str, Caught]) -> N
 
 
 def test_a_seed_of_small_runs_has_the_more_of_them_in_reserve() -> None:
-    reserve = plan(17_309).script.reserve
-    assert len(reserve) > RESERVE
+    reserves = (plan(seed).script.reserve for seed in range(17_300, 17_330))
+    reserve = next(each for each in reserves if len(each) > RESERVE)
     assert sum(run.ending.commands for run, _ in reserve) >= RESERVE_COMMANDS
 
 
