@@ -258,7 +258,7 @@ def memory_outlives_doubt() -> Iterator[None]:
             self._runs = before._runs
         kept[life, shard] = self
 
-    with mock.patch.object(Runs, "__init__", keeping):
+    with mock.patch.object(Runs, "__init__", keeping), mock.patch.object(Runs, "clear"):
         yield
 
 
