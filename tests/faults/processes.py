@@ -157,6 +157,17 @@ class Process:
         """SIGTERM: an orderly stop."""
         return await self.end(signal.SIGTERM)
 
+    async def stop_or_kill(self, patience_s: float) -> None:
+        """SIGTERM, and SIGKILL if it has not ended by then, as a container's runtime does."""
+        os.kill(self.pid, signal.SIGTERM)
+        self.ended_as_told = True
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.ended()
+        except TimeoutError:
+            print(f"{self.name} did not end within {patience_s:g} s of SIGTERM, and is killed")
+            await self.kill()
+
     def reap(self) -> None:
         if self._process is not None:
             self._process.wait(END_S)

@@ -41,6 +41,8 @@ class Form:
     """Whether a scenario goes through every process and combination, or takes one of each kind."""
 
 
+SHUTDOWN_S: Final = 20.0
+
 SHORT: Final = Form(pause_s=5.0, spoilt_s=1.0, quiet_s=1.0, mixed=4, all_of_them=False)
 LONG: Final = Form(pause_s=30.0, spoilt_s=20.0, quiet_s=3.0, mixed=24, all_of_them=True)
 
@@ -185,7 +187,8 @@ async def disk_full(stage: Stage) -> None:
         await asyncio.sleep(stage.form.spoilt_s)
     finally:
         disk.free()
-    await server.process.stop()
+    # A server whose disk was full may hang in its orderly shutdown for ever; whatever runs it kills it then.
+    await server.process.stop_or_kill(SHUTDOWN_S)
     server.process.start()
     await servers.healthy(server)
     await trial.goes_on()

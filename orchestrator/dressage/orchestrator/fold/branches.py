@@ -35,20 +35,18 @@ class Branches:
 
     def start(self, parent: RunThread, place: int, branch: Branch, given: dict[str, Any]) -> None:
         """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
-        limit_threads(len(self.advance.state.threads) + 1)
-        number, self.advance.state.threads_made = (
-            self.advance.state.threads_made,
-            self.advance.state.threads_made + 1,
-        )
+        advance, state = self.advance, self.advance.state
+        limit_threads(len(state.threads) + 1)
+        number, state.threads_made = state.threads_made, state.threads_made + 1
         thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
-        self.advance.state.threads.append(thread)
-        self.advance.ready.append(thread)
+        state.threads.append(thread)
+        advance.ready.append(thread)
         self.unbegun.add(number)
-        self.advance.emit(BranchStarted(parent.node, place, number, parent.id))
-        self.advance.turn_to(thread)
+        advance.emit(BranchStarted(parent.node, place, number, parent.id))
+        advance.turn_to(thread)
         for name, value in given.items():
-            self.advance.assign(name, value)
-        self.advance.turn_to(parent)
+            advance.assign(name, value)
+        advance.turn_to(parent)
 
     def start_next(self, parent: RunThread) -> None:
         """Of those that there are for the items of a list, the next one begins. Raises `LimitExceeded`."""
