@@ -82,8 +82,8 @@ def limit_threads(count: int) -> None:
     if count > RUN_THREADS_MAX:
         raise LimitExceeded(
             "open-branches",
-            f"more than {RUN_THREADS_MAX} run threads at a time: give the gather a lower limit, or start them one gather "
-            "after the other",
+            f"more than {RUN_THREADS_MAX} run threads at a time: give the gather a lower limit, or start them one "
+            "gather after the other",
         )
 
 
