@@ -143,7 +143,9 @@ async def test_the_largest_state_is_stored_and_read_back(engine: Engine) -> None
         assert await handle.result(15) == size
 
 
-async def test_events_with_long_ids_are_refused_before_the_state_is_no_message_any_more(engine: Engine) -> None:
+async def test_events_with_long_ids_are_refused_before_the_state_is_no_message_any_more(
+    engine: Engine,
+) -> None:
     client = await engine.registered(deaf)
     await client.start(deaf, {"seconds": 3600}, run_id="deaf")
 
@@ -154,7 +156,9 @@ async def test_events_with_long_ids_are_refused_before_the_state_is_no_message_a
             return refused.code
         return ""
 
-    codes = [code for _ in range(4) for code in await asyncio.gather(*(post(number) for number in range(400)))]
+    codes = [
+        code for _ in range(4) for code in await asyncio.gather(*(post(number) for number in range(400)))
+    ]
     assert set(codes) == {"", "EVENTS_FULL"}
     await engine.down()
     await engine.up()
