@@ -11,8 +11,10 @@ LONG ?=
 ROUNDS ?= 3
 SOAK_MINUTES ?= 60
 SLEEPING ?= 100000
+BRANCHES ?= 10000
+SLEEPERS ?= 5000
 
-.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench sleeping format clean
+.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench branches sleepers sleeping format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,6 +56,12 @@ simulate: $(INSTALLED) ## the engine under seeded faults on virtual time; SEEDS=
 
 bench: $(INSTALLED) ## tasks per second and latency, beside what bare JetStream does
 	@$(BIN)/dressage bench
+
+branches: $(INSTALLED) ## a run with 10,000 branches has half the tasks/s of 10,000 runs, or this fails; BRANCHES=1000 for less
+	@$(BIN)/dressage bench --branches $(BRANCHES)
+
+sleepers: $(INSTALLED) ## 5,000 runs that sleep 5 s end within 9 s, none early, or this fails; SLEEPERS=100 for less
+	@$(BIN)/dressage bench --sleepers $(SLEEPERS)
 
 sleeping: $(INSTALLED) ## a take-over beside 100,000 sleeping runs serves within 2 s, or this fails; SLEEPING=1000 for less
 	@$(BIN)/dressage bench --sleeping $(SLEEPING)

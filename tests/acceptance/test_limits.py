@@ -13,7 +13,7 @@ import nats.errors
 import pytest
 
 from dressage.client import RunFailed
-from dressage.flow import App, Limits, Searchable, sleep, workflow
+from dressage.flow import App, Event, Limits, Searchable, sleep, workflow
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.commands import StartRun, TaskResult, WorkerInfo, encoder
 from dressage.protocol.errors import BadInput, BadSpec, DressageError, Refused
@@ -96,6 +96,16 @@ async def pausing(n: int) -> int:
     return n
 
 
+heard = Event("heard", of=int)
+
+
+@workflow
+async def deaf(seconds: int) -> int:
+    """Hears nothing for a long time."""
+    await sleep(seconds)
+    return await heard.wait()
+
+
 async def goes_on(engine: Engine) -> None:
     client = await engine.registered(quick)
     assert await (await client.start(quick, {"n": 7})).result(5) == 7
@@ -131,6 +141,29 @@ async def test_the_largest_state_is_stored_and_read_back(engine: Engine) -> None
     await engine.up()
     async with engine.working(app):
         assert await handle.result(15) == size
+
+
+async def test_events_with_long_ids_are_refused_before_the_state_is_no_message_any_more(
+    engine: Engine,
+) -> None:
+    client = await engine.registered(deaf)
+    await client.start(deaf, {"seconds": 3600}, run_id="deaf")
+
+    async def post(number: int) -> str:
+        try:
+            await client.post("deaf", heard, number, event_id=f"{number:04d}".ljust(ACTOR_CHARS_MAX, "\x01"))
+        except Refused as refused:
+            return refused.code
+        return ""
+
+    codes = [
+        code for _ in range(4) for code in await asyncio.gather(*(post(number) for number in range(400)))
+    ]
+    assert set(codes) == {"", "EVENTS_FULL"}
+    await engine.down()
+    await engine.up()
+    assert (await client.get("deaf")).status == "running"
+    await goes_on(engine)
 
 
 @pytest.mark.limit("orchestrator.service.PAYLOAD_BYTES_MIN")

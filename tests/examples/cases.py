@@ -17,6 +17,7 @@ from dressage.flow import App, Event, Task, Workflow
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import batch_import.workflow as imports  # noqa: E402
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
 import patient_checkout.workflow as patience  # noqa: E402
@@ -173,6 +174,50 @@ REVIEWS: Final = {
         "published=1",
         "DONE",
         "rate*3 publish",
+    ),
+}
+
+
+# -- batch import ----------------------------------------------------------------------------------
+def importing(*prices: str, tolerated: int = 1, **others: Any) -> Case:
+    rows = [imports.Row(line, "lamp", price) for line, price in enumerate(prices, 1)]
+    return case(imports.import_file, imports.app, imports.File(rows, tolerated), **others)
+
+
+def _no_room_for_two(row: imports.Row) -> str:
+    if row.line == 2:
+        raise OSError("full")
+    return imports.store.function(row)
+
+
+IMPORTS: Final = {
+    "import: no rows": Way(importing(), "imported=0", "IMPORTED", ""),
+    "import: all rows": Way(
+        importing("10", "20", "30"),
+        "imported=3",
+        "IMPORTED",
+        "check-row check-row check-row store store store",
+    ),
+    "import: one is refused": Way(
+        importing("10", "dear"), "line 2: 'dear' is no price", "IMPORTED", "check-row check-row store"
+    ),
+    "import: one cannot be stored": Way(
+        importing("10", "20", store=lambda: _no_room_for_two),
+        "line 2: not stored: full",
+        "IMPORTED",
+        "check-row check-row store store*3",
+    ),
+    "import: a bad file": Way(
+        importing("10", "dear", "20", "cheap"),
+        "bad-file",
+        "ROLLED BACK",
+        "check-row check-row check-row check-row store store remove remove",
+    ),
+    "import: a bad file, of which something is left": Way(
+        importing("dear", "10", tolerated=0, remove=failing(OSError("down"))),
+        "bad-file",
+        "STUCK",
+        "check-row check-row store remove*3",
     ),
 }
 
@@ -357,6 +402,7 @@ WAYS: Final[dict[str, Way]] = {
     **CHECKOUT,
     **TRIPS,
     **REVIEWS,
+    **IMPORTS,
     **SIGN_UP,
     **SUPPORT,
     **SIGNING,

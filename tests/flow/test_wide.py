@@ -23,6 +23,7 @@ from dressage.flow import (
     workflow,
 )
 from dressage.flow.drawing import node_text
+from dressage.orchestrator.fold.limits import RUN_THREADS_MAX
 from dressage.orchestrator.fold.state import decode_state, encode_state
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.spec import EACH_LIMIT, Branch, Each, GatherNode, Node, ReturnNode
@@ -136,6 +137,14 @@ def test_how_far_it_is_can_be_read() -> None:
 @workflow
 async def widely(count: int) -> int:
     return sum(await gather(*(charge("1", n) for n in range(count))))
+
+
+def test_of_more_than_a_run_has_room_for_as_many_run_as_there_is_room() -> None:
+    run = charging().start([str(number) for number in range(RUN_THREADS_MAX + 500)], 10 * RUN_THREADS_MAX)
+    assert run.waiting_for.startswith("branches, of which 0 of 1500 have ended")
+    assert len(run.calls) == RUN_THREADS_MAX - 1
+    assert run.finish().result == list(range(RUN_THREADS_MAX + 500))
+    assert run.elapsed == 2 * SECOND
 
 
 def test_thousands_of_branches_fit_into_a_run_and_hundreds_run_at_a_time() -> None:

@@ -161,7 +161,9 @@ class Driven:
     def send(self, command: Command, time_ms: int | None = None) -> Outcome:
         self.seq += 1
         stamp = Stamp(self.seq, 1000 * self.seq if time_ms is None else time_ms)
+        before = None if self.state is None else encode_state(self.state)
         outcome = fold(self.state, command, "r", stamp, self.definition)
+        assert before is None or encode_state(self.run) == before, "a fold changed the state before it"
         if outcome.state is not None:
             assert decode_state(encode_state(outcome.state)) == outcome.state
             self.state = decode_state(encode_state(outcome.state))
@@ -481,7 +483,7 @@ def broken(change: Callable[[RunState], Any]) -> str:
     before = run.run
     outcome = run.send(TaskResult(run.tasks[10].task_id, BY, msgspec.Raw(b"1")))
     assert outcome.state is not None
-    changed = outcome.state.copy()
+    changed = decode_state(encode_state(outcome.state))
     change(changed)
     with pytest.raises(InvariantBroken) as error:
         check(before, replace_state(outcome, changed))
@@ -560,7 +562,11 @@ def test_a_history_of_branches_replays_to_the_same_state(steps: list[tuple[str, 
             run.send(command)
             sent.append((run.seq, command))
     again: RunState | None = None
+    states: list[tuple[RunState, bytes]] = []
     for seq, command in sent:
         again = fold(again, command, "r", Stamp(seq, 1000 * seq), definition).state
+        assert again is not None
+        states.append((again, encode_state(again)))
     assert again is not None
+    assert [encode_state(state) for state, _ in states] == [stored for _, stored in states]
     assert encode_state(again) == encode_state(run.run)

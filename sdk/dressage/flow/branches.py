@@ -52,7 +52,7 @@ async def gather(*branches: Awaitable[Any], limit: int | None = None) -> tuple[A
     without anybody.)
 
     `gather(*(ship(order) for order in orders), limit=20)` has a branch for each order, of which at most `limit` run at
-    a time; in a run it is 100 if nothing is said.
+    a time; in a run it is 100 if nothing is said, and never more than the thousand run threads that a run may have.
 
     Raises `ValueError` for a limit below 1.
     """

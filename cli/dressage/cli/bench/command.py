@@ -8,9 +8,10 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -20,11 +21,13 @@ from rich.table import Table
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli.bench.bare import drive
+from dressage.cli.bench.branches import measure_branches, show_branches
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
 from dressage.cli.bench.language import measure_language, show_language
 from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.shape import Shape, read_shape
-from dressage.cli.bench.sleeping import measure_sleeping
+from dressage.cli.bench.sleepers import measure_sleepers, show_sleepers
+from dressage.cli.bench.sleeping import measure_sleeping, show_sleeping
 from dressage.cli.bench.starting import namespace_client
 from dressage.cli.bench.workload import TASKS_PER_RUN
 from dressage.cli.children import Child, dressage
@@ -49,6 +52,20 @@ from dressage.cli.running import run
     help="Instead: how long a take-over takes beside so many sleeping runs. Exits with 1 beyond 2 s.",
 )
 @click.option(
+    "--branches",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Instead: a run with N branches beside N runs of the same task. Exits with 1 below half their tasks/s, or if "
+    "the run's state reaches 4 MiB.",
+)
+@click.option(
+    "--sleepers",
+    type=click.IntRange(1),
+    metavar="RUNS",
+    help="Instead: so many runs that sleep 5 s, started together. Exits with 1 if the last ends more than 9 s after "
+    "the first start, or any too early.",
+)
+@click.option(
     "--language",
     is_flag=True,
     help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
@@ -61,6 +78,8 @@ def bench(
     analytics: bool,
     orchestrators: int,
     sleeping: int | None,
+    branches: int | None,
+    sleepers: int | None,
     language: bool,
     as_json: bool,
 ) -> None:
@@ -70,22 +89,27 @@ def bench(
         click.echo(json.dumps(scaling) if as_json else say(scaling))
         return
     if sleeping is not None:
-        figures = run(measure_sleeping(sleeping))
-        lines = "\n".join(f"{name}: {figure}" for name, figure in figures.items())
-        click.echo(json.dumps(figures) if as_json else lines)
-        sys.exit(0 if figures["met"] else 1)
+        _judged(run(measure_sleeping(sleeping)), show_sleeping, as_json)
+    if branches is not None:
+        _judged(run(measure_branches(branches)), show_branches, as_json)
+    if sleepers is not None:
+        _judged(run(measure_sleepers(sleepers)), show_sleepers, as_json)
     if language:
-        told = run(measure_language())
-        if as_json:
-            click.echo(json.dumps(told))
-        else:
-            show_language(told)
-        sys.exit(0 if told["met"] else 1)
+        _judged(run(measure_language()), show_language, as_json)
     report = run(measure(runs, latency_runs, with_analytics=analytics))
     if as_json:
         click.echo(json.dumps(report))
     else:
         show(report)
+
+
+def _judged(report: dict[str, Any], show: Callable[[dict[str, Any]], None], as_json: bool) -> NoReturn:
+    """Tells the figures, and ends the process: with 1 if they miss a goal."""
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        show(report)
+    sys.exit(0 if report["met"] else 1)
 
 
 async def scale(runs: int, orchestrators: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,14 +36,33 @@ class Throughput:
     seconds: float
     cpu: Reading | None
     others_cores: float | None
+    tasks_per_run: int = TASKS_PER_RUN
+
+    @property
+    def tasks(self) -> int:
+        return self.runs * self.tasks_per_run
 
     @property
     def tasks_per_s(self) -> float:
-        return self.runs * TASKS_PER_RUN / self.seconds
+        return self.tasks / self.seconds
 
     def cpu_us_per_task(self) -> dict[str, float | None]:
-        tasks = self.runs * TASKS_PER_RUN
-        return {name: round(seconds / tasks * 1e6, 1) for name, seconds in (self.cpu or {}).items()}
+        return {name: round(seconds / self.tasks * 1e6, 1) for name, seconds in (self.cpu or {}).items()}
+
+
+async def measured(
+    pids: Mapping[str, int], work: Awaitable[None], runs: int, tasks_per_run: int = TASKS_PER_RUN
+) -> Throughput:
+    """What so many runs took, until `work` has seen the end of all of them."""
+    cpu, busy, began = read_cpu(pids), busy_seconds(), time.perf_counter()
+    await work
+    seconds = time.perf_counter() - began
+    after, busy_after = read_cpu(pids), busy_seconds()
+    used = {name: after[name] - cpu[name] for name in cpu} if cpu is not None and after is not None else None
+    others = None
+    if used is not None and busy is not None and busy_after is not None:
+        others = round(max(0.0, (busy_after - busy - sum(used.values())) / seconds), 2)
+    return Throughput(runs, seconds, used, others, tasks_per_run)
 
 
 class EngineBench:
@@ -84,17 +104,7 @@ class EngineBench:
         return Latency(*(round(took[min(runs - 1, int(runs * share))], 2) for share in (0.50, 0.95, 0.99)))
 
     async def throughput(self, runs: int) -> Throughput:
-        cpu, busy, began = read_cpu(self._pids), busy_seconds(), time.perf_counter()
-        await self._many(runs)
-        seconds = time.perf_counter() - began
-        after, busy_after = read_cpu(self._pids), busy_seconds()
-        used = (
-            {name: after[name] - cpu[name] for name in cpu} if cpu is not None and after is not None else None
-        )
-        others = None
-        if used is not None and busy is not None and busy_after is not None:
-            others = round(max(0.0, (busy_after - busy - sum(used.values())) / seconds), 2)
-        return Throughput(runs, seconds, used, others)
+        return await measured(self._pids, self._many(runs), runs)
 
     async def check_events(self) -> int:
         """Counts the output events. Raises `DressageError` unless there are exactly as many as there must be."""

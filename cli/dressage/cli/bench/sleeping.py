@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
@@ -57,6 +59,10 @@ async def measure_sleeping(runs: int) -> dict[str, Any]:
         "share_of_goal": round(slowest_s / GOAL_S, 3),
         "met": slowest_s <= GOAL_S,
     }
+
+
+def show_sleeping(report: dict[str, Any]) -> None:
+    click.echo("\n".join(f"{name}: {figure}" for name, figure in report.items()))
 
 
 async def _put_to_sleep(client: Client, runs: int) -> None:

@@ -1,11 +1,11 @@
-"""The workflow that is measured: three tasks, 500 bytes in, 200 out, one searchable and three plain variables."""
+"""What is measured: three tasks, 500 bytes in, 200 out, one searchable and three plain variables; branches; sleeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dressage.flow import App, Searchable, sleep, workflow
+from dressage.flow import App, Limits, Searchable, gather, sleep, workflow
 
 app = App("bench")
 TASKS_PER_RUN: Final = 3
@@ -61,6 +61,21 @@ def order_input(number: int) -> dict[str, Any]:
             "note": "n" * 232,
         }
     }
+
+
+@app.task(retries=3)
+async def echo(number: int) -> int:
+    return number
+
+
+@workflow(name="bench-one")
+async def one(number: int) -> int:
+    return await echo(number)
+
+
+@workflow(name="bench-wide", limits=Limits(history_events=1_000_000))
+async def wide(count: int) -> int:
+    return sum(await gather(*(echo(number) for number in range(count))))
 
 
 @workflow(name="bench-nap")

@@ -16,12 +16,12 @@ from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect
 from dressage.orchestrator.fold.limits import (
+    at_end,
     bounded,
     events_bytes,
     fitting,
     limit_state,
     stored_bytes,
-    threads_bytes,
     too_large,
     type_error,
     variables_too_large,
@@ -29,6 +29,7 @@ from dressage.orchestrator.fold.limits import (
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
 from dressage.orchestrator.fold.state import RunState, RunThread
+from dressage.orchestrator.fold.threads import Threads
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
@@ -72,7 +73,8 @@ class Advance:
         self.root = self.scope = Scope(state.variables, definition)
         self.root.left = WORK_MAX
         self.first_event = state.events
-        self.ready = deque(thread for thread in state.threads if thread.wait is None)
+        self.threads = Threads(state)
+        self.ready = deque[RunThread]()
         """The threads that can go on, in their order."""
 
         self.branches = Branches(self)
@@ -86,9 +88,14 @@ class Advance:
         self._thread = None if thread.parent is None else thread
         self.scope = self.root if thread.parent is None else self._scope_of(thread)
 
+    def begin(self, thread: RunThread) -> None:
+        """A new thread, which moves when those before it have."""
+        self.threads.add(thread)
+        self.ready.append(thread)
+
     def forget(self, thread: RunThread) -> None:
         """A thread has ended."""
-        self.state.threads.remove(thread)
+        self.threads.remove(thread)
         self._scopes.pop(thread.id, None)
         thread.node = ENDED
 
@@ -97,15 +104,22 @@ class Advance:
             return self.root
         found = self._scopes.get(thread.id)
         if found is None:
-            around = self._scope_of(self.thread(thread.parent))
+            around = self._scope_of(self._parent(thread.parent))
             found = self._scopes[thread.id] = BranchScope(thread.variables, self.definition, around)
         return found
 
+    def _parent(self, number: int) -> RunThread:
+        found = self.threads.find(number)
+        assert found is not None, "a branch outlives its gather"
+        return found
+
     def thread(self, number: int) -> RunThread:
-        return next(each for each in self.state.threads if each.id == number)
+        """The thread with this id, as this fold may change it."""
+        return self.threads.own(self._parent(number))
 
     def go_on(self, thread: RunThread, node: int) -> None:
         """Lets a thread go on at `node`, whether it waited or not."""
+        thread = self.threads.own(thread)
         thread.node, thread.wait = node, None
         if thread is not self.moving:
             self.ready.append(thread)
@@ -191,12 +205,12 @@ class Advance:
     def check_sizes(self, output: bytes = b"") -> None:
         """Raises `LimitExceeded` for variables or a state that would not fit."""
         state, definition = self.state, self.definition
-        of_threads, waits = threads_bytes(state.threads)
+        of_threads, rest = self.threads.held(self.moving)
         variables = stored_bytes(state.variables) + of_threads
         if variables > definition.limits.variables_bytes:
             raise variables_too_large(variables, definition.limits)
         if not definition.state_fits or len(state.threads) > 1:
-            limit_state(variables + len(state.input) + waits + len(output) + events_bytes(state))
+            limit_state(variables + len(state.input) + rest + len(output) + events_bytes(state))
 
     def pay(self) -> None:
         """Takes the work of events and steps since the last time, and looks at what is stored.
@@ -220,7 +234,7 @@ class Advance:
             self.state.variables[name] = msgspec.Raw(data)
             self.root.remember(name, value)
             return 0
-        owner.variables[name] = msgspec.Raw(data)
+        self.threads.own(owner).variables[name] = msgspec.Raw(data)
         self._scope_of(owner).remember(name, value)
         return owner.id
 
@@ -230,7 +244,7 @@ class Advance:
             owned = self.definition.branch_variables
             if name in (owned.get((thread.gather, thread.branch)) or owned[thread.gather, 0]):
                 return thread
-            thread = self.thread(thread.parent)
+            thread = self._parent(thread.parent)
         return None
 
     def _pay_for_storing(self, size: int) -> None:
@@ -267,6 +281,7 @@ class Advance:
 
         Without one it ends its thread: the run, or a branch, whose gather raises it when the others have ended, too.
         """
+        thread = self.threads.own(thread)
         thread.wait = None
         failure = bounded(failure)
         spec = self.definition.spec
@@ -297,7 +312,7 @@ class Advance:
     def fail_run(self, failure: FailureInfo) -> None:
         if self.stored or not self.definition.state_fits:
             self.state.variables = fitting(self.state, self.definition.limits)
-        self.state.failure = failure = bounded(failure)
+        self.state.failure = failure = at_end(bounded(failure))
         self._end("failed")
         self.emit(RunFailed(failure, self.state.ended_ms - self.state.started_ms))
 

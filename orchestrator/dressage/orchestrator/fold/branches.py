@@ -11,7 +11,15 @@ from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
+from dressage.orchestrator.fold.shared import first_and_rest, grown
+from dressage.orchestrator.fold.state import (
+    EventWait,
+    GatherWait,
+    RunThread,
+    SleepWait,
+    TaskWait,
+    begun_by,
+)
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
@@ -39,8 +47,7 @@ class Branches:
         limit_threads(len(state.threads) + 1)
         number, state.threads_made = state.threads_made, state.threads_made + 1
         thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
-        state.threads.append(thread)
-        advance.ready.append(thread)
+        advance.begin(thread)
         self.unbegun.add(number)
         advance.emit(BranchStarted(parent.node, place, number, parent.id))
         advance.turn_to(thread)
@@ -55,7 +62,7 @@ class Branches:
         node = advance.definition.spec.nodes[wait.node]
         assert isinstance(node, GatherNode)
         assert node.each is not None
-        item, *left = wait.given
+        item, left = first_and_rest(wait.given)
         parent.wait = structs.replace(wait, given=left, held=wait.held - len(item))
         values = decode_stored(item, advance.definition.types)
         given = dict(zip(node.each.names, values, strict=True))
@@ -80,12 +87,11 @@ class Branches:
             wait = structs.replace(wait, dropped=wait.dropped + 1)
         elif failure is not None:
             held = wait.held + bytes_of(failure)
-            wait = structs.replace(wait, failures={**wait.failures, place: failure}, held=held)
+            wait = structs.replace(wait, failures=grown(wait.failures, place, failure), held=held)
         else:
             output = cast("msgspec.Raw", outcome)
-            wait = structs.replace(
-                wait, outputs={**wait.outputs, place: output}, held=wait.held + len(output)
-            )
+            outputs = grown(wait.outputs, place, output)
+            wait = structs.replace(wait, outputs=outputs, held=wait.held + len(output))
         parent.wait, advance.stored = wait, True
         advance.forget(thread)
         if not over and self._wins(wait, failure):
@@ -142,6 +148,7 @@ class Branches:
                 self._cancel(thread)
 
     def _cancel(self, thread: RunThread) -> None:
+        thread = self.advance.threads.own(thread)
         if thread.cancel:
             return
         if thread.id in self.unbegun:
@@ -178,7 +185,8 @@ class Branches:
 
     def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
-        for place, effect in enumerate(self.advance.effects):
+        asked_now = begun_by(thread.step_id, self.advance.stamp.seq)
+        for place, effect in enumerate(self.advance.effects if asked_now else ()):
             match effect:
                 case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
                     del self.advance.effects[place]

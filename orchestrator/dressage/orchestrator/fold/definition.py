@@ -9,7 +9,7 @@ from dressage.expressions.compilation import Evaluate
 from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
-from dressage.orchestrator.fold.limits import POSTED_BYTES, POSTED_MAX, STATE_BYTES_MAX, UNCLAIMED_BYTES_MAX
+from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.spec import GatherNode, Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
@@ -67,8 +67,7 @@ class Definition:
             each.name: self.types.codec(each.type) for each in spec.variables if each.declared and each.type
         }
         self.limits = spec.limits or Limits()
-        beside = UNCLAIMED_BYTES_MAX + POSTED_MAX * POSTED_BYTES if spec.events else 0
-        self.state_fits = _largest_state(self.limits) + beside <= STATE_BYTES_MAX
+        self.state_fits = not spec.events and _largest_state(self.limits) <= STATE_BYTES_MAX
         """Whether the limits of its parts already keep the state of a run with one thread within its own."""
         self.events_near = (
             self.limits.history_events - EVENTS_UNSEEN

@@ -97,10 +97,10 @@ def _start(
         command_id=command.command_id,
         input=given,
         actor=command.actor,
-        threads=[RunThread(id=0, node=definition.spec.entry)],
         variables=variables,
     )
     advance = Advance(fresh, definition, stamp)
+    advance.begin(RunThread(id=0, node=definition.spec.entry))
     advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
     return _finish(advance, command.actor)
 
@@ -208,14 +208,22 @@ def _finish(advance: Advance, actor: str) -> Outcome:
             advance.check_sizes()
         except LimitExceeded as error:
             advance.fail_run(_failure_of(error))
-    return Outcome(advance.state, advance.effects, advance.events, advance.first_event, actor=actor)
+    advance.threads.settle()
+    return Outcome(
+        advance.state,
+        advance.effects,
+        advance.events,
+        advance.first_event,
+        actor=actor,
+        threads=advance.threads.changed,
+    )
 
 
 def _move(advance: Advance, thread: RunThread) -> None:
     """Raises `LimitExceeded`, which no handler of the workflow can catch."""
     definition, state = advance.definition, advance.state
     nodes = definition.nodes
-    advance.moving = thread
+    advance.moving = thread = advance.threads.own(thread)
     advance.branches.unbegun.discard(thread.id)
     advance.turn_to(thread)
     while thread.wait is None and thread.node >= 0 and not state.finished:

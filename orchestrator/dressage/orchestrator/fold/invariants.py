@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, TaskWait
+from dressage.orchestrator.fold.state import GatherWait, RunState, begun_by
 from dressage.protocol.errors import InvariantBroken
 
 
@@ -34,7 +34,7 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
             return "a finished run changed"
     if after.finished:
         return _broken_end(after) or _broken_cancel(before, outcome)
-    return _broken_waits(after, outcome)
+    return _broken_threads(before, outcome)
 
 
 def _broken_end(after: RunState) -> str:
@@ -55,37 +55,71 @@ def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
     return f"timers {left} outlive their run" if left else ""
 
 
-def _broken_waits(after: RunState, outcome: Outcome) -> str:
-    """Every thread waits; what began to wait in this fold has its effect, and every effect its wait."""
-    asked: set[str] = set()
-    for effect in outcome.effects:
-        if isinstance(effect, DispatchTask):
-            asked.add(effect.task_id)
-        elif isinstance(effect, SetTimer):
-            asked.add(effect.timer_id)
+def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
+    """Every thread waits; what began to wait in this fold has its effect, and every effect its wait.
+
+    Only threads that changed are looked at: what held before still holds for the others.
+    """
+    after = outcome.state
+    assert after is not None
+    changes, count, last = outcome.threads, 0, -1
+    if before is None or changes is None:  # All of them, as if they had just begun.
+        changes = {place: (None, thread) for place, thread in enumerate(after.threads)}
+    else:
+        count, last = len(before.threads), before.threads_made - 1
+    opened: dict[int, int] = {}
+    gathers: dict[int, int] = {}
     begun: set[str] = set()
-    open_branches = Counter(thread.parent for thread in after.threads if thread.parent is not None)
-    gathers = {thread.id for thread in after.threads if isinstance(thread.wait, GatherWait)}
-    if open_branches.keys() - gathers:
-        return "a branch belongs to no gather"
-    ids = {thread.id for thread in after.threads}
-    if len(ids) < len(after.threads) or max(ids, default=0) >= after.threads_made:
-        return "two threads have one id"
-    seq = str(after.seq)
-    for thread in after.threads:
-        wait = thread.wait
-        if wait is None:
+    for was, now in changes.values():
+        if was is None:
+            if now is None:
+                continue  # It has begun and ended.
+            if now.id <= last:
+                return "two threads have one id, or stand out of order"
+            last, count = now.id, count + 1
+            if now.parent is not None:
+                opened[now.parent] = opened.get(now.parent, 0) + 1
+        else:
+            if isinstance(was.wait, GatherWait):
+                gathers[was.id] = gathers.get(was.id, 0) - _running(was.wait)
+            if now is None:
+                count -= 1
+                if was.parent is not None:
+                    opened[was.parent] = opened.get(was.parent, 0) - 1
+                continue
+        if now.wait is None:
             return "a thread neither moves nor waits"
-        if isinstance(wait, GatherWait):
-            running = open_branches[thread.id]
-            if running + wait.ended + len(wait.given) != wait.branches or not running:
+        if isinstance(now.wait, GatherWait):
+            if not _running(now.wait):
                 return "a gather waits for branches that are not there"
-            continue
-        if isinstance(wait, EventWait) and not wait.timer_id:
-            continue
-        wait_id = wait.task_id if isinstance(wait, TaskWait) else wait.timer_id
-        if wait_id.split("-")[2] == seq:
-            begun.add(wait_id)
+            gathers[now.id] = gathers.get(now.id, 0) + _running(now.wait)
+        elif begun_by(now.step_id, after.seq):
+            begun.add(now.step_id)
     if not after.threads:
         return "a running run has no threads"
+    if count != len(after.threads) or last >= after.threads_made:
+        return "two threads have one id, or one was not counted"
+    if opened or gathers:
+        broken = _broken_gathers(opened, gathers)
+        if broken:
+            return broken
+    asked = {
+        effect.task_id if isinstance(effect, DispatchTask) else effect.timer_id
+        for effect in outcome.effects
+        if isinstance(effect, DispatchTask | SetTimer)
+    }
     return "" if begun == asked else f"waits {begun} and effects {asked} do not match"
+
+
+def _broken_gathers(opened: Mapping[int, int], gathers: Mapping[int, int]) -> str:
+    """`opened` is by how many the open branches of a thread are more, `gathers` by how many they should be."""
+    if any(more and parent not in gathers for parent, more in opened.items()):
+        return "a branch belongs to no gather"
+    if any(opened.get(number, 0) != more for number, more in gathers.items()):
+        return "a gather waits for branches that are not there"
+    return ""
+
+
+def _running(wait: GatherWait) -> int:
+    """How many branches of a gather there must be at the moment."""
+    return wait.branches - wait.ended - len(wait.given)

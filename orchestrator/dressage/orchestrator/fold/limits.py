@@ -5,7 +5,7 @@ The names in the errors are those of docs/limits.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -19,8 +19,8 @@ from dressage.protocol.nesting import nests_deeper
 from dressage.protocol.spec import Limits
 
 STATE_BYTES_MAX = 950_000
-"""Bytes of input, variables, arguments and output of a run together. With its failure and its ids they make the state,
-which is one message: below a server's default max_payload of 1 MiB."""
+"""Bytes of input, variables, output, run threads and external events of a run together. With its failure and its ids
+they make the state, which is one message: below a server's default max_payload of 1 MiB."""
 
 RUN_THREADS_MAX = 1_000
 """Run threads of one run at a time."""
@@ -39,8 +39,17 @@ POSTED_BYTES = 20
 UNCLAIMED_BYTES_MAX = 128 * 1024
 """Bytes of the payloads of a run's unclaimed external events together."""
 
+THREAD_BYTES = 320
+"""What a run thread takes in the state besides variables, names, and what it gives or is given: ids and counters."""
+
+ENDED_BYTES = 12
+"""What the place of a branch that has ended takes in the state."""
+
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
+
+FAILED_BYTES_MAX = 72 * 1024
+"""Bytes of the failure that a run ends with. What does not fit of a group is left out there, and nowhere else."""
 
 GROUP_CUT = "(cut: limit failure-group)"
 FAMILY_SHORT_MAX = 4
@@ -103,23 +112,21 @@ def bytes_of(failure: FailureInfo) -> int:
     return len(_to_json(failure))
 
 
-def threads_bytes(threads: Iterable[RunThread]) -> tuple[int, int]:
-    """What the variables of run threads take in the state, and what their waits do beyond their ids."""
-    variables = waits = 0
-    for thread in threads:
-        if thread.variables:
-            variables += stored_bytes(thread.variables)
-        wait = thread.wait
-        if type(wait) is TaskWait:
-            waits += len(wait.args)
-        elif type(wait) is GatherWait:
-            waits += wait.held
-    return variables, waits
+def thread_bytes(thread: RunThread) -> tuple[int, int]:
+    """What the variables of a run thread take in the state, and what else there is of it, at most."""
+    variables = stored_bytes(thread.variables) if thread.variables else 0
+    wait = thread.wait
+    if type(wait) is TaskWait:
+        return variables, THREAD_BYTES + len(wait.task) + len(wait.queue) + len(wait.args)
+    if type(wait) is GatherWait:
+        ended = len(wait.outputs) + len(wait.failures)
+        return variables, THREAD_BYTES + wait.held + ENDED_BYTES * ended + len(wait.given)
+    return variables, THREAD_BYTES
 
 
 def events_bytes(state: RunState) -> int:
-    """What external events take in the state: the payloads of those that wait to be claimed, and marks of all."""
-    return sum(len(each.payload) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
+    """What external events take in the state: those that wait to be claimed, and marks of all."""
+    return sum(len(_to_json(each)) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
 
 
 def type_error(wrong: BadValue, line: int) -> FailureInfo:
@@ -167,6 +174,18 @@ def bounded(failure: FailureInfo) -> FailureInfo:
     )
 
 
+def at_end(failure: FailureInfo) -> FailureInfo:
+    """A failure as a run ends with it, beside all that its state holds: of a large group the first ones."""
+    left, kept = FAILED_BYTES_MAX - bytes_of(msgspec.structs.replace(failure, causes=())), list[FailureInfo]()
+    for cause in failure.causes:
+        left -= bytes_of(cause) + 1
+        if left < 0:
+            cut = f"{failure.message}, the first {len(kept)} of them told {GROUP_CUT}"
+            return msgspec.structs.replace(failure, message=cut, causes=tuple(kept))
+        kept.append(cause)
+    return failure
+
+
 def _bounded_causes(causes: tuple[FailureInfo, ...]) -> tuple[FailureInfo, ...]:
     """All of them, by name and family; the texts and details of the first ones, as far as there is room."""
     left, kept = GROUP_BYTES_MAX, list[FailureInfo]()
@@ -174,7 +193,7 @@ def _bounded_causes(causes: tuple[FailureInfo, ...]) -> tuple[FailureInfo, ...]:
         left -= len(_to_json(cause))
         if left < 0:
             short = FailureInfo(cause.name, GROUP_CUT, cause.kind, family=cause.family[:FAMILY_SHORT_MAX])
-            kept.append(short)
+            kept.append(min(short, cause, key=bytes_of))
         else:
             kept.append(cause)
     return tuple(kept)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import RunState, RunThread
 from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
+
+ThreadChange = tuple[RunThread | None, RunThread | None]
+"""A run thread as it was before a fold, and as it is behind it; None: there was, or is, no such thread."""
 
 
 class Outcome(msgspec.Struct):
     """The new state (None: the run does not exist), what to perform, and what happened.
 
     A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run;
-    `actor` is who caused them.
+    `actor` is who caused them. `threads` are the run threads that changed, by their ids; None: any of them may have.
     """
 
     state: RunState | None
@@ -25,6 +30,7 @@ class Outcome(msgspec.Struct):
     message: str = ""
     existing: bool = False
     actor: str = ""
+    threads: Mapping[int, ThreadChange] | None = None
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):

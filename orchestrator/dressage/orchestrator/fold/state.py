@@ -6,10 +6,12 @@ of them in memory, which a full collection would walk through again and again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
+from dressage.orchestrator.fold.shared import as_stored
 from dressage.protocol.commands import FailureInfo, Json, RunStatus
 
 STATE_FORMAT: Literal[1] = 1
@@ -64,11 +66,11 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
 
     node: int
     branches: int
-    outputs: dict[int, msgspec.Raw] = {}
-    failures: dict[int, FailureInfo] = {}
+    outputs: Mapping[int, msgspec.Raw] = {}
+    failures: Mapping[int, FailureInfo] = {}
     won: int | None = None
     dropped: int = 0
-    given: list[msgspec.Raw] = []
+    given: Sequence[msgspec.Raw] = []
     limit: int = 0
     held: int = 0
 
@@ -109,6 +111,27 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     def timer_id(self) -> str:
         """The timer that this thread waits for, or that delays what it waits for; empty if there is none."""
         return "" if self.wait is None or isinstance(self.wait, GatherWait) else self.wait.timer_id
+
+    @property
+    def step_id(self) -> str:
+        """The attempt or the timer that this thread waits for; empty if it is neither."""
+        return self.wait.task_id if isinstance(self.wait, TaskWait) else self.timer_id
+
+
+def begun_by(step_id: str, seq: int) -> bool:
+    """Whether an attempt or a timer was asked for by the command with this sequence."""
+    return step_id != "" and step_id.split("-")[2] == str(seq)
+
+
+class RunThreads(list[RunThread]):
+    """The run threads of a state in the order of their ids; `held` is what they take in it (`limits.thread_bytes`),
+    if that is known."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, threads: Iterable[RunThread] = ()) -> None:
+        super().__init__(threads)
+        self.held: tuple[int, int] | None = threads.held if isinstance(threads, RunThreads) else None
 
 
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -153,10 +176,12 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     actor: str = ""
 
     def copy(self) -> RunState:
-        """A copy that can be changed without touching this one; the values inside are immutable."""
+        """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
+        are shared: who changes one copies it first (`Threads.own`).
+        """
         return msgspec.structs.replace(
             self,
-            threads=[thread.copy() for thread in self.threads],
+            threads=RunThreads(self.threads),
             variables=dict(self.variables),
             unclaimed=list(self.unclaimed),
             posted=list(self.posted),
@@ -167,7 +192,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
         return self.status != "running"
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=as_stored)
 _decoder = msgspec.json.Decoder(RunState)
 
 

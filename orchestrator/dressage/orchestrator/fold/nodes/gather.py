@@ -10,6 +10,7 @@ from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.limits import RUN_THREADS_MAX
 from dressage.orchestrator.fold.state import GatherWait, RunThread
 from dressage.protocol.spec import EACH_LIMIT, Each, GatherNode
 from dressage.protocol.spec_sizes import branch_argument
@@ -61,7 +62,9 @@ def _enter_each(advance: Advance, thread: RunThread, ready: ReadyNode, node: Gat
     advance.scope.spend(size)
     advance.stored = True
     thread.wait = GatherWait(thread.node, len(given), given=given, limit=limit, held=size)
-    for _ in range(min(limit, len(given))):
+    # At least one, which tells by name if there is no room at all.
+    room = max(1, RUN_THREADS_MAX - len(advance.state.threads))
+    for _ in range(min(limit, len(given), room)):
         advance.branches.start_next(thread)
 
 

@@ -68,11 +68,13 @@ def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
 
 def on_result(advance: Advance, result: TaskResult) -> None:
     """Applies the result of the attempt that a thread waits for; any other is stale and changes nothing."""
-    for thread in advance.state.threads:
-        if isinstance(thread.wait, TaskWait) and thread.wait.task_id == result.task_id:
-            advance.turn_to(thread)
-            _apply(advance, thread, thread.wait, result)
-            return
+    thread = advance.threads.of_step(result.task_id)
+    wait = None if thread is None else thread.wait
+    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == result.task_id:
+        thread = advance.threads.own(thread)
+        advance.turn_to(thread)
+        _apply(advance, thread, wait, result)
+        return
     raise RefuseCommand(
         "RESULT_STALE",
         f"run {advance.state.run_id!r} does not wait for attempt {result.task_id!r}: its result was applied before, "

@@ -14,7 +14,8 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
 
     Raises `LimitExceeded`.
     """
-    for thread in advance.state.threads:
+    thread = advance.threads.of_step(command.timer_id)
+    if thread is not None:
         match thread.wait:
             case SleepWait(timer_id=command.timer_id) as wait:
                 sleep.awake(advance, thread, wait)
@@ -23,5 +24,5 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
                 event.on_timeout(advance, thread, wait)
                 return
             case _:
-                continue
+                pass
     raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits for this timer")
