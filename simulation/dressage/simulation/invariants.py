@@ -20,7 +20,7 @@ from dressage.brokers.provision import Namespace
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
-from dressage.orchestrator.fold.state import RunState, SleepWait, decode_state, encode_state
+from dressage.orchestrator.fold.state import RunState, SleepWait, State, decode_state, encode_state
 from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
 from dressage.orchestrator.turn.starting import share_of
 from dressage.protocol.commands import (
@@ -237,7 +237,8 @@ class Watch:
         view, state = self.view(shard), folded.outcome.state
         if folded.changed and state is not None:
             view.history[folded.token, state.seq] = encode_state(state)
-            sleeps = [(state.seq, each.wait) for each in state.threads if isinstance(each.wait, SleepWait)]
+            threads = state.threads if isinstance(state, RunState) else []
+            sleeps = [(state.seq, each.wait) for each in threads if isinstance(each.wait, SleepWait)]
             if sleeps:
                 view.sleeping[folded.token] = sleeps
             else:
@@ -378,7 +379,7 @@ class Watch:
 
     def _check_sends(self, shard: int) -> None:
         sent = [token for _, _, token in self.view(shard).sends]
-        asked = [run_token(run) for _, run in self.refold.shard(shard).sends][: len(sent)]
+        asked = [token for _, token in self.refold.shard(shard).sends][: len(sent)]
         if sent != asked:
             self.broken("sends-once-in-order", f"shard {shard}: stored {sent[-3:]}, asked for {asked[-3:]}")
 
@@ -462,16 +463,16 @@ class Watch:
         folded = self.refold.shard(shard).folded.get(seq)
         effects = len(folded.outcome.effects) if folded is not None else 0
         if view.cursor.place < (seq, effects):
-            self.broken("state-behind-cursor", f"{state.run_id} @{seq}, cursor {view.cursor.place}")
-        if view.events.get(token, 0) < state.events:
+            self.broken("state-behind-cursor", f"{token} @{seq}, cursor {view.cursor.place}")
+        if isinstance(state, RunState) and view.events.get(token, 0) < state.events:
             self.broken(
                 "state-behind-events",
-                f"{state.run_id} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",
+                f"{token} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",
             )
         if seq < view.state_seq.get(token, 0):
-            self.broken("state-only-forward", f"{state.run_id} from {view.state_seq[token]} back to {seq}")
+            self.broken("state-only-forward", f"{token} from {view.state_seq[token]} back to {seq}")
         if view.history.get((token, seq)) != data:
-            self.broken("state-as-folded", f"{state.run_id} @{seq} is not what the fold made")
+            self.broken("state-as-folded", f"{token} @{seq} is not what the fold made")
         view.state_seq[token] = seq
         view.state_data[token] = data
 
@@ -557,8 +558,10 @@ class Watch:
                 f"cursor {view.cursor.place}",
             )
 
-    def _shown_otherwise(self, run: RunView, state: RunState) -> list[str]:
+    def _shown_otherwise(self, run: RunView, state: State) -> list[str]:
         """Which fields of an answer are not those of the state. One that waits for an end shows no variables."""
+        if not isinstance(state, RunState):
+            return ["run"]
         wrong = [
             name
             for name in ("status", "events", "failure", "reason", "actor")

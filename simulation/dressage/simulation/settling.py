@@ -91,7 +91,7 @@ def _left_over(world: World) -> list[str]:
         shard = world.watch.refold.shard(number)
         allowed = {names.cursor(number)}
         for token, state in shard.states.items():
-            for thread in state.threads:
+            for thread in state.threads if isinstance(state, RunState) else ():
                 if isinstance(thread.wait, SleepWait) and _sleeps_long(state, thread.wait):
                     allowed.add(names.timer(number, token, thread.wait.timer_id))
         stored = set(world.server.streams[names.shard_stream(number)].log.subjects)
@@ -129,7 +129,7 @@ def _judge_run(world: World, run: PlannedRun) -> None:
     found = [
         state
         for number in range(watch.count)
-        if (state := watch.refold.shard(number).states.get(token)) is not None
+        if isinstance(state := watch.refold.shard(number).states.get(token), RunState)
     ]
     if len(found) > 1:
         watch.broken("acknowledged-not-lost", f"{run.run_id} is on {len(found)} shards")

@@ -9,10 +9,10 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
-from dressage.protocol.commands import FailureInfo
+from dressage.protocol.commands import AwaitEvent, FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
@@ -178,15 +178,24 @@ class Branches:
 
     def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
-        for place, effect in enumerate(self.advance.effects):
-            match effect:
-                case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
-                    del self.advance.effects[place]
-                    return
-                case SetTimer(timer_id=asked) if asked == wait.timer_id:
-                    del self.advance.effects[place]
-                    return
-                case _:
-                    continue
-        if thread.timer_id:
-            self.advance.effects.append(CancelTimer(thread.timer_id))
+        effects = self.advance.effects
+        begun = [place for place, effect in enumerate(effects) if _begins(effect, wait)]
+        for place in reversed(begun):
+            del effects[place]
+        if not begun:
+            if thread.timer_id:
+                effects.append(CancelTimer(thread.timer_id))
+            self.advance.withdraw(wait)
+
+
+def _begins(effect: Effect, wait: TaskWait | SleepWait | EventWait) -> bool:
+    """Whether an effect belongs to the begin of a wait."""
+    match effect:
+        case DispatchTask(task_id=asked):
+            return isinstance(wait, TaskWait) and asked == wait.task_id
+        case SetTimer(timer_id=asked):
+            return asked == wait.timer_id
+        case SendCommand(command=AwaitEvent(wait_id=asked)):
+            return isinstance(wait, EventWait) and asked == wait.wait_id
+        case _:
+            return False

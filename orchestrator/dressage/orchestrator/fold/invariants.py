@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, TaskWait
+from dressage.orchestrator.fold.state import EventWait, GatherWait, Mailbox, RunState, TaskWait
+from dressage.protocol.commands import AwaitEvent, ReturnEvent
 from dressage.protocol.errors import InvariantBroken
 
 
-def check(before: RunState | None, outcome: Outcome) -> None:
+def check(before: RunState | Mailbox | None, outcome: Outcome) -> None:
     """Raises `InvariantBroken`."""
     broken = _broken(before, outcome)
     if broken:
         raise InvariantBroken(broken)
 
 
-def _broken(before: RunState | None, outcome: Outcome) -> str:
+def _broken(before: RunState | Mailbox | None, outcome: Outcome) -> str:
     """The first rule that does not hold, in words; empty when all hold."""
     after = outcome.state
     if after is None or after is before:
-        return "nothing changed, yet something happened" if outcome.effects or outcome.events else ""
+        happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
+        return "nothing changed, yet something happened" if happened else ""
+    if isinstance(before, Mailbox):
+        early, before = before, None
+        if after.seq <= early.seq or after.time_ms < early.time_ms:
+            return "a command was folded twice, or time ran backwards"
+    if isinstance(after, Mailbox):
+        return ""
     counted = 0 if before is None else before.events
     if outcome.first_event != counted or after.events != counted + len(outcome.events):
         return "events were not counted, or do not follow the last one"
@@ -37,6 +45,11 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
     return _broken_waits(after, outcome)
 
 
+def _returns(effect: Effect) -> bool:
+    """A run that has no wait for an event gives it back, and is the same as before."""
+    return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent)
+
+
 def _broken_end(after: RunState) -> str:
     if after.threads or after.ended_ms <= 0:
         return "a finished run has threads, or no end"
@@ -48,7 +61,7 @@ def _broken_end(after: RunState) -> str:
 def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
     """A cancelled run leaves no timer behind."""
     after = outcome.state
-    if before is None or after is None or after.status != "cancelled":
+    if before is None or not isinstance(after, RunState) or after.status != "cancelled":
         return ""
     pending = {thread.timer_id for thread in before.threads} - {""}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
@@ -63,6 +76,8 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
             asked.add(effect.task_id)
         elif isinstance(effect, SetTimer):
             asked.add(effect.timer_id)
+        elif isinstance(effect, SendCommand) and isinstance(effect.command, AwaitEvent):
+            asked.add(f"key {effect.command.wait_id}")
     begun: set[str] = set()
     open_branches = Counter(thread.parent for thread in after.threads if thread.parent is not None)
     gathers = {thread.id for thread in after.threads if isinstance(thread.wait, GatherWait)}
@@ -81,6 +96,8 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
             if running + wait.ended + len(wait.given) != wait.branches or not running:
                 return "a gather waits for branches that are not there"
             continue
+        if isinstance(wait, EventWait) and wait.key and wait.wait_id.split("-")[2] == seq:
+            begun.add(f"key {wait.wait_id}")
         if isinstance(wait, EventWait) and not wait.timer_id:
             continue
         wait_id = wait.task_id if isinstance(wait, TaskWait) else wait.timer_id

@@ -39,6 +39,21 @@ POSTED_BYTES = 20
 UNCLAIMED_BYTES_MAX = 128 * 1024
 """Bytes of the payloads of a run's unclaimed external events together."""
 
+MARKS_MAX = 4_096
+"""External events of one correlation key whose ids are remembered: the newest ones."""
+
+GIVEN_MAX = 4_000
+"""Waits at one correlation key of which is remembered what they were given: the last ones. They matter for seconds."""
+
+WAITS_MAX = 1_000
+"""Runs that wait at one correlation key at a time."""
+
+KEYED_BYTES_MAX = 64 * 1024
+"""Bytes of the payload of one external event that is posted to a correlation key, or to a run that does not exist."""
+
+RETURNED_BYTES_MAX = 512 * 1024
+"""Bytes of unclaimed payloads of a correlation key with those that came back: what comes back was accepted before."""
+
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
 

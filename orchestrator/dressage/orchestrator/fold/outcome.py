@@ -5,19 +5,19 @@ from __future__ import annotations
 import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import State
 from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
 
 
 class Outcome(msgspec.Struct):
-    """The new state (None: the run does not exist), what to perform, and what happened.
+    """The new state (None: there is none), what to perform, and what happened.
 
     A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run;
     `actor` is who caused them.
     """
 
-    state: RunState | None
+    state: State | None
     effects: list[Effect] = msgspec.field(default_factory=list[Effect])
     events: list[EventData] = msgspec.field(default_factory=list[EventData])
     first_event: int = 0
