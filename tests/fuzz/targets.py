@@ -52,7 +52,7 @@ from dressage.orchestrator.membership import decode_heartbeat
 from dressage.orchestrator.turn.asking import read_ask
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.orchestrator.turn.doubt import Doubt
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.records import decode_cursor, decode_fence, decode_position, encode
 from dressage.orchestrator.turn.routing import route
 from dressage.orchestrator.turn.runs import read_state
@@ -558,7 +558,7 @@ def names(data: bytes) -> None:
     else:
         assert run_token(run_id) == text
     with contextlib.suppress(Unreadable):
-        assert read_id(token_of(delivered(b"", subject=f"a.b.{text}")))
+        assert read_place(token_of(delivered(b"", subject=f"a.b.{text}")))
     try:
         space = Names(text)
     except BadName:

@@ -190,13 +190,16 @@ def post(
 ) -> None:
     """Post an external event to a run. PAYLOAD is JSON, @FILE, or - for standard input.
 
-    The run's earliest wait for the event takes it, now or later.
+    The run's earliest wait for the event takes it, now or later; a run that does not exist yet has it when it is
+    started.
     """
 
     async def tell() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            await client.post(run_id, event, payload, event_id=event_id)
+            posted = await client.post(run_id, event, payload, event_id=event_id)
+        if posted.early:
+            click.echo(f"run {run_id!r} does not exist yet: it has the event when it is started", err=True)
 
     run(tell())
 

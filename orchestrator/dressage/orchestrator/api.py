@@ -140,6 +140,7 @@ class PostAnswer(msgspec.Struct):
     event_id: str
     seq: int
     existing: bool
+    early: bool = False
     ok: bool = True
 
 
@@ -348,7 +349,7 @@ class Api:
                 timeout_s=request.timeout_s,
                 actor=request.actor,
             )
-        return PostAnswer(posted.event_id, posted.seq, posted.existing)
+        return PostAnswer(posted.event_id, posted.seq, posted.existing, posted.early)
 
     async def _key(self, request: KeyRequest) -> KeyView:
         return await self._client.key(request.event, request.key)

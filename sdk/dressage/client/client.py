@@ -117,11 +117,13 @@ def raise_without_output(view: RunView) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """An external event that its run has taken. `existing` is true if it had come before."""
+    """An external event that its run, or its correlation key, has. `existing` is true if it had come before, `early` if
+    its run does not exist yet."""
 
     event_id: str
     seq: int
     existing: bool = False
+    early: bool = False
 
 
 class RunHandle(Generic[R]):
@@ -398,7 +400,7 @@ class Client:
         token = run_token(run_id)
         command = await self._post_of(event, payload, event_id, actor)
         answer = await self._ask_for(token, command, timeout_s)
-        return Posted(command.event_id, answer.seq, answer.existing)
+        return Posted(command.event_id, answer.seq, answer.existing, answer.early)
 
     @overload
     async def post_by_key(
@@ -458,7 +460,7 @@ class Client:
                 code="EVENT_UNKNOWN",
             )
         answer = await self._ask_for(key_token(command.event, key), command, timeout_s)
-        return Posted(command.event_id, answer.seq, answer.existing)
+        return Posted(command.event_id, answer.seq, answer.existing, answer.early)
 
     async def key(self, event: Event[Any] | str, key: str, *, not_before: int = 0) -> KeyView:
         """A correlation key as it stands: who waits there, and which events nobody has claimed.
@@ -490,7 +492,8 @@ class Client:
         now = asyncio.get_running_loop().time()
         if known is None or known[1] < now:
             known = await self.registry.event_version(name), now + EVENT_VERSION_S
-            self._event_versions[name] = known
+            if known[0]:
+                self._event_versions[name] = known
         return known[0]
 
     async def _publish(

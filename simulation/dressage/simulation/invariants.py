@@ -46,6 +46,7 @@ RULES: Final = {
     "no-phantom-effect": "no task, timer or send is stored that the fold did not ask for",
     "sends-once-in-order": "sends to other shards are stored once each, in the order of their commands",
     "forwarded-in-order": "the target shard gets the sends of a source in their order, and every one of them",
+    "own-sends-once-in-order": "what a shard sends to itself is stored once, in the order of its commands",
     "position-behind-cursor": "events are stored only of commands that the cursor covers",
     "events-once-in-order": "a run's output events are stored once each, in order, and as the fold made them",
     "state-behind-cursor": "a state is stored only when the cursor covers it",
@@ -65,6 +66,7 @@ RULES: Final = {
     "acknowledged-not-lost": "what a client was told is accepted is there",
     "events-complete": "at the end all output events of all runs are stored",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
+    "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
     "one-owner": "at the end every shard has one owner, with the only consumers there are",
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
@@ -103,6 +105,9 @@ class ShardView:
     cancelled: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     sends: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
     """(sequence, target, run token) of every send that was stored."""
+
+    own: int = 0
+    """How many commands the shard's owners have stored for it themselves."""
 
     events: dict[str, int] = field(default_factory=dict[str, int])
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
@@ -203,6 +208,7 @@ class Watch:
             self.cancelled(shard, token, timer_id)
         match parts[3]:
             case "cmd":
+                self._check_own(record, shard)
                 self._forwarded(record, shard)
                 self._command(record, shard)
                 return
@@ -259,6 +265,17 @@ class Watch:
         if due_ms is not None and record.time_ns < due_ms * 1_000_000:
             late = due_ms - record.time_ns // 1_000_000
             self.broken("never-early", f"{folded.token}: a sleep ended {late} ms before its time")
+
+    def _check_own(self, record: Record, shard: int) -> None:
+        """Only turns hold what a shard sends to itself; other writers are clients, workers, and owners that forward."""
+        if not isinstance(record.writer, MemoryConnection) or record.writer.name != f"dressage-shard-{shard}-turns":
+            return
+        view, asked = self.view(shard), self.refold.shard(shard).own
+        wanted = asked[view.own] if view.own < len(asked) else None
+        if (record.subject.rsplit(".", 1)[1], record.data) != wanted:
+            self.broken("own-sends-once-in-order", f"shard {shard}: stored {record.data!r}, asked for {wanted}")
+        view.own += 1
+        self._check_owner(record, view.owner, "stream")
 
     def _forwarded(self, record: Record, shard: int) -> None:
         """The message id names the source and the send's sequence there. What came before may come once more."""

@@ -64,6 +64,9 @@ class Shard:
     maps: Maps = field(default_factory=lambda: Maps([MapSince(0, ShardMap())]))
     """The shard maps that this shard's stream has switched to."""
 
+    filed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(token, event id) of what was posted to correlation keys."""
+
     due_ms: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     """When the sleep was due that a command ended."""
 
@@ -130,6 +133,10 @@ class Refold:
         if changed:
             assert outcome.state is not None
             shard.states[token] = outcome.state
+            if is_key(token):
+                command = read_command(delivery)
+                if isinstance(command, PostEvent):
+                    shard.filed.append((token, command.event_id))
             if isinstance(before, RunState) and isinstance(outcome.state, RunState):
                 left = {thread.timer_id for thread in outcome.state.threads}
                 for thread in before.threads:

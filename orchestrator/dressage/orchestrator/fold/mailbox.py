@@ -82,7 +82,9 @@ def post_early(
         raise RefuseCommand(
             "RUN_UNKNOWN", f"there is no run {run_id!r}, and the post names no version of event {command.event!r}"
         )
-    return _post(state, _next(state, "", run_id, stamp), command, definition)
+    outcome = _post(state, _next(state, "", run_id, stamp), command, definition)
+    outcome.early = True
+    return outcome
 
 
 def is_alive(event: KeyedEvent, time_ms: int) -> bool:

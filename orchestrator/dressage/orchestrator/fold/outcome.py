@@ -24,6 +24,7 @@ class Outcome(msgspec.Struct):
     code: RefusalCode | None = None
     message: str = ""
     existing: bool = False
+    early: bool = False
     actor: str = ""
 
 

@@ -459,6 +459,7 @@ class Folder:
             existing=outcome.existing,
             shard=self._shard,
             generation=self._maps.latest.generation,
+            early=outcome.early,
         )
         self._open.answers.append((reply, answer))
 
