@@ -1,5 +1,5 @@
-"""The application of the kill tests for what waits: races of events and time, whose losers tidy up, and events that find
-their run by a key, or before it exists."""
+"""The application of the kill tests for what waits: races of events and time, whose losers tidy up, and events that
+find their run by a key, or before it exists."""
 
 from __future__ import annotations
 

@@ -163,8 +163,10 @@ class Driven:
         stamp = Stamp(self.seq, 1000 * self.seq if time_ms is None else time_ms)
         outcome = fold(self.state, command, "r", stamp, self.definition)
         if outcome.state is not None:
-            assert decode_state(encode_state(outcome.state)) == outcome.state
-            self.state = decode_state(encode_state(outcome.state))
+            stored = decode_state(encode_state(outcome.state))
+            assert stored == outcome.state
+            assert isinstance(stored, RunState)
+            self.state = stored
         self.effects += outcome.effects
         self.events += outcome.events
         return outcome
@@ -480,8 +482,8 @@ def broken(change: Callable[[RunState], Any]) -> str:
     run = Driven(ready(nested.spec)).begin()
     before = run.run
     outcome = run.send(TaskResult(run.tasks[10].task_id, BY, msgspec.Raw(b"1")))
-    assert outcome.state is not None
-    changed = outcome.state.copy()
+    assert outcome.run is not None
+    changed = outcome.run.copy()
     change(changed)
     with pytest.raises(InvariantBroken) as error:
         check(before, replace_state(outcome, changed))
@@ -561,6 +563,6 @@ def test_a_history_of_branches_replays_to_the_same_state(steps: list[tuple[str, 
             sent.append((run.seq, command))
     again: RunState | None = None
     for seq, command in sent:
-        again = fold(again, command, "r", Stamp(seq, 1000 * seq), definition).state
+        again = fold(again, command, "r", Stamp(seq, 1000 * seq), definition).run
     assert again is not None
     assert encode_state(again) == encode_state(run.run)

@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import Mailbox, RunState, State, decode_state, encode_state
+from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, State, decode_state, encode_state
 from dressage.protocol.commands import (
     AwaitEvent,
     CancelRun,
@@ -38,8 +39,8 @@ from dressage.protocol.commands import (
     decode_command,
     encoder,
 )
-from dressage.protocol.events import EventExpired, EventPosted, EventRefused
 from dressage.protocol.errors import BadInput, BadRunId
+from dressage.protocol.events import EventExpired, EventPosted, EventRefused
 from dressage.protocol.names import (
     KEY_BYTES_MAX,
     check_key,
@@ -158,7 +159,8 @@ class System:
 
 
 def output(state: RunState) -> Any:
-    return json.loads(bytes(state.output))  # pyright: ignore[reportArgumentType]
+    assert isinstance(state.output, msgspec.Raw)
+    return json.loads(bytes(state.output))
 
 
 # -- either side first ---------------------------------------------------------------------------------
@@ -170,7 +172,8 @@ def test_a_wait_that_comes_first_is_given_what_is_posted() -> None:
     assert system.post("1", 7).code is None
     system.settle()
     assert (system.run("a").status, output(system.run("a"))) == ("completed", 7)
-    assert system.mailbox.waits == system.mailbox.unclaimed == []
+    assert system.mailbox.waits == []
+    assert system.mailbox.unclaimed == []
 
 
 def test_an_event_that_comes_first_is_kept_and_goes_to_the_first_run_that_waits() -> None:
@@ -215,7 +218,9 @@ def test_what_comes_too_late_for_a_wait_is_there_for_the_next() -> None:
     system.start("a")
     system.settle()
     system.post("1", 7)  # It is on its way to a ...
-    system.apply("a", system.timers["a", next(timer for _, timer in system.timers)])  # ... whose time is over.
+    system.apply(
+        "a", system.timers["a", next(timer for _, timer in system.timers)]
+    )  # ... whose time is over.
     assert output(system.run("a")) == "late"
     system.settle()
     assert [each.event_id for each in system.mailbox.unclaimed] == ["1"]
@@ -302,10 +307,11 @@ def test_every_event_is_taken_once_or_kept_whatever_comes_again(data: st.DataObj
     if KEY in system.states:
         alive = {(each.run_id, each.wait_id) for each in system.mailbox.waits}
         wanted = {
-            (run.run_id, thread.wait.wait_id)  # pyright: ignore
+            (run.run_id, thread.wait.wait_id)
             for run in system.states.values()
             if isinstance(run, RunState)
             for thread in run.threads
+            if isinstance(thread.wait, EventWait)
         }
         assert wanted <= alive, "a run waits, and its key does not know"
 
@@ -462,7 +468,9 @@ def test_a_timer_for_what_is_no_run_is_refused() -> None:
 
 
 # -- what is remembered --------------------------------------------------------------------------------------
-def given_to(mailbox: State | None, event_id: str, wait: AwaitEvent, seq: int) -> tuple[Mailbox, DeliverEvent]:
+def given_to(
+    mailbox: State | None, event_id: str, wait: AwaitEvent, seq: int
+) -> tuple[Mailbox, DeliverEvent]:
     """An event that a wait was given."""
     event = EventDefinition(RegisteredEvent(EventDef("e", ANY), (), 1, ""))
     kept = fold_key(mailbox, PostEvent("e", event_id, version=1), KEY, Stamp(seq, 1), event).state
@@ -499,7 +507,9 @@ def test_what_comes_back_has_a_size_with_what_is_there() -> None:
     for number in range(count + 1):
         wait, seq = AwaitEvent(f"r{number}", "0-0-1"), 2 * number + 1
         mailbox = fold_key(mailbox, wait, KEY, Stamp(seq, 1), None).state
-        outcome = fold_key(mailbox, PostEvent("e", str(number), payload, version=1), KEY, Stamp(seq + 1, 1), event)
+        outcome = fold_key(
+            mailbox, PostEvent("e", str(number), payload, version=1), KEY, Stamp(seq + 1, 1), event
+        )
         mailbox = outcome.state
         (sent,) = outcome.effects
         assert isinstance(sent, SendCommand)

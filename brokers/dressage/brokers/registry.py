@@ -58,7 +58,9 @@ class Registry:
             stored, created = await self._create(wanted)
             await self._ensure_queues(stored.spec)
             await self._put_events(stored.spec)
-            await self._point(self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq)
+            await self._point(
+                self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq
+            )
             if stored.digest == digest:
                 return stored, created
 

@@ -136,6 +136,11 @@ class Accepted(msgspec.Struct):
     ok: bool = True
 
 
+class KeyAnswer(msgspec.Struct):
+    key: KeyView
+    ok: bool = True
+
+
 class PostAnswer(msgspec.Struct):
     event_id: str
     seq: int
@@ -351,8 +356,8 @@ class Api:
             )
         return PostAnswer(posted.event_id, posted.seq, posted.existing, posted.early)
 
-    async def _key(self, request: KeyRequest) -> KeyView:
-        return await self._client.key(request.event, request.key)
+    async def _key(self, request: KeyRequest) -> KeyAnswer:
+        return KeyAnswer(await self._client.key(request.event, request.key))
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

@@ -104,8 +104,8 @@ async def open_runs_to_leave(
 ) -> list[str]:
     """The open runs of a shard that the newest map would look for elsewhere, as the bucket of states has them.
 
-    What is kept for a correlation key, or for a run to come, stays where it is, and everything for it is handed on there:
-    nobody could end it, so it is not waited for.
+    What is kept for a correlation key, or for a run to come, stays where it is, and everything for it is handed on
+    there: nobody could end it, so it is not waited for.
     """
     found: set[str] = set()
 

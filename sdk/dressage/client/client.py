@@ -469,7 +469,10 @@ class Client:
         """
         name = check_name(event, "event") if isinstance(event, str) else event.name
         answer = await self._asked(
-            Ask("key", check_key(key), not_before, hold_s=ANSWER_S, event=name), key_token(name, key), 10.0, None
+            Ask("key", check_key(key), not_before, hold_s=ANSWER_S, event=name),
+            key_token(name, key),
+            10.0,
+            None,
         )
         if answer.key is None:
             raise NotFound(answer.message, code="KEY_UNKNOWN")
@@ -545,7 +548,9 @@ class Client:
 
     async def _is_folded(self, token: str, shard: int, seq: int) -> bool | None:
         """Whether the owner has come to this command; None where nobody tells."""
-        question = Ask("get", run_id_of(token), not_before=seq) if not is_key(token) else _ask_of_key(token, seq)
+        question = (
+            Ask("get", run_id_of(token), not_before=seq) if not is_key(token) else _ask_of_key(token, seq)
+        )
         ask = encoder.encode(question)
         try:
             data = await self.connection.request(self.names.ask(shard), ask, FOLDED_S)

@@ -42,8 +42,8 @@ class Event(Generic[T]):
     order's number and not the run: all that wait there take it, or else the first run that comes.
 
     One that nothing has claimed after `expires` is dropped; without it, it is kept as long as the run goes on, at a key
-    for ever. A `lasting` one is kept at its key until it expires, also when it was taken, for runs that come later; each
-    wait of a run takes one that this run has not had.
+    for ever. A `lasting` one is kept at its key until it expires, also when it was taken, for runs that come later;
+    each wait of a run takes one that this run has not had.
 
     Raises `DefinitionError` for a type that JSON cannot carry and for a lasting event that does not expire, `BadName`
     for the name.
@@ -95,8 +95,8 @@ class Event(Generic[T]):
         """The payload of the event, in a workflow: of one that was posted to the run, or to a correlation `key`, a text
         of 1 to 128 bytes.
 
-        Raises `TimeoutError` if none comes within `timeout`, a timedelta or seconds, and `TypeError` or `ValueError` for
-        what is no key. Where a workflow's function runs as plain Python, it is what a test says (`faked`).
+        Raises `TimeoutError` if none comes within `timeout`, a timedelta or seconds, and `TypeError` or `ValueError`
+        for what is no key. Where a workflow's function runs as plain Python, it is what a test says (`faked`).
         """
         if key is not _NO_KEY:
             check_wait_key(key)

@@ -201,8 +201,8 @@ RefusalCode = Literal[
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before, or the event;
-    `early` if an event came before its run.
+    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before, or the
+    event; `early` if an event came before its run.
 
     `seq` is in the stream of `shard`, where the run lives. `generation` is that of the shard map: a sender that knows
     an older one reads the namespace's definition again.

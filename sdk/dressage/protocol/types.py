@@ -114,7 +114,6 @@ class EnumType(
 TypeDef = RecordType | EnumType
 
 
-
 def needed(ref: TypeRef, definitions: Iterable[TypeDef]) -> tuple[TypeDef, ...]:
     """The records and enums that a type is made of, in the order in which they are defined."""
     known = {each.name: each for each in definitions}

@@ -268,12 +268,17 @@ class Watch:
 
     def _check_own(self, record: Record, shard: int) -> None:
         """Only turns hold what a shard sends to itself; other writers are clients, workers, and owners that forward."""
-        if not isinstance(record.writer, MemoryConnection) or record.writer.name != f"dressage-shard-{shard}-turns":
+        if (
+            not isinstance(record.writer, MemoryConnection)
+            or record.writer.name != f"dressage-shard-{shard}-turns"
+        ):
             return
         view, asked = self.view(shard), self.refold.shard(shard).own
         wanted = asked[view.own] if view.own < len(asked) else None
         if (record.subject.rsplit(".", 1)[1], record.data) != wanted:
-            self.broken("own-sends-once-in-order", f"shard {shard}: stored {record.data!r}, asked for {wanted}")
+            self.broken(
+                "own-sends-once-in-order", f"shard {shard}: stored {record.data!r}, asked for {wanted}"
+            )
         view.own += 1
         self._check_owner(record, view.owner, "stream")
 

@@ -91,7 +91,9 @@ def _left_over(world: World) -> list[str]:
         shard = world.watch.refold.shard(number)
         allowed = {names.cursor(number)}
         for token, state in shard.states.items():
-            for thread in state.threads if isinstance(state, RunState) else ():
+            if not isinstance(state, RunState):
+                continue
+            for thread in state.threads:
                 if isinstance(thread.wait, SleepWait) and _sleeps_long(state, thread.wait):
                     allowed.add(names.timer(number, token, thread.wait.timer_id))
         stored = set(world.server.streams[names.shard_stream(number)].log.subjects)
@@ -165,7 +167,9 @@ def _judge_keys(watch: Watch) -> None:
     for shard in shards:
         for events in shard.events.values():
             posted = [msgspec.json.decode(data) for _, kind, data in events if kind == "event-posted"]
-            taken |= {(key_token(each["event"], each["key"]), each["event_id"]) for each in posted if "key" in each}
+            taken |= {
+                (key_token(each["event"], each["key"]), each["event_id"]) for each in posted if "key" in each
+            }
         for token, state in shard.states.items():
             if is_key(token) and isinstance(state, Mailbox):
                 kept |= {(token, each.event_id) for each in state.unclaimed}

@@ -20,7 +20,7 @@ from msgspec.json import encode
 from dressage.brokers.interface import Message
 from dressage.brokers.memory import Record
 from dressage.client import Client, RunFailed
-from dressage.orchestrator.fold.state import SleepWait, TaskWait
+from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
@@ -164,8 +164,8 @@ def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
 
 
 def posts_of(run: PlannedRun, client: str, at_s: float, *, early: bool = False) -> Action:
-    """The external events that the run will take, one after the other; by two clients each of them comes twice. Some are
-    `early`: they need not wait for the run."""
+    """The external events that the run will take, one after the other; by two clients each of them comes twice. Some
+    are `early`: they need not wait for the run."""
 
     async def act(world: World, client: Client) -> None:
         if early:
@@ -186,8 +186,8 @@ def posts_of(run: PlannedRun, client: str, at_s: float, *, early: bool = False) 
 
 
 def files_of(run: PlannedRun, client: str, at_s: float) -> Action:
-    """As many events as the run takes, at the keys where it takes them; which runs these go to is chance. By two clients
-    each comes twice."""
+    """As many events as the run takes, at the keys where it takes them; which runs these go to is chance. By two
+    clients each comes twice."""
 
     async def act(world: World, client: Client) -> None:
         await client.register(run.module.flow)
@@ -344,7 +344,7 @@ def _empty_result(world: World, record: Record) -> bytes | None:
     """For an attempt that the run waits for, if it waits for one."""
     _, _, shard, _, token = record.subject.split(".")
     state = world.watch.refold.shard(int(shard)).states.get(token)
-    waits = [] if state is None else [thread.wait for thread in state.threads]
+    waits = [thread.wait for thread in state.threads] if isinstance(state, RunState) else []
     attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
     return encode(TaskResult(attempts[0], _BY)) if attempts else None
 
@@ -394,7 +394,7 @@ def _sleeps_there_again(world: World, record: Record) -> bool:
     _, _, shard, _, token = record.subject.split(".")
     state = world.watch.refold.shard(int(shard)).states.get(token)
     command = decode_command(record.data)
-    if state is None or not isinstance(command, TimerFired):
+    if not isinstance(state, RunState) or not isinstance(command, TimerFired):
         return False
     place = command.timer_id.rsplit("-", 1)[0]
     asleep = [thread.wait.timer_id for thread in state.threads if isinstance(thread.wait, SleepWait)]

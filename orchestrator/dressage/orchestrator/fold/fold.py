@@ -196,16 +196,14 @@ def _go_on(
     return _finish(advance, actor)
 
 
-def _deliver(
-    state: RunState, command: DeliverEvent, stamp: Stamp, definition: Definition | None
-) -> Outcome:
-    """What a correlation key gives: to the wait that it is for, or back if that is over, also when the run has ended."""
+def _deliver(state: RunState, command: DeliverEvent, stamp: Stamp, definition: Definition | None) -> Outcome:
+    """What a correlation key gives goes to its wait, or back if that is over, also when the run has ended."""
     if event.is_given(state, command):
         return Outcome(state, existing=True)
-    if state.finished or event.waiter(state, command.wait_id) is None:
+    if state.finished or event.waiter(state, command) is None:
         return Outcome(state, [event.give_back(state.run_id, command)])
     advance = _begin(state, stamp, definition)
-    thread = event.waiter(advance.state, command.wait_id)
+    thread = event.waiter(advance.state, command)
     assert thread is not None
     try:
         event.on_deliver(advance, thread, command)
@@ -214,9 +212,7 @@ def _deliver(
     return _finish(advance, command.given.actor)
 
 
-def _cancel(
-    state: RunState, command: CancelRun, stamp: Stamp, definition: Definition | None
-) -> Outcome:
+def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Definition | None) -> Outcome:
     """The immediate form: the run ends here, whatever it waits for. (No construct of this release can object.)
 
     Once a run is cancelled every cancel of it is accepted, a repeat of the first and one by somebody else alike.

@@ -1,10 +1,10 @@
 """What is kept for a correlation key: external events that nobody has claimed, and runs that wait for one.
 
 Either side may come first. A run that waits says so here, and is given what is posted; it may have stopped waiting by
-then (its time was over, it lost a race, it was cancelled), and gives the event back. Commands from other shards may come
-twice: a wait that is announced again when it was served already is given an event in vain, and gives it back, too; and
-an event comes back only from the wait that it was given to last, and only once. So of each event one of these holds: it
-is unclaimed, it is on its way to a wait, or it was taken. docs/decisions/0032 has the cases.
+then (its time was over, it lost a race, it was cancelled), and gives the event back. Commands from other shards may
+come twice: a wait that is announced again when it was served already is given an event in vain, and gives it back, too;
+and an event comes back only from the waits that it was given to last, and only once from each. So of each event one of
+these holds: it is unclaimed, it is on its way to a wait, or it was taken. docs/decisions/0032 has the cases.
 
 A mailbox is also kept for a run that does not exist yet, with what was posted to it; the start takes it over.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.definition import EventDefinition
-from dressage.orchestrator.fold.effects import SendCommand
+from dressage.orchestrator.fold.effects import Effect, SendCommand
 from dressage.orchestrator.fold.limits import (
     GIVEN_MAX,
     KEYED_BYTES_MAX,
@@ -36,8 +36,8 @@ from dressage.protocol.commands import (
     ReturnEvent,
     WithdrawWait,
 )
-from dressage.protocol.errors import BadValue
-from dressage.protocol.names import key_of, run_token
+from dressage.protocol.errors import BadRunId, BadValue
+from dressage.protocol.names import check_run_id, key_of, run_token
 
 
 def fold_key(
@@ -80,7 +80,8 @@ def post_early(
     """Keeps an external event for a run that does not exist yet. Raises `RefuseCommand`."""
     if definition is None:
         raise RefuseCommand(
-            "RUN_UNKNOWN", f"there is no run {run_id!r}, and the post names no version of event {command.event!r}"
+            "RUN_UNKNOWN",
+            f"there is no run {run_id!r}, and the post names no version of event {command.event!r}",
         )
     outcome = _post(state, _next(state, "", run_id, stamp), command, definition)
     outcome.early = True
@@ -138,8 +139,8 @@ def _post(
         whose = f"of {after.key!r}" if after.event else f"for run {after.key!r}, which does not exist yet,"
         raise RefuseCommand(
             "EVENTS_FULL",
-            f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes, all that are allowed (limit "
-            "unclaimed-events): post it again when some are taken",
+            f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes, all that are allowed "
+            "(limit unclaimed-events): post it again when some are taken",
         )
     return Outcome(after, _hand_out(after, event), actor=command.actor)
 
@@ -150,16 +151,22 @@ def _check(command: PostEvent, definition: EventDefinition) -> None:
     if len(data) > KEYED_BYTES_MAX:
         raise RefuseCommand(
             "EVENT_INVALID",
-            f"payload of event {command.event!r}: it takes {len(data)} bytes of {KEYED_BYTES_MAX} allowed (limit "
-            "keyed-event-size): pass a reference to it",
+            f"payload of event {command.event!r}: it takes {len(data)} bytes of {KEYED_BYTES_MAX} allowed "
+            "(limit keyed-event-size): pass a reference to it",
         )
     try:
         definition.codec.decode(data)
     except (BadValue, LimitExceeded) as error:
-        raise RefuseCommand("EVENT_INVALID", f"payload of event {command.event!r}: {error.message}") from error
+        raise RefuseCommand(
+            "EVENT_INVALID", f"payload of event {command.event!r}: {error.message}"
+        ) from error
 
 
 def _await(before: Mailbox | None, after: Mailbox, command: AwaitEvent) -> Outcome:
+    try:
+        check_run_id(command.run_id)
+    except BadRunId as error:
+        raise RefuseCommand("RUN_ID_INVALID", error.message) from error
     wait = KeyedWait(command.run_id, command.wait_id, command.seen)
     if any(_is_same(each, command) for each in after.waits):
         return Outcome(before, existing=True)
@@ -195,13 +202,15 @@ def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Out
     left = tuple(each for each in holders if each != holder)
     after.given[mark] = left
     if left or event.lasting or not is_alive(event, after.time_ms):
-        return Outcome(after)  # Another one has taken it, or will give it back; or it is here; or nobody may have it.
+        return Outcome(
+            after
+        )  # Another one has taken it, or will give it back; or it is here; or nobody may have it.
     if _bytes_of(after) + len(event.payload) > RETURNED_BYTES_MAX:
         return Outcome(after)
     return Outcome(after, _hand_out(after, event))
 
 
-def _hand_out(after: Mailbox, event: KeyedEvent) -> list[SendCommand]:
+def _hand_out(after: Mailbox, event: KeyedEvent) -> list[Effect]:
     """Gives an event to all that wait, or keeps it at its place among the unclaimed."""
     waits, after.waits = after.waits, []
     if event.lasting or not waits:
@@ -209,7 +218,7 @@ def _hand_out(after: Mailbox, event: KeyedEvent) -> list[SendCommand]:
     return _give(after, event, waits)
 
 
-def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[SendCommand]:
+def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[Effect]:
     if waits and not event.lasting:
         # Behind all others: what was given last is remembered longest. A lasting one is here whatever comes back.
         mark = mark_of(event.event_id)

@@ -17,5 +17,5 @@ def mark_of_wait(run_id: str, wait_id: str) -> str:
 
 
 def mark_of_given(event_id: str, wait_id: str) -> str:
-    """What a run remembers of an event that one of its waits was given by a correlation key: another may get it, too."""
+    """What a run remembers of an event that a correlation key gave to one of its waits: another may get it, too."""
     return mark_of(f"{wait_id}\0{event_id}")

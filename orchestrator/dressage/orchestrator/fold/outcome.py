@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
-from dressage.orchestrator.fold.state import State
+from dressage.orchestrator.fold.state import RunState, State
 from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
 
@@ -26,6 +26,11 @@ class Outcome(msgspec.Struct):
     existing: bool = False
     early: bool = False
     actor: str = ""
+
+    @property
+    def run(self) -> RunState | None:
+        """The new state, if it is that of a run."""
+        return self.state if isinstance(self.state, RunState) else None
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):

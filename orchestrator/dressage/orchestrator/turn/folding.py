@@ -359,9 +359,7 @@ class Folder:
                 )
         return made
 
-    async def _definition(
-        self, state: State | None, command: Command
-    ) -> Definition | EventDefinition | None:
+    async def _definition(self, state: State | None, command: Command) -> Definition | EventDefinition | None:
         """The immutable version that the state names; a start names its own, unless the run exists already, and what is
         posted where no run can tell names that of the event."""
         if isinstance(state, RunState):

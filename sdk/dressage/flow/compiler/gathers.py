@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
@@ -180,7 +180,8 @@ class _Branch:
             )
         elif self.event is not None:
             context.use_event(self.call, self.event)
-            graph.emit(EventNode, self.call, event=self.event.name, target=result, **given)
+            fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}
+            graph.emit(EventNode, self.call, **fields)
         elif self.callee is not None:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)

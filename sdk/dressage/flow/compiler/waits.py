@@ -7,7 +7,6 @@ from typing import Any
 
 from dressage.flow.compiler.context import Context
 from dressage.flow.events import Event
-from dressage.protocol.expressions import Expr
 
 
 def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
@@ -27,7 +26,7 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
     return found
 
 
-def given_to(context: Context, call: ast.Call) -> dict[str, Expr]:
+def given_to(context: Context, call: ast.Call) -> dict[str, Any]:
     """What a wait is given, as it is written: a correlation `key`, and a `timeout`; without one it waits for ever."""
     odd = [*call.args, *(each for each in call.keywords if each.arg not in ("key", "timeout"))]
     names = [each.arg for each in call.keywords]

@@ -81,7 +81,7 @@ TOLD: Final = "told"
 """The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
 
 FILED: Final = "filed"
-"""The external event that programs wait for at a correlation key, `k0` to `k2`; what it brings depends on the key alone."""
+"""The external event that programs wait for at the correlation keys `k0` to `k2`; the key alone says what it brings."""
 
 FAILURES: Final = ("Declined", "Stolen", "Other")
 

@@ -52,9 +52,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         return
     state, begun_id = advance.state, advance.begun_id(thread, thread.node)
     timer_id, wait_id = begun_id if node.timeout is not None else "", begun_id if key else ""
-    thread.wait = EventWait(
-        node.event, thread.node, state.seq, state.time_ms, timer_id, due_ms, key, wait_id
-    )
+    thread.wait = EventWait(node.event, thread.node, state.seq, state.time_ms, timer_id, due_ms, key, wait_id)
     if timer_id:
         advance.effects.append(SetTimer(timer_id, due_ms, TimerFired(timer_id)))
     if key:
@@ -123,10 +121,12 @@ def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
 
 
 # -- by way of a correlation key ---------------------------------------------------------------------
-def waiter(state: RunState, wait_id: str) -> RunThread | None:
-    """The thread that waits at a correlation key by this name; None if it does no more."""
+def waiter(state: RunState, command: DeliverEvent) -> RunThread | None:
+    """The thread that waits at a correlation key for what comes from there; None if it does no more."""
+    wanted = command.given.event, command.key, command.wait_id
     for thread in state.threads:
-        if isinstance(thread.wait, EventWait) and thread.wait.key and thread.wait.wait_id == wait_id:
+        wait = thread.wait
+        if isinstance(wait, EventWait) and wait.key and (wait.event, wait.key, wait.wait_id) == wanted:
             return thread
     return None
 
@@ -137,8 +137,11 @@ def is_given(state: RunState, command: DeliverEvent) -> bool:
 
 
 def give_back(run_id: str, command: DeliverEvent) -> SendCommand:
-    """What becomes of an event that nobody waits for any more."""
-    token = key_token(command.given.event, command.key)
+    """What becomes of an event that nobody waits for any more. Raises `RefuseCommand` for one that no key has sent."""
+    try:
+        token = key_token(command.given.event, command.key)
+    except BadInput as error:
+        raise RefuseCommand("EVENT_INVALID", error.message) from error
     return SendCommand(token, ReturnEvent(run_id, command.wait_id, command.given))
 
 
@@ -173,13 +176,14 @@ def on_deliver(advance: Advance, thread: RunThread, command: DeliverEvent) -> No
 
 def on_refused(advance: Advance, command: RefuseWait) -> None:
     """Too many wait at the key. Raises `RefuseCommand` for a wait that is over, and `LimitExceeded` for this one."""
-    if waiter(advance.state, command.wait_id) is None:
+    waits = [thread.wait for thread in advance.state.threads if isinstance(thread.wait, EventWait)]
+    if not any(wait.key and wait.wait_id == command.wait_id for wait in waits):
         raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits there")
     raise LimitExceeded("keyed-waits", command.message)
 
 
 def take_over(advance: Advance, early: Mailbox) -> None:
-    """What was posted before the run existed is its own now, if it is what its workflow takes. Raises `LimitExceeded`."""
+    """What was posted before the run existed is its own now, if its workflow takes it. Raises `LimitExceeded`."""
     state, definition = advance.state, advance.definition
     state.posted = list(early.posted)
     for event in early.unclaimed:
@@ -191,7 +195,7 @@ def take_over(advance: Advance, early: Mailbox) -> None:
             if codec is None:
                 raise BadValue(f"workflow {definition.spec.name!r} does not wait for it")
             payload = msgspec.Raw(encode_stored(codec.decode(data)))
-        except BadValue as error:
+        except (BadValue, LimitExceeded) as error:
             advance.emit(EventRefused(event.event, event.event_id, error.message))
             continue
         shown = codec.shown(data, decode_stored(payload, definition.types))
