@@ -637,7 +637,10 @@ RESULT: Final = (
 )
 CANCEL: Final = b'{"type":"cancel-run","command_id":"c","reason":"r","actor":"a"}'
 TIMER: Final = b'{"type":"timer-fired","timer_id":"0-0-1"}'
-_GIVEN: Final = b'{"event":"fuzzed","event_id":"1","number":1,"posted_ms":5,"payload":{"x":[1]},"until_ms":9,"lasting":true}'
+_GIVEN: Final = (
+    b'{"event":"fuzzed","event_id":"1","number":1,"posted_ms":5,'
+    b'"payload":{"x":[1]},"until_ms":9,"lasting":true}'
+)
 KEYED_COMMANDS: Final = (
     b'{"type":"post-event","event":"fuzzed","event_id":"1","payload":7,"version":1,"actor":"a"}',
     b'{"type":"await-event","run_id":"r","wait_id":"0-0-1","seen":2}',
