@@ -145,7 +145,7 @@ async def test_a_payload_of_another_type_is_refused_to_whoever_posts_it(engine: 
     with pytest.raises(Refused, match=r"EVENT_UNKNOWN.*it waits for approved"):
         await client.post("r", "opened")
     with pytest.raises(Refused, match="RUN_UNKNOWN"):
-        await client.post("nobody", approved, Approval(ok=True))
+        await client.post("nobody", "unheard-of")
     with pytest.raises(BadValue, match="secret does not fit its type: Invalid enum value") as hidden:
         await client.post("r", secret_kind, "4711")  # type: ignore[misc]
     assert "4711" not in hidden.value.message
@@ -202,6 +202,9 @@ async def test_the_micro_service_and_the_command_line_post(
     assert await client.handle("api").result(5) == "api: True "
     assert await client.handle("cli").result(5) == "cli: True "
     assert await client.handle("file").result(5) == "file: True from a file"
-    refused = start("run", "post", "nobody", "approved", "{}", *where, cwd=tmp_path)
+    early = start("run", "post", "nobody", "approved", '{"ok": true}', *where, cwd=tmp_path)
+    assert await asyncio.to_thread(early.ended) == 0
+    assert "run 'nobody' does not exist yet" in early.said
+    refused = start("run", "post", "nobody", "unheard-of", "{}", *where, cwd=tmp_path)
     assert await asyncio.to_thread(refused.ended) == 1
     assert "RUN_UNKNOWN" in refused.said

@@ -187,7 +187,9 @@ def importing(*prices: str, tolerated: int = 1, **others: Any) -> Case:
 def _no_room_for_two(row: imports.Row) -> str:
     if row.line == 2:
         raise OSError("full")
-    return imports.store.function(row)
+    stored = imports.store.function(row)
+    assert isinstance(stored, str)
+    return stored
 
 
 IMPORTS: Final = {

@@ -42,8 +42,8 @@ def test_the_variable_is_set_and_told_of(compiled: Callable[[str], ModuleType]) 
     assert {each.name: each.type for each in spec.variables} == {"n": Scalar("int"), "first": Scalar("str")}
     run = Run(spec)
     outcome = run.start(b'{"words": ["a", "b", "c"]}')
-    assert outcome.state is not None
-    assert outcome.state.output == msgspec.Raw(b'"a and 2 more"')
+    assert outcome.run is not None
+    assert outcome.run.output == msgspec.Raw(b'"a and 2 more"')
     changed = [(each.name, bytes(each.value)) for each in outcome.events if isinstance(each, VariableChanged)]
     assert changed == [("n", b"3"), ("first", b'"a"')]
 
@@ -52,9 +52,9 @@ def test_it_is_set_although_the_expression_fails_behind_it() -> None:
     one = Const(msgspec.Raw(b"1"))
     failing: Expr = Call("round", (Bind("b", one), Name("nowhere")))
     outcome = Run(in_turn(("a", failing))).start()
-    assert outcome.state is not None
-    assert outcome.state.failure is not None
-    assert outcome.state.failure.message.endswith("NameError: variable nowhere has no value")
+    assert outcome.run is not None
+    assert outcome.run.failure is not None
+    assert outcome.run.failure.message.endswith("NameError: variable nowhere has no value")
     assert [each.name for each in outcome.events if isinstance(each, VariableChanged)] == ["b"]
 
 
@@ -63,9 +63,9 @@ def test_what_is_set_again_and_again_ends_at_the_budget() -> None:
     with pytest.raises(BadSpec, match="consumed at once"):
         Run(in_turn(("a", value)))
     outcome = Run(for_ever([], ("a", Bind("b", Const(msgspec.Raw(b'"%b"' % (b"x" * 90_000))))))).start()
-    assert outcome.state is not None
-    assert outcome.state.failure is not None
-    assert outcome.state.failure.name == "work-per-command"
+    assert outcome.run is not None
+    assert outcome.run.failure is not None
+    assert outcome.run.failure.name == "work-per-command"
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ class Report(msgspec.Struct):
 
 MEMORY: Final = Rule(growth=8.0)
 RUNS_IN_MEMORY: Final = 2_000
-"""So few runs does an orchestrator keep for each shard here that they are all there long before the warm-up is over; and
-so many that those fit which may be open at a time. With fewer, what was started while an orchestrator stood still had to
-be read from the bucket command by command, and the engine did not bear what it had borne before."""
+"""So few runs does an orchestrator keep for each shard here that they are all there long before the warm-up is over;
+and so many that those fit which may be open at a time. With fewer, what was started while an orchestrator stood still
+had to be read from the bucket command by command, and the engine did not bear what it had borne before."""
 
 DUCKDB_MB: Final = StoreConfig().memory_bytes_max / MB
 KEPT: Final = "kept for 30 days"

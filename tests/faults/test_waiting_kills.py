@@ -16,6 +16,7 @@ from tests.faults.processes import Family, connected  # pyright: ignore[reportMi
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.client import Client
+from dressage.flow import Workflow
 from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
 
@@ -29,6 +30,24 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("shards", [1, 3])
 async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Path) -> None:
+    await _under_kills(shards, tmp_path, waiting_app.waiting, _all_posted, waiting_app.expected)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_no_event_of_a_key_is_lost_and_none_counts_twice(shards: int, tmp_path: Path) -> None:
+    """Also one that comes before its run exists. Of half of the runs the events come first."""
+    await _under_kills(
+        shards, tmp_path, waiting_app.correlated, _all_correlated, waiting_app.expected_correlated
+    )
+
+
+async def _under_kills(
+    shards: int,
+    tmp_path: Path,
+    workflow: Workflow[..., int],
+    post: Callable[[Client], Awaitable[dict[str, int]]],
+    expected: Callable[[int], int],
+) -> None:
     folder = tmp_path / "nats"
     async with EmbeddedServer(folder) as server:
         with Family(tmp_path / "logs") as family:
@@ -38,16 +57,16 @@ async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Pat
             try:
                 orchestrator.start()
                 client = await connected(server.url)
-                await client.register(waiting_app.waiting)
+                await client.register(workflow)
                 worker.start()
-                posting = asyncio.create_task(_all_posted(client))
+                posting = asyncio.ensure_future(post(client))
                 for _ in range(KILLS):
                     await asyncio.sleep(0.7)
                     await orchestrator.kill()
                     orchestrator.start()
                 assert not posting.done(), "the owner was killed when everything was over"
                 started = await posting
-                outside = Outside(client.connection, Names(), shards, waiting_app.expected)
+                outside = Outside(client.connection, Names(), shards, expected)
                 (await outside.check(started, settle_s=120)).require()
                 await client.close()
             except BaseException:
@@ -68,6 +87,32 @@ async def _all_posted(client: Client) -> dict[str, int]:
                 for _ in range(2):
                     await _persistently(client.post, run_id, event, payload, event_id=f"{place}")
                     await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(lane() for _ in range(LANES)))
+    return {f"run-{n}": n for n in range(RUNS)}
+
+
+async def _all_correlated(client: Client) -> dict[str, int]:
+    """As `_all_posted`, to keys; and one event to each run itself."""
+    numbers = iter(range(RUNS))
+
+    async def events(n: int) -> None:
+        for number, payload in waiting_app.CORRELATED:
+            for _ in range(2):
+                await _persistently(
+                    client.post_by_key, waiting_app.approved, f"order {n}", payload, event_id=f"{number}"
+                )
+                await asyncio.sleep(0.05)
+        for _ in range(2):
+            await _persistently(client.post, f"run-{n}", waiting_app.refused, 3, event_id="direct")
+
+    async def lane() -> None:
+        for n in numbers:
+            if n % 2:
+                await events(n)
+            await _persistently(client.start, waiting_app.correlated, {"n": n}, run_id=f"run-{n}")
+            if not n % 2:
+                await events(n)
 
     await asyncio.gather(*(lane() for _ in range(LANES)))
     return {f"run-{n}": n for n in range(RUNS)}

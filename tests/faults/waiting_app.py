@@ -1,4 +1,5 @@
-"""The application of the kill tests for what waits: races of events and time, whose losers tidy up."""
+"""The application of the kill tests for what waits: races of events and time, whose losers tidy up, and events that
+find their run by a key, or before it exists."""
 
 from __future__ import annotations
 
@@ -49,3 +50,19 @@ def posts(n: int) -> list[tuple[Event[int], int]]:
 def expected(n: int) -> int:
     """What the run must give."""
     return -n if n % 3 == 0 else 1000 * n + (-9 if n % 3 == 1 else 11)
+
+
+@workflow
+async def correlated(n: int) -> int:
+    total = 0
+    for weight in (1, 10):
+        total += weight * await approved.wait(key=f"order {n}")
+    return 1000 * n + total + 100 * await refused.wait()
+
+
+CORRELATED = ((1, 1), (2, 2))
+"""The events of each key: their ids, and what they bring."""
+
+
+def expected_correlated(n: int) -> int:
+    return 1000 * n + 21 + 300

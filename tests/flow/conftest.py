@@ -17,14 +17,23 @@ import msgspec
 import pytest
 
 from dressage.flow import WorkflowFailure
-from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SendCommand, SetTimer
 from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import EventWait, RunState, TaskWait, decode_state, encode_state
+from dressage.orchestrator.fold.state import (
+    EventWait,
+    Mailbox,
+    RunState,
+    TaskWait,
+    decode_state,
+    encode_state,
+)
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
 from dressage.protocol.events import BranchStarted, EventAwaited, SleepStarted
-from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.names import key_of, key_token
+from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
 from dressage.worker.calls import technical
 
@@ -70,8 +79,14 @@ class Engine:
         self.path: Path_ = ()
         """Of the branch whose task is being called."""
 
-        self.come: dict[str, Callable[[], Any]] = {}
-        """What external events bring, by their names: one comes whenever nothing else waits for it but the run."""
+        self.come: dict[str, Callable[..., Any]] = {}
+        """What external events bring, by their names, and by the key where they are waited for at one: one comes
+        whenever nothing else waits for it but the run."""
+
+        self.keyed: set[str] = set()
+        """Those of them that come to a key alone."""
+
+        self.mailboxes: dict[str, Mailbox] = {}
 
         self.takes = takes
         """How many milliseconds the n-th call or sleep of a branch takes, beyond the length of the sleep."""
@@ -88,13 +103,13 @@ class Engine:
     def run(self, given: Mapping[str, Any], early: int = 0) -> Outcome:
         """`early` is how many of each external event come before the run could wait for them."""
         self._fold(StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c"))
-        for event in self.come if not self._ended else ():
+        for event in self.come.keys() - self.keyed if not self._ended else ():
             for _ in range(early if event in self.definition.events else 0):
                 if not self._ended:
                     self._post(event)
         while (self._due or self._awaited()) and not self._ended:
             if (awaited := self._awaited()) is not None:
-                self._post(awaited)
+                self._post(*awaited)
                 continue
             self._now, _, waiting = heapq.heappop(self._due)
             if isinstance(waiting, SetTimer):
@@ -123,13 +138,11 @@ class Engine:
         waits = (thread.wait for thread in self.state.threads) if self.state is not None else ()
         return any(isinstance(wait, TaskWait) and wait.task_id == effect.task_id for wait in waits)
 
-    def _awaited(self) -> str | None:
-        """An external event that the run waits for, and that comes."""
+    def _awaited(self) -> tuple[str, str] | None:
+        """An external event that the run waits for, and that comes, and the key that it waits at."""
         threads = self.state.threads if self.state is not None else []
-        waits = (thread.wait for thread in threads)
-        return next(
-            (wait.event for wait in waits if isinstance(wait, EventWait) and wait.event in self.come), None
-        )
+        waits = [thread.wait for thread in threads if isinstance(thread.wait, EventWait)]
+        return next(((wait.event, wait.key) for wait in waits if wait.event in self.come), None)
 
     def _comes_before(self, timer_id: str) -> bool:
         """Whether this is the timeout of an event that comes, and so comes in time."""
@@ -140,10 +153,28 @@ class Engine:
             for wait in waits
         )
 
-    def _post(self, event: str) -> None:
+    def _post(self, event: str, key: str = "") -> None:
         self._posted += 1
-        payload = msgspec.Raw(msgspec.json.encode(self.come[event]()))
-        self._fold(PostEvent(event, f"event-{self._posted}", payload))
+        brought = self.come[event](key) if key else self.come[event]()
+        command = PostEvent(event, f"event-{self._posted}", msgspec.Raw(msgspec.json.encode(brought)))
+        if key:
+            self._fold_key(key_token(event, key), command)
+        else:
+            self._fold(command)
+
+    def _fold_key(self, token: str, command: Command) -> None:
+        self._seq += 1
+        event, _ = key_of(token)
+        of = next(each for each in self.definition.spec.events if each.name == event)
+        definition = EventDefinition(RegisteredEvent(of, self.definition.spec.types, 1, ""))
+        stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
+        outcome = fold_key(self.mailboxes.get(token), command, token, stamp, definition)
+        assert outcome.code is None, outcome.message
+        assert isinstance(outcome.state, Mailbox)
+        self.mailboxes[token] = outcome.state
+        for effect in outcome.effects:
+            assert isinstance(effect, SendCommand)
+            self._fold(effect.command)
 
     def _fold(self, command: Command) -> None:
         self._seq += 1
@@ -151,10 +182,13 @@ class Engine:
         stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
         before = None if self.state is None else encode_state(self.state)
         outcome = fold(self.state, command, "r", stamp, self.definition)
-        assert before is None or encode_state(self.state) == before, "a fold changed the state before it"
+        now = None if self.state is None else encode_state(self.state)
+        assert now == before, "a fold changed the state before it"
         assert outcome.code is None, outcome.message
-        assert outcome.state is not None
-        self.state = decode_state(encode_state(outcome.state))
+        assert isinstance(outcome.state, RunState)
+        stored = decode_state(encode_state(outcome.state))
+        assert isinstance(stored, RunState)
+        self.state = stored
         for event in outcome.events:
             if isinstance(event, BranchStarted):
                 self._note_branch(event)
@@ -170,6 +204,9 @@ class Engine:
             elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
                 length = effect.due_ms - self.state.time_ms
                 self._wait(effect, self._path_of(effect.timer_id), length)
+        for effect in outcome.effects:
+            if isinstance(effect, SendCommand):
+                self._fold_key(effect.token, effect.command)
 
     def _note_branch(self, event: BranchStarted) -> None:
         if event.branch == 0:

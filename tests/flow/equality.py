@@ -25,7 +25,7 @@ from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore
 from dressage.flow import first_completed, first_successful, gather
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
-from dressage.simulation.programs.program import FAILURES, TOLD
+from dressage.simulation.programs.program import FAILURES, FILED, TOLD
 
 SIDE_BY_SIDE: Final = (gather, first_completed, first_successful)
 
@@ -112,7 +112,11 @@ class Fakes:
         self.events += 1
         return random.Random(f"{self.seed} told {self.events}").randint(-2, 5)
 
-    async def never(self, timeout: timedelta | None) -> None:
+    def filed(self, timeout: Any, key: str) -> int:
+        """The payload of any event of a key."""
+        return random.Random(f"{self.seed} filed {key}").randint(-2, 5)
+
+    async def never(self, timeout: timedelta | None, key: str = "") -> None:
         if timeout is None:
             await asyncio.get_running_loop().create_future()
         else:
@@ -125,6 +129,7 @@ class Fakes:
             for name in TASKS:
                 stack.enter_context(getattr(self.module, name).faked(self._in_time(getattr(self, name))))
             stack.enter_context(self.module.told.faked(self.told))
+            stack.enter_context(self.module.filed.faked(self.filed))
             stack.enter_context(self.module.never.faked(self.never))
             # The compiled form has long found both by what they were at definition.
             started = {each.__name__: self.side_by_side(each) for each in SIDE_BY_SIDE}
@@ -178,6 +183,8 @@ def run_as_spec(
     engine.takes = fakes.takes
     tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
     engine.come[TOLD] = lambda: fakes.told(None)
+    engine.come[FILED] = lambda key: fakes.filed(None, key)
+    engine.keyed = {FILED}
     outcome = engine.run({"x": x}, early=seed % 3)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches

@@ -394,15 +394,15 @@ def test_the_late_result_of_a_loser_is_refused_and_changes_nothing() -> None:
     run = race(EventNode("e", 5, target="c"))
     task_id = dispatched(run.start())
     outcome = run.apply(PostEvent("e", "id", raw("came"), "ann"))
-    assert outcome.state is not None
-    before = encode_state(outcome.state)
+    assert outcome.run is not None
+    before = encode_state(outcome.run)
     late = report(run, task_id)
     assert late.code == "RESULT_STALE"
     assert run.state is not None
     assert encode_state(run.state) == before
-    done = run.apply(TimerFired(outcome.state.threads[0].timer_id))
-    assert done.state is not None
-    assert done.state.output == raw([1, "came"])
+    done = run.apply(TimerFired(outcome.run.threads[0].timer_id))
+    assert done.run is not None
+    assert done.run.output == raw([1, "came"])
 
 
 def test_what_this_command_began_for_a_loser_is_not_asked_for() -> None:
@@ -411,9 +411,9 @@ def test_what_this_command_began_for_a_loser_is_not_asked_for() -> None:
     assert [type(each) for each in outcome.effects] == [DispatchTask, SetTimer]
     at_once = race(ReturnNode(expr("7")))
     outcome = at_once.start()
-    assert outcome.state is not None
+    assert outcome.run is not None
     assert [type(each) for each in outcome.effects] == [SetTimer]
-    assert [thread.node for thread in outcome.state.threads] == [1]
+    assert [thread.node for thread in outcome.run.threads] == [1]
 
 
 def test_the_timer_of_a_loser_is_cancelled() -> None:
@@ -425,8 +425,8 @@ def test_the_timer_of_a_loser_is_cancelled() -> None:
 def test_the_state_of_a_race_is_read_as_it_was_written() -> None:
     run = race(EventNode("e", 5, target="c"), until="successful")
     outcome = run.start()
-    assert outcome.state is not None
-    assert decode_state(encode_state(outcome.state)) == outcome.state
+    assert outcome.run is not None
+    assert decode_state(encode_state(outcome.run)) == outcome.run
 
 
 def test_a_race_without_branches_is_no_spec() -> None:

@@ -405,7 +405,11 @@ CASES = {
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
     ),
-    "timeout by place": Case("await came.wait(‸5)", "wait() takes a timeout by name", "write `wait(timeout="),
+    "timeout by place": Case("await came.wait(‸5)", "a key and a timeout by name", "write `wait(timeout="),
+    "key behind the timeout": Case(
+        "await ‸came.wait(timeout=5, key='k')", "the key comes first", "write `wait(key=..., timeout=...)`"
+    ),
+    "key of another type": Case("‸await came.wait(key=x)", "a correlation key is a str", "f-string"),
     "timeout of another type": Case(
         "‸await came.wait(timeout='5')", "a timeout is a timedelta or seconds", "write `wait(timeout="
     ),

@@ -165,9 +165,9 @@ def test_the_state_between_two_commands_is_read_as_it_was_written() -> None:
     )
     run = Folded(spec_of([node, ReturnNode(expr("list(a)")), *_waiting()]))
     outcome = run.start()
-    assert outcome.state is not None
-    assert outcome.state.output == raw([1, 2, 3])
-    assert decode_state(encode_state(outcome.state)) == outcome.state
+    assert outcome.run is not None
+    assert outcome.run.output == raw([1, 2, 3])
+    assert decode_state(encode_state(outcome.run)) == outcome.run
 
 
 def _waiting() -> list[Node]:
@@ -244,9 +244,9 @@ def test_a_spec_that_contradicts_itself_is_refused(node: GatherNode, what: str) 
 def test_items_that_no_compiler_would_give_fail_their_run_alone(items: str) -> None:
     node = GatherNode((Branch(1, {}, ("b",)),), 1, each=Each(expr(items), ("b",)))
     outcome = Folded(spec_of([node, ReturnNode()])).start()
-    assert outcome.state is not None
-    assert outcome.state.failure is not None
-    assert outcome.state.failure.family[0] == "TypeError"
+    assert outcome.run is not None
+    assert outcome.run.failure is not None
+    assert outcome.run.failure.family[0] == "TypeError"
 
 
 def test_a_picture_says_for_what_there_are_branches() -> None:

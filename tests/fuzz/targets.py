@@ -44,27 +44,29 @@ from dressage.orchestrator.api import (
     WaitRequest,
     read_request,
 )
-from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
+from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.fold import fold
-from dressage.orchestrator.fold.outcome import Stamp
-from dressage.orchestrator.fold.state import RunState, decode_state, encode_state
+from dressage.orchestrator.fold.mailbox import fold_key
+from dressage.orchestrator.fold.outcome import Outcome, Stamp
+from dressage.orchestrator.fold.state import RunState, State, decode_state, encode_state
 from dressage.orchestrator.membership import decode_heartbeat
 from dressage.orchestrator.turn.asking import read_ask
-from dressage.orchestrator.turn.definitions import load_definition
+from dressage.orchestrator.turn.definitions import load_definition, load_event
 from dressage.orchestrator.turn.doubt import Doubt
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.records import decode_cursor, decode_fence, decode_position, encode
 from dressage.orchestrator.turn.routing import route
 from dressage.orchestrator.turn.runs import read_state
 from dressage.protocol.commands import (
     AskAnswer,
-    CancelRun,
+    AwaitEvent,
     Command,
     PostEvent,
+    ReturnEvent,
     StartRun,
     TaskMessage,
     TaskResult,
-    TimerFired,
     encoder,
 )
 from dressage.protocol.errors import (
@@ -82,13 +84,24 @@ from dressage.protocol.names import (
     check_name,
     check_run_id,
     is_reply_subject,
+    key_token,
+    place_of,
     run_id_of,
     run_token,
     shard_of,
 )
 from dressage.protocol.nesting import nests_deeper
 from dressage.protocol.shardmap import ShardMap, decode_map, forwarded_generation
-from dressage.protocol.spec import AssignNode, RegisteredWorkflow, ReturnNode, TaskDef, TaskNode, WorkflowSpec
+from dressage.protocol.spec import (
+    AssignNode,
+    EventDef,
+    RegisteredEvent,
+    RegisteredWorkflow,
+    ReturnNode,
+    TaskDef,
+    TaskNode,
+    WorkflowSpec,
+)
 from dressage.protocol.spec_reading import read_registered, read_spec
 from dressage.protocol.types import (
     ANY,
@@ -218,11 +231,29 @@ STARTED: Final = fold(
     "r",
     Stamp(1, 1000),
     DEFINITION,
-).state
+).run
+KEY: Final = key_token("fuzzed", "k")
+KEYED: Final = EventDefinition(RegisteredEvent(EventDef("fuzzed", ANY), (), 1, ""))
+WAITED_AT: Final = fold_key(None, AwaitEvent("r", "0-0-1"), KEY, Stamp(1, 1000), None).state
 
 
 def folded(state: RunState | None, command: Command) -> None:
-    outcome = fold(state, command, "r", Stamp(2, 2000), DEFINITION)
+    looked_at(fold(state, command, "r", Stamp(2, 2000), DEFINITION))
+    if state is None:
+        looked_at(fold(None, command, "r", Stamp(2, 2000), KEYED))
+
+
+def folded_key(state: State | None, command: Command) -> None:
+    """And what is posted there afterwards goes to whoever waits by then."""
+    outcome = fold_key(state, command, KEY, Stamp(2, 2000), KEYED)
+    looked_at(outcome)
+    looked_at(fold_key(outcome.state, PostEvent("fuzzed", "1"), KEY, Stamp(3, 3000), KEYED))
+
+
+def looked_at(outcome: Outcome) -> None:
+    for effect in outcome.effects:
+        if isinstance(effect, SendCommand):
+            place_of(effect.token)
     if outcome.state is not None:
         written = encode_state(outcome.state)
         assert len(written) < 1024 * 1024
@@ -242,6 +273,8 @@ def folds(data: bytes) -> None:
     assert wait is not None
     for state in (None, STARTED):
         folded(state, command)
+    for mailbox in (None, WAITED_AT):
+        folded_key(mailbox, command)
     match command:
         case StartRun():
             folded(None, msgspec.structs.replace(command, workflow="fuzzed", version=1))
@@ -249,7 +282,10 @@ def folds(data: bytes) -> None:
             folded(STARTED, msgspec.structs.replace(command, task_id=getattr(wait, "task_id", "")))
         case PostEvent():
             folded(STARTED, msgspec.structs.replace(command, event="fuzzed"))
-        case TimerFired() | CancelRun():
+            folded_key(WAITED_AT, msgspec.structs.replace(command, event="fuzzed"))
+        case ReturnEvent():
+            folded_key(WAITED_AT, msgspec.structs.replace(command, run_id="r", wait_id="0-0-1"))
+        case _:
             pass
 
 
@@ -290,6 +326,8 @@ def specs(data: bytes) -> None:
 def versions(data: bytes) -> None:
     with contextlib.suppress(BadSpec):
         load_definition("fuzzed", 1, data)
+    with contextlib.suppress(BadSpec):
+        load_event("fuzzed", 1, data)
     with contextlib.suppress(BadInput):
         read_registered(data)
 
@@ -558,7 +596,7 @@ def names(data: bytes) -> None:
     else:
         assert run_token(run_id) == text
     with contextlib.suppress(Unreadable):
-        assert read_id(token_of(delivered(b"", subject=f"a.b.{text}")))
+        assert read_place(token_of(delivered(b"", subject=f"a.b.{text}")))
     try:
         space = Names(text)
     except BadName:
@@ -599,6 +637,18 @@ RESULT: Final = (
 )
 CANCEL: Final = b'{"type":"cancel-run","command_id":"c","reason":"r","actor":"a"}'
 TIMER: Final = b'{"type":"timer-fired","timer_id":"0-0-1"}'
+_GIVEN: Final = (
+    b'{"event":"fuzzed","event_id":"1","number":1,"posted_ms":5,'
+    b'"payload":{"x":[1]},"until_ms":9,"lasting":true}'
+)
+KEYED_COMMANDS: Final = (
+    b'{"type":"post-event","event":"fuzzed","event_id":"1","payload":7,"version":1,"actor":"a"}',
+    b'{"type":"await-event","run_id":"r","wait_id":"0-0-1","seen":2}',
+    b'{"type":"withdraw-wait","run_id":"r","wait_id":"0-0-1"}',
+    b'{"type":"deliver-event","wait_id":"0-0-1","key":"k","given":%b}' % _GIVEN,
+    b'{"type":"return-event","run_id":"r","wait_id":"0-0-1","given":%b}' % _GIVEN,
+    b'{"type":"refuse-wait","wait_id":"0-0-1","message":"m"}',
+)
 START: Final = encoder.encode(StartRun("fuzzed", 1, msgspec.Raw(b'{"order":{"id":"a"}}'), "c", "ann"))
 EXPRESSIONS: Final = (
     b"a + 1 if b else c[0]",
@@ -664,12 +714,18 @@ TARGETS: Final[dict[str, Fuzzed]] = {
     "headers": Fuzzed(
         headers, (b"NATS/1.0\r\nDressage-Reply: _INBOX.a\r\nDressage-Forwarded: 2.0.5\r\n\r\n",)
     ),
-    "folds": Fuzzed(folds, (START, RESULT, CANCEL, TIMER)),
+    "folds": Fuzzed(folds, (START, RESULT, CANCEL, TIMER, *KEYED_COMMANDS)),
     "inputs": Fuzzed(
         inputs, (b'{"order":{"id":"a","price":"1.5","tags":[1,2]},"rest":[[{}]]}', b"[1]", b"null")
     ),
     "specs": Fuzzed(specs, (SPEC.encode(),)),
-    "versions": Fuzzed(versions, (msgspec.json.encode(RegisteredWorkflow(SPEC, 1, "d")),)),
+    "versions": Fuzzed(
+        versions,
+        (
+            msgspec.json.encode(RegisteredWorkflow(SPEC, 1, "d")),
+            msgspec.json.encode(RegisteredEvent(EventDef("fuzzed", Named("Order")), SPEC.types, 1, "d")),
+        ),
+    ),
     "expressions": Fuzzed(expressions, EXPRESSIONS),
     "stored values": Fuzzed(stored_values, STORED),
     "wire values": Fuzzed(wire_values, tuple(bytes([n]) + text for n in range(len(TYPES)) for text in WIRE)),

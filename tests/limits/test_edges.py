@@ -78,8 +78,8 @@ DEFAULT = Limits()
 
 def ended(outcome: Outcome) -> str:
     """How the run ended: its status, or the name of its failure."""
-    assert outcome.state is not None, outcome.message
-    return outcome.state.failure.name if outcome.state.failure else outcome.state.status
+    assert outcome.run is not None, outcome.message
+    return outcome.run.failure.name if outcome.run.failure else outcome.run.status
 
 
 def text_of(size: int) -> str:
@@ -480,8 +480,8 @@ def of_branches(*counts: int) -> WorkflowSpec:
 def test_a_run_has_as_many_run_threads_as_the_limit_and_no_more() -> None:
     largest = Run(of_branches(249, 249, 249, 248)).start()
     assert ended(largest) == "running"
-    assert largest.state is not None
-    assert len(largest.state.threads) == RUN_THREADS_MAX
+    assert largest.run is not None
+    assert len(largest.run.threads) == RUN_THREADS_MAX
     assert ended(Run(of_branches(249, 249, 249, 249)).start()) == "open-branches"
 
 

@@ -328,13 +328,13 @@ def test_a_hostile_spec_ends_at_a_limit_and_soon(case: str) -> None:
     assert (failure.name, failure.kind) == (limit, "limit")
     assert failure.message.endswith(f"(limit {limit})")
     assert calls < CALLS_MAX
-    assert outcome.state is not None
+    assert outcome.run is not None
     messages = MessageMaker(Names("x"), 0, lambda: ShardMap(1)).events(
-        outcome.events, 0, outcome.state, "r", "ann"
+        outcome.events, 0, outcome.run, "r", "ann"
     )
     sizes = [len(message.data) for message in messages]
     assert sum(sizes) < 2 * WORK_MAX
-    assert max([*sizes, len(encode_state(outcome.state))]) < 1024 * 1024 - 4096
+    assert max([*sizes, len(encode_state(outcome.run))]) < 1024 * 1024 - 4096
 
 
 def test_the_budget_is_per_command() -> None:

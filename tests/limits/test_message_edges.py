@@ -20,7 +20,7 @@ from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.growth import require_more
 from dressage.orchestrator.service import PAYLOAD_BYTES_MIN, require_payload
 from dressage.orchestrator.turn.asking import read_ask
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     CancelRun,
@@ -82,7 +82,7 @@ def test_a_run_id(letter: str) -> None:
             check_run_id(wrong)
     token = "".join(f"={byte:02X}" if letter != "a" else chr(byte) for byte in (letter * 129).encode())
     with pytest.raises(Unreadable, match=r"\(limit run-id-size\)$") as refused:
-        read_id(token)
+        read_place(token)
     assert refused.value.code == "RUN_ID_INVALID"
 
 

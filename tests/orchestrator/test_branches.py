@@ -165,8 +165,10 @@ class Driven:
         outcome = fold(self.state, command, "r", stamp, self.definition)
         assert before is None or encode_state(self.run) == before, "a fold changed the state before it"
         if outcome.state is not None:
-            assert decode_state(encode_state(outcome.state)) == outcome.state
-            self.state = decode_state(encode_state(outcome.state))
+            stored = decode_state(encode_state(outcome.state))
+            assert stored == outcome.state
+            assert isinstance(stored, RunState)
+            self.state = stored
         self.effects += outcome.effects
         self.events += outcome.events
         return outcome
@@ -482,8 +484,9 @@ def broken(change: Callable[[RunState], Any]) -> str:
     run = Driven(ready(nested.spec)).begin()
     before = run.run
     outcome = run.send(TaskResult(run.tasks[10].task_id, BY, msgspec.Raw(b"1")))
-    assert outcome.state is not None
-    changed = decode_state(encode_state(outcome.state))
+    assert outcome.run is not None
+    changed = decode_state(encode_state(outcome.run))
+    assert isinstance(changed, RunState)
     change(changed)
     with pytest.raises(InvariantBroken) as error:
         check(before, replace_state(outcome, changed))
@@ -564,7 +567,7 @@ def test_a_history_of_branches_replays_to_the_same_state(steps: list[tuple[str, 
     again: RunState | None = None
     states: list[tuple[RunState, bytes]] = []
     for seq, command in sent:
-        again = fold(again, command, "r", Stamp(seq, 1000 * seq), definition).state
+        again = fold(again, command, "r", Stamp(seq, 1000 * seq), definition).run
         assert again is not None
         states.append((again, encode_state(again)))
     assert again is not None

@@ -60,8 +60,8 @@ def test_an_event_wakes_the_wait_and_gives_its_payload() -> None:
     run = Run(waiting())
     run.start()
     outcome = post(run, 7, "one")
-    assert outcome.state is not None
-    assert outcome.state.output == raw(7)
+    assert outcome.run is not None
+    assert outcome.run.output == raw(7)
     assert [type(each) for each in outcome.events[:2]] == [EventPosted, EventReceived]
     assert outcome.actor == "ann"
 
@@ -72,17 +72,17 @@ def test_events_that_come_before_their_wait_are_taken_in_the_order_in_which_they
     for number in range(3):
         post(run, number, f"id-{number}")
     outcome = post(run, None, "go", "go")
-    assert outcome.state is not None
-    assert outcome.state.output == raw(0)
-    assert outcome.state.unclaimed == []
+    assert outcome.run is not None
+    assert outcome.run.output == raw(0)
+    assert outcome.run.unclaimed == []
 
 
 def test_one_event_feeds_one_wait() -> None:
     run = Run(waiting(3))
     run.start()
-    assert post(run, 1, "a").state.status == "running"  # type: ignore[union-attr]
-    assert post(run, 2, "b").state.status == "running"  # type: ignore[union-attr]
-    assert post(run, 3, "c").state.output == raw(3)  # type: ignore[union-attr]
+    assert post(run, 1, "a").run.status == "running"  # type: ignore[union-attr]
+    assert post(run, 2, "b").run.status == "running"  # type: ignore[union-attr]
+    assert post(run, 3, "c").run.output == raw(3)  # type: ignore[union-attr]
 
 
 def test_the_same_id_is_the_same_event_also_when_the_run_has_ended() -> None:
@@ -111,9 +111,9 @@ def test_of_several_waits_the_one_that_began_first_gets_it() -> None:
     post(run, None, "go", "go")
     post(run, 1, "a")
     outcome = post(run, 2, "b")
-    assert outcome.state is not None
+    assert outcome.run is not None
     # The first branch came to its wait later than the second.
-    assert outcome.state.output == raw([2, 1])
+    assert outcome.run.output == raw([2, 1])
 
 
 def test_a_wait_with_a_timeout_has_a_timer_that_goes_with_it() -> None:
@@ -149,8 +149,8 @@ def test_a_handler_takes_a_timeout_by_its_class(name: str, *, caught: bool) -> N
     run.start()
     assert run.state is not None
     outcome = run.apply(TimerFired(run.state.threads[0].timer_id))
-    assert outcome.state is not None
-    assert outcome.state.status == ("completed" if caught else "failed")
+    assert outcome.run is not None
+    assert outcome.run.status == ("completed" if caught else "failed")
 
 
 def test_an_event_and_a_timeout_that_cross_each_other_end_one_wait() -> None:
@@ -173,11 +173,11 @@ def test_what_the_run_cannot_take_is_refused_to_whoever_posts_it(
     event: str, payload: Any, code: str, said: str
 ) -> None:
     run = Run(waiting())
-    before = run.start().state
+    before = run.start().run
     outcome = post(run, payload, "a", event)
     assert outcome.code == code
     assert said in outcome.message
-    assert outcome.state is before
+    assert outcome.run is before
 
 
 def test_an_event_without_an_id_is_refused() -> None:
@@ -198,9 +198,9 @@ def test_an_unclaimed_event_expires() -> None:
         # Each command comes a second later.
         assert post(run, number, f"n-{number}").code is None
     outcome = post(run, None, "go", "go")
-    assert outcome.state is not None
+    assert outcome.run is not None
     assert [each.event_id for each in outcome.events if isinstance(each, EventExpired)] == ["a", "n-0"]
-    assert outcome.state.output == raw(1)
+    assert outcome.run.output == raw(1)
 
 
 def test_a_masked_payload_is_hidden_in_the_event() -> None:
@@ -218,14 +218,14 @@ def test_a_run_that_ends_forgets_what_nobody_claimed() -> None:
     run.start()
     post(run, 1, "a")
     outcome = run.apply(CancelRun("c"))
-    assert outcome.state is not None
-    assert outcome.state.unclaimed == []
+    assert outcome.run is not None
+    assert outcome.run.unclaimed == []
 
 
 def test_a_state_with_events_is_read_as_it_was_written() -> None:
     run = Run(sleeping_first())
     run.start()
-    state = post(run, {"a": [1]}, "a").state
+    state = post(run, {"a": [1]}, "a").run
     assert state is not None
     assert decode_state(encode_state(state)) == state
 

@@ -15,7 +15,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import provision, read_definition, require_namespace
 from dressage.client import Client
 from dressage.flow import App, workflow
-from dressage.orchestrator.fold.state import decode_state
+from dressage.orchestrator.fold.state import RunState, decode_state
 from dressage.orchestrator.growth import GrowthUnfinished, grow, open_runs_to_leave, retire
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import decode_cursor
@@ -261,7 +261,8 @@ async def state_of(connection: Connection, key: str, status: str) -> None:
     async with asyncio.timeout(10):
         while True:
             found = await connection.last_message(stream, key)
-            if found is not None and decode_state(found.data).status == status:
+            state = None if found is None else decode_state(found.data)
+            if isinstance(state, RunState) and state.status == status:
                 return
             await asyncio.sleep(0.02)
 

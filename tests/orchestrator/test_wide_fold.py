@@ -28,7 +28,7 @@ from dressage.orchestrator.fold.limits import (
     bytes_of,
     thread_bytes,
 )
-from dressage.orchestrator.fold.nodes.event import mark_of
+from dressage.orchestrator.fold.marks import mark_of
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
@@ -106,7 +106,7 @@ class Driven:
     def send(self, command: Command) -> Outcome:
         self.seq, self.last = self.seq + 1, command
         outcome = fold(self.state, command, "r", Stamp(self.seq, 1000 * self.seq), self.definition)
-        self.state = outcome.state
+        self.state = outcome.run
         self.asked += [each for each in outcome.effects if isinstance(each, DispatchTask | SetTimer)]
         return outcome
 
@@ -277,6 +277,7 @@ def test_of_a_large_group_that_a_run_ends_with_the_first_failures_are_told() -> 
 
 def test_thousands_of_failures_end_a_run_whose_state_still_fits() -> None:
     run = Driven(ready(of_tasks)).begin(count=3000, at_once=100)
+    outcome = run.go_on(FailureInfo("declined", "no", family=("declined",)))
     while not run.run.finished:
         outcome = run.go_on(FailureInfo("declined", "no", family=("declined",)))
     failure = run.run.failure

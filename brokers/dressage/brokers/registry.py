@@ -1,4 +1,5 @@
-"""Workflow definitions in their bucket: immutable versions, and a pointer to the latest of each name."""
+"""Definitions of workflows and of external events in their bucket: immutable versions, and a pointer to the latest of
+each name."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, 
 from dressage.brokers.provision import ensure_queue, require_namespace
 from dressage.protocol.errors import BadInput, BadSpec, NotFound, PublishRefused
 from dressage.protocol.names import Names, check_actor, check_name
-from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import EventDef, RegisteredEvent, RegisteredWorkflow, WorkflowSpec, event_digest
 from dressage.protocol.spec_check import check_spec
-from dressage.protocol.spec_reading import check_spec_size, read_registered
+from dressage.protocol.spec_reading import check_spec_size, read_event, read_registered
+from dressage.protocol.types import TypeDef, needed
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The latest version of a workflow."""
+    """The latest version of a workflow, or of an external event."""
 
     version: int
     digest: str
@@ -48,13 +50,17 @@ class Registry:
             pointer, pointer_seq = await self._pointer(spec.name)
             if pointer is not None and pointer.digest == digest:
                 await self._ensure_queues(spec)
+                await self._put_events(spec)
                 return await self.get(spec.name, pointer.version), False
             version = (pointer.version if pointer else 0) + 1
             stamp = datetime.now(UTC).isoformat(timespec="seconds")
             wanted = RegisteredWorkflow(spec, version, digest, actor, stamp)
             stored, created = await self._create(wanted)
             await self._ensure_queues(stored.spec)
-            await self._point(spec.name, Pointer(version, stored.digest), pointer_seq)
+            await self._put_events(stored.spec)
+            await self._point(
+                self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq
+            )
             if stored.digest == digest:
                 return stored, created
 
@@ -68,25 +74,65 @@ class Registry:
             return await self.get(wanted.spec.name, wanted.version), False
         return wanted, True
 
-    async def _point(self, name: str, pointer: Pointer, expected_seq: int) -> None:
+    async def _put_events(self, spec: WorkflowSpec) -> None:
+        """Before the pointer to the workflow: who starts a run can post what it waits for."""
+        for event in spec.events:
+            await self.put_event(event, needed(event.type, spec.types))
+
+    async def put_event(self, event: EventDef, types: tuple[TypeDef, ...]) -> int:
+        """Registers an external event with the types that it needs; gives its version. The same again is a no-op."""
+        digest = event_digest(event, types)
+        while True:
+            pointer, pointer_seq = await self._event_pointer(event.name)
+            if pointer is not None and pointer.digest == digest:
+                return pointer.version
+            version = (pointer.version if pointer else 0) + 1
+            wanted = RegisteredEvent(event, types, version, digest)
+            key = self._names.event_version_key(event.name, version)
+            stored = wanted
+            try:
+                await self._connection.publish(Message(key, _encode(wanted), expect=Expect(0)))
+            except PublishRefused as refused:
+                if refused.err_code != WRONG_LAST_SEQUENCE:
+                    raise
+                stored = await self._event(event.name, version)
+            await self._point(self._names.event_key(event.name), Pointer(version, stored.digest), pointer_seq)
+            if stored.digest == digest:
+                return version
+
+    async def event_version(self, name: str) -> int:
+        """The number of the latest version of an external event; 0 if no workflow that is registered waits for it."""
+        pointer, _ = await self._event_pointer(check_name(name, "event"))
+        return 0 if pointer is None else pointer.version
+
+    async def _event(self, name: str, version: int) -> RegisteredEvent:
+        key = self._names.event_version_key(name, version)
+        found = await self._connection.last_message(self._names.definitions_stream(), key)
+        if found is None:
+            raise NotFound(f"event {name!r} has no version {version}", code="EVENT_UNKNOWN")
+        return read_event(found.data)
+
+    async def _event_pointer(self, name: str) -> tuple[Pointer | None, int]:
+        return await self._read_pointer(self._names.event_key(name), f"event {name!r}")
+
+    async def _point(self, key: str, pointer: Pointer, expected_seq: int) -> None:
         try:
-            await self._connection.publish(
-                Message(self._names.workflow_key(name), _encode(pointer), expect=Expect(expected_seq))
-            )
+            await self._connection.publish(Message(key, _encode(pointer), expect=Expect(expected_seq)))
         except PublishRefused as refused:
             if refused.err_code != WRONG_LAST_SEQUENCE:
                 raise
 
     async def _pointer(self, name: str) -> tuple[Pointer | None, int]:
-        found = await self._connection.last_message(
-            self._names.definitions_stream(), self._names.workflow_key(name)
-        )
+        return await self._read_pointer(self._names.workflow_key(name), f"workflow {name!r}")
+
+    async def _read_pointer(self, key: str, what: str) -> tuple[Pointer | None, int]:
+        found = await self._connection.last_message(self._names.definitions_stream(), key)
         if found is None:
             return None, 0
         try:
             return _pointer.decode(found.data), found.seq
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadSpec(f"the latest version of workflow {name!r} is unreadable: {error}") from error
+            raise BadSpec(f"the latest version of {what} is unreadable: {error}") from error
 
     async def _ensure_queues(self, spec: WorkflowSpec) -> None:
         """Behind the version: whoever adds shards meanwhile finds either that, or us the shards."""

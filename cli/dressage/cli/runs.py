@@ -35,13 +35,13 @@ def runs() -> None:
 
 def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
     """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
-    given = _any_json(ctx, param, value)
+    given = any_json(ctx, param, value)
     if not isinstance(json.loads(bytes(given)), dict):
         raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
     return given
 
 
-def _any_json(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
+def any_json(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
     """Any JSON, given as `_parsed` takes it."""
     text = _text(value)
     try:
@@ -174,7 +174,7 @@ def cancel(run_id: str, reason: str, actor: str, server: str, namespace: str) ->
 @runs.command()
 @click.argument("run_id")
 @click.argument("event")
-@click.argument("payload", default="null", callback=_any_json)
+@click.argument("payload", default="null", callback=any_json)
 @click.option("--id", "event_id", help="The same id is the same event, however often it is posted.")
 @options.actor
 @options.server
@@ -190,13 +190,16 @@ def post(
 ) -> None:
     """Post an external event to a run. PAYLOAD is JSON, @FILE, or - for standard input.
 
-    The run's earliest wait for the event takes it, now or later.
+    The run's earliest wait for the event takes it, now or later; a run that does not exist yet has it when it is
+    started.
     """
 
     async def tell() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            await client.post(run_id, event, payload, event_id=event_id)
+            posted = await client.post(run_id, event, payload, event_id=event_id)
+        if posted.early:
+            click.echo(f"run {run_id!r} does not exist yet: it has the event when it is started", err=True)
 
     run(tell())
 

@@ -26,7 +26,7 @@ from dressage.client.client import START_TIMEOUT_S
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.overview import MemberView, ShardView, read_overview
 from dressage.orchestrator.turn.definitions import make_definition
-from dressage.protocol.commands import RunView, TaskResult
+from dressage.protocol.commands import KeyView, RunView, TaskResult
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, is_reply_subject
@@ -70,12 +70,20 @@ class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PostRequest(msgspec.Struct, forbid_unknown_fields=True):
-    run_id: str
+    """To a run, or to a correlation key: exactly one of the two is given."""
+
     event: str
+    run_id: str = ""
+    key: str = ""
     payload: msgspec.Raw = msgspec.Raw(b"null")
     event_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
+
+
+class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    event: str
+    key: str
 
 
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,10 +136,16 @@ class Accepted(msgspec.Struct):
     ok: bool = True
 
 
+class KeyAnswer(msgspec.Struct):
+    key: KeyView
+    ok: bool = True
+
+
 class PostAnswer(msgspec.Struct):
     event_id: str
     seq: int
     existing: bool
+    early: bool = False
     ok: bool = True
 
 
@@ -227,6 +241,7 @@ class Api:
             "wait": (WaitRequest, self._wait),
             "cancel": (CancelRequest, self._cancel),
             "post": (PostRequest, self._post),
+            "key": (KeyRequest, self._key),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
@@ -319,15 +334,30 @@ class Api:
         )
 
     async def _post(self, request: PostRequest) -> PostAnswer:
-        posted = await self._client.post(
-            request.run_id,
-            request.event,
-            request.payload,
-            event_id=request.event_id,
-            timeout_s=request.timeout_s,
-            actor=request.actor,
-        )
-        return PostAnswer(posted.event_id, posted.seq, posted.existing)
+        if bool(request.run_id) == bool(request.key):
+            raise BadInput("give either a run_id or a key", code="REQUEST_MALFORMED")
+        if request.key:
+            posted = await self._client.post_by_key(
+                request.event,
+                request.key,
+                request.payload,
+                event_id=request.event_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        else:
+            posted = await self._client.post(
+                request.run_id,
+                request.event,
+                request.payload,
+                event_id=request.event_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        return PostAnswer(posted.event_id, posted.seq, posted.existing, posted.early)
+
+    async def _key(self, request: KeyRequest) -> KeyAnswer:
+        return KeyAnswer(await self._client.key(request.event, request.key))
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

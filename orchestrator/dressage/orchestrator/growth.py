@@ -25,7 +25,7 @@ from dressage.brokers.provision import (
 from dressage.brokers.registry import Registry
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.errors import BadInput, BrokerError, DressageError
-from dressage.protocol.names import Names, run_id_of
+from dressage.protocol.names import Names, is_key, run_id_of
 from dressage.protocol.shardmap import SHARDS_MAX, ShardMap
 
 SHOWN_MAX: Final = 10
@@ -42,9 +42,10 @@ class GrowthUnfinished(DressageError):
 
 
 class _Status(msgspec.Struct):
-    """As much of a run's state as it takes to count open runs."""
+    """As much of a state as it takes to count open runs; of what is kept for a correlation key, that it is none."""
 
     status: str = "running"
+    mailbox: int = 0
 
 
 async def grow(connection: Connection, names: Names, shards: int) -> Namespace:
@@ -101,14 +102,22 @@ async def retire(connection: Connection, names: Names) -> Namespace:
 async def open_runs_to_leave(
     connection: Connection, names: Names, shard_map: ShardMap, shard: int
 ) -> list[str]:
-    """The open runs of a shard that the newest map would look for elsewhere, as the bucket of states has them."""
+    """The open runs of a shard that the newest map would look for elsewhere, as the bucket of states has them.
+
+    What is kept for a correlation key, or for a run to come, stays where it is, and everything for it is handed on
+    there: nobody could end it, so it is not waited for.
+    """
     found: set[str] = set()
 
     def look(delivery: Delivery) -> None:
-        run_id = run_id_of(delivery.subject.rsplit(".", 1)[1])
+        token = delivery.subject.rsplit(".", 1)[1]
+        if is_key(token):
+            return
+        run_id = run_id_of(token)
         found.discard(run_id)
         if shard_map.home(run_id) != shard and delivery.data:
-            if msgspec.json.decode(delivery.data, type=_Status).status == "running":
+            status = msgspec.json.decode(delivery.data, type=_Status)
+            if status.status == "running" and not status.mailbox:
                 found.add(run_id)
 
     await _each_state(connection, names, shard, look)

@@ -27,6 +27,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     FailureInfo,
+    KeyView,
     PostEvent,
     RunView,
     StartRun,
@@ -35,7 +36,19 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
-from dressage.protocol.names import Names, check_actor, check_name, check_run_id, run_token
+from dressage.protocol.names import (
+    Names,
+    check_actor,
+    check_key,
+    check_name,
+    check_run_id,
+    is_key,
+    key_of,
+    key_token,
+    place_of,
+    run_id_of,
+    run_token,
+)
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 
@@ -56,6 +69,8 @@ PAUSE_S_MAX: Final = 8.0
 
 FOLDED_S: Final = 1.0
 RETRY_S: Final = 0.1
+EVENT_VERSION_S: Final = 10.0
+"""So long a client takes the version of an event's definition for the latest."""
 _answers = msgspec.json.Decoder(Answer)
 _ask_answers = msgspec.json.Decoder(AskAnswer)
 
@@ -102,11 +117,13 @@ def raise_without_output(view: RunView) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """An external event that its run has taken. `existing` is true if it had come before."""
+    """An external event that its run, or its correlation key, has. `existing` is true if it had come before, `early` if
+    its run does not exist yet."""
 
     event_id: str
     seq: int
     existing: bool = False
+    early: bool = False
 
 
 class RunHandle(Generic[R]):
@@ -193,6 +210,7 @@ class Client:
         self._inbox = ""
         self._next = 0
         self._answers: dict[str, asyncio.Future[Answer]] = {}
+        self._event_versions: dict[str, tuple[int, float]] = {}
 
     # -- life --------------------------------------------------------------------------------------
     async def __aenter__(self) -> Self:
@@ -303,18 +321,18 @@ class Client:
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         who = check_actor(actor or self.actor)
         command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, who)
-        answer = await self._ask_for(chosen, command, timeout_s)
+        answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard
         )
 
     async def send(self, run_id: str, command: Command) -> int:
         """Hands a command over; returns its sequence once it is safe in the stream, whatever comes of it."""
-        return (await self._publish(run_id, command, None)).seq
+        return (await self._publish(run_token(run_id), command, None)).seq
 
     async def report(self, run_id: str, result: TaskResult, *, timeout_s: float = START_TIMEOUT_S) -> int:
         """Reports a task's result and awaits its acceptance. Raises `Refused` for one that nobody waits for."""
-        return (await self._ask_for(check_run_id(run_id), result, timeout_s)).seq
+        return (await self._ask_for(run_token(run_id), result, timeout_s)).seq
 
     async def cancel(
         self, run_id: str, reason: str = "", *, timeout_s: float = START_TIMEOUT_S, actor: str = ""
@@ -327,7 +345,7 @@ class Client:
         `timeout_s`.
         """
         command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor))
-        return (await self._ask_for(check_run_id(run_id), command, timeout_s)).seq
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload
     async def post(
@@ -372,36 +390,129 @@ class Client:
         actor: str = "",
     ) -> Posted:
         """Posts an external event to a run, and returns once the run has it: its earliest wait for the event takes it,
-        now or later.
+        now or later. A run that does not exist yet has it when it is started.
 
         The same `event_id` is the same event, however late and by whomever it is posted again, as long as the run is
         kept; without one each call is an event of its own. Raises `BadValue` for a payload that is not of the event's
-        type, `Refused` (EVENT_INVALID, EVENT_UNKNOWN, EVENTS_FULL, RUN_UNKNOWN, RUN_FINISHED), or `NoAnswer` after
-        `timeout_s`.
+        type, `Refused` (EVENT_INVALID, EVENT_UNKNOWN, EVENTS_FULL, RUN_FINISHED, and RUN_UNKNOWN where no
+        registered workflow waits for such an event), or `NoAnswer` after `timeout_s`.
         """
+        token = run_token(run_id)
+        command = await self._post_of(event, payload, event_id, actor)
+        answer = await self._ask_for(token, command, timeout_s)
+        return Posted(command.event_id, answer.seq, answer.existing, answer.early)
+
+    @overload
+    async def post_by_key(
+        self,
+        event: Event[T],
+        key: str,
+        payload: T,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    @overload
+    async def post_by_key(
+        self,
+        event: Event[None],
+        key: str,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    @overload
+    async def post_by_key(
+        self,
+        event: str,
+        key: str,
+        payload: Any = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted: ...
+    async def post_by_key(
+        self,
+        event: Event[Any] | str,
+        key: str,
+        payload: Any = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Posted:
+        """Posts an external event to a correlation key: all runs that wait there take it, or else the first that comes.
+
+        The same `event_id` at the same key is the same event, however late and by whomever it is posted again (of the
+        newest 4,096 events of the key); without one each call is an event of its own. Raises `BadValue` for a payload
+        that is not of the event's type, `BadInput` (KEY_INVALID), `NotFound` (EVENT_UNKNOWN) for an event that no
+        registered workflow waits for, `Refused` (EVENT_INVALID, EVENTS_FULL), or `NoAnswer` after `timeout_s`.
+        """
+        check_key(key)
+        command = await self._post_of(event, payload, event_id, actor)
+        if not command.version:
+            raise NotFound(
+                f"no workflow that is registered waits for event {command.event!r}: register one first, or look at the "
+                "name",
+                code="EVENT_UNKNOWN",
+            )
+        answer = await self._ask_for(key_token(command.event, key), command, timeout_s)
+        return Posted(command.event_id, answer.seq, answer.existing, answer.early)
+
+    async def key(self, event: Event[Any] | str, key: str, *, not_before: int = 0) -> KeyView:
+        """A correlation key as it stands: who waits there, and which events nobody has claimed.
+
+        Raises `NotFound` (KEY_UNKNOWN) where neither ever was, `BadInput` (KEY_INVALID), or `NoAnswer`.
+        """
+        name = check_name(event, "event") if isinstance(event, str) else event.name
+        answer = await self._asked(
+            Ask("key", check_key(key), not_before, hold_s=ANSWER_S, event=name),
+            key_token(name, key),
+            10.0,
+            None,
+        )
+        if answer.key is None:
+            raise NotFound(answer.message, code="KEY_UNKNOWN")
+        return answer.key
+
+    async def _post_of(
+        self, event: Event[Any] | str, payload: Any, event_id: str | None, actor: str
+    ) -> PostEvent:
         name = check_name(event, "event") if isinstance(event, str) else event.name
         raw = (
             as_raw(payload, "EVENT_INVALID") if isinstance(event, str) else msgspec.Raw(event.encode(payload))
         )
         chosen = uuid.uuid4().hex if event_id is None else check_actor(event_id)
-        command = PostEvent(name, chosen, raw, check_actor(actor or self.actor))
-        answer = await self._ask_for(check_run_id(run_id), command, timeout_s)
-        return Posted(chosen, answer.seq, answer.existing)
+        version = await self._patiently(lambda: self._event_version(name))
+        return PostEvent(name, chosen, raw, check_actor(actor or self.actor), version)
+
+    async def _event_version(self, name: str) -> int:
+        """Of the event's definition, 0 without one; asked for now and then, as who registers another does not tell."""
+        known = self._event_versions.get(name)
+        now = asyncio.get_running_loop().time()
+        if known is None or known[1] < now:
+            known = await self.registry.event_version(name), now + EVENT_VERSION_S
+            if known[0]:
+                self._event_versions[name] = known
+        return known[0]
 
     async def _publish(
-        self, run_id: str, command: Command, reply: str | None, shard: int | None = None
+        self, token: str, command: Command, reply: str | None, shard: int | None = None
     ) -> Stored:
         assert self._publisher is not None, "checked by connection"
-        shard = self._map.first(run_id) if shard is None else shard
+        shard = self._map.first(place_of(token)) if shard is None else shard
         message = Message(
-            self.names.command(shard, run_token(run_id)),
+            self.names.command(shard, token),
             _encoded(command),
             {REPLY_HEADER: reply} if reply else None,
         )
         return await self._publisher.publish(self.names.shard_stream(shard), message)
 
-    async def _ask_for(self, run_id: str, command: Command, timeout_s: float) -> Answer:
-        """Sends a command, and awaits its answer.
+    async def _ask_for(self, token: str, command: Command, timeout_s: float) -> Answer:
+        """Sends a command for a run or a correlation key, and awaits its answer.
 
         A command that waits to be folded is safe where it is, and is not sent again: under load that would only make
         the wait longer, for everybody. It is repeated where it was folded and its answer got lost, with an owner or a
@@ -412,9 +523,9 @@ class Client:
         reply = f"{self._inbox}.{self._next}"
         future = self._answers[reply] = asyncio.get_running_loop().create_future()
         deadline = asyncio.get_running_loop().time() + timeout_s
-        shard, pause_s = self._map.first(run_id), ANSWER_S
+        shard, pause_s = self._map.first(place_of(token)), ANSWER_S
         try:
-            seq = (await self._publish(run_id, command, reply, shard)).seq
+            seq = (await self._publish(token, command, reply, shard)).seq
             while not connection.lost.is_set():
                 left = deadline - asyncio.get_running_loop().time()
                 await asyncio.wait({future}, timeout=max(0.0, min(pause_s, left)))
@@ -423,21 +534,24 @@ class Client:
                     return _accepted(future.result())
                 if left <= pause_s:
                     break
-                folded = await self._is_folded(run_id, shard, seq)
+                folded = await self._is_folded(token, shard, seq)
                 if folded and not future.done():
-                    seq = (await self._publish(run_id, command, reply, shard)).seq
+                    seq = (await self._publish(token, command, reply, shard)).seq
                 if folded is not None:
                     pause_s = min(2 * pause_s, PAUSE_S_MAX)
         finally:
             del self._answers[reply]
         raise NoAnswer(
-            f"no answer to the command for run {run_id!r} in {timeout_s:g} s. It is safe in the stream and will be "
-            "folded when an orchestrator serves its shard; the same call again gives the same run"
+            f"no answer to the command for {_named(token)} in {timeout_s:g} s. It is safe in the stream and will be "
+            "folded when an orchestrator serves its shard; the same call again changes nothing more"
         )
 
-    async def _is_folded(self, run_id: str, shard: int, seq: int) -> bool | None:
+    async def _is_folded(self, token: str, shard: int, seq: int) -> bool | None:
         """Whether the owner has come to this command; None where nobody tells."""
-        ask = encoder.encode(Ask("get", run_id, not_before=seq))
+        question = (
+            Ask("get", run_id_of(token), not_before=seq) if not is_key(token) else _ask_of_key(token, seq)
+        )
+        ask = encoder.encode(question)
         try:
             data = await self.connection.request(self.names.ask(shard), ask, FOLDED_S)
             return _ask_answers.decode(data).code != "RETRY"
@@ -512,9 +626,16 @@ class Client:
             yield event
 
     async def _ask(self, ask: Ask, timeout_s: float | None, shard: int | None) -> RunView:
+        answer = await self._asked(ask, run_token(ask.run_id), timeout_s, shard)
+        if answer.run is None:
+            raise NotFound(answer.message, code="RUN_UNKNOWN")
+        return answer.run
+
+    async def _asked(self, ask: Ask, token: str, timeout_s: float | None, shard: int | None) -> AskAnswer:
+        """The answer, which has what was asked for, or says NOT_FOUND. Raises `Refused` or `NoAnswer`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        at = self._map.first(ask.run_id) if shard is None else shard
+        at = self._map.first(place_of(token)) if shard is None else shard
         while True:
             try:
                 data = await self.connection.request(
@@ -528,20 +649,30 @@ class Client:
             try:
                 answer = _ask_answers.decode(data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise NoAnswer(f"what was answered for run {ask.run_id!r} is no answer: {error}") from error
+                raise NoAnswer(f"what was answered for {_named(token)} is no answer: {error}") from error
             await self._learn(answer.generation)
-            if answer.run is not None:
-                return answer.run
+            if answer.run is not None or answer.key is not None or answer.code == "NOT_FOUND":
+                return answer
             if answer.code == "ELSEWHERE":
                 at, ask = answer.shard, msgspec.structs.replace(ask, not_before=answer.not_before)
                 continue
-            if answer.code == "NOT_FOUND":
-                raise NotFound(answer.message, code="RUN_UNKNOWN")
             if answer.code != "RETRY":
                 raise Refused(answer.message, code=answer.code)
             if deadline is not None and loop.time() >= deadline:
                 raise NoAnswer(answer.message)
             await asyncio.sleep(RETRY_S)
+
+
+def _ask_of_key(token: str, not_before: int) -> Ask:
+    event, key = key_of(token)
+    return Ask("key", key, not_before, event=event)
+
+
+def _named(token: str) -> str:
+    if is_key(token):
+        event, key = key_of(token)
+        return f"correlation key {key!r} of event {event}"
+    return f"run {run_id_of(token)!r}"
 
 
 def plain(output: bytes) -> Any:

@@ -9,21 +9,25 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from types import NoneType
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
 from dressage.flow.wire import Wire
-from dressage.protocol.errors import DefinitionError
-from dressage.protocol.names import check_name
+from dressage.protocol.errors import BadInput, DefinitionError
+from dressage.protocol.names import check_key, check_name
 from dressage.protocol.spec import EventDef
 from dressage.protocol.spec_check import EXPIRES_S_MAX
 
 T = TypeVar("T")
 Timeout = timedelta | float | None
 
-_sources: dict[str, Callable[[Timeout], Any]] = {}
+Source = Callable[..., Any]
+_sources: dict[str, Source] = {}
 """Process-wide, as the fakes of tasks are."""
+
+
+_NO_KEY: Final = object()
 
 
 class Event(Generic[T]):
@@ -34,16 +38,33 @@ class Event(Generic[T]):
     In a workflow `await item_arrived.wait(timeout=timedelta(days=7))` takes the earliest one that was posted to the run
     and that no other wait has claimed, or waits for one. Without a payload leave `of` out.
 
-    One that nothing has claimed after `expires` is dropped; without it, it is kept as long as the run goes on.
+    `await paid.wait(key=order.number)` takes one that was posted to this correlation key, by somebody who knows the
+    order's number and not the run: all that wait there take it, or else the first run that comes.
 
-    Raises `DefinitionError` for a type that JSON cannot carry, `BadName` for the name.
+    One that nothing has claimed after `expires` is dropped; without it, it is kept as long as the run goes on, at a key
+    for ever. A `lasting` one is kept at its key until it expires, also when it was taken, for runs that come later;
+    each wait of a run takes one that this run has not had.
+
+    Raises `DefinitionError` for a type that JSON cannot carry and for a lasting event that does not expire, `BadName`
+    for the name.
     """
 
     @overload
-    def __init__(self: Event[None], name: str, *, expires: timedelta | None = None) -> None: ...
+    def __init__(
+        self: Event[None], name: str, *, expires: timedelta | None = None, lasting: bool = False
+    ) -> None: ...
     @overload
-    def __init__(self, name: str, *, of: type[T], expires: timedelta | None = None) -> None: ...
-    def __init__(self, name: str, *, of: type[Any] = NoneType, expires: timedelta | None = None) -> None:
+    def __init__(
+        self, name: str, *, of: type[T], expires: timedelta | None = None, lasting: bool = False
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        *,
+        of: type[Any] = NoneType,
+        expires: timedelta | None = None,
+        lasting: bool = False,
+    ) -> None:
         check_name(name, "event")
         around = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         self.book = TypeBook(around.f_locals if around.f_code.co_name != "<module>" else None)
@@ -53,8 +74,12 @@ class Event(Generic[T]):
             raise DefinitionError(
                 f"event {name}: expires is {expires}\ngive a timedelta of more than nothing and at most a century"
             )
+        if lasting and expires is None:
+            raise DefinitionError(
+                f"event {name}: a lasting event that never expires would be kept for ever\nsay when it expires"
+            )
         try:
-            self.definition = EventDef(name, self.book.ref(of), expires_s)
+            self.definition = EventDef(name, self.book.ref(of), expires_s, lasting)
         except Unsupported as error:
             raise DefinitionError(f"event {name}: {error.what}\n{error.advice}") from error
 
@@ -62,24 +87,33 @@ class Event(Generic[T]):
     def name(self) -> str:
         return self.definition.name
 
-    async def wait(self, *, timeout: Timeout = None) -> T:
-        """The payload of the event, in a workflow.
+    @overload
+    async def wait(self, *, timeout: Timeout = None) -> T: ...
+    @overload
+    async def wait(self, *, key: str, timeout: Timeout = None) -> T: ...
+    async def wait(self, *, key: Any = _NO_KEY, timeout: Timeout = None) -> T:
+        """The payload of the event, in a workflow: of one that was posted to the run, or to a correlation `key`, a text
+        of 1 to 128 bytes.
 
-        Raises `TimeoutError` if none comes within `timeout`, a timedelta or seconds. Where a workflow's function runs
-        as plain Python, it is what a test says (`faked`).
+        Raises `TimeoutError` if none comes within `timeout`, a timedelta or seconds, and `TypeError` or `ValueError`
+        for what is no key. Where a workflow's function runs as plain Python, it is what a test says (`faked`).
         """
+        if key is not _NO_KEY:
+            check_wait_key(key)
         source = _sources.get(self.name)
         if source is None:
             raise NotImplementedError(
                 f"nothing comes in plain Python: say what does, by `{self.name}.faked(...)`"
             )
-        payload = source(timeout)
+        payload = source(timeout) if key is _NO_KEY else source(timeout, key)
         return cast("T", await payload if inspect.isawaitable(payload) else payload)
 
     @contextmanager
-    def faked(self, source: Callable[[Timeout], T | Awaitable[T]]) -> Iterator[None]:
-        """Inside the `with` block waits get what `source` gives for their timeout, in the whole process; it may raise
-        `TimeoutError`. For unit tests."""
+    def faked(
+        self, source: Callable[[Timeout], T | Awaitable[T]] | Callable[[Timeout, str], T | Awaitable[T]]
+    ) -> Iterator[None]:
+        """Inside the `with` block waits get what `source` gives for their timeout, and for their key if they have one,
+        in the whole process; it may raise `TimeoutError`. For unit tests."""
         before = _sources.get(self.name)
         _sources[self.name] = source
         try:
@@ -102,3 +136,12 @@ class Event(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<event {self.name}>"
+
+
+def check_wait_key(key: object) -> str:
+    """A correlation key as a wait takes it. Raises `TypeError` or `ValueError`, as the engine does in the workflow."""
+    try:
+        return check_key(key)
+    except BadInput as error:
+        kind = ValueError if isinstance(key, str) else TypeError
+        raise kind(error.message) from error

@@ -88,15 +88,73 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
 
 
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
-    """Posts an external event to a run. The same `event_id` again is the same event, however late it comes.
+    """Posts an external event, to a run or to a correlation key. The same `event_id` again is the same event, however
+    late it comes.
 
-    `payload` is JSON of the event's type. The run's earliest wait for the event takes it, now or later.
+    `payload` is JSON of the event's type. The run's earliest wait for the event takes it, now or later; of a key, all
+    that wait take it, or else the first that comes. `version` is that of the event's definition by which the payload is
+    checked where no run can tell: at a key, and for a run that does not exist yet.
     """
 
     event: str
     event_id: Short
     payload: msgspec.Raw = msgspec.Raw(b"null")
     actor: Short = ""
+    version: int = 0
+
+
+class KeyedEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An external event of a correlation key, the `number`th that was posted there, with its payload as it was posted.
+
+    It is kept until `until_ms`, or without an end; one that is `lasting` also for those that come later.
+    """
+
+    event: str
+    event_id: Short
+    number: int
+    posted_ms: int
+    payload: msgspec.Raw
+    until_ms: int = 0
+    lasting: bool = False
+    actor: Short = ""
+
+
+class AwaitEvent(msgspec.Struct, tag="await-event", tag_field="type", frozen=True, omit_defaults=True):
+    """A run tells a correlation key that it waits there. Of lasting events it has had those up to `seen`."""
+
+    run_id: str
+    wait_id: Short
+    seen: int = 0
+
+
+class WithdrawWait(msgspec.Struct, tag="withdraw-wait", tag_field="type", frozen=True, omit_defaults=True):
+    """A run tells a correlation key that it waits no more."""
+
+    run_id: str
+    wait_id: Short
+
+
+class DeliverEvent(msgspec.Struct, tag="deliver-event", tag_field="type", frozen=True, omit_defaults=True):
+    """A correlation key gives a run what it waits for there."""
+
+    wait_id: Short
+    key: str
+    given: KeyedEvent
+
+
+class ReturnEvent(msgspec.Struct, tag="return-event", tag_field="type", frozen=True, omit_defaults=True):
+    """A run gives back to a correlation key what it has no wait for any more."""
+
+    run_id: str
+    wait_id: Short
+    given: KeyedEvent
+
+
+class RefuseWait(msgspec.Struct, tag="refuse-wait", tag_field="type", frozen=True, omit_defaults=True):
+    """A correlation key tells a run that it cannot wait there, as too many do."""
+
+    wait_id: Short
+    message: str
 
 
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
@@ -108,7 +166,13 @@ class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=Tru
 
 REASON_BYTES_MAX = 4096
 
-Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired
+ToKey = AwaitEvent | WithdrawWait | ReturnEvent
+"""What runs tell a correlation key."""
+
+FromKey = DeliverEvent | RefuseWait
+"""What a correlation key tells a run."""
+
+Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ToKey | FromKey
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -137,7 +201,8 @@ RefusalCode = Literal[
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before.
+    """Answer to a command, sent once its turn is committed. `existing` is true if the run was there before, or the
+    event; `early` if an event came before its run.
 
     `seq` is in the stream of `shard`, where the run lives. `generation` is that of the shard map: a sender that knows
     an older one reads the namespace's definition again.
@@ -150,6 +215,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     existing: bool = False
     shard: int = 0
     generation: int = 1
+    early: bool = False
 
 
 class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -180,11 +246,12 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     for the output with its masked parts in clear, for the caller who awaits the result.
     """
 
-    op: Literal["get", "wait"]
+    op: Literal["get", "wait", "key"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
     revealed: bool = False
+    event: str = ""
 
 
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
@@ -216,6 +283,21 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     shard: int = 0
 
 
+class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A correlation key as readers see it: the runs that wait there, and the ids of the events that nobody has claimed.
+
+    `posted` is how many events are remembered.
+    """
+
+    event: str
+    key: str
+    seq: int
+    waiting: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
+    posted: int = 0
+    shard: int = 0
+
+
 class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The owner's reply to an `Ask`.
 
@@ -229,6 +311,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     shard: int = 0
     not_before: int = 0
     generation: int = 1
+    key: KeyView | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -123,20 +123,26 @@ class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind event-posted: an external event came to the run, from the event's actor."""
+    """kind event-posted: an external event came to the run, from the event's actor; by way of a correlation `key`, if
+    there is one."""
 
     event: str
     event_id: str
     payload: msgspec.Raw
+    key: str = ""
 
 
 class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind event-awaited: there is no unclaimed event. With a timeout the wait ends at `until`, by timer `timer_id`."""
+    """kind event-awaited: there is no unclaimed event, or, with a `key`, whether there is one is asked there.
+
+    With a timeout the wait ends at `until`, by timer `timer_id`.
+    """
 
     node: int
     event: str
     until: str = ""
     timer_id: str = ""
+    key: str = ""
 
 
 class EventReceived(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -161,6 +167,14 @@ class EventExpired(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     event: str
     event_id: str
+
+
+class EventRefused(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-refused: it came before the run existed, and is none that its workflow takes."""
+
+    event: str
+    event_id: str
+    reason: str
 
 
 class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -207,6 +221,7 @@ EventData = (
     | EventReceived
     | EventTimedOut
     | EventExpired
+    | EventRefused
     | RunCompleted
     | RunFailed
     | RunCancelled
@@ -229,6 +244,7 @@ KIND: dict[type[EventData], str] = {
     EventReceived: "event-received",
     EventTimedOut: "event-timed-out",
     EventExpired: "event-expired",
+    EventRefused: "event-refused",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
     RunCancelled: "run-cancelled",

@@ -25,6 +25,8 @@ RUN_ID_BYTES_MAX: Final = 128
 ACTOR_CHARS_MAX: Final = 512
 REPLY_CHARS_MAX: Final = 1_024
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}}")
+KEY_BYTES_MAX: Final = 128
+_KEY_TOKEN: Final = re.compile(rf"=key_([a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}})_(.+)")
 EVENT_BUCKETS: Final = 64
 """How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
 
@@ -103,8 +105,11 @@ def run_token(run_id: str) -> str:
     """The run id as one subject token; `run_id_of` gives it back. Raises `BadRunId`."""
     if len(run_id) <= RUN_ID_BYTES_MAX and _PLAIN.fullmatch(run_id):
         return run_id
-    encoded = check_run_id(run_id).encode()
-    return "".join(chr(byte) if byte in _SAFE else f"={byte:02X}" for byte in encoded)
+    return _encoded(check_run_id(run_id))
+
+
+def _encoded(text: str) -> str:
+    return "".join(chr(byte) if byte in _SAFE else f"={byte:02X}" for byte in text.encode())
 
 
 def run_id_of(token: str) -> str:
@@ -123,9 +128,65 @@ def run_id_of(token: str) -> str:
     return run_id
 
 
-def shard_of(run_id: str, shards: int) -> int:
-    """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's."""
-    return zlib.crc32(run_id.split("~", 1)[0].encode()) % shards
+def check_key(key: object) -> str:
+    """Returns a correlation key if usable: text of 1 to 128 bytes in UTF-8. Raises `BadInput` (KEY_INVALID)."""
+    if not isinstance(key, str) or not key:
+        raise BadInput(
+            f"correlation key {_shown(key)} is not valid: give text of 1 to {KEY_BYTES_MAX} bytes (limit key-size)",
+            code="KEY_INVALID",
+        )
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"correlation key {_shown(key)} cannot be encoded as UTF-8: remove lone surrogates",
+            code="KEY_INVALID",
+        ) from error
+    if size > KEY_BYTES_MAX:
+        raise BadInput(
+            f"correlation key {_shown(key)} has {size} bytes: at most {KEY_BYTES_MAX} are allowed; shorten it "
+            "(limit key-size)",
+            code="KEY_INVALID",
+        )
+    return key
+
+
+def key_token(event: str, key: str) -> str:
+    """An event's name and a correlation key as one subject token, which stands where a command has its run.
+
+    No run id is ever encoded to it. Raises `BadName` or `BadInput`.
+    """
+    return f"=key_{check_name(event, 'event')}_{_encoded(check_key(key))}"
+
+
+def is_key(token: str) -> bool:
+    """Whether a token stands for an event's name and a correlation key, and not for a run."""
+    return token.startswith("=key_")
+
+
+def key_of(token: str) -> tuple[str, str]:
+    """The event's name and the key that `key_token` encoded. Raises `BadRunId` for anything else."""
+    found = _KEY_TOKEN.fullmatch(token)
+    if found is None:
+        raise BadRunId(f"subject token {_shown(token)} does not encode a correlation key")
+    event, key = found[1], run_id_of(found[2])
+    return event, key
+
+
+def place_of(token: str) -> str:
+    """What says on which shard that lives for which a token stands: a run's id, a key's token. Raises `BadRunId`."""
+    if is_key(token):
+        key_of(token)
+        return token
+    return run_id_of(token)
+
+
+def shard_of(place: str, shards: int) -> int:
+    """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's.
+
+    That of a correlation key is the hash of its token, in which there is no `~`.
+    """
+    return zlib.crc32(place.split("~", 1)[0].encode()) % shards
 
 
 def event_bucket(run_id: str) -> int:
@@ -246,6 +307,13 @@ class Names:
 
     def workflow_version_key(self, name: str, version: int) -> str:
         return f"$KV.{self.definitions_bucket}.workflow.{name}.{version}"
+
+    def event_key(self, name: str) -> str:
+        """Subject of the pointer to an external event's latest version."""
+        return f"$KV.{self.definitions_bucket}.event.{name}"
+
+    def event_version_key(self, name: str, version: int) -> str:
+        return f"$KV.{self.definitions_bucket}.event.{name}.{version}"
 
     def workflow_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.workflow.*"

@@ -125,11 +125,15 @@ class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 
 
 class EventDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """An external event that the workflow waits for. An unclaimed one is kept for `expires_s`, or for ever."""
+    """An external event that the workflow waits for. An unclaimed one is kept for `expires_s`, or for ever.
+
+    A `lasting` one that is posted to a correlation key is kept so long whether somebody has taken it or not.
+    """
 
     name: str
     type: TypeRef
     expires_s: float | None = None
+    lasting: bool = False
 
 
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -222,13 +226,15 @@ class EventNode(
 ):
     """Takes the earliest unclaimed external event of this name, or waits for one; `target` takes its payload.
 
-    With `timeout` (a timedelta, or seconds) it waits no longer than that, and then raises `TimeoutError`.
+    With `timeout` (a timedelta, or seconds) it waits no longer than that, and then raises `TimeoutError`. With `key` it
+    takes what is posted to this correlation key, and not what is posted to the run.
     """
 
     event: str
     next: int
     timeout: Expr | None = None
     target: str | None = None
+    key: Expr | None = None
     scope: int | None = None
     line: int = 0
 
@@ -412,6 +418,23 @@ def catches_named(handler: Handler, failure: FailureInfo, family: tuple[str, ...
     if failure.kind == "failure" and (failure.name in names or ANY_FAILURE in names or ANY_ERROR in names):
         return True
     return any(name in names for name in family)
+
+
+class RegisteredEvent(msgspec.Struct, frozen=True):
+    """The definition of an external event with the version that it was given; immutable once stored.
+
+    `types` are the records and enums that it needs.
+    """
+
+    event: EventDef
+    types: tuple[TypeDef, ...]
+    version: int
+    digest: str
+
+
+def event_digest(event: EventDef, types: tuple[TypeDef, ...]) -> str:
+    """Identity of an event's definition, whatever its version."""
+    return hashlib.sha256(_encoder.encode((event, types))).hexdigest()
 
 
 class RegisteredWorkflow(msgspec.Struct, frozen=True):

@@ -248,6 +248,8 @@ def _check_names(spec: WorkflowSpec) -> None:
                 f"event {event.name!r} expires after {event.expires_s:g} s: give more than 0 and at most "
                 f"{EXPIRES_S_MAX} (limit event-expiry)"
             )
+        if event.lasting and event.expires_s is None:
+            raise BadSpec(f"event {event.name!r} is lasting and never expires: it would be kept for ever")
     for variable in spec.variables:
         check_identifier(variable.name, "a variable")
     for param in spec.params:

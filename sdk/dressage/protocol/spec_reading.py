@@ -13,7 +13,7 @@ import msgspec
 
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.nesting import SPEC_DEPTH_MAX, nests_deeper
-from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import SPEC_BYTES_MAX
 
@@ -23,6 +23,7 @@ REGISTERED_BYTES_BESIDE: Final = 4_096
 _T = TypeVar("_T")
 _specs: Final = msgspec.json.Decoder(WorkflowSpec)
 _registered: Final = msgspec.json.Decoder(RegisteredWorkflow)
+_events: Final = msgspec.json.Decoder(RegisteredEvent)
 
 
 def read_spec(data: bytes) -> WorkflowSpec:
@@ -37,6 +38,11 @@ def read_registered(data: bytes) -> RegisteredWorkflow:
     registered = _read(_registered, data, SPEC_BYTES_MAX + REGISTERED_BYTES_BESIDE)
     check_spec(registered.spec)
     return registered
+
+
+def read_event(data: bytes) -> RegisteredEvent:
+    """A version of an external event as the registry stores it. Raises `BadSpec`."""
+    return _read(_events, data, SPEC_BYTES_MAX + REGISTERED_BYTES_BESIDE)
 
 
 def check_spec_size(spec: WorkflowSpec) -> None:

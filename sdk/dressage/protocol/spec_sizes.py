@@ -161,7 +161,7 @@ def expressions_of(node: Node) -> dict[str, Expr]:
         case SleepNode():
             return {"duration": node.duration}
         case EventNode():
-            return _given({"timeout": node.timeout})
+            return _given({"key": node.key, "timeout": node.timeout})
         case RaiseNode():
             return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -111,6 +112,29 @@ class EnumType(
 
 
 TypeDef = RecordType | EnumType
+
+
+def needed(ref: TypeRef, definitions: Iterable[TypeDef]) -> tuple[TypeDef, ...]:
+    """The records and enums that a type is made of, in the order in which they are defined."""
+    known = {each.name: each for each in definitions}
+    found, ahead = set[str](), [ref]
+    while ahead:
+        match ahead.pop():
+            case ListOf(item) | SetOf(item) | MaskedOf(item):
+                ahead.append(item)
+            case DictOf(key, value):
+                ahead += [key, value]
+            case TupleOf(parts) | UnionOf(parts):
+                ahead += parts
+            case Named(name) if name not in found:
+                found.add(name)
+                definition = known.get(name)
+                if isinstance(definition, RecordType):
+                    ahead += [field.type for field in definition.fields]
+            case _:
+                continue
+    return tuple(each for each in known.values() if each.name in found)
+
 
 ANY = Scalar("any")
 NONE = Scalar("none")

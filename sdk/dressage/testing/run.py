@@ -13,11 +13,12 @@ import msgspec
 from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
 from dressage.flow import Event, Workflow, WorkflowFailure
-from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import Mailbox, RunState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.asking import waiting_for
 from dressage.protocol.commands import (
@@ -34,6 +35,8 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepStarted
+from dressage.protocol.names import is_key, key_of, key_token
+from dressage.protocol.spec import RegisteredEvent
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
 from dressage.testing.fakes import Branch, TaskCall
@@ -86,8 +89,8 @@ class Settings:
     began: datetime
     commands_max: int
     execute: Execute
-    coming: tuple[tuple[timedelta, PostEvent], ...] = ()
-    """External events, and how long after its start they come."""
+    coming: tuple[tuple[timedelta, str, PostEvent], ...] = ()
+    """External events, how long after its start they come, and at which key's token; empty: to the run itself."""
 
 
 @dataclass
@@ -95,6 +98,14 @@ class _Begun:
     """An attempt that a worker has; it may answer after the run has ended."""
 
     dispatched: DispatchTask
+
+
+@dataclass
+class _Sent:
+    """A command for the run, or for a correlation key."""
+
+    token: str
+    command: Command
 
 
 class Run(Generic[R]):
@@ -111,8 +122,11 @@ class Run(Generic[R]):
         self._workflow = workflow
         self._definition = definition
         self._settings = settings
-        self._agenda: Agenda[_Begun | Command] = Agenda(_milliseconds(settings.began))
+        self._agenda: Agenda[_Begun | _Sent | Command] = Agenda(_milliseconds(settings.began))
         self._state: RunState | None = None
+        self._mailboxes: dict[str, Mailbox] = {}
+        """By the tokens of their correlation keys."""
+
         self._branches: dict[int, Branch] = {0: ()}
         """By their run threads."""
 
@@ -208,8 +222,9 @@ class Run(Generic[R]):
     def begin(self, given: bytes) -> Self:
         """Starts the run with this input, and lets everything happen that needs no time."""
         command = StartRun(self._workflow.name, 1, msgspec.Raw(given), f"start-{self.run_id}")
-        for after, event in self._settings.coming:
-            self._agenda.enter(self._agenda.now_ms + _length(after), event)
+        for after, token, event in self._settings.coming:
+            due_ms = self._agenda.now_ms + _length(after)
+            self._agenda.enter(due_ms, _Sent(token, event) if token else event)
         self._fold(command)
         return self.advance(timedelta(0))
 
@@ -231,13 +246,20 @@ class Run(Generic[R]):
         return self.advance(timedelta(0))
 
     @overload
-    def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Self: ...
+    def post(self, event: Event[T], payload: T, *, key: str = "", event_id: str | None = None) -> Self: ...
     @overload
-    def post(self, event: Event[None], *, event_id: str | None = None) -> Self: ...
-    def post(self, event: Event[Any], payload: Any = None, *, event_id: str | None = None) -> Self:
-        """Posts an external event to the run now. Raises `Refused` as the client does, and `BadValue`."""
+    def post(self, event: Event[None], *, key: str = "", event_id: str | None = None) -> Self: ...
+    def post(
+        self, event: Event[Any], payload: Any = None, *, key: str = "", event_id: str | None = None
+    ) -> Self:
+        """Posts an external event now: to the run, or to a correlation key. Raises `Refused` as the client does, and
+        `BadValue`."""
         chosen = f"event-{self._seq}" if event_id is None else event_id
-        self._fold(PostEvent(event.name, chosen, msgspec.Raw(event.encode(payload)), "test"), asked=True)
+        command = PostEvent(event.name, chosen, msgspec.Raw(event.encode(payload)), "test")
+        if key:
+            self._fold_key(key_token(event.name, key), command)
+        else:
+            self._fold(command, asked=True)
         return self.advance(timedelta(0))
 
     def _drive(self, until_ms: int | None) -> None:
@@ -252,6 +274,8 @@ class Run(Generic[R]):
             due = self._agenda.take()
             if isinstance(due, _Begun):
                 self._attempt(due.dispatched)
+            elif isinstance(due, _Sent):
+                self._sent(due)
             else:
                 self._fold(due)
 
@@ -274,8 +298,31 @@ class Run(Generic[R]):
             if outcome.code in _LATE and not asked:
                 return
             raise Refused(outcome.message, code=outcome.code)
+        assert isinstance(outcome.state, RunState)
         self._state = outcome.state
         self._tell(outcome)
+        for effect in outcome.effects:
+            self._perform(effect)
+
+    def _sent(self, sent: _Sent) -> None:
+        if is_key(sent.token):
+            self._fold_key(sent.token, sent.command)
+        else:
+            self._fold(sent.command)
+
+    def _fold_key(self, token: str, command: Command) -> None:
+        self._seq += 1
+        stamp = Stamp(self._seq, self._agenda.now_ms)
+        event, _ = key_of(token)
+        spec = self._definition.spec
+        known = next((each for each in spec.events if each.name == event), None)
+        definition = None if known is None else EventDefinition(RegisteredEvent(known, spec.types, 1, ""))
+        sent = decode_command(encoder.encode(command))
+        outcome = fold_key(self._mailboxes.get(token), sent, token, stamp, definition)
+        if outcome.code is not None:
+            raise Refused(outcome.message, code=outcome.code)
+        if isinstance(outcome.state, Mailbox):
+            self._mailboxes[token] = outcome.state
         for effect in outcome.effects:
             self._perform(effect)
 
@@ -310,6 +357,8 @@ class Run(Generic[R]):
                 self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
             case CancelTimer():
                 self._agenda.cancel(effect.timer_id)
+            case SendCommand():
+                self._agenda.enter(self._agenda.now_ms, _Sent(effect.token, effect.command))
             case _:
                 raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
 

@@ -13,7 +13,7 @@ from dressage.flow import App, Event, Handler, Task, Workflow
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult, WorkerInfo
 from dressage.protocol.errors import BadInput
-from dressage.protocol.names import check_run_id
+from dressage.protocol.names import check_run_id, key_token
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.spec_reading import check_spec_size
 from dressage.testing.awaiting import await_here
@@ -63,7 +63,7 @@ class WorkflowTest(Generic[P, R]):
         self._began = began
         self._commands_max = commands_max
         self._fakes: dict[str, FakeTask[..., Any]] = {}
-        self._coming: list[tuple[timedelta, PostEvent]] = []
+        self._coming: list[tuple[timedelta, str, PostEvent]] = []
         self._started = 0
 
     def task(self, task: Task[P2, R2]) -> FakeTask[P2, R2]:
@@ -77,11 +77,16 @@ class WorkflowTest(Generic[P, R]):
         return cast("FakeTask[P2, R2]", self._fakes.setdefault(task.name, FakeTask(task)))
 
     @overload
-    def comes(self, event: Event[T], payload: T, *, after: timedelta = timedelta(0)) -> Self: ...
+    def comes(
+        self, event: Event[T], payload: T, *, key: str = "", after: timedelta = timedelta(0)
+    ) -> Self: ...
     @overload
-    def comes(self, event: Event[None], *, after: timedelta = timedelta(0)) -> Self: ...
-    def comes(self, event: Event[Any], payload: Any = None, *, after: timedelta = timedelta(0)) -> Self:
-        """Says that an external event comes to each run that is started from now on, `after` its start.
+    def comes(self, event: Event[None], *, key: str = "", after: timedelta = timedelta(0)) -> Self: ...
+    def comes(
+        self, event: Event[Any], payload: Any = None, *, key: str = "", after: timedelta = timedelta(0)
+    ) -> Self:
+        """Says that an external event comes to each run that is started from now on, `after` its start; or to a
+        correlation `key`.
 
         Raises `BadInput` for one that the workflow never waits for, `BadValue` for a payload of another type.
         """
@@ -92,7 +97,8 @@ class WorkflowTest(Generic[P, R]):
                 code="EVENT_NOT_AWAITED",
             )
         raw = msgspec.Raw(event.encode(payload))
-        self._coming.append((after, PostEvent(event.name, f"coming-{len(self._coming)}", raw, "test")))
+        token = key_token(event.name, key) if key else ""
+        self._coming.append((after, token, PostEvent(event.name, f"coming-{len(self._coming)}", raw, "test")))
         return self
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:

@@ -20,7 +20,7 @@ from dressage.brokers.provision import Namespace
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
-from dressage.orchestrator.fold.state import RunState, SleepWait, decode_state, encode_state
+from dressage.orchestrator.fold.state import RunState, SleepWait, State, decode_state, encode_state
 from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
 from dressage.orchestrator.turn.starting import share_of
 from dressage.protocol.commands import (
@@ -46,6 +46,7 @@ RULES: Final = {
     "no-phantom-effect": "no task, timer or send is stored that the fold did not ask for",
     "sends-once-in-order": "sends to other shards are stored once each, in the order of their commands",
     "forwarded-in-order": "the target shard gets the sends of a source in their order, and every one of them",
+    "own-sends-once-in-order": "what a shard sends to itself is stored once, in the order of its commands",
     "position-behind-cursor": "events are stored only of commands that the cursor covers",
     "events-once-in-order": "a run's output events are stored once each, in order, and as the fold made them",
     "state-behind-cursor": "a state is stored only when the cursor covers it",
@@ -65,6 +66,7 @@ RULES: Final = {
     "acknowledged-not-lost": "what a client was told is accepted is there",
     "events-complete": "at the end all output events of all runs are stored",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
+    "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
     "one-owner": "at the end every shard has one owner, with the only consumers there are",
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
@@ -103,6 +105,9 @@ class ShardView:
     cancelled: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     sends: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
     """(sequence, target, run token) of every send that was stored."""
+
+    own: int = 0
+    """How many commands the shard's owners have stored for it themselves."""
 
     events: dict[str, int] = field(default_factory=dict[str, int])
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
@@ -203,6 +208,7 @@ class Watch:
             self.cancelled(shard, token, timer_id)
         match parts[3]:
             case "cmd":
+                self._check_own(record, shard)
                 self._forwarded(record, shard)
                 self._command(record, shard)
                 return
@@ -237,7 +243,8 @@ class Watch:
         view, state = self.view(shard), folded.outcome.state
         if folded.changed and state is not None:
             view.history[folded.token, state.seq] = encode_state(state)
-            sleeps = [(state.seq, each.wait) for each in state.threads if isinstance(each.wait, SleepWait)]
+            threads = state.threads if isinstance(state, RunState) else []
+            sleeps = [(state.seq, each.wait) for each in threads if isinstance(each.wait, SleepWait)]
             if sleeps:
                 view.sleeping[folded.token] = sleeps
             else:
@@ -258,6 +265,22 @@ class Watch:
         if due_ms is not None and record.time_ns < due_ms * 1_000_000:
             late = due_ms - record.time_ns // 1_000_000
             self.broken("never-early", f"{folded.token}: a sleep ended {late} ms before its time")
+
+    def _check_own(self, record: Record, shard: int) -> None:
+        """Only turns hold what a shard sends to itself; other writers are clients, workers, and owners that forward."""
+        if (
+            not isinstance(record.writer, MemoryConnection)
+            or record.writer.name != f"dressage-shard-{shard}-turns"
+        ):
+            return
+        view, asked = self.view(shard), self.refold.shard(shard).own
+        wanted = asked[view.own] if view.own < len(asked) else None
+        if (record.subject.rsplit(".", 1)[1], record.data) != wanted:
+            self.broken(
+                "own-sends-once-in-order", f"shard {shard}: stored {record.data!r}, asked for {wanted}"
+            )
+        view.own += 1
+        self._check_owner(record, view.owner, "stream")
 
     def _forwarded(self, record: Record, shard: int) -> None:
         """The message id names the source and the send's sequence there. What came before may come once more."""
@@ -378,7 +401,7 @@ class Watch:
 
     def _check_sends(self, shard: int) -> None:
         sent = [token for _, _, token in self.view(shard).sends]
-        asked = [run_token(run) for _, run in self.refold.shard(shard).sends][: len(sent)]
+        asked = [token for _, token in self.refold.shard(shard).sends][: len(sent)]
         if sent != asked:
             self.broken("sends-once-in-order", f"shard {shard}: stored {sent[-3:]}, asked for {asked[-3:]}")
 
@@ -462,16 +485,16 @@ class Watch:
         folded = self.refold.shard(shard).folded.get(seq)
         effects = len(folded.outcome.effects) if folded is not None else 0
         if view.cursor.place < (seq, effects):
-            self.broken("state-behind-cursor", f"{state.run_id} @{seq}, cursor {view.cursor.place}")
-        if view.events.get(token, 0) < state.events:
+            self.broken("state-behind-cursor", f"{token} @{seq}, cursor {view.cursor.place}")
+        if isinstance(state, RunState) and view.events.get(token, 0) < state.events:
             self.broken(
                 "state-behind-events",
-                f"{state.run_id} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",
+                f"{token} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",
             )
         if seq < view.state_seq.get(token, 0):
-            self.broken("state-only-forward", f"{state.run_id} from {view.state_seq[token]} back to {seq}")
+            self.broken("state-only-forward", f"{token} from {view.state_seq[token]} back to {seq}")
         if view.history.get((token, seq)) != data:
-            self.broken("state-as-folded", f"{state.run_id} @{seq} is not what the fold made")
+            self.broken("state-as-folded", f"{token} @{seq} is not what the fold made")
         view.state_seq[token] = seq
         view.state_data[token] = data
 
@@ -557,8 +580,10 @@ class Watch:
                 f"cursor {view.cursor.place}",
             )
 
-    def _shown_otherwise(self, run: RunView, state: RunState) -> list[str]:
+    def _shown_otherwise(self, run: RunView, state: State) -> list[str]:
         """Which fields of an answer are not those of the state. One that waits for an end shows no variables."""
+        if not isinstance(state, RunState):
+            return ["run"]
         wrong = [
             name
             for name in ("status", "events", "failure", "reason", "actor")

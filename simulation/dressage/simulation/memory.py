@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dressage.orchestrator.fold.state import RunState, encode_state
+from dressage.orchestrator.fold.state import State, encode_state
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.names import Names
 from dressage.simulation.releases import plain
@@ -46,7 +46,7 @@ def _judge_run(world: World, number: int, run: Run) -> None:
         watch.broken("state-in-bucket", f"{where} is not what the bucket holds")
 
 
-def _encoded(state: RunState | None, *, elsewhere: bool = False) -> bytes:
+def _encoded(state: State | None, *, elsewhere: bool = False) -> bytes:
     """A run that ended at an older place is held without a sequence, which would be one of another stream."""
     if state is None:
         return b""

@@ -21,12 +21,13 @@ from msgspec import structs
 
 from dressage.brokers.interface import Message
 from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold import mailbox
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
-from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.effects import SendCommand, SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
-from dressage.orchestrator.fold.state import RunThread, SleepWait
+from dressage.orchestrator.fold.state import RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, forwarding, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
@@ -38,7 +39,7 @@ from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
-from dressage.protocol.commands import TimerFired
+from dressage.protocol.commands import AwaitEvent, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
 from dressage.protocol.names import Names
@@ -775,6 +776,38 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
+@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs")
+def nothing_comes_back() -> Iterator[None]:
+    with mock.patch.object(mailbox, "_return", lambda before, *_: Outcome(before, existing=True)):
+        yield
+
+
+@mutant("an event that a wait at a key was given is kept there, too", "filed-once")
+def given_and_kept() -> Iterator[None]:
+    give = mailbox._give
+
+    def keeping(after: Any, event: Any, waits: Any) -> Any:
+        if waits and not after.unclaimed:
+            after.unclaimed = [event]
+        return give(after, event, waits)
+
+    with mock.patch.object(mailbox, "_give", keeping):
+        yield
+
+
+@mutant("a run that begins to wait at a key does not tell it", "own-sends-once-in-order", "nothing-hangs")
+def waits_in_silence() -> Iterator[None]:
+    effect = MessageMaker.effect
+
+    def silent(self: Any, wanted: Any, state: Any, token: str) -> Any:
+        if isinstance(wanted, SendCommand) and isinstance(wanted.command, AwaitEvent):
+            wanted = SendCommand(wanted.token, structs.replace(wanted.command, run_id="nobody"))
+        return effect(self, wanted, state, token)
+
+    with mock.patch.object(MessageMaker, "effect", silent):
+        yield
+
+
 @mutant("a sleep of more than a week lasts a week", "outcome-as-python")
 def sleeps_a_week_at_most() -> Iterator[None]:
     milliseconds = sleep_node._milliseconds
@@ -818,7 +851,7 @@ def refusals_leave_marks() -> Iterator[None]:
 
     async def marking(self: Any, delivery: Any, run: Run, outcome: Any, *others: Any, **options: Any) -> None:
         await record(self, delivery, run, outcome, *others, **options)
-        if outcome.code is not None and run.state is not None and run.clean:
+        if outcome.code is not None and isinstance(run.state, RunState) and run.clean:
             run.state = run.committed = structs.replace(run.state, reason="refused")
 
     with mock.patch.object(Folder, "_record", marking):
@@ -830,7 +863,7 @@ def dirty_variables() -> Iterator[None]:
     async def latest(self: Any, token: str) -> Any:
         found, place = await state(self, token)
         run = self._runs.peek(token)
-        if found is not None and run is not None and run.state is not None:
+        if isinstance(found, RunState) and run is not None and isinstance(run.state, RunState):
             found = structs.replace(found, variables=run.state.variables)
         return found, place
 

@@ -28,13 +28,15 @@ class Ending:
 
     Of a run that is asleep it is the line of the sleep in the module, and its length in seconds.
 
-    `commands` is about how many it takes to get there, `events` how many external events it takes.
+    `commands` is about how many it takes to get there, `events` how many external events it takes, `keys` at which
+    correlation keys it takes some, as often as it does.
     """
 
     kind: str
     what: Any = None
     commands: int = field(default=0, compare=False)
     events: int = field(default=0, compare=False)
+    keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return self.kind if self.what is None else f"{self.kind} {self.what!r}"
@@ -55,13 +57,20 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
     """The end of `module.flow(x)` as a run with this id."""
 
     commands, events = 1, 0
+    keys: list[str] = []
 
     def come(timeout: Any) -> int:
         nonlocal commands, events
         commands, events = commands + 1, events + 1
         return payload_of(run_id, events - 1)
 
-    def not_come(timeout: Any) -> Any:
+    def file(timeout: Any, key: str) -> int:
+        nonlocal commands
+        commands += 3
+        keys.append(key)
+        return payload_of(key, 0)
+
+    def not_come(timeout: Any, key: str = "") -> Any:
         nonlocal commands
         if timeout is None:
             return _Forever()
@@ -104,9 +113,10 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             for task in TASKS:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
             stack.enter_context(module.told.faked(come))
+            stack.enter_context(module.filed.faked(file))
             stack.enter_context(module.never.faked(not_come))
             ending = _ending(module.flow(x))
-            return replace(ending, commands=commands, events=events)
+            return replace(ending, commands=commands, events=events, keys=tuple(keys))
     finally:
         vars(module).update(before)
 

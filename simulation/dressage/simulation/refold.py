@@ -9,17 +9,18 @@ import msgspec
 
 from dressage.brokers.interface import Delivery
 from dressage.brokers.memory import Record
-from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, HandOn, SendCommand, SetTimer
 from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import RunState, SleepWait
+from dressage.orchestrator.fold.state import RunState, SleepWait, State
 from dressage.orchestrator.turn import definitions
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
-from dressage.protocol.commands import StartRun
+from dressage.protocol.commands import PostEvent, StartRun
 from dressage.protocol.events import KIND
-from dressage.protocol.names import Names
+from dressage.protocol.names import Names, is_key, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -44,7 +45,7 @@ class Folded:
 class Shard:
     """One shard as the plain fold sees it; `events` are (command, kind, data) by run."""
 
-    states: dict[str, RunState] = field(default_factory=dict[str, RunState])
+    states: dict[str, State] = field(default_factory=dict[str, State])
     folded: dict[int, Folded] = field(default_factory=dict[int, Folded])
     events: dict[str, list[tuple[int, str, bytes]]] = field(
         default_factory=dict[str, list[tuple[int, str, bytes]]]
@@ -55,8 +56,16 @@ class Shard:
 
     cancelled: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     sends: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """(command, token) of what goes to other shards."""
+
+    own: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    """(token, command) of what the shard sends to itself."""
+
     maps: Maps = field(default_factory=lambda: Maps([MapSince(0, ShardMap())]))
     """The shard maps that this shard's stream has switched to."""
+
+    filed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(token, event id) of what was posted to correlation keys."""
 
     due_ms: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     """When the sleep was due that a command ended."""
@@ -69,6 +78,7 @@ class Refold:
         self._names = names
         self._definitions: dict[str, bytes] = {}
         self._ready: dict[str, Definition] = {}
+        self._events: dict[str, EventDefinition] = {}
         self.map = ShardMap()
         """The newest that the namespace's definition holds."""
 
@@ -95,6 +105,15 @@ class Refold:
             self._ready[key] = definitions.load_definition(workflow, version, data)
         return self._ready[key]
 
+    def event(self, name: str, version: int) -> EventDefinition | None:
+        key = self._names.event_version_key(name, version)
+        if key not in self._events:
+            data = self._definitions.get(key)
+            if data is None:
+                return None
+            self._events[key] = definitions.load_event(name, version, data)
+        return self._events[key]
+
     def begin(self, number: int, maps: tuple[MapSince, ...]) -> None:
         """A shard has its first owner, whose cursor says which map holds from the start."""
         self.shard(number).maps = Maps(maps or (MapSince(0, self.map.first_of_all()),))
@@ -109,12 +128,16 @@ class Refold:
             outcome = _change_map(shard, record)
         else:
             outcome = self._outcome(delivery, token, before, number, shard.maps.at(record.seq))
-        changed = outcome.state is not None and outcome.state is not before and bool(outcome.events)
+        changed = outcome.state is not None and outcome.state is not before
         folded = shard.folded[record.seq] = Folded(record.seq, number, token, outcome, changed)
         if changed:
             assert outcome.state is not None
             shard.states[token] = outcome.state
-            if before is not None:
+            if is_key(token):
+                command = read_command(delivery)
+                if isinstance(command, PostEvent):
+                    shard.filed.append((token, command.event_id))
+            if isinstance(before, RunState) and isinstance(outcome.state, RunState):
                 left = {thread.timer_id for thread in outcome.state.threads}
                 for thread in before.threads:
                     if isinstance(thread.wait, SleepWait) and thread.wait.timer_id not in left:
@@ -123,40 +146,52 @@ class Refold:
         return folded
 
     def _outcome(
-        self, delivery: Delivery, token: str, before: RunState | None, number: int, shard_map: ShardMap
+        self, delivery: Delivery, token: str, before: State | None, number: int, shard_map: ShardMap
     ) -> Outcome:
         try:
-            run_id = read_id(token)
+            name = read_place(token)
             if before is None:
                 mark = (delivery.headers or {}).get(FORWARDED_HEADER)
-                place = route(shard_map, run_id, number, forwarded_generation(mark))
-                before = self._ended_elsewhere(shard_map, token, number)
+                place = route(shard_map, name, number, forwarded_generation(mark))
+                before, where = self._elsewhere(shard_map, token, number)
+                if before is not None and not before.finished:
+                    return Outcome(before, [HandOn(token, where, checked=False)])
                 if before is None and place.shard != number:
-                    return Outcome(None, [HandOn(run_id, *place)])
+                    return Outcome(None, [HandOn(token, *place)])
             command = read_command(delivery)
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
-        if before is None and isinstance(command, StartRun) and self._is_full(number):
-            return Outcome(None, code="OPEN_RUNS")
-        if before is not None:
+        if isinstance(command, StartRun) and not isinstance(before, RunState) and self._is_full(number):
+            return Outcome(before, code="OPEN_RUNS")
+        stamp = stamp_of(delivery)
+        if is_key(token):
+            of_event = self.event(command.event, command.version) if isinstance(command, PostEvent) else None
+            return fold_key(before, command, token, stamp, of_event)
+        definition: Definition | EventDefinition | None = None
+        if isinstance(before, RunState):
             definition = self.definition(before.workflow, before.version)
         elif isinstance(command, StartRun):
             definition = self.definition(command.workflow, command.version)
-        else:
-            definition = None
-        return fold(before, command, run_id, stamp_of(delivery), definition)
+        elif isinstance(command, PostEvent):
+            definition = self.event(command.event, command.version)
+        return fold(before, command, place_of(token), stamp, definition)
 
     def _is_full(self, number: int) -> bool:
         states = self.shard(number).states.values()
-        return self.share is not None and sum(not state.finished for state in states) >= self.share
+        open_runs = sum(isinstance(state, RunState) and not state.finished for state in states)
+        return self.share is not None and open_runs >= self.share
 
-    def _ended_elsewhere(self, shard_map: ShardMap, token: str, number: int) -> RunState | None:
-        """The run's state at an older place, once growths that moved its home are finished."""
-        found = [self.shard(place).states.get(token) for place in older_places(shard_map, token, number)]
-        return next((state for state in found if state is not None), None)
+    def _elsewhere(self, shard_map: ShardMap, token: str, number: int) -> tuple[State | None, int]:
+        """The state at an older place, and that, once growths that moved its home are finished."""
+        for place in older_places(shard_map, token, number):
+            state = self.shard(place).states.get(token)
+            if state is not None:
+                return state, place
+        return None, number
 
     def _note(self, shard: Shard, folded: Folded) -> None:
         outcome, token, seq = folded.outcome, folded.token, folded.seq
+        shard_map = shard.maps.at(seq)
         for effect in outcome.effects:
             match effect:
                 case DispatchTask():
@@ -167,8 +202,10 @@ class Refold:
                     shard.timers[token, effect.timer_id] = effect.due_ms
                 case CancelTimer():
                     shard.cancelled[token, effect.timer_id] = seq
+                case SendCommand() if shard_map.first(place_of(effect.token)) == folded.shard:
+                    shard.own.append((effect.token, msgspec.json.encode(effect.command)))
                 case SendCommand() | HandOn():
-                    shard.sends.append((seq, effect.run_id))
+                    shard.sends.append((seq, effect.token))
         if outcome.events:
             events = shard.events.setdefault(token, [])
             events.extend((seq, KIND[type(data)], msgspec.json.encode(data)) for data in outcome.events)

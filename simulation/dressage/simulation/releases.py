@@ -16,7 +16,7 @@ from typing import Final
 from unittest import mock
 
 from dressage.orchestrator.fold.fold import FOLD_VERSION
-from dressage.orchestrator.fold.state import RunState, decode_state, encode_state
+from dressage.orchestrator.fold.state import State, decode_state, encode_state
 from dressage.orchestrator.turn import behind, runs
 
 OURS: Final = b'"variables":'
@@ -35,14 +35,14 @@ def plain(data: bytes) -> bytes:
     return _THEIRS.sub(OURS, data) if b'"variables of ' in data else data
 
 
-def _encode(state: RunState) -> bytes:
+def _encode(state: State) -> bytes:
     data, release = encode_state(state), _release.get(FOLD_VERSION)
     if release <= FOLD_VERSION or state.finished:
         return data
     return data.replace(OURS, b'"variables of %d":' % release)
 
 
-def _decode(payload: bytes) -> RunState:
+def _decode(payload: bytes) -> State:
     found = _THEIRS.search(payload)
     readable = found is not None and int(found[1]) <= _release.get(FOLD_VERSION)
     return decode_state(plain(payload) if readable else payload)

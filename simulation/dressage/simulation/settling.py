@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dressage.orchestrator.fold.state import RunState, SleepWait, encode_state
+from dressage.orchestrator.fold.state import Mailbox, RunState, SleepWait, encode_state
 from dressage.orchestrator.turn.removing import TASK_CONSUMER_PREFIX
-from dressage.protocol.names import Names, run_id_of, run_token
+from dressage.protocol.names import Names, is_key, key_token, run_id_of, run_token
 from dressage.simulation.invariants import ShardView, Watch
 from dressage.simulation.memory import judge_memory
 from dressage.simulation.reference import Ending, failure_ending
@@ -91,6 +91,8 @@ def _left_over(world: World) -> list[str]:
         shard = world.watch.refold.shard(number)
         allowed = {names.cursor(number)}
         for token, state in shard.states.items():
+            if not isinstance(state, RunState):
+                continue
             for thread in state.threads:
                 if isinstance(thread.wait, SleepWait) and _sleeps_long(state, thread.wait):
                     allowed.add(names.timer(number, token, thread.wait.timer_id))
@@ -111,6 +113,7 @@ def judge(world: World) -> None:
         _judge_run(world, run)
     for number in range(watch.count):
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
+    _judge_keys(watch)
     for wrong in _misowned(world):
         watch.broken("one-owner", wrong)
     judge_memory(world)
@@ -129,7 +132,7 @@ def _judge_run(world: World, run: PlannedRun) -> None:
     found = [
         state
         for number in range(watch.count)
-        if (state := watch.refold.shard(number).states.get(token)) is not None
+        if isinstance(state := watch.refold.shard(number).states.get(token), RunState)
     ]
     if len(found) > 1:
         watch.broken("acknowledged-not-lost", f"{run.run_id} is on {len(found)} shards")
@@ -155,6 +158,25 @@ def _judge_run(world: World, run: PlannedRun) -> None:
     for seen in run.seen:
         if seen != ending:
             watch.broken("outcome-as-python", f"{run.run_id}: a client saw {seen}, it is {ending}")
+
+
+def _judge_keys(watch: Watch) -> None:
+    """Events of correlation keys are taken or kept, whoever stopped waiting for them meanwhile."""
+    shards = [watch.refold.shard(number) for number in range(watch.count)]
+    taken, kept = set[tuple[str, str]](), set[tuple[str, str]]()
+    for shard in shards:
+        for events in shard.events.values():
+            posted = [msgspec.json.decode(data) for _, kind, data in events if kind == "event-posted"]
+            taken |= {
+                (key_token(each["event"], each["key"]), each["event_id"]) for each in posted if "key" in each
+            }
+        for token, state in shard.states.items():
+            if is_key(token) and isinstance(state, Mailbox):
+                kept |= {(token, each.event_id) for each in state.unclaimed}
+    for filed in (each for shard in shards for each in shard.filed):
+        if (filed in taken) == (filed in kept):
+            how = "taken, and kept" if filed in taken else "neither taken nor kept"
+            watch.broken("filed-once", f"event {filed[1]} of {filed[0]} is {how}")
 
 
 def _ending_of(watch: Watch, state: RunState) -> Ending:

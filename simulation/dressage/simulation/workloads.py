@@ -20,7 +20,7 @@ from msgspec.json import encode
 from dressage.brokers.interface import Message
 from dressage.brokers.memory import Record
 from dressage.client import Client, RunFailed
-from dressage.orchestrator.fold.state import SleepWait, TaskWait
+from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
@@ -35,7 +35,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.simulation.behaviour import NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
-from dressage.simulation.programs.program import TOLD
+from dressage.simulation.programs.program import FILED, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.script import Action, PlannedRun, Script
 
@@ -122,7 +122,11 @@ def more_runs(
         at_s = chance.random() ** 2 * seconds
         script.actions.append(start_of(run, chance.choice(clients), at_s))
         for _ in range(chance.choice([1, 1, 2]) if run.ending.events else 0):
-            script.actions.append(posts_of(run, chance.choice(clients), at_s + chance.random() ** 2 * 5))
+            early = chance.random() < 0.3
+            posted_s = at_s + (chance.random() - 0.5 * early) * 5 * chance.random()
+            script.actions.append(posts_of(run, chance.choice(clients), max(0.0, posted_s), early=early))
+        for _ in range(chance.choice([1, 1, 2]) if run.ending.keys else 0):
+            script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
         if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
 
@@ -132,7 +136,8 @@ def reserve_runs(script: Script, chance: random.Random) -> None:
     commands = 0
     while len(script.reserve) < RESERVE or commands < RESERVE_COMMANDS:
         run = some_run(script, chance)
-        if run is not None and run.ending.kind != "asleep" and not run.ending.events:
+        waits = run is not None and (run.ending.events or run.ending.keys)
+        if run is not None and run.ending.kind != "asleep" and not waits:
             script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
             commands += run.ending.commands
 
@@ -158,11 +163,15 @@ def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
     return Action(client, at_s, f"start {run.run_id}", act)
 
 
-def posts_of(run: PlannedRun, client: str, at_s: float) -> Action:
-    """The external events that the run will take, one after the other; by two clients each of them comes twice."""
+def posts_of(run: PlannedRun, client: str, at_s: float, *, early: bool = False) -> Action:
+    """The external events that the run will take, one after the other; by two clients each of them comes twice. Some
+    are `early`: they need not wait for the run."""
 
     async def act(world: World, client: Client) -> None:
-        await _until(lambda: bool(run.accepted))
+        if early:
+            await client.register(run.module.flow)  # By who posts first, so that the event is known.
+        else:
+            await _until(lambda: bool(run.accepted))
         for number in range(run.ending.events):
             try:
                 await client.post(
@@ -174,6 +183,18 @@ def posts_of(run: PlannedRun, client: str, at_s: float) -> Action:
                 return
 
     return Action(client, at_s, f"tell {run.run_id}", act)
+
+
+def files_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    """As many events as the run takes, at the keys where it takes them; which runs these go to is chance. By two
+    clients each comes twice."""
+
+    async def act(world: World, client: Client) -> None:
+        await client.register(run.module.flow)
+        for number, key in enumerate(run.ending.keys):
+            await client.post_by_key(FILED, key, payload_of(key, 0), event_id=f"{run.run_id} {number}")
+
+    return Action(client, at_s, f"file for {run.run_id}", act)
 
 
 def end_of(run: PlannedRun, client: str, at_s: float) -> Action:
@@ -323,7 +344,7 @@ def _empty_result(world: World, record: Record) -> bytes | None:
     """For an attempt that the run waits for, if it waits for one."""
     _, _, shard, _, token = record.subject.split(".")
     state = world.watch.refold.shard(int(shard)).states.get(token)
-    waits = [] if state is None else [thread.wait for thread in state.threads]
+    waits = [thread.wait for thread in state.threads] if isinstance(state, RunState) else []
     attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
     return encode(TaskResult(attempts[0], _BY)) if attempts else None
 
@@ -373,7 +394,7 @@ def _sleeps_there_again(world: World, record: Record) -> bool:
     _, _, shard, _, token = record.subject.split(".")
     state = world.watch.refold.shard(int(shard)).states.get(token)
     command = decode_command(record.data)
-    if state is None or not isinstance(command, TimerFired):
+    if not isinstance(state, RunState) or not isinstance(command, TimerFired):
         return False
     place = command.timer_id.rsplit("-", 1)[0]
     asleep = [thread.wait.timer_id for thread in state.threads if isinstance(thread.wait, SleepWait)]

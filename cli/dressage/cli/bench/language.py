@@ -84,7 +84,7 @@ class Driven:
         encode_state(outcome.state)
         for event in outcome.events:
             encoder.encode(event)
-        self.state = outcome.state
+        self.state = outcome.run
         self.asked += [each for each in outcome.effects if isinstance(each, DispatchTask | SetTimer)]
         return outcome
 

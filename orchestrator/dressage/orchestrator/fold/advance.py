@@ -14,7 +14,7 @@ from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
-from dressage.orchestrator.fold.effects import CancelTimer, Effect
+from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand
 from dressage.orchestrator.fold.limits import (
     at_end,
     bounded,
@@ -28,9 +28,9 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
-from dressage.orchestrator.fold.state import RunState, RunThread
+from dressage.orchestrator.fold.state import EventWait, RunState, RunThread, Wait
 from dressage.orchestrator.fold.threads import Threads
-from dressage.protocol.commands import FailureInfo
+from dressage.protocol.commands import FailureInfo, WithdrawWait
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     EventData,
@@ -40,6 +40,7 @@ from dressage.protocol.events import (
     RunFailed,
     VariableChanged,
 )
+from dressage.protocol.names import key_token
 from dressage.protocol.spec import catches_named
 
 EVENT_WORK = 300
@@ -160,6 +161,12 @@ class Advance:
     def begun_id(self, thread: RunThread, node: int) -> str:
         """Names what this fold begins at a node: a timer, or a call with all its attempts."""
         return f"{thread.id}-{node}-{self.stamp.seq}"
+
+    def withdraw(self, wait: Wait | None) -> None:
+        """Tells the correlation key that somebody waited at, if it is one, that nobody does any more."""
+        if isinstance(wait, EventWait) and wait.key:
+            told = WithdrawWait(self.state.run_id, wait.wait_id)
+            self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
 
     def admitted(self, name: str, value: Any) -> Any:
         """What a variable takes of `value`. Raises `BadValue` for what is not of its declared type, or no view."""
@@ -326,6 +333,8 @@ class Advance:
         """The one way to end: the threads go, and with them the timers that they wait for."""
         timers = [thread.timer_id for thread in self.state.threads]
         self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
+        for thread in self.state.threads:
+            self.withdraw(thread.wait)
         self.state.status = status
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
@@ -20,7 +20,7 @@ from dressage.orchestrator.fold.state import (
     TaskWait,
     begun_by,
 )
-from dressage.protocol.commands import FailureInfo
+from dressage.protocol.commands import AwaitEvent, FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
@@ -185,16 +185,25 @@ class Branches:
 
     def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
+        effects = self.advance.effects
         asked_now = begun_by(thread.step_id, self.advance.stamp.seq)
-        for place, effect in enumerate(self.advance.effects if asked_now else ()):
-            match effect:
-                case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
-                    del self.advance.effects[place]
-                    return
-                case SetTimer(timer_id=asked) if asked == wait.timer_id:
-                    del self.advance.effects[place]
-                    return
-                case _:
-                    continue
-        if thread.timer_id:
-            self.advance.effects.append(CancelTimer(thread.timer_id))
+        begun = [place for place, effect in enumerate(effects if asked_now else ()) if _begins(effect, wait)]
+        for place in reversed(begun):
+            del effects[place]
+        if not begun:
+            if thread.timer_id:
+                effects.append(CancelTimer(thread.timer_id))
+            self.advance.withdraw(wait)
+
+
+def _begins(effect: Effect, wait: TaskWait | SleepWait | EventWait) -> bool:
+    """Whether an effect belongs to the begin of a wait."""
+    match effect:
+        case DispatchTask(task_id=asked):
+            return isinstance(wait, TaskWait) and asked == wait.task_id
+        case SetTimer(timer_id=asked):
+            return asked == wait.timer_id
+        case SendCommand(command=AwaitEvent(wait_id=asked)):
+            return isinstance(wait, EventWait) and asked == wait.wait_id
+        case _:
+            return False

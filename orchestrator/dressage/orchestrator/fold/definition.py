@@ -10,7 +10,15 @@ from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
-from dressage.protocol.spec import GatherNode, Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
+from dressage.protocol.spec import (
+    GatherNode,
+    Limits,
+    Node,
+    RegisteredEvent,
+    RegisteredWorkflow,
+    TaskDef,
+    WorkflowSpec,
+)
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
 from dressage.protocol.types import Named
@@ -93,6 +101,20 @@ class Definition:
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]
+
+
+class EventDefinition:
+    """An immutable version of an external event. Raises `BadSpec` for one that contradicts itself."""
+
+    def __init__(self, registered: RegisteredEvent) -> None:
+        event = registered.event
+        self.name = event.name
+        self.version = registered.version
+        self.codec = TypeTable(registered.types, {}).codec(event.type)
+        self.keep_ms = None if event.expires_s is None else int(event.expires_s * 1000)
+        """How many milliseconds an unclaimed one is kept; None for ever."""
+
+        self.lasting = event.lasting
 
 
 def _largest_state(limits: Limits) -> int:

@@ -36,9 +36,12 @@ class CancelTimer(msgspec.Struct, frozen=True, gc=False):
 
 
 class SendCommand(msgspec.Struct, frozen=True, gc=False):
-    """Send a command to another run, whichever shard it lives on, in order and applied once."""
+    """Send a command to a correlation key or a run, by its token, whichever shard it lives on.
 
-    run_id: str
+    Those of one shard to one other come in their order. After a take-over some may come twice.
+    """
+
+    token: str
     command: Command
 
 
@@ -48,7 +51,7 @@ class HandOn(msgspec.Struct, frozen=True, gc=False):
     `checked` says that the run is not at this place, from which it may have been looked for first.
     """
 
-    run_id: str
+    token: str
     shard: int
     checked: bool
 

@@ -8,21 +8,24 @@ from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition
+from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.limits import stored_bytes, too_large, type_error, variables_too_large
-from dressage.orchestrator.fold.nodes import ENTER
-from dressage.orchestrator.fold.nodes.event import is_posted, on_post
+from dressage.orchestrator.fold.mailbox import post_early
+from dressage.orchestrator.fold.nodes import ENTER, event
+from dressage.orchestrator.fold.nodes.event import is_posted, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
-from dressage.orchestrator.fold.state import STATE_FORMAT, RunState, RunThread
+from dressage.orchestrator.fold.state import STATE_FORMAT, Mailbox, RunState, RunThread, State
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     CancelRun,
     Command,
+    DeliverEvent,
     FailureInfo,
     PostEvent,
+    RefuseWait,
     StartRun,
     TaskResult,
     TimerFired,
@@ -35,22 +38,48 @@ FOLD_VERSION = 4
 
 
 def fold(
-    state: RunState | None, command: Command, run_id: str, stamp: Stamp, definition: Definition | None
+    state: State | None,
+    command: Command,
+    run_id: str,
+    stamp: Stamp,
+    definition: Definition | EventDefinition | None,
 ) -> Outcome:
     """Applies one command to one run.
 
-    `definition` is the version that the state names, or for a start the one that the command names; None if
-    there is no such version. The state that is passed in is never changed.
+    `definition` is the version of the workflow that the state names, or for a start the one that the command names; for
+    an event that comes before its run exists it is the version of the event that the post names. None if there is no
+    such version. The state that is passed in is never changed.
     """
     try:
-        if isinstance(command, StartRun):
-            outcome = _start(state, command, run_id, stamp, definition)
-        else:
-            outcome = _go_on(state, command, run_id, stamp, definition)
+        outcome = _outcome(state, command, run_id, stamp, definition)
     except RefuseCommand as refusal:
         return Outcome(state, code=refusal.code, message=refusal.message)
     check(state, outcome)
     return outcome
+
+
+def _outcome(
+    state: State | None,
+    command: Command,
+    run_id: str,
+    stamp: Stamp,
+    definition: Definition | EventDefinition | None,
+) -> Outcome:
+    early = state if isinstance(state, Mailbox) else None
+    run = state if isinstance(state, RunState) else None
+    of_event = definition if isinstance(definition, EventDefinition) else None
+    of_workflow = definition if isinstance(definition, Definition) else None
+    match command:
+        case StartRun():
+            return _start(run, early, command, run_id, stamp, of_workflow)
+        case PostEvent() if run is None:
+            return post_early(early, command, run_id, stamp, of_event)
+        case DeliverEvent() if run is not None:
+            return _deliver(run, command, stamp, of_workflow)
+        case TaskResult() | TimerFired() | CancelRun() | PostEvent() | RefuseWait() if run is not None:
+            return _go_on(run, command, stamp, of_workflow)
+        case _:
+            raise RefuseCommand("RUN_UNKNOWN", f"there is no run {run_id!r}")
 
 
 def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
@@ -71,7 +100,12 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
 
 
 def _start(
-    state: RunState | None, command: StartRun, run_id: str, stamp: Stamp, definition: Definition | None
+    state: RunState | None,
+    early: Mailbox | None,
+    command: StartRun,
+    run_id: str,
+    stamp: Stamp,
+    definition: Definition | None,
 ) -> Outcome:
     if definition is None:
         raise RefuseCommand(
@@ -86,14 +120,15 @@ def _start(
         ) from error
     if state is not None:
         return _start_again(state, command, given)
+    time_ms = stamp.time_ms if early is None else max(early.time_ms, stamp.time_ms)
     fresh = RunState(
         format=STATE_FORMAT,
         run_id=run_id,
         workflow=command.workflow,
         version=command.version,
         seq=stamp.seq,
-        time_ms=stamp.time_ms,
-        started_ms=stamp.time_ms,
+        time_ms=time_ms,
+        started_ms=time_ms,
         command_id=command.command_id,
         input=given,
         actor=command.actor,
@@ -102,6 +137,8 @@ def _start(
     advance = Advance(fresh, definition, stamp)
     advance.begin(RunThread(id=0, node=definition.spec.entry))
     advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
+    if early is not None:
+        event.take_over(advance, early)
     return _finish(advance, command.actor)
 
 
@@ -132,24 +169,25 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
 
 
 def _go_on(
-    state: RunState | None,
-    command: TaskResult | TimerFired | CancelRun | PostEvent,
-    run_id: str,
+    state: RunState,
+    command: TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait,
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
     if isinstance(command, CancelRun):
-        return _cancel(state, command, run_id, stamp, definition)
-    if isinstance(command, PostEvent) and state is not None and is_posted(state, command):
+        return _cancel(state, command, stamp, definition)
+    if isinstance(command, PostEvent) and is_posted(state, command):
         return Outcome(state, existing=True)
-    advance = _begin(state, run_id, stamp, definition)
-    actor = command.actor
+    advance = _begin(state, stamp, definition)
+    actor = "orchestrator" if isinstance(command, RefuseWait) else command.actor
     try:
         match command:
             case TimerFired():
                 on_timer(advance, command)
             case PostEvent():
                 on_post(advance, command)
+            case RefuseWait():
+                on_refused(advance, command)
             case TaskResult():
                 actor = actor or command.by.worker
                 on_result(advance, command)
@@ -158,16 +196,30 @@ def _go_on(
     return _finish(advance, actor)
 
 
-def _cancel(
-    state: RunState | None, command: CancelRun, run_id: str, stamp: Stamp, definition: Definition | None
-) -> Outcome:
+def _deliver(state: RunState, command: DeliverEvent, stamp: Stamp, definition: Definition | None) -> Outcome:
+    """What a correlation key gives goes to its wait, or back if that is over, also when the run has ended."""
+    if event.is_given(state, command):
+        return Outcome(state, existing=True)
+    if state.finished or event.waiter(state, command) is None:
+        return Outcome(state, [event.give_back(state.run_id, command)])
+    advance = _begin(state, stamp, definition)
+    thread = event.waiter(advance.state, command)
+    assert thread is not None
+    try:
+        event.on_deliver(advance, thread, command)
+    except LimitExceeded as error:
+        advance.fail_run(_failure_of(error))
+    return _finish(advance, command.given.actor)
+
+
+def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Definition | None) -> Outcome:
     """The immediate form: the run ends here, whatever it waits for. (No construct of this release can object.)
 
     Once a run is cancelled every cancel of it is accepted, a repeat of the first and one by somebody else alike.
     """
-    if state is not None and state.status == "cancelled":
+    if state.status == "cancelled":
         return Outcome(state, existing=True)
-    advance = _begin(state, run_id, stamp, definition)
+    advance = _begin(state, stamp, definition)
     size = len(command.reason.encode())
     if size > REASON_BYTES_MAX:
         raise RefuseCommand(
@@ -178,12 +230,10 @@ def _cancel(
     return _finish(advance, command.actor)
 
 
-def _begin(state: RunState | None, run_id: str, stamp: Stamp, definition: Definition | None) -> Advance:
-    if state is None:
-        raise RefuseCommand("RUN_UNKNOWN", f"there is no run {run_id!r}")
+def _begin(state: RunState, stamp: Stamp, definition: Definition | None) -> Advance:
     if state.finished:
         raise RefuseCommand(
-            "RUN_FINISHED", f"run {run_id!r} is {state.status}: nothing can change it any more"
+            "RUN_FINISHED", f"run {state.run_id!r} is {state.status}: nothing can change it any more"
         )
     if definition is None:
         raise LookupError(f"definition {state.workflow} version {state.version} is missing")

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import GatherWait, RunState, begun_by
+from dressage.orchestrator.fold.state import EventWait, GatherWait, Mailbox, RunState, Wait, begun_by
+from dressage.protocol.commands import AwaitEvent, ReturnEvent
 from dressage.protocol.errors import InvariantBroken
 
 
-def check(before: RunState | None, outcome: Outcome) -> None:
+def check(before: RunState | Mailbox | None, outcome: Outcome) -> None:
     """Raises `InvariantBroken`."""
     broken = _broken(before, outcome)
     if broken:
         raise InvariantBroken(broken)
 
 
-def _broken(before: RunState | None, outcome: Outcome) -> str:
+def _broken(before: RunState | Mailbox | None, outcome: Outcome) -> str:
     """The first rule that does not hold, in words; empty when all hold."""
     after = outcome.state
     if after is None or after is before:
-        return "nothing changed, yet something happened" if outcome.effects or outcome.events else ""
+        happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
+        return "nothing changed, yet something happened" if happened else ""
+    if isinstance(before, Mailbox):
+        early, before = before, None
+        if after.seq <= early.seq or after.time_ms < early.time_ms:
+            return "a command was folded twice, or time ran backwards"
+    if isinstance(after, Mailbox):
+        return ""
     counted = 0 if before is None else before.events
     if outcome.first_event != counted or after.events != counted + len(outcome.events):
         return "events were not counted, or do not follow the last one"
@@ -37,6 +45,11 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
     return _broken_threads(before, outcome)
 
 
+def _returns(effect: Effect) -> bool:
+    """A run that has no wait for an event gives it back, and is the same as before."""
+    return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent)
+
+
 def _broken_end(after: RunState) -> str:
     if after.threads or after.ended_ms <= 0:
         return "a finished run has threads, or no end"
@@ -48,7 +61,7 @@ def _broken_end(after: RunState) -> str:
 def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
     """A cancelled run leaves no timer behind."""
     after = outcome.state
-    if before is None or after is None or after.status != "cancelled":
+    if before is None or not isinstance(after, RunState) or after.status != "cancelled":
         return ""
     pending = {thread.timer_id for thread in before.threads} - {""}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
@@ -60,7 +73,7 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
 
     Only threads that changed are looked at: what held before still holds for the others.
     """
-    after = outcome.state
+    after = outcome.run
     assert after is not None
     changes, count, last = outcome.threads, 0, -1
     if before is None or changes is None:  # All of them, as if they had just begun.
@@ -94,7 +107,7 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
                 return "a gather waits for branches that are not there"
             gathers[now.id] = gathers.get(now.id, 0) + _running(now.wait)
         elif begun_by(now.step_id, after.seq):
-            begun.add(now.step_id)
+            begun |= _begun(now.wait, now.step_id)
     if not after.threads:
         return "a running run has no threads"
     if count != len(after.threads) or last >= after.threads_made:
@@ -103,12 +116,27 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
         broken = _broken_gathers(opened, gathers)
         if broken:
             return broken
-    asked = {
-        effect.task_id if isinstance(effect, DispatchTask) else effect.timer_id
-        for effect in outcome.effects
-        if isinstance(effect, DispatchTask | SetTimer)
-    }
+    asked = set(filter(None, map(_asked, outcome.effects)))
     return "" if begun == asked else f"waits {begun} and effects {asked} do not match"
+
+
+def _begun(wait: Wait, step_id: str) -> set[str]:
+    """What there must be for a wait that has just begun: attempt or timer, and word to a correlation key."""
+    if isinstance(wait, EventWait):
+        return {wait.timer_id, f"key {wait.wait_id}" if wait.key else ""} - {""}
+    return {step_id}
+
+
+def _asked(effect: Effect) -> str:
+    match effect:
+        case DispatchTask():
+            return effect.task_id
+        case SetTimer():
+            return effect.timer_id
+        case SendCommand(command=AwaitEvent(wait_id=wait_id)):
+            return f"key {wait_id}"
+        case _:
+            return ""
 
 
 def _broken_gathers(opened: Mapping[int, int], gathers: Mapping[int, int]) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from dressage.expressions.errors import LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
-from dressage.orchestrator.fold.state import GatherWait, RunState, RunThread, TaskWait
+from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, Json
 from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
@@ -44,6 +44,21 @@ THREAD_BYTES = 320
 
 ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
+
+MARKS_MAX = 4_096
+"""External events of one correlation key whose ids are remembered: the newest ones."""
+
+GIVEN_MAX = 4_000
+"""Waits at one correlation key of which is remembered what they were given: the last ones. They matter for seconds."""
+
+WAITS_MAX = 1_000
+"""Runs that wait at one correlation key at a time."""
+
+KEYED_BYTES_MAX = 64 * 1024
+"""Bytes of the payload of one external event that is posted to a correlation key, or to a run that does not exist."""
+
+RETURNED_BYTES_MAX = 512 * 1024
+"""Bytes of unclaimed payloads of a correlation key with those that came back: what comes back was accepted before."""
 
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
@@ -121,6 +136,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
     if type(wait) is GatherWait:
         ended = len(wait.outputs) + len(wait.failures)
         return variables, THREAD_BYTES + wait.held + ENDED_BYTES * ended + len(wait.given)
+    if type(wait) is EventWait and wait.key:
+        return variables, THREAD_BYTES + len(_to_json(wait.key))
     return variables, THREAD_BYTES
 
 

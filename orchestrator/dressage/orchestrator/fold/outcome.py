@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
-from dressage.orchestrator.fold.state import RunState, RunThread
+from dressage.orchestrator.fold.state import RunState, RunThread, State
 from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
 
@@ -16,21 +16,27 @@ ThreadChange = tuple[RunThread | None, RunThread | None]
 
 
 class Outcome(msgspec.Struct):
-    """The new state (None: the run does not exist), what to perform, and what happened.
+    """The new state (None: there is none), what to perform, and what happened.
 
     A refusal leaves the state as it was; `first_event` is the index of the first of `events` in its run;
     `actor` is who caused them. `threads` are the run threads that changed, by their ids; None: any of them may have.
     """
 
-    state: RunState | None
+    state: State | None
     effects: list[Effect] = msgspec.field(default_factory=list[Effect])
     events: list[EventData] = msgspec.field(default_factory=list[EventData])
     first_event: int = 0
     code: RefusalCode | None = None
     message: str = ""
     existing: bool = False
+    early: bool = False
     actor: str = ""
     threads: Mapping[int, ThreadChange] | None = None
+
+    @property
+    def run(self) -> RunState | None:
+        """The new state, if it is that of a run."""
+        return self.state if isinstance(self.state, RunState) else None
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):

@@ -12,9 +12,10 @@ from typing import Literal
 import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
-from dressage.protocol.commands import FailureInfo, Json, RunStatus
+from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, RunStatus
 
 STATE_FORMAT: Literal[1] = 1
+MAILBOX_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -44,7 +45,8 @@ class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit
 class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for an external event, since `since_ms`; with a timeout, until `until_ms`, when `timer_id` fires.
 
-    `begun` orders the waits of a run: the earliest takes what is posted.
+    `begun` orders the waits of a run: the earliest takes what is posted. One that waits at a correlation `key` is known
+    there by its `wait_id`, and takes only what comes from there.
     """
 
     event: str
@@ -53,6 +55,8 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
     since_ms: int
     timer_id: str = ""
     until_ms: int = 0
+    key: str = ""
+    wait_id: str = ""
 
 
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -114,12 +118,16 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def step_id(self) -> str:
-        """The attempt or the timer that this thread waits for; empty if it is neither."""
-        return self.wait.task_id if isinstance(self.wait, TaskWait) else self.timer_id
+        """The attempt, the timer or the wait at a correlation key that this thread waits for; else empty."""
+        match self.wait:
+            case TaskWait(task_id=step_id) | EventWait(wait_id=step_id) if step_id:
+                return step_id
+            case _:
+                return self.timer_id
 
 
 def begun_by(step_id: str, seq: int) -> bool:
-    """Whether an attempt or a timer was asked for by the command with this sequence."""
+    """Whether an attempt, a timer or a wait at a key was begun by the command with this sequence."""
     return step_id != "" and step_id.split("-")[2] == str(seq)
 
 
@@ -150,6 +158,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     that never runs backwards), `events` the number of output events so far. `variables` are in stored form.
     `threads_made` is how many run threads it has had: each has an id of its own.
     `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
+    `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
     `reason` is what a cancelled run was cancelled for.
     """
 
@@ -169,6 +178,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     variables: dict[str, msgspec.Raw] = {}
     unclaimed: list[Unclaimed] = []
     posted: list[str] = []
+    seen: dict[str, int] = {}
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
     reason: str = ""
@@ -185,6 +195,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             variables=dict(self.variables),
             unclaimed=list(self.unclaimed),
             posted=list(self.posted),
+            seen=dict(self.seen),
         )
 
     @property
@@ -192,14 +203,65 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
         return self.status != "running"
 
 
+class KeyedWait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A run that waits at a correlation key. Of the lasting events there it has had those up to `seen`."""
+
+    run_id: str
+    wait_id: str
+    seen: int = 0
+
+
+class Mailbox(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is kept for a correlation key, or for a run that does not exist yet: who waits, and what nobody has claimed.
+
+    `event` and `key` are those of a correlation key; for a run `event` is empty, and `key` its id. `number` counts the
+    events, `posted` are marks of the ids of the last ones, and `given` says of those that were claimed to which waits
+    they went, also by marks: from there an event may come back.
+    """
+
+    mailbox: Literal[1]
+    event: str
+    key: str
+    seq: int
+    time_ms: int
+    number: int = 0
+    waits: list[KeyedWait] = []
+    unclaimed: list[KeyedEvent] = []
+    posted: list[str] = []
+    given: dict[str, tuple[str, ...]] = {}
+
+    def copy(self) -> Mailbox:
+        """A copy that can be changed without touching this one."""
+        return msgspec.structs.replace(
+            self,
+            waits=list(self.waits),
+            unclaimed=list(self.unclaimed),
+            posted=list(self.posted),
+            given=dict(self.given),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Never: more may come as long as there is the key."""
+        return False
+
+
+State = RunState | Mailbox
+"""What one command changes, and what has a key of its own in the bucket."""
+
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
 _decoder = msgspec.json.Decoder(RunState)
+_mailbox_decoder = msgspec.json.Decoder(Mailbox)
+_MAILBOX = b'{"mailbox":'
+"""How a stored mailbox begins; a run's state begins with its format."""
 
 
-def encode_state(state: RunState) -> bytes:
+def encode_state(state: State) -> bytes:
     return _encoder.encode(state)
 
 
-def decode_state(payload: bytes) -> RunState:
+def decode_state(payload: bytes) -> State:
     """Raises `msgspec.MsgspecError` for what no release has written."""
+    if payload.startswith(_MAILBOX):
+        return _mailbox_decoder.decode(payload)
     return _decoder.decode(payload)

@@ -14,14 +14,22 @@ from dressage.brokers.interface import Connection
 from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import (
+    EventWait,
+    GatherWait,
+    Mailbox,
+    RunState,
+    SleepWait,
+    State,
+    TaskWait,
+)
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
-from dressage.protocol.commands import Ask, AskAnswer, Json, RunView
+from dressage.protocol.commands import Ask, AskAnswer, Json, KeyView, RunView
 from dressage.protocol.errors import BadInput
-from dressage.protocol.names import Names, is_reply_subject, run_id_of, run_token
+from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 HOLD_S_MAX: Final = 30.0
@@ -35,14 +43,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 def read_ask(data: bytes) -> tuple[Ask, str]:
-    """The question and the token of its run. Raises `BadInput` for anything that is none."""
+    """The question and the token of its run, or key. Raises `BadInput` for anything that is none."""
     if nests_deeper(data, COMMAND_DEPTH_MAX):
         raise BadInput(f"the question nests deeper than {COMMAND_DEPTH_MAX} levels (limit command-depth)")
     try:
         ask = _decoder.decode(data)
-        return ask, run_token(ask.run_id)
+        return ask, _token_of(ask)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"the question does not decode: {error}") from error
+
+
+def _token_of(ask: Ask) -> str:
+    return key_token(ask.event, ask.run_id) if ask.op == "key" else run_token(ask.run_id)
 
 
 @dataclass(slots=True)
@@ -96,10 +108,10 @@ class Asking:
             return
         await self._answer(token, waiter, final=hold == 0)
 
-    async def committed(self, states: list[tuple[str, RunState]]) -> None:
+    async def committed(self, states: list[tuple[str, State]]) -> None:
         """A turn is committed: the ends it brought are told, and questions that came early are asked again."""
         for token, state in states:
-            if state.finished and token in self._ends:
+            if isinstance(state, RunState) and state.finished and token in self._ends:
                 for waiter in self._ends.pop(token):
                     await self._reply(
                         waiter.reply, AskAnswer(run=await self._view(state, waiter.ask, self._shard))
@@ -110,7 +122,7 @@ class Asking:
                 if waiter.ask.not_before > self._committed_seq():
                     self._early.append(waiter)
                 else:
-                    await self._answer(run_token(waiter.ask.run_id), waiter, final=False)
+                    await self._answer(_token_of(waiter.ask), waiter, final=False)
 
     async def run(self) -> None:
         """Answers what has been held long enough; the asker asks again, so a lost owner is never a hang."""
@@ -148,17 +160,22 @@ class Asking:
 
     async def _answer(self, token: str, waiter: _Waiter, *, final: bool) -> None:
         state, place = await self._state(token)
+        if isinstance(state, Mailbox) and waiter.ask.op == "key":
+            await self._reply(waiter.reply, AskAnswer(key=_key_view(state, place)))
+            return
+        if not isinstance(state, RunState):
+            state = None  # What was posted to a run that does not exist makes it none.
         if state is None and not await self._still_owned():
             message = "the shard has another owner: ask again"
             await self._reply(waiter.reply, AskAnswer(code="RETRY", message=message))
         elif state is None:
-            await self._reply(waiter.reply, self._absent(token, waiter.ask.run_id, place))
+            await self._reply(waiter.reply, self._absent(token, waiter.ask, place))
         elif waiter.ask.op == "wait" and not state.finished and not final:
             self._ends.setdefault(token, []).append(waiter)
         else:
             await self._reply(waiter.reply, AskAnswer(run=await self._view(state, waiter.ask, place)))
 
-    def _absent(self, token: str, run_id: str, place: int) -> AskAnswer:
+    def _absent(self, token: str, ask: Ask, place: int) -> AskAnswer:
         """The run is not here. `place` is where a state of it was seen; this shard if nowhere."""
         generation = self._maps.latest.generation
         on_its_way = self._handed_on.place(token)
@@ -166,22 +183,25 @@ class Asking:
             return AskAnswer(code="RETRY", message="the command is on its way to another shard: ask again")
         shard, not_before = on_its_way or (place, 0)
         if shard == self._shard:
-            shard = self._next_place(run_id)
+            shard = self._next_place(place_of(token))
         if shard != self._shard:
-            message = f"run {run_id!r} is not on shard {self._shard}: ask shard {shard}"
+            message = f"{ask.run_id!r} is not on shard {self._shard}: ask shard {shard}"
             return AskAnswer(None, "ELSEWHERE", message, shard, not_before, generation)
-        message = f"there is no run {run_id!r} in namespace {self._names.namespace!r}"
+        what = f"run {ask.run_id!r}"
+        if ask.op == "key":
+            what = f"event {ask.event!r} of correlation key {ask.run_id!r}, and no wait for one,"
+        message = f"there is no {what} in namespace {self._names.namespace!r}"
         return AskAnswer(code="NOT_FOUND", message=message, generation=generation)
 
-    def _next_place(self, run_id: str) -> int:
+    def _next_place(self, name: str) -> int:
         """Where to ask after this shard, which is itself the last one to be asked."""
         latest = self._maps.latest
-        home, first = latest.home(run_id), latest.first(run_id)
+        home, first = latest.home(name), latest.first(name)
         if self._shard == first:
             return home
-        return first if self._shard in latest.older_places(run_id) else self._shard
+        return first if self._shard in latest.older_places(name) else self._shard
 
-    async def _state(self, token: str) -> tuple[RunState | None, int]:
+    async def _state(self, token: str) -> tuple[State | None, int]:
         """The run's state and the shard that it is of."""
         run = self._runs.peek(token)
         if run is None:
@@ -194,13 +214,13 @@ class Asking:
             return await self._stored(run.ended_at, token), run.ended_at  # Memory has no place in its stream.
         if run is not None and run.committed is not None:
             return run.committed, self._shard
-        for place in self._maps.latest.other_places(run_id_of(token), self._shard):
+        for place in self._maps.latest.other_places(place_of(token), self._shard):
             found = await self._stored(place, token)
             if found is not None:
                 return (found if found.finished else None), place
         return None, self._shard
 
-    async def _stored(self, shard: int, token: str) -> RunState | None:
+    async def _stored(self, shard: int, token: str) -> State | None:
         found = await self._connection.last_message(
             self._names.runs_stream(), self._names.run_key(shard, token)
         )
@@ -264,6 +284,12 @@ class Asking:
         return msgspec.structs.replace(view, input=given, variables=variables, search=search)
 
 
+def _key_view(state: Mailbox, shard: int) -> KeyView:
+    alive = [each.event_id for each in state.unclaimed]
+    waiting = [each.run_id for each in state.waits]
+    return KeyView(state.event, state.key, state.seq, tuple(waiting), tuple(alive), len(state.posted), shard)
+
+
 def _at_path(fields: Any, path: str) -> dict[str, Any]:
     """What a path of the view leads to, by the path; nothing where a record on the way is None."""
     for name in path.split("."):
@@ -284,7 +310,9 @@ def waiting_for(state: RunState) -> str:
                 waits[f"time {rfc3339(wait.until_ms)}"] += 1
             case EventWait() as wait:
                 waits[
-                    f"event {wait.event}" + (f" until {rfc3339(wait.until_ms)}" if wait.timer_id else "")
+                    f"event {wait.event}"
+                    + (f" at key {wait.key}" if wait.key else "")
+                    + (f" until {rfc3339(wait.until_ms)}" if wait.timer_id else "")
                 ] += 1
             case GatherWait(limit=limit) as wait if limit:
                 waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1

@@ -6,14 +6,18 @@ from collections import OrderedDict
 from typing import Final
 
 from dressage.brokers.interface import Connection
-from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.protocol.errors import BadName, BadSpec, DressageError
-from dressage.protocol.names import Names, check_name
-from dressage.protocol.spec import RegisteredWorkflow
-from dressage.protocol.spec_reading import read_registered
+from dressage.protocol.names import Names, check_name, is_name
+from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
+from dressage.protocol.spec_reading import read_event, read_registered
 
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
 """Specs of so many bytes in JSON are kept compiled, the least recently used are dropped: they take ten times that."""
+
+
+EVENTS_KEPT: Final = 1_000
+"""So many versions of external events are kept."""
 
 
 class Definitions:
@@ -25,6 +29,7 @@ class Definitions:
         self._kept_bytes_max = kept_bytes_max
         self._kept_bytes = 0
         self._known: OrderedDict[tuple[str, int], tuple[Definition | BadSpec, int]] = OrderedDict()
+        self._events: OrderedDict[tuple[str, int], EventDefinition | BadSpec] = OrderedDict()
 
     async def get(self, workflow: str, version: int) -> Definition | None:
         """None when there is no such version yet. Raises `BadSpec` for one that cannot be used."""
@@ -45,6 +50,27 @@ class Definitions:
         if isinstance(definition, BadSpec):
             raise BadSpec(definition.message)
         return definition
+
+    async def event(self, name: str, version: int) -> EventDefinition | None:
+        """None when there is no such version of an external event. Raises `BadSpec` for one that cannot be used."""
+        known = self._events.get((name, version))
+        if known is None:
+            if not is_name(name) or version < 1:
+                return None
+            key = self._names.event_version_key(name, version)
+            found = await self._connection.last_message(self._names.definitions_stream(), key)
+            if found is None or not found.data:
+                return None
+            try:
+                known = load_event(name, version, found.data)
+            except BadSpec as error:
+                known = error.with_traceback(None)
+            self._events[name, version] = known
+            if len(self._events) > EVENTS_KEPT:
+                self._events.popitem(last=False)
+        if isinstance(known, BadSpec):
+            raise BadSpec(known.message)
+        return known
 
     def _keep(self, workflow: str, version: int, data: bytes) -> tuple[Definition | BadSpec, int]:
         """Also what cannot be used is remembered: a version never changes, and finding out takes as long each time."""
@@ -73,6 +99,25 @@ def load_definition(workflow: str, version: int, data: bytes) -> Definition:
             f"version {registered.version}"
         )
     return make_definition(registered)
+
+
+def load_event(name: str, version: int, data: bytes) -> EventDefinition:
+    """The version of an external event that is stored under this name and number. Raises `BadSpec`."""
+    try:
+        registered = read_event(data)
+    except DressageError as error:
+        raise BadSpec(f"event {name!r} version {version}: {error.message}") from error
+    if (registered.event.name, registered.version) != (name, version):
+        raise BadSpec(f"what is stored as event {name!r} version {version} is another one")
+    return make_event(registered)
+
+
+def make_event(registered: RegisteredEvent) -> EventDefinition:
+    """Raises `BadSpec` for one that cannot be used, whatever is wrong with it."""
+    try:
+        return EventDefinition(registered)
+    except Exception as error:
+        raise BadSpec(f"event {registered.event.name!r} cannot be used: {error}") from error
 
 
 def make_definition(registered: RegisteredWorkflow) -> Definition:

@@ -13,22 +13,23 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Delivery, Message
-from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import HandOn, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold
+from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import RunState, State
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
+from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, older_places, route
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.starting import Starts
 from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
-from dressage.protocol.commands import REPLY_HEADER, Answer, Command, RefusalCode, StartRun
+from dressage.protocol.commands import REPLY_HEADER, Answer, Command, PostEvent, RefusalCode, StartRun
 from dressage.protocol.errors import BadSpec, InvariantBroken
 from dressage.protocol.events import (
     EventData,
@@ -40,7 +41,7 @@ from dressage.protocol.events import (
     TaskCompleted,
     TaskFailed,
 )
-from dressage.protocol.names import Names, is_reply_subject, run_id_of
+from dressage.protocol.names import Names, is_key, is_reply_subject, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -148,7 +149,7 @@ class Folder:
         if self._runs.peek(token) is not None:
             return
         try:
-            route(self._maps.latest, read_id(token), self._shard)
+            route(self._maps.latest, read_place(token), self._shard)
         except Unreadable:
             return  # It is refused when its turn comes.
         self._runs.prefetch(token)
@@ -223,7 +224,7 @@ class Folder:
             if token == MAP_TOKEN:
                 await self._change_map(delivery)
                 return
-            read_id(token)
+            read_place(token)
         except Unreadable as unreadable:
             await self._set_aside(delivery, unreadable)
             return
@@ -242,17 +243,16 @@ class Folder:
                 await self._record(delivery, Run(token), fault, None)
                 return
             if place.shard != self._shard:
-                await self._hand_on(delivery, run, HandOn(run_id_of(token), *place))
+                await self._hand_on(delivery, run, HandOn(token, *place))
                 return
         elif run.state.seq >= seq:
             self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
             return
         elif run.ended_at is not None and not run.state.finished:
             # No growth is finished while a run is open where the new map would not look. Should one be, it lives there.
-            await self._hand_on(delivery, run, HandOn(run.state.run_id, run.ended_at, checked=False))
+            await self._hand_on(delivery, run, HandOn(token, run.ended_at, checked=False))
             return
-        run_id = run_id_of(token) if run.state is None else run.state.run_id
-        outcome = await self._outcome(delivery, run, run_id)
+        outcome = await self._outcome(delivery, run)
         try:
             made = self._made(outcome, token)
         except InvariantBroken as broken:
@@ -263,7 +263,7 @@ class Folder:
     def _place(self, delivery: Delivery, token: str) -> Route:
         """Where a command belongs whose run is not here. Raises `Unreadable` at a wrong shard."""
         mark = delivery.headers.get(FORWARDED_HEADER) if delivery.headers else None
-        return route(self._maps.now, read_id(token), self._shard, forwarded_generation(mark))
+        return route(self._maps.now, read_place(token), self._shard, forwarded_generation(mark))
 
     def _shown(self, run: Run) -> bool:
         """Whether the map of this command leads to where the run ended. In a refold it may be an earlier one."""
@@ -299,23 +299,26 @@ class Folder:
         self._runs.forget_absent()
         await self._record(delivery, Run(MAP_TOKEN), Outcome(None), None)
 
-    async def _outcome(self, delivery: Delivery, run: Run, run_id: str) -> Outcome:
+    async def _outcome(self, delivery: Delivery, run: Run) -> Outcome:
         stamp = _stamp(delivery)
         try:
             command = read_command(delivery)
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
             return _refused(run.state, unreadable.code, unreadable.message)
-        if run.state is None and isinstance(command, StartRun):
+        if isinstance(command, StartRun) and not isinstance(run.state, RunState):
             refusal = await self._refusal(delivery.stream_seq)
             if refusal:
-                return _refused(None, "OPEN_RUNS", refusal)
+                return _refused(run.state, "OPEN_RUNS", refusal)
         try:
             definition = await self._definition(run.state, command)
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
         try:
-            return fold(run.state, command, run_id, stamp, definition)
+            if is_key(run.token):
+                of_event = definition if isinstance(definition, EventDefinition) else None
+                return fold_key(run.state, command, run.token, stamp, of_event)
+            return fold(run.state, command, place_of(run.token), stamp, definition)
         except Exception:
             return self._fault(delivery, run, traceback.format_exc())
 
@@ -334,7 +337,7 @@ class Folder:
         _log.error("folding command %d of run %s failed\n%s", delivery.stream_seq, run.token, trace)
         self._metrics.faults.inc()
         self._bury(delivery, "ENGINE_FAULT", trace)
-        if run.state is None or run.state.finished:
+        if not isinstance(run.state, RunState) or run.state.finished:
             last = trace.strip().splitlines()[-1]
             return _refused(run.state, "ENGINE_FAULT", f"the engine failed on this command: {last}")
         return fault(run.state, _stamp(delivery), trace[-_TRACE_MAX:])
@@ -344,10 +347,11 @@ class Folder:
         state = outcome.state
         if state is None:
             return _Made([], [])
-        made = _Made(
-            [self._maker.effect(effect, state, token) for effect in outcome.effects],
-            self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor),
-        )
+        effects = [self._maker.effect(effect, state, token) for effect in outcome.effects]
+        events: list[Message] = []
+        if isinstance(state, RunState):
+            events = self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor)
+        made = _Made(effects, events)
         for message in (*made.effects, *made.events):
             if isinstance(message, Message) and len(message.data) > self._payload_max:
                 raise InvariantBroken(
@@ -355,10 +359,13 @@ class Folder:
                 )
         return made
 
-    async def _definition(self, state: RunState | None, command: Command) -> Definition | None:
-        """The immutable version that the state names; a start names its own, unless the run exists already."""
-        if state is not None:
+    async def _definition(self, state: State | None, command: Command) -> Definition | EventDefinition | None:
+        """The immutable version that the state names; a start names its own, unless the run exists already, and what is
+        posted where no run can tell names that of the event."""
+        if isinstance(state, RunState):
             return await self._definitions.get(state.workflow, state.version)
+        if isinstance(command, PostEvent):
+            return await self._definitions.event(command.event, command.version)
         if isinstance(command, StartRun):
             return await self._definitions.get(command.workflow, command.version)
         return None
@@ -450,6 +457,7 @@ class Folder:
             existing=outcome.existing,
             shard=self._shard,
             generation=self._maps.latest.generation,
+            early=outcome.early,
         )
         self._open.answers.append((reply, answer))
 
@@ -472,5 +480,5 @@ def _short(text: str) -> str:
     return text.encode(errors="replace")[:_REASON_MAX].decode(errors="ignore")
 
 
-def _refused(state: RunState | None, code: RefusalCode, message: str) -> Outcome:
+def _refused(state: State | None, code: RefusalCode, message: str) -> Outcome:
     return Outcome(state, code=code, message=_short(message))

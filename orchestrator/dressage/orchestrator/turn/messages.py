@@ -15,12 +15,12 @@ from dressage.orchestrator.fold.effects import (
     SendCommand,
     SetTimer,
 )
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import RunState, State
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.turn import TimerCancel
 from dressage.protocol.commands import REPLY_HEADER, TaskMessage
 from dressage.protocol.events import CONTENT_TYPE, KIND, RUN_HEADER, TYPE_PREFIX, EventData, OutputEvent
-from dressage.protocol.names import Names, event_bucket, run_token
+from dressage.protocol.names import Names, event_bucket, place_of
 from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap, forwarded_mark
 
 _encode = msgspec.json.Encoder().encode
@@ -42,9 +42,10 @@ class MessageMaker:
         self._maps = shard_map
         self._source = f"/dressage/{names.namespace}/{shard}"
 
-    def effect(self, effect: Effect, state: RunState, token: str) -> Message | TimerCancel:
+    def effect(self, effect: Effect, state: State, token: str) -> Message | TimerCancel:
         match effect:
             case DispatchTask():
+                assert isinstance(state, RunState)
                 return self._task(effect, state, token)
             case SetTimer():
                 return Message(
@@ -87,15 +88,13 @@ class MessageMaker:
         if effect.checked:
             generation = self._maps().generation
             headers[FORWARDED_HEADER] = forwarded_mark(generation, self._shard, delivery.stream_seq)
-        return Message(
-            self._names.send(self._shard, effect.shard, run_token(effect.run_id)), delivery.data, headers
-        )
+        return Message(self._names.send(self._shard, effect.shard, effect.token), delivery.data, headers)
 
     def _send(self, effect: SendCommand) -> Message:
-        target, token = self._maps().first(effect.run_id), run_token(effect.run_id)
+        target = self._maps().first(place_of(effect.token))
         if target == self._shard:
-            return Message(self._names.command(target, token), _encode(effect.command))
-        return Message(self._names.send(self._shard, target, token), _encode(effect.command))
+            return Message(self._names.command(target, effect.token), _encode(effect.command))
+        return Message(self._names.send(self._shard, target, effect.token), _encode(effect.command))
 
     def events(
         self, events: Sequence[EventData], first_index: int, state: RunState, token: str, actor_name: str

@@ -7,7 +7,7 @@ import msgspec
 from dressage.brokers.interface import Delivery
 from dressage.protocol.commands import Command, RefusalCode, decode_command
 from dressage.protocol.errors import BadRunId
-from dressage.protocol.names import ACTOR_CHARS_MAX, run_id_of
+from dressage.protocol.names import ACTOR_CHARS_MAX, place_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
@@ -24,10 +24,10 @@ def token_of(delivery: Delivery) -> str:
     return delivery.subject.rsplit(".", 1)[1]
 
 
-def read_id(token: str) -> str:
-    """Raises `Unreadable` for a subject that names no run."""
+def read_place(token: str) -> str:
+    """What says on which shard a command belongs. Raises `Unreadable` for a subject that names no run and no key."""
     try:
-        return run_id_of(token)
+        return place_of(token)
     except BadRunId as error:
         raise Unreadable("RUN_ID_INVALID", error.message) from error
 

@@ -15,7 +15,7 @@ import msgspec
 
 from dressage.orchestrator.turn.reading import Unreadable
 from dressage.protocol.errors import BadRunId
-from dressage.protocol.names import run_id_of, shard_of
+from dressage.protocol.names import place_of, shard_of
 from dressage.protocol.shardmap import ShardMap
 
 MAPS_KEPT: Final = 3
@@ -90,7 +90,7 @@ def older_places(shard_map: ShardMap, token: str, shard: int) -> list[int]:
     if not shard_map.older:
         return []
     try:
-        return [place for place in shard_map.older_places(run_id_of(token)) if place != shard]
+        return [place for place in shard_map.older_places(place_of(token)) if place != shard]
     except BadRunId:
         return []
 

@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dressage.brokers.interface import Connection, StoredMessage
-from dressage.orchestrator.fold.state import RunState, decode_state
+from dressage.orchestrator.fold.state import State, decode_state
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.protocol.names import Names
 
 
 @dataclass(slots=True)
 class Run:
-    """A run in memory.
+    """A run in memory, or a correlation key.
 
     `state` is what has been folded, perhaps ahead of the cursor; `committed` is what readers may see; `covered` is
     the sequence of the newest state whose put is acknowledged. `uncovered` are its commands that wait for that.
     """
 
     token: str
-    state: RunState | None = None
-    committed: RunState | None = None
+    state: State | None = None
+    committed: State | None = None
     covered: int = 0
     uncovered: list[int] = field(default_factory=list[int])
     ended_at: int | None = None
@@ -117,12 +117,12 @@ class Runs:
                 self._runs.move_to_end(token)
 
 
-def ended_elsewhere(found: StoredMessage) -> RunState:
+def ended_elsewhere(found: StoredMessage) -> State:
     """A state of another shard, where nothing changes it any more; the sequence in it is of that shard's stream."""
     return msgspec.structs.replace(read_state(found), seq=0)
 
 
-def read_state(found: StoredMessage) -> RunState:
+def read_state(found: StoredMessage) -> State:
     try:
         return decode_state(found.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

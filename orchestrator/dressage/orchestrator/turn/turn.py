@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Message
-from dressage.orchestrator.fold.state import RunState
+from dressage.orchestrator.fold.state import State
 from dressage.orchestrator.turn.routing import MapSince
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.commands import Answer
@@ -48,7 +48,7 @@ class Frozen:
     """
 
     run: Run
-    state: RunState
+    state: State
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Turn:
         return len(self.effects) + len(self.cancels)
 
     def room_for(self, effects: int) -> bool:
-        return self.effect_count + effects <= EFFECTS_MAX
+        return self.effect_count + effects <= EFFECTS_MAX and self.effect_bytes < BYTES_MAX
 
     def add_effect(self, effect: Message | TimerCancel) -> None:
         if isinstance(effect, TimerCancel):

@@ -11,7 +11,7 @@ from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
-from dressage.flow.compiler.waits import event_of, timeout_of
+from dressage.flow.compiler.waits import event_of, given_to
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.spec import EventNode, SleepNode, TaskNode
 
@@ -34,9 +34,9 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
             )
         context.graph.emit(SleepNode, node, duration=duration_of(context, call))
     elif (event := event_of(context, call)) is not None:
-        timeout = timeout_of(context, call)
+        given = given_to(context, call)
         context.use_event(call, event)
-        context.graph.emit(EventNode, node, event=event.name, timeout=timeout, target=target)
+        context.graph.emit(EventNode, node, event=event.name, target=target, **given)
     elif (until := until_of(context, call)) is not None:
         emit_gather(context, node, call, target, until)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
@@ -13,7 +13,7 @@ from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
-from dressage.flow.compiler.waits import event_of, timeout_of
+from dressage.flow.compiler.waits import event_of, given_to
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
 from dressage.protocol.spec import Each, EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
 from dressage.protocol.spec_sizes import BRANCHES_MAX
@@ -141,8 +141,7 @@ class _Branch:
         if self.task is not None:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
-            timeout = timeout_of(context, call)
-            given = {} if timeout is None else {"timeout": timeout}
+            given = given_to(context, call)
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
         elif is_sleep(context, call):
@@ -181,8 +180,8 @@ class _Branch:
             )
         elif self.event is not None:
             context.use_event(self.call, self.event)
-            timeout = given.get("timeout")
-            graph.emit(EventNode, self.call, event=self.event.name, timeout=timeout, target=result)
+            fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}
+            graph.emit(EventNode, self.call, **fields)
         elif self.callee is not None:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)

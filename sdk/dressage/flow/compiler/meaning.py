@@ -123,6 +123,10 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(
             place, "a timeout is a timedelta or seconds", "write `wait(timeout=timedelta(hours=1))`"
         )
+    if isinstance(node, EventNode) and node.key is not None and types.of(node.key) != STR:
+        raise context.refusal(
+            place, "a correlation key is a str", 'write `wait(key=order.number)`, or an f-string: f"{number}"'
+        )
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
 

@@ -125,6 +125,7 @@ class Paths:
                 raised |= {_FAILURES, TASK_ERROR} | self.cancelled
             case EventNode():
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | self.cancelled
+                raised |= {_ERRORS} if node.key is not None else set[str]()
             case SleepNode():
                 raised |= self.cancelled
             case GatherNode():

@@ -7,7 +7,6 @@ from typing import Any
 
 from dressage.flow.compiler.context import Context
 from dressage.flow.events import Event
-from dressage.protocol.expressions import Expr
 
 
 def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
@@ -27,17 +26,27 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
     return found
 
 
-def timeout_of(context: Context, call: ast.Call) -> Expr | None:
-    """How long it waits, as it is written; None for ever."""
-    odd = [*call.args, *(each for each in call.keywords if each.arg != "timeout")]
-    if odd or len(call.keywords) > 1:
+def given_to(context: Context, call: ast.Call) -> dict[str, Any]:
+    """What a wait is given, as it is written: a correlation `key`, and a `timeout`; without one it waits for ever."""
+    odd = [*call.args, *(each for each in call.keywords if each.arg not in ("key", "timeout"))]
+    names = [each.arg for each in call.keywords]
+    if odd or len(set(names)) < len(names):
         raise context.refusal(
             odd[0] if odd else call,
-            "wait() takes a timeout by name",
-            "write `wait(timeout=timedelta(days=7))`",
+            "wait() takes a key and a timeout by name",
+            "write `wait(timeout=timedelta(days=7))`, or `wait(key=order.number)`",
         )
-    if not call.keywords:
-        return None
-    value = call.keywords[0].value
+    if names == ["timeout", "key"]:
+        raise context.refusal(
+            call, "of a wait the key comes first", "write `wait(key=..., timeout=...)`, in this order"
+        )
     # As in Python: no timeout at all, if it is written so.
-    return None if isinstance(value, ast.Constant) and value.value is None else context.translate(value)
+    return {
+        each.arg: context.translate(each.value)
+        for each in call.keywords
+        if each.arg is not None and not _is_no_timeout(each)
+    }
+
+
+def _is_no_timeout(given: ast.keyword) -> bool:
+    return given.arg == "timeout" and isinstance(given.value, ast.Constant) and given.value.value is None

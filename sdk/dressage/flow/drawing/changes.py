@@ -100,7 +100,12 @@ def _parts(spec: WorkflowSpec) -> Parts:
 
 
 def _event(event: EventDef) -> str:
-    return shown(event.type) + ("" if event.expires_s is None else f", expires after {event.expires_s:g} s")
+    lasting = ", lasting" if event.lasting else ""
+    return (
+        shown(event.type)
+        + lasting
+        + ("" if event.expires_s is None else f", expires after {event.expires_s:g} s")
+    )
 
 
 def _variables(spec: WorkflowSpec) -> dict[str, str]:

@@ -86,8 +86,9 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
 
 def _wait(_: WorkflowSpec, node: EventNode) -> str:
     target = f"{node.target} = " if node.target else ""
-    timeout = "" if node.timeout is None else f"timeout={expression_text(node.timeout)}"
-    return f"{target}await {node.event}.wait({timeout})"
+    given = {"key": node.key, "timeout": node.timeout}
+    said = [f"{name}={expression_text(expr)}" for name, expr in given.items() if expr is not None]
+    return f"{target}await {node.event}.wait({', '.join(said)})"
 
 
 def _assign(_: WorkflowSpec, node: AssignNode) -> str:

@@ -189,6 +189,21 @@ def heard(program: Program, depth: int) -> None:
     program.write(depth, f"{program.pick('a', 'b', 'view.count')} = await told.wait({timeout})")
 
 
+@construct()
+def keyed(program: Program, depth: int) -> None:
+    """Waits at a correlation key, where other runs and other branches may wait, too, for an event that comes. Not in
+    functions: in a race Python would have it at once."""
+    if program.in_function:
+        call(program, depth)
+        return
+    timeout = program.pick("", "", ", timeout=timedelta(days=30)")
+    program.write(depth, f"{program.pick('a', 'b', 'view.count')} = await {_filed(program, timeout)}")
+
+
+def _filed(program: Program, more: str = "") -> str:
+    return f"filed.wait(key='k' + str(({program.integer()}) % 3){more})"
+
+
 @construct(weight=2, nested=True)
 def missed(program: Program, depth: int) -> None:
     """Waits for an event that does not come in time."""
@@ -196,7 +211,8 @@ def missed(program: Program, depth: int) -> None:
     if program.random.random() < 0.3:
         gathered(program, depth + 1)
     program.block(depth + 1, program.random.randint(0, 2))
-    program.write(depth + 1, f"await never.wait(timeout={program.naps.format(program.integer())})")
+    key = program.pick("", "key='k', ", f"key={program.string()}, ")
+    program.write(depth + 1, f"await never.wait({key}timeout={program.naps.format(program.integer())})")
     _error_clause(
         program, depth, program.pick("TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception")
     )
@@ -226,7 +242,8 @@ def _branch(program: Program, kind: int) -> str:
         wait = "never.wait(timeout={})" if program.random.random() < 0.15 else "sleep({})"
         return wait.format(program.naps.format(program.integer()))
     if kind == 1:
-        return f"number({program.integer()})"
+        filed = not program.in_function and program.random.random() < 0.2
+        return _filed(program) if filed else f"number({program.integer()})"
     if kind == 2:
         return f"word({program.integer()}, y={program.string()})"
     return f"{program.pick(*program.functions)}({program.integer()})"
@@ -328,7 +345,7 @@ def _racers(program: Program, function: str) -> list[_Racer]:
 def _plain_racers(program: Program) -> tuple[_Racer, _Racer, _Racer]:
     number = _Racer(f"number({program.integer()})", "a")
     word = _Racer(f"word({program.integer()}, y={program.string()})", "s")
-    return number, word, _Racer("never.wait()", "_")
+    return number, word, _Racer(program.pick("never.wait()", "never.wait(key='k')"), "_")
 
 
 @construct(weight=2, nested=True)

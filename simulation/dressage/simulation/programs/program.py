@@ -27,6 +27,7 @@ from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, Workf
 from dressage.flow import first_completed, first_successful, gather, sleep, task, workflow
 
 told = Event("told", of=int)
+filed = Event("filed", of=int)
 never = Event("never")
 
 class Declined(WorkflowFailure):
@@ -78,6 +79,9 @@ TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
 
 TOLD: Final = "told"
 """The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
+
+FILED: Final = "filed"
+"""The external event that programs wait for at the correlation keys `k0` to `k2`; the key alone says what it brings."""
 
 FAILURES: Final = ("Declined", "Stolen", "Other")
 

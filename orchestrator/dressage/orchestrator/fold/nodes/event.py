@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-
 import msgspec
 
-from dressage.expressions.errors import LimitExceeded, error_family
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.values import decode_stored, encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.effects import CancelTimer, SetTimer
-from dressage.orchestrator.fold.limits import POSTED_MAX, UNCLAIMED_BYTES_MAX, too_large
+from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
+from dressage.orchestrator.fold.limits import POSTED_MAX, UNCLAIMED_BYTES_MAX, too_large, type_error
+from dressage.orchestrator.fold.mailbox import is_alive
+from dressage.orchestrator.fold.marks import mark_of, mark_of_given
 from dressage.orchestrator.fold.nodes.sleep import due_ms_of
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import EventWait, RunState, RunThread, Unclaimed
+from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, RunThread, Unclaimed
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.protocol.commands import FailureInfo, PostEvent, TimerFired
-from dressage.protocol.errors import BadValue
-from dressage.protocol.events import EventAwaited, EventExpired, EventPosted, EventReceived, EventTimedOut
+from dressage.protocol.commands import (
+    AwaitEvent,
+    DeliverEvent,
+    FailureInfo,
+    PostEvent,
+    RefuseWait,
+    ReturnEvent,
+    TimerFired,
+)
+from dressage.protocol.errors import BadInput, BadValue
+from dressage.protocol.events import (
+    EventAwaited,
+    EventExpired,
+    EventPosted,
+    EventReceived,
+    EventRefused,
+    EventTimedOut,
+)
+from dressage.protocol.names import check_key, key_token
 from dressage.protocol.spec import EventNode
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, EventNode)
+    key = "" if node.key is None else _key(advance.evaluate(ready, "key"))
     due_ms = 0
     if node.timeout is not None:
         due_ms = due_ms_of(advance, advance.evaluate(ready, "timeout"), "timeout")
-    found = _earliest(advance, node.event)
+    found = None if key else _earliest(advance, node.event)
     if found is not None:
         advance.emit(EventReceived(thread.node, node.event, found.event_id))
         _take(advance, thread, thread.node, node, found)
         return
-    timer_id = advance.begun_id(thread, thread.node) if node.timeout is not None else ""
-    wait = EventWait(node.event, thread.node, advance.state.seq, advance.state.time_ms, timer_id, due_ms)
-    thread.wait = wait
+    state, begun_id = advance.state, advance.begun_id(thread, thread.node)
+    timer_id, wait_id = begun_id if node.timeout is not None else "", begun_id if key else ""
+    thread.wait = EventWait(node.event, thread.node, state.seq, state.time_ms, timer_id, due_ms, key, wait_id)
     if timer_id:
         advance.effects.append(SetTimer(timer_id, due_ms, TimerFired(timer_id)))
+    if key:
+        token = key_token(node.event, key)
+        said = AwaitEvent(state.run_id, wait_id, state.seen.get(token, 0))
+        advance.effects.append(SendCommand(token, said))
     until = rfc3339(due_ms) if timer_id else ""
-    advance.emit(EventAwaited(thread.node, node.event, until, timer_id))
+    advance.emit(EventAwaited(thread.node, node.event, until, timer_id, key))
+
+
+def _key(value: object) -> str:
+    """Raises `ExpressionFailed` for what is no correlation key."""
+    try:
+        return check_key(value)
+    except BadInput as error:
+        kind = "ValueError" if isinstance(value, str) else "TypeError"
+        raise ExpressionFailed(f"{kind}: {error.message}") from error
 
 
 def on_post(advance: Advance, command: PostEvent) -> None:
@@ -68,25 +97,116 @@ def on_post(advance: Advance, command: PostEvent) -> None:
     )
     posted = Unclaimed(event, command.event_id, state.time_ms, payload)
     waiting = [
-        each for each in state.threads if isinstance(each.wait, EventWait) and each.wait.event == event
+        each
+        for each in state.threads
+        if isinstance(each.wait, EventWait) and each.wait.event == event and not each.wait.key
     ]
     if not waiting:
         _keep(advance, posted)
         return
-    thread = min(waiting, key=_begun)
-    wait = thread.wait
+    _feed(advance, min(waiting, key=_begun), posted)
+
+
+def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
+    """Ends a wait with an event."""
+    wait, state = thread.wait, advance.state
     assert isinstance(wait, EventWait)
     if wait.timer_id:
         advance.effects.append(CancelTimer(wait.timer_id))
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, EventNode)
-    advance.emit(EventReceived(wait.node, event, command.event_id, float(state.time_ms - wait.since_ms)))
+    waited_ms = float(state.time_ms - wait.since_ms)
+    advance.emit(EventReceived(wait.node, posted.event, posted.event_id, waited_ms))
     _take(advance, thread, wait.node, node, posted)
+
+
+# -- by way of a correlation key ---------------------------------------------------------------------
+def waiter(state: RunState, command: DeliverEvent) -> RunThread | None:
+    """The thread that waits at a correlation key for what comes from there; None if it does no more."""
+    wanted = command.given.event, command.key, command.wait_id
+    for thread in state.threads:
+        wait = thread.wait
+        if isinstance(wait, EventWait) and wait.key and (wait.event, wait.key, wait.wait_id) == wanted:
+            return thread
+    return None
+
+
+def is_given(state: RunState, command: DeliverEvent) -> bool:
+    """Whether this wait of the run has taken this event before."""
+    return mark_of_given(command.given.event_id, command.wait_id) in state.posted
+
+
+def give_back(run_id: str, command: DeliverEvent) -> SendCommand:
+    """What becomes of an event that nobody waits for any more. Raises `RefuseCommand` for one that no key has sent."""
+    try:
+        token = key_token(command.given.event, command.key)
+    except BadInput as error:
+        raise RefuseCommand("EVENT_INVALID", error.message) from error
+    return SendCommand(token, ReturnEvent(run_id, command.wait_id, command.given))
+
+
+def on_deliver(advance: Advance, thread: RunThread, command: DeliverEvent) -> None:
+    """A correlation key has an event for a thread that waits there. Raises `LimitExceeded`."""
+    state, given, definition = advance.state, command.given, advance.definition
+    if len(state.posted) >= POSTED_MAX:
+        raise LimitExceeded(
+            "posted-events",
+            f"the run has had {POSTED_MAX} external events, all that are allowed: start another run for the rest",
+        )
+    state.posted.append(mark_of_given(given.event_id, command.wait_id))
+    if given.lasting:
+        state.seen[key_token(given.event, command.key)] = given.number
+    advance.turn_to(thread)
+    codec, data = definition.events[given.event], bytes(given.payload)
+    wait = thread.wait
+    assert isinstance(wait, EventWait)
+    try:
+        payload = msgspec.Raw(encode_stored(codec.decode(data)))
+    except BadValue as wrong:
+        # Posted by a definition of the event that is not the one of this workflow.
+        if wait.timer_id:
+            advance.effects.append(CancelTimer(wait.timer_id))
+        line = definition.spec.nodes[wait.node].line
+        advance.fail(thread, type_error(wrong, line), wait.node)
+        return
+    shown = codec.shown(data, decode_stored(payload, definition.types))
+    advance.emit(EventPosted(given.event, given.event_id, msgspec.Raw(shown), command.key))
+    _feed(advance, thread, Unclaimed(given.event, given.event_id, given.posted_ms, payload))
+
+
+def on_refused(advance: Advance, command: RefuseWait) -> None:
+    """Too many wait at the key. Raises `RefuseCommand` for a wait that is over, and `LimitExceeded` for this one."""
+    waits = [thread.wait for thread in advance.state.threads if isinstance(thread.wait, EventWait)]
+    if not any(wait.key and wait.wait_id == command.wait_id for wait in waits):
+        raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits there")
+    raise LimitExceeded("keyed-waits", command.message)
+
+
+def take_over(advance: Advance, early: Mailbox) -> None:
+    """What was posted before the run existed is its own now, if its workflow takes it. Raises `LimitExceeded`."""
+    state, definition = advance.state, advance.definition
+    state.posted = list(early.posted)
+    for event in early.unclaimed:
+        if not is_alive(event, state.time_ms):
+            advance.emit(EventExpired(event.event, event.event_id))
+            continue
+        codec, data = definition.events.get(event.event), bytes(event.payload)
+        try:
+            if codec is None:
+                raise BadValue(f"workflow {definition.spec.name!r} does not wait for it")
+            payload = msgspec.Raw(encode_stored(codec.decode(data)))
+        except (BadValue, LimitExceeded) as error:
+            advance.emit(EventRefused(event.event, event.event_id, error.message))
+            continue
+        shown = codec.shown(data, decode_stored(payload, definition.types))
+        advance.emit(EventPosted(event.event, event.event_id, msgspec.Raw(shown)))
+        state.unclaimed.append(Unclaimed(event.event, event.event_id, event.posted_ms, payload))
 
 
 def on_timeout(advance: Advance, thread: RunThread, wait: EventWait) -> None:
     advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
     advance.turn_to(thread)
+    advance.withdraw(wait)
     advance.emit(EventTimedOut(wait.node, wait.event, wait.timer_id))
     waited = (wait.until_ms - wait.since_ms) / 1000
     message = f"event {wait.event} did not come within {waited:g} s"
@@ -97,11 +217,6 @@ def on_timeout(advance: Advance, thread: RunThread, wait: EventWait) -> None:
 def is_posted(state: RunState, command: PostEvent) -> bool:
     """Whether this event has come to the run before."""
     return mark_of(command.event_id) in state.posted
-
-
-def mark_of(event_id: str) -> str:
-    """What is remembered of an event's id: 96 bits of its hash, whatever its length."""
-    return base64.b64encode(hashlib.sha256(event_id.encode()).digest()[:12]).decode()
 
 
 def _payload(advance: Advance, command: PostEvent) -> msgspec.Raw:

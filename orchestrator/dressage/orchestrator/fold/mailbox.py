@@ -1,0 +1,240 @@
+"""What is kept for a correlation key: external events that nobody has claimed, and runs that wait for one.
+
+Either side may come first. A run that waits says so here, and is given what is posted; it may have stopped waiting by
+then (its time was over, it lost a race, it was cancelled), and gives the event back. Commands from other shards may
+come twice: a wait that is announced again when it was served already is given an event in vain, and gives it back, too;
+and an event comes back only from the waits that it was given to last, and only once from each. So of each event one of
+these holds: it is unclaimed, it is on its way to a wait, or it was taken. docs/decisions/0032 has the cases.
+
+A mailbox is also kept for a run that does not exist yet, with what was posted to it; the start takes it over.
+"""
+
+from __future__ import annotations
+
+from dressage.expressions.errors import LimitExceeded
+from dressage.orchestrator.fold.definition import EventDefinition
+from dressage.orchestrator.fold.effects import Effect, SendCommand
+from dressage.orchestrator.fold.limits import (
+    GIVEN_MAX,
+    KEYED_BYTES_MAX,
+    MARKS_MAX,
+    POSTED_MAX,
+    RETURNED_BYTES_MAX,
+    UNCLAIMED_BYTES_MAX,
+    WAITS_MAX,
+)
+from dressage.orchestrator.fold.marks import mark_of, mark_of_wait
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
+from dressage.orchestrator.fold.state import MAILBOX_FORMAT, KeyedWait, Mailbox, State
+from dressage.protocol.commands import (
+    AwaitEvent,
+    Command,
+    DeliverEvent,
+    KeyedEvent,
+    PostEvent,
+    RefuseWait,
+    ReturnEvent,
+    WithdrawWait,
+)
+from dressage.protocol.errors import BadRunId, BadValue
+from dressage.protocol.names import check_run_id, key_of, run_token
+
+
+def fold_key(
+    state: State | None, command: Command, token: str, stamp: Stamp, definition: EventDefinition | None
+) -> Outcome:
+    """Applies one command to one correlation key.
+
+    `definition` is the version of the event's that a `PostEvent` names; None if there is no such version. The state
+    that is passed in is never changed.
+    """
+    event, key = key_of(token)
+    before = state if isinstance(state, Mailbox) else None
+    after = _next(before, event, key, stamp)
+    try:
+        match command:
+            case PostEvent():
+                if command.event != event:
+                    raise RefuseCommand(
+                        "EVENT_INVALID",
+                        f"event {command.event!r} was posted to a correlation key of event {event!r}",
+                    )
+                return _post(before, after, command, definition)
+            case AwaitEvent():
+                return _await(before, after, command)
+            case WithdrawWait():
+                return _withdraw(before, after, command)
+            case ReturnEvent():
+                return _return(before, after, command)
+            case _:
+                raise RefuseCommand(
+                    "RUN_UNKNOWN", f"{key!r} is a correlation key of event {event!r}, and no run"
+                )
+    except RefuseCommand as refusal:
+        return Outcome(state, code=refusal.code, message=refusal.message)
+
+
+def post_early(
+    state: Mailbox | None, command: PostEvent, run_id: str, stamp: Stamp, definition: EventDefinition | None
+) -> Outcome:
+    """Keeps an external event for a run that does not exist yet. Raises `RefuseCommand`."""
+    if definition is None:
+        raise RefuseCommand(
+            "RUN_UNKNOWN",
+            f"there is no run {run_id!r}, and the post names no version of event {command.event!r}",
+        )
+    outcome = _post(state, _next(state, "", run_id, stamp), command, definition)
+    outcome.early = True
+    return outcome
+
+
+def is_alive(event: KeyedEvent, time_ms: int) -> bool:
+    """Whether its time is not over."""
+    return not event.until_ms or event.until_ms > time_ms
+
+
+def _next(before: Mailbox | None, event: str, key: str, stamp: Stamp) -> Mailbox:
+    if before is None:
+        return Mailbox(MAILBOX_FORMAT, event, key, stamp.seq, stamp.time_ms)
+    after = before.copy()
+    after.seq, after.time_ms = stamp.seq, max(before.time_ms, stamp.time_ms)
+    after.unclaimed = [each for each in before.unclaimed if is_alive(each, after.time_ms)]
+    return after
+
+
+def _post(
+    before: Mailbox | None, after: Mailbox, command: PostEvent, definition: EventDefinition | None
+) -> Outcome:
+    if not command.event_id:
+        raise RefuseCommand("EVENT_INVALID", "an external event has an id: give it one that no other has")
+    mark = mark_of(command.event_id)
+    if mark in after.posted:
+        return Outcome(before, existing=True)
+    if definition is None:
+        raise RefuseCommand(
+            "EVENT_UNKNOWN",
+            f"event {command.event!r} has no version {command.version}: register a workflow that waits for it first",
+        )
+    _check(command, definition)
+    if after.event == "" and len(after.posted) >= POSTED_MAX:
+        raise RefuseCommand(
+            "EVENTS_FULL",
+            f"run {after.key!r}, which does not exist yet, has had {POSTED_MAX} external events, all that are allowed "
+            "(limit posted-events)",
+        )
+    after.number += 1
+    after.posted = [*after.posted[-MARKS_MAX + 1 :], mark]
+    until_ms = 0 if definition.keep_ms is None else after.time_ms + definition.keep_ms
+    event = KeyedEvent(
+        command.event,
+        command.event_id,
+        after.number,
+        after.time_ms,
+        command.payload,
+        until_ms,
+        definition.lasting,
+        command.actor,
+    )
+    if (event.lasting or not after.waits) and _bytes_of(after) + len(event.payload) > UNCLAIMED_BYTES_MAX:
+        whose = f"of {after.key!r}" if after.event else f"for run {after.key!r}, which does not exist yet,"
+        raise RefuseCommand(
+            "EVENTS_FULL",
+            f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes, all that are allowed "
+            "(limit unclaimed-events): post it again when some are taken",
+        )
+    return Outcome(after, _hand_out(after, event), actor=command.actor)
+
+
+def _check(command: PostEvent, definition: EventDefinition) -> None:
+    """Raises `RefuseCommand` for a payload that is not of the event's type."""
+    data = bytes(command.payload)
+    if len(data) > KEYED_BYTES_MAX:
+        raise RefuseCommand(
+            "EVENT_INVALID",
+            f"payload of event {command.event!r}: it takes {len(data)} bytes of {KEYED_BYTES_MAX} allowed "
+            "(limit keyed-event-size): pass a reference to it",
+        )
+    try:
+        definition.codec.decode(data)
+    except (BadValue, LimitExceeded) as error:
+        raise RefuseCommand(
+            "EVENT_INVALID", f"payload of event {command.event!r}: {error.message}"
+        ) from error
+
+
+def _await(before: Mailbox | None, after: Mailbox, command: AwaitEvent) -> Outcome:
+    try:
+        check_run_id(command.run_id)
+    except BadRunId as error:
+        raise RefuseCommand("RUN_ID_INVALID", error.message) from error
+    wait = KeyedWait(command.run_id, command.wait_id, command.seen)
+    if any(_is_same(each, command) for each in after.waits):
+        return Outcome(before, existing=True)
+    for event in after.unclaimed:
+        if event.number > wait.seen:
+            if not event.lasting:
+                after.unclaimed.remove(event)
+            return Outcome(after, _give(after, event, [wait]))
+    if len(after.waits) >= WAITS_MAX:
+        message = (
+            f"{WAITS_MAX} runs wait for event {after.event!r} at key {after.key!r}, all that may (limit keyed-waits): "
+            "use keys of which fewer runs wait"
+        )
+        return Outcome(before, [SendCommand(run_token(wait.run_id), RefuseWait(wait.wait_id, message))])
+    after.waits.append(wait)
+    return Outcome(after)
+
+
+def _withdraw(before: Mailbox | None, after: Mailbox, command: WithdrawWait) -> Outcome:
+    left = [each for each in after.waits if not _is_same(each, command)]
+    if len(left) == len(after.waits):
+        return Outcome(before, existing=True)
+    after.waits = left
+    return Outcome(after)
+
+
+def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Outcome:
+    event = command.given
+    mark, holder = mark_of(event.event_id), mark_of_wait(command.run_id, command.wait_id)
+    holders = after.given.get(mark, ())
+    if holder not in holders:
+        return Outcome(before, existing=True)
+    left = tuple(each for each in holders if each != holder)
+    after.given[mark] = left
+    if left or event.lasting or not is_alive(event, after.time_ms):
+        return Outcome(
+            after
+        )  # Another one has taken it, or will give it back; or it is here; or nobody may have it.
+    if _bytes_of(after) + len(event.payload) > RETURNED_BYTES_MAX:
+        return Outcome(after)
+    return Outcome(after, _hand_out(after, event))
+
+
+def _hand_out(after: Mailbox, event: KeyedEvent) -> list[Effect]:
+    """Gives an event to all that wait, or keeps it at its place among the unclaimed."""
+    waits, after.waits = after.waits, []
+    if event.lasting or not waits:
+        after.unclaimed = sorted([*after.unclaimed, event], key=lambda each: each.number)
+    return _give(after, event, waits)
+
+
+def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[Effect]:
+    if waits and not event.lasting:
+        # Behind all others: what was given last is remembered longest. A lasting one is here whatever comes back.
+        mark = mark_of(event.event_id)
+        after.given.pop(mark, None)
+        after.given[mark] = tuple(mark_of_wait(wait.run_id, wait.wait_id) for wait in waits)
+        remembered = sum(map(len, after.given.values()))
+        while remembered > GIVEN_MAX and len(after.given) > 1:
+            remembered -= len(after.given.pop(next(iter(after.given))))
+    return [
+        SendCommand(run_token(wait.run_id), DeliverEvent(wait.wait_id, after.key, event)) for wait in waits
+    ]
+
+
+def _is_same(wait: KeyedWait, command: AwaitEvent | WithdrawWait) -> bool:
+    return (wait.run_id, wait.wait_id) == (command.run_id, command.wait_id)
+
+
+def _bytes_of(mailbox: Mailbox) -> int:
+    return sum(len(each.payload) for each in mailbox.unclaimed)

@@ -1,0 +1,21 @@
+"""What is remembered of ids that may be long: 96 bits of their hash, as 16 characters."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+
+def mark_of(event_id: str) -> str:
+    """What is remembered of an event's id, whatever its length."""
+    return base64.b64encode(hashlib.sha256(event_id.encode()).digest()[:12]).decode()
+
+
+def mark_of_wait(run_id: str, wait_id: str) -> str:
+    """What is remembered of a run's wait. A wait's id has no space."""
+    return mark_of(f"{wait_id} {run_id}")
+
+
+def mark_of_given(event_id: str, wait_id: str) -> str:
+    """What a run remembers of an event that a correlation key gave to one of its waits: another may get it, too."""
+    return mark_of(f"{wait_id}\0{event_id}")

@@ -1,0 +1,542 @@
+"""What is kept for a correlation key: nothing lost, nothing twice, whatever comes first and whatever comes again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.limits.specs import expr, raw, spec_of  # pyright: ignore[reportMissingImports]
+
+from dressage.orchestrator.fold.definition import Definition, EventDefinition
+from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
+from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.limits import (
+    GIVEN_MAX,
+    KEYED_BYTES_MAX,
+    MARKS_MAX,
+    RETURNED_BYTES_MAX,
+    UNCLAIMED_BYTES_MAX,
+    WAITS_MAX,
+)
+from dressage.orchestrator.fold.mailbox import fold_key
+from dressage.orchestrator.fold.outcome import Outcome, Stamp
+from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, State, decode_state, encode_state
+from dressage.protocol.commands import (
+    AwaitEvent,
+    CancelRun,
+    Command,
+    DeliverEvent,
+    PostEvent,
+    ReturnEvent,
+    StartRun,
+    TimerFired,
+    WithdrawWait,
+    decode_command,
+    encoder,
+)
+from dressage.protocol.errors import BadInput, BadRunId
+from dressage.protocol.events import EventExpired, EventPosted, EventRefused
+from dressage.protocol.names import (
+    KEY_BYTES_MAX,
+    check_key,
+    is_key,
+    key_of,
+    key_token,
+    place_of,
+    run_id_of,
+    run_token,
+)
+from dressage.protocol.spec import (
+    EventDef,
+    EventNode,
+    Handler,
+    Node,
+    RegisteredEvent,
+    RegisteredWorkflow,
+    ReturnNode,
+    Scope,
+    WorkflowSpec,
+)
+from dressage.protocol.types import ANY, Scalar, TypeRef
+
+KEY = key_token("e", "k")
+INT: TypeRef = Scalar("int")
+
+
+def waiting(
+    count: int = 1, timeout: str | None = None, of: TypeRef = ANY, *, lasting: bool = False
+) -> WorkflowSpec:
+    """Waits at key `k` for event `e` so many times, and returns the last payload; a timeout is nothing special."""
+    given_to = expr(timeout) if timeout is not None else None
+    nodes: list[Node] = [
+        EventNode("e", n + 1, given_to, target="a", key=expr("'k'"), scope=0) for n in range(count)
+    ]
+    nodes.append(ReturnNode(expr("a")))
+    nodes.append(ReturnNode(expr("'late'")))
+    scopes = (Scope((Handler(("TimeoutError",), count + 1),)),)
+    events = (EventDef("e", of, 60.0 if lasting else None, lasting),)
+    return spec_of(nodes, events=events, scopes=scopes)
+
+
+class System:
+    """Runs and keys that are folded by hand, with what they send each other on its way."""
+
+    def __init__(self, spec: WorkflowSpec, event: EventDef | None = None) -> None:
+        self.definition = Definition(RegisteredWorkflow(spec, 1, ""))
+        self.event = EventDefinition(RegisteredEvent(event or spec.events[0], spec.types, 1, ""))
+        self.states: dict[str, State] = {}
+        self.lanes: dict[str, deque[SendCommand]] = {}
+        self.old: dict[str, list[SendCommand]] = {}
+        self.timers: dict[tuple[str, str], Command] = {}
+        self.taken: list[tuple[str, Any]] = []
+        self.seq = 0
+        self.now_ms = 1_000
+
+    def apply(self, token: str, command: Command) -> Outcome:
+        self.seq += 1
+        stamp, before = Stamp(self.seq, self.now_ms), self.states.get(token)
+        sent = decode_command(encoder.encode(command))
+        of_event = self.event if isinstance(command, PostEvent) else None
+        if is_key(token):
+            outcome = fold_key(before, sent, token, stamp, of_event)
+        else:
+            early = not isinstance(before, RunState) and isinstance(command, PostEvent)
+            outcome = fold(before, sent, run_id_of(token), stamp, of_event if early else self.definition)
+        if outcome.state is not None:
+            assert decode_state(encode_state(outcome.state)) == outcome.state
+            self.states[token] = outcome.state
+        for effect in outcome.effects:
+            match effect:
+                case SendCommand():
+                    self.lanes.setdefault(token, deque()).append(effect)
+                case SetTimer():
+                    self.timers[token, effect.timer_id] = effect.command
+                case CancelTimer():
+                    self.timers.pop((token, effect.timer_id), None)
+                case _:
+                    raise AssertionError(effect)
+        for event in outcome.events:
+            if isinstance(event, EventPosted):
+                self.taken.append((event.event_id, token))
+        return outcome
+
+    def start(self, run_id: str) -> Outcome:
+        return self.apply(run_token(run_id), StartRun("hostile", 1, raw({}), f"start {run_id}"))
+
+    def post(self, event_id: str, payload: Any = None, token: str = KEY) -> Outcome:
+        return self.apply(token, PostEvent("e", event_id, raw(payload), "ann", 1))
+
+    def forward(self, source: str) -> None:
+        """The next command that `source` has sent arrives."""
+        sent = self.lanes[source].popleft()
+        self.old.setdefault(source, []).append(sent)
+        self.apply(sent.token, sent.command)
+
+    def repeat(self, source: str, back: int) -> None:
+        """A new owner sends again what the one before had sent and not removed: the last ones, in their order."""
+        for sent in self.old.get(source, [])[-back:]:
+            self.apply(sent.token, sent.command)
+
+    def settle(self) -> None:
+        while sources := [source for source, lane in self.lanes.items() if lane]:
+            self.forward(sources[0])
+
+    @property
+    def mailbox(self) -> Mailbox:
+        found = self.states[KEY]
+        assert isinstance(found, Mailbox)
+        return found
+
+    def run(self, run_id: str) -> RunState:
+        found = self.states[run_token(run_id)]
+        assert isinstance(found, RunState)
+        return found
+
+
+def output(state: RunState) -> Any:
+    assert isinstance(state.output, msgspec.Raw)
+    return json.loads(bytes(state.output))
+
+
+# -- either side first ---------------------------------------------------------------------------------
+def test_a_wait_that_comes_first_is_given_what_is_posted() -> None:
+    system = System(waiting())
+    system.start("a")
+    system.settle()
+    assert [each.run_id for each in system.mailbox.waits] == ["a"]
+    assert system.post("1", 7).code is None
+    system.settle()
+    assert (system.run("a").status, output(system.run("a"))) == ("completed", 7)
+    assert system.mailbox.waits == []
+    assert system.mailbox.unclaimed == []
+
+
+def test_an_event_that_comes_first_is_kept_and_goes_to_the_first_run_that_waits() -> None:
+    system = System(waiting())
+    system.post("1", 7)
+    system.post("2", 8)
+    for run_id in ("a", "b", "c"):
+        system.start(run_id)
+        system.settle()
+    assert [output(system.run(run_id)) for run_id in ("a", "b")] == [7, 8]
+    assert system.run("c").status == "running"
+
+
+def test_all_that_wait_get_it() -> None:
+    system = System(waiting())
+    for run_id in ("a", "b", "c"):
+        system.start(run_id)
+    system.settle()
+    system.post("1", 7)
+    system.settle()
+    assert [system.run(run_id).status for run_id in ("a", "b", "c")] == ["completed"] * 3
+    system.start("d")
+    system.settle()
+    assert system.run("d").status == "running"
+
+
+def test_the_same_event_again_changes_nothing_however_late() -> None:
+    system = System(waiting())
+    system.start("a")
+    system.settle()
+    assert not system.post("1", 7).existing
+    system.settle()
+    assert system.post("1", 7).existing
+    system.start("b")
+    system.settle()
+    assert system.run("b").status == "running"
+
+
+# -- what comes back ------------------------------------------------------------------------------------
+def test_what_comes_too_late_for_a_wait_is_there_for_the_next() -> None:
+    system = System(waiting(timeout="5"))
+    system.start("a")
+    system.settle()
+    system.post("1", 7)  # It is on its way to a ...
+    system.apply(
+        "a", system.timers["a", next(timer for _, timer in system.timers)]
+    )  # ... whose time is over.
+    assert output(system.run("a")) == "late"
+    system.settle()
+    assert [each.event_id for each in system.mailbox.unclaimed] == ["1"]
+    system.start("b")
+    system.settle()
+    assert output(system.run("b")) == 7
+
+
+def test_a_cancelled_run_waits_no_more() -> None:
+    system = System(waiting())
+    system.start("a")
+    system.settle()
+    outcome = system.apply("a", CancelRun("c"))
+    assert [effect.command for effect in outcome.effects if isinstance(effect, SendCommand)] == [
+        WithdrawWait("a", "0-0-1")
+    ]
+    system.settle()
+    assert system.mailbox.waits == []
+
+
+def test_an_event_that_came_back_keeps_its_place() -> None:
+    system = System(waiting(timeout="5"))
+    system.start("a")
+    system.settle()
+    system.post("1", 7)
+    system.post("2", 8)
+    system.apply("a", CancelRun("c"))
+    system.settle()
+    assert [each.event_id for each in system.mailbox.unclaimed] == ["1", "2"]
+
+
+def test_of_several_that_got_it_one_that_gives_it_back_changes_nothing() -> None:
+    system = System(waiting())
+    system.start("a")
+    system.start("b")
+    system.settle()
+    system.post("1", 7)
+    system.apply("a", CancelRun("c"))
+    system.settle()
+    assert system.run("b").status == "completed"
+    assert system.mailbox.unclaimed == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_event_is_taken_once_or_kept_whatever_comes_again(data: st.DataObject) -> None:
+    """Three runs, five events, deliveries of any lane at any time, repeats after take-overs, timeouts and cancels."""
+    system = System(waiting(count=2, timeout="5"))
+    runs, posted, started = ["a", "b", "c"], 0, set[str]()
+    for _ in range(data.draw(st.integers(5, 40))):
+        sources = [source for source, lane in system.lanes.items() if lane]
+        match data.draw(st.sampled_from(["start", "post", "forward", "repeat", "timer", "cancel", "again"])):
+            case "start":
+                run_id = data.draw(st.sampled_from(runs))
+                started.add(run_id)
+                system.start(run_id)
+            case "post" if posted < 5:
+                posted += 1
+                system.post(str(posted), posted)
+            case "again" if posted:
+                assert system.post(str(data.draw(st.integers(1, posted))), 0).existing
+            case "forward" if sources:
+                system.forward(data.draw(st.sampled_from(sources)))
+            case "repeat" if system.old:
+                system.repeat(data.draw(st.sampled_from(sorted(system.old))), data.draw(st.integers(1, 3)))
+            case "timer" if system.timers:
+                token, timer_id = data.draw(st.sampled_from(sorted(system.timers)))
+                system.apply(token, system.timers.pop((token, timer_id)))
+            case "cancel" if started:
+                system.apply(data.draw(st.sampled_from(sorted(started))), CancelRun("c"))
+            case _:
+                continue
+    system.settle()
+    claimed = Counter(event_id for event_id, _ in system.taken)
+    kept = [each.event_id for each in system.mailbox.unclaimed] if KEY in system.states else []
+    assert len(set(kept)) == len(kept)
+    for number in range(1, posted + 1):
+        # Taken by all that waited at one moment, or kept: never both, never neither.
+        assert (claimed[str(number)] > 0) != (str(number) in kept), (number, claimed, kept)
+    pairs = Counter(system.taken)
+    per_run = Counter(token for _, token in system.taken)
+    assert all(count <= 2 for count in per_run.values())
+    assert all(count <= 2 for count in pairs.values())
+    if KEY in system.states:
+        alive = {(each.run_id, each.wait_id) for each in system.mailbox.waits}
+        wanted = {
+            (run.run_id, thread.wait.wait_id)
+            for run in system.states.values()
+            if isinstance(run, RunState)
+            for thread in run.threads
+            if isinstance(thread.wait, EventWait)
+        }
+        assert wanted <= alive, "a run waits, and its key does not know"
+
+
+# -- lasting events -------------------------------------------------------------------------------------
+def test_a_lasting_event_is_there_for_runs_that_come_later_until_it_expires() -> None:
+    system = System(waiting(lasting=True))
+    system.start("a")
+    system.settle()
+    system.post("1", 7)
+    system.settle()
+    system.start("b")
+    system.settle()
+    assert [output(system.run(each)) for each in ("a", "b")] == [7, 7]
+    system.now_ms += 61_000
+    system.start("c")
+    system.settle()
+    assert system.run("c").status == "running"
+    assert system.mailbox.unclaimed == []
+
+
+def test_a_run_takes_a_lasting_event_once() -> None:
+    system = System(waiting(count=2, lasting=True))
+    system.post("1", 7)
+    system.start("a")
+    system.settle()
+    assert system.run("a").status == "running"
+    system.post("2", 8)
+    system.settle()
+    assert output(system.run("a")) == 8
+
+
+# -- what is refused ------------------------------------------------------------------------------------
+def test_the_poster_is_told_of_a_payload_of_another_type() -> None:
+    system = System(waiting(of=INT))
+    outcome = system.post("1", "seven")
+    assert (outcome.code, outcome.state) == ("EVENT_INVALID", None)
+    assert "e" in outcome.message
+
+
+def test_an_event_without_a_definition_is_refused() -> None:
+    outcome = fold_key(None, PostEvent("e", "1", version=3), KEY, Stamp(1, 1), None)
+    assert outcome.code == "EVENT_UNKNOWN"
+
+
+def test_another_event_or_a_start_is_none_for_this_key() -> None:
+    system = System(waiting())
+    assert fold_key(None, PostEvent("f", "1"), KEY, Stamp(1, 1), system.event).code == "EVENT_INVALID"
+    assert fold_key(None, StartRun("w", 1, raw({}), "c"), KEY, Stamp(1, 1), None).code == "RUN_UNKNOWN"
+
+
+def test_an_event_that_the_workflow_cannot_read_fails_its_wait() -> None:
+    system = System(waiting(of=INT), EventDef("e", ANY))
+    system.start("a")
+    system.settle()
+    system.post("1", "seven")
+    system.settle()
+    failure = system.run("a").failure
+    assert failure is not None
+    assert failure.kind == "type-error"
+
+
+@pytest.mark.limit("orchestrator.fold.limits.KEYED_BYTES_MAX")
+def test_a_payload_has_a_size() -> None:
+    system = System(waiting())
+    assert system.post("1", "x" * (KEYED_BYTES_MAX - 2)).code is None
+    refused = system.post("2", "x" * (KEYED_BYTES_MAX - 1))
+    assert refused.code == "EVENT_INVALID"
+    assert "(limit keyed-event-size)" in refused.message
+
+
+def test_unclaimed_events_of_a_key_have_a_size_together() -> None:
+    system = System(waiting())
+    for number in range(UNCLAIMED_BYTES_MAX // KEYED_BYTES_MAX):
+        assert system.post(str(number), "x" * (KEYED_BYTES_MAX - 2)).code is None
+    refused = system.post("one more", 1)
+    assert refused.code == "EVENTS_FULL"
+    assert "(limit unclaimed-events)" in refused.message
+
+
+@pytest.mark.limit("orchestrator.fold.limits.WAITS_MAX")
+def test_so_many_may_wait_at_one_key() -> None:
+    mailbox: State | None = None
+    for number in range(WAITS_MAX):
+        outcome = fold_key(mailbox, AwaitEvent(f"r{number}", "0-0-1"), KEY, Stamp(number + 1, 1), None)
+        mailbox = outcome.state
+    system = System(waiting())
+    assert mailbox is not None
+    system.states[KEY], system.seq = mailbox, WAITS_MAX
+    system.start("a")
+    system.settle()
+    failure = system.run("a").failure
+    assert failure is not None
+    assert (failure.name, failure.kind) == ("keyed-waits", "limit")
+
+
+@pytest.mark.limit("orchestrator.fold.limits.MARKS_MAX")
+def test_the_ids_of_the_newest_events_are_remembered() -> None:
+    mailbox: State | None = None
+    event = EventDefinition(RegisteredEvent(EventDef("e", ANY, 0.001), (), 1, ""))
+    for number in range(MARKS_MAX + 1):
+        post = PostEvent("e", str(number), version=1)
+        mailbox = fold_key(mailbox, post, KEY, Stamp(number + 1, number + 1), event).state
+    assert isinstance(mailbox, Mailbox)
+    again = [
+        fold_key(mailbox, PostEvent("e", str(number), version=1), KEY, Stamp(9_999, 9_999), event)
+        for number in (0, 1, MARKS_MAX)
+    ]
+    assert [outcome.existing for outcome in again] == [False, True, True]
+
+
+# -- before the run exists --------------------------------------------------------------------------------
+def early_spec(of: TypeRef = INT) -> WorkflowSpec:
+    nodes: list[Node] = [EventNode("e", 1, target="a"), ReturnNode(expr("a"))]
+    return spec_of(nodes, events=(EventDef("e", of, 60.0),))
+
+
+def test_what_is_posted_before_the_run_exists_counts() -> None:
+    system = System(early_spec())
+    assert system.post("1", 7, "a").code is None
+    assert system.post("1", 7, "a").existing
+    assert system.apply("a", CancelRun("c")).code == "RUN_UNKNOWN"
+    system.start("a")
+    assert output(system.run("a")) == 7
+    assert system.post("1", 7, "a").existing
+
+
+def test_what_is_posted_before_the_run_exists_expires() -> None:
+    system = System(early_spec())
+    system.post("1", 7, "a")
+    system.now_ms += 60_000
+    outcome = system.start("a")
+    assert EventExpired("e", "1") in outcome.events
+    assert system.run("a").status == "running"
+
+
+def test_what_the_workflow_does_not_take_is_told() -> None:
+    system = System(early_spec(), EventDef("e", ANY))
+    system.post("1", "seven", "a")
+    outcome = system.start("a")
+    refused = next(event for event in outcome.events if isinstance(event, EventRefused))
+    assert (refused.event, refused.event_id) == ("e", "1")
+    assert "int" in refused.reason
+
+
+def test_without_a_version_a_run_has_to_be_there() -> None:
+    assert fold(None, PostEvent("e", "1"), "a", Stamp(1, 1), None).code == "RUN_UNKNOWN"
+
+
+def test_a_timer_for_what_is_no_run_is_refused() -> None:
+    system = System(early_spec())
+    system.post("1", 7, "a")
+    assert system.apply("a", TimerFired("0-1-1")).code == "RUN_UNKNOWN"
+
+
+# -- what is remembered --------------------------------------------------------------------------------------
+def given_to(
+    mailbox: State | None, event_id: str, wait: AwaitEvent, seq: int
+) -> tuple[Mailbox, DeliverEvent]:
+    """An event that a wait was given."""
+    event = EventDefinition(RegisteredEvent(EventDef("e", ANY), (), 1, ""))
+    kept = fold_key(mailbox, PostEvent("e", event_id, version=1), KEY, Stamp(seq, 1), event).state
+    outcome = fold_key(kept, wait, KEY, Stamp(seq + 1, 1), None)
+    assert isinstance(outcome.state, Mailbox)
+    (sent,) = outcome.effects
+    assert isinstance(sent, SendCommand)
+    assert isinstance(sent.command, DeliverEvent)
+    return outcome.state, sent.command
+
+
+@pytest.mark.limit("orchestrator.fold.limits.GIVEN_MAX")
+def test_so_many_waits_may_give_back_what_they_were_given() -> None:
+    waits = [AwaitEvent(f"r{number}", "0-0-1") for number in range(GIVEN_MAX + 1)]
+    mailbox: State | None = None
+    given: list[DeliverEvent] = []
+    for number, wait in enumerate(waits):
+        mailbox, delivered = given_to(mailbox, str(number), wait, 2 * number + 1)
+        given.append(delivered)
+    for number, comes_back in ((0, False), (1, True), (GIVEN_MAX, True)):
+        back = ReturnEvent(waits[number].run_id, "0-0-1", given[number].given)
+        outcome = fold_key(mailbox, back, KEY, Stamp(99_999, 1), None)
+        assert isinstance(outcome.state, Mailbox)
+        assert bool(outcome.state.unclaimed) == comes_back
+
+
+@pytest.mark.limit("orchestrator.fold.limits.RETURNED_BYTES_MAX")
+def test_what_comes_back_has_a_size_with_what_is_there() -> None:
+    payload = raw("x" * (KEYED_BYTES_MAX - 2))
+    event = EventDefinition(RegisteredEvent(EventDef("e", ANY), (), 1, ""))
+    count = RETURNED_BYTES_MAX // KEYED_BYTES_MAX
+    mailbox: State | None = None
+    given: list[ReturnEvent] = []
+    for number in range(count + 1):
+        wait, seq = AwaitEvent(f"r{number}", "0-0-1"), 2 * number + 1
+        mailbox = fold_key(mailbox, wait, KEY, Stamp(seq, 1), None).state
+        outcome = fold_key(
+            mailbox, PostEvent("e", str(number), payload, version=1), KEY, Stamp(seq + 1, 1), event
+        )
+        mailbox = outcome.state
+        (sent,) = outcome.effects
+        assert isinstance(sent, SendCommand)
+        assert isinstance(sent.command, DeliverEvent)
+        given.append(ReturnEvent(wait.run_id, "0-0-1", sent.command.given))
+    for number, back in enumerate(given):
+        mailbox = fold_key(mailbox, back, KEY, Stamp(10_000 + number, 1), None).state
+    assert isinstance(mailbox, Mailbox)
+    assert len(mailbox.unclaimed) == count
+
+
+@pytest.mark.limit("protocol.names.KEY_BYTES_MAX")
+def test_a_key_is_a_text_of_so_many_bytes() -> None:
+    assert check_key("ä" * (KEY_BYTES_MAX // 2))
+    for wrong in ("", "ä" * (KEY_BYTES_MAX // 2) + "x", 7, None, "\ud800"):
+        with pytest.raises(BadInput, match="correlation key"):
+            check_key(wrong)
+
+
+@given(st.from_regex("[a-z0-9][a-z0-9-]{0,20}", fullmatch=True), st.text(min_size=1, max_size=32))
+def test_a_key_is_one_token_that_no_run_id_makes(event: str, key: str) -> None:
+    token = key_token(event, key)
+    assert key_of(token) == (event, key)
+    assert is_key(token)
+    assert not set(token) & set(".*> \t\r\n")
+    with pytest.raises(BadRunId):
+        run_id_of(token)
+    assert not is_key(run_token(token))
+    assert place_of(token) == token
+    assert place_of(run_token(key)) == key
