@@ -55,6 +55,7 @@ def test_a_strange_run_id_is_one_run_or_refused(engine: Engine, text: str) -> No
         engine.invoke("run", "wait", "--", text),
         engine.invoke("run", "cancel", "--", text),
         engine.invoke("run", "history", "--", text),
+        engine.invoke("run", "follow", "--", text),
     ):
         assert isinstance(done.exception, SystemExit)
         assert done.exit_code in {1, 2}

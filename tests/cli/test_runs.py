@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Engine  # pyright: ignore[reportMissingImports]
+    from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
 ADA = '{"name": "Ada"}'
 
@@ -110,6 +112,50 @@ def test_history_as_a_table_has_a_line_for_each_event(engine: Engine, ended: str
     assert len(table) == len(events) + 1
 
 
+def test_following_an_ended_run_shows_its_whole_history(engine: Engine, ended: str) -> None:
+    done = engine.invoke("run", "follow", ended, "--json")
+    assert done.exit_code == 0
+    assert done.stdout == engine.invoke("run", "history", ended, "--json").stdout
+
+
+def test_following_shows_a_line_for_each_event(engine: Engine, ended: str) -> None:
+    lines = engine.invoke("run", "follow", ended).stdout.splitlines()
+    kinds = [line.split()[2] for line in lines]
+    assert (kinds[0], kinds[-1]) == ("run-started", "run-completed")
+    assert [line.split()[0] for line in lines] == [str(number) for number in range(len(lines))]
+    assert lines[-1].endswith('"Hello Ada"')
+
+
+def test_following_begins_behind_the_event_that_one_has(engine: Engine, ended: str) -> None:
+    lines = engine.invoke("run", "follow", ended).stdout.splitlines()
+    assert engine.invoke("run", "follow", ended, "--after", "1").stdout.splitlines() == lines[2:]
+    assert engine.invoke("run", "follow", ended, "--after", str(len(lines))).stdout == ""
+    assert engine.invoke("run", "follow", ended, "--after", "-2").exit_code == 2
+
+
+def test_following_a_run_that_failed_is_no_error(engine: Engine, run_id: str) -> None:
+    engine.invoke("run", "start", "greeting", "--input", '{"name": ""}', "--run-id", run_id, "--wait")
+    done = engine.invoke("run", "follow", run_id)
+    assert done.exit_code == 0
+    assert "no-name: say who" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_following_is_stopped_by_a_signal_and_says_how_to_go_on(
+    engine: Engine, run_id: str, start: Start, number: signal.Signals
+) -> None:
+    engine.invoke("run", "start", "napping", "--input", '{"seconds": 3600}', "--run-id", run_id)
+    following = start("run", "follow", run_id, env=engine.env)
+    index = following.says("sleep-started").split()[0]
+    following.process.send_signal(number)
+    assert following.ended() == 130
+    assert following.said.splitlines()[-1] == f"stopped: --after {index} goes on from here"
+    again = start("run", "follow", run_id, "--after", index, env=engine.env)
+    engine.invoke("run", "cancel", run_id)
+    assert again.ended() == 0
+    assert [line.split()[2] for line in again.said.splitlines()] == ["run-cancelled"]
+
+
 @pytest.fixture
 def cancelled(engine: Engine, run_id: str) -> str:
     """The id of a run that was cancelled in its sleep."""
@@ -144,7 +190,7 @@ def test_a_run_that_has_ended_cannot_be_cancelled(engine: Engine, ended: str) ->
     assert done.stderr.startswith("RUN_FINISHED: ")
 
 
-@pytest.mark.parametrize("command", ["get", "wait", "history", "cancel"])
+@pytest.mark.parametrize("command", ["get", "wait", "history", "follow", "cancel"])
 def test_a_run_that_is_not_there_is_named(engine: Engine, command: str) -> None:
     done = engine.invoke("run", command, "no-such-run")
     assert done.exit_code == 1

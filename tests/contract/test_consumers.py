@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from tests.contract.world import (  # pyright: ignore[reportMissingImports]
@@ -89,6 +90,41 @@ async def test_a_consumer_that_begins_at_what_is_gone_begins_at_what_is_left(pla
     await place.connection.purge(place.stream, place.at(">"), 5)
     taken = await place.pull(await place.consumer("c", start_seq=2))
     assert [each.stream_seq for each in await taken.count(2)] == [5, 6]
+
+
+async def test_a_consumer_begins_at_a_time(place: Place) -> None:
+    """With what was stored then or later, by the clock of the stream's leader."""
+    await fill(place, 3)
+    await asyncio.sleep(0.05)
+    await fill(place, 3)
+    everything = await (await place.pull(await place.consumer("all"))).count(6)
+    earlier, later = (each.time_ns for each in everything[2:4])
+    for name, time_ns in (("between", (earlier + later) // 2), ("exactly", later)):
+        taken = await place.pull(await place.consumer(name, start_time=rfc3339(time_ns)))
+        assert [each.stream_seq for each in await taken.count(3)] == [4, 5, 6]
+        assert [each.consumer_seq for each in taken.deliveries] == [1, 2, 3]
+
+
+async def test_a_consumer_that_begins_at_a_time_of_which_nothing_is_left(place: Place) -> None:
+    await fill(place, 6)
+    (first,) = await (await place.pull(await place.consumer("all"), window=1)).count(1)
+    await place.connection.purge(place.stream, place.at(">"), 5)
+    taken = await place.pull(await place.consumer("c", start_time=rfc3339(first.time_ns)))
+    assert [each.stream_seq for each in await taken.count(2)] == [5, 6]
+
+
+async def test_a_consumer_that_begins_later_takes_what_comes_then(place: Place) -> None:
+    await fill(place, 2)
+    deliveries = await (await place.pull(await place.consumer("all"))).count(2)
+    after = rfc3339(deliveries[-1].time_ns + 1)
+    taken = await place.pull(await place.consumer("c", start_time=after))
+    await fill(place, 2)
+    assert [each.stream_seq for each in await taken.count(2)] == [3, 4]
+
+
+def rfc3339(time_ns: int) -> str:
+    whole = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{time_ns % 1_000_000_000:09d}Z"
 
 
 async def test_no_more_comes_than_the_window_allows(place: Place) -> None:
@@ -343,6 +379,8 @@ async def test_where_a_consumer_begins_cannot_be_changed(place: Place) -> None:
     await place.consumer("c")
     with pytest.raises(PublishRefused):
         await place.consumer("c", start_seq=2)
+    with pytest.raises(PublishRefused):
+        await place.consumer("c", start_time=rfc3339(0))
 
 
 async def test_consumers_are_listed_by_name(place: Place) -> None:

@@ -19,9 +19,17 @@ import pytest
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.provision import MEMBER_TTL_S, TASK_ACK_WAIT_S, TASKS_PENDING_MAX, Namespace
+from dressage.brokers.provision import (
+    EVENTS_AGE_S,
+    MEMBER_TTL_S,
+    TASK_ACK_WAIT_S,
+    TASKS_PENDING_MAX,
+    Namespace,
+)
 from dressage.brokers.registry import Pointer
 from dressage.client import Client
+from dressage.client.feed import WINDOW
+from dressage.client.history import LOOK_S
 from dressage.connectors.metrics import Metrics
 from dressage.flow import App, Limits
 from dressage.orchestrator.api import WorkflowAnswer
@@ -261,6 +269,20 @@ async def test_the_python_client_prints_what_is_documented(
     source = block(API, "python", "client")
     async with program(tmp_path, "client.py", source, server.url) as process:
         assert await printed(process) == output_after(API, source)
+
+
+async def test_who_follows_a_run_is_told_what_is_documented(
+    server: EmbeddedServer, hello: ModuleType, tmp_path: Path
+) -> None:
+    source = block(API, "python", "following")
+    async with program(tmp_path, "following.py", source, server.url) as process:
+        assert await printed(process) == output_after(API, source)
+
+
+def test_what_is_said_of_following_holds() -> None:
+    assert f"Every {LOOK_S:g} s without an event" in API
+    assert f"bounded, {WINDOW} messages" in API
+    assert f"{EVENTS_AGE_S / 86_400:g} days" in API
 
 
 async def test_a_worker_and_a_client_that_know_nothing_of_dressage(

@@ -21,6 +21,7 @@ from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.commands import REPLY_HEADER, Answer, CancelRun, StartRun, encoder
 from dressage.protocol.errors import BadInput, NotFound, Refused
+from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, run_token, shard_of
 from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap
 from dressage.worker import Worker, WorkerConfig
@@ -153,6 +154,39 @@ async def test_a_run_can_be_cancelled_wherever_it_is(
             await client.cancel("nobody")
         with pytest.raises(NotFound, match="RUN_UNKNOWN"):
             await client.get(ids(2, 5, moved=True, count=3)[2])
+
+
+async def test_a_run_is_followed_wherever_it_is(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    """From before the growth until after it, at its older place and at its new one."""
+    names = Names(namespace)
+    old, new = ids(1, 3, moved=True, count=2)
+
+    async def followed(client: Client, run_id: str) -> list[tuple[int, str]]:
+        async with asyncio.timeout(20):
+            return [(event.index, event.kind) async for event in client.follow(run_id)]
+
+    async with engine(broker, namespace, 1) as client:
+        await client.start(short, {"n": 1}, run_id=old)
+        meanwhile = asyncio.create_task(followed(client, old))
+        await grown(connection, names, 3)
+        await client.start(short, {"n": 1}, run_id=new)
+        async with Worker(broker, app, WorkerConfig(namespace)):
+            expected = [(event.index, event.kind) for event in await whole(client, new)]
+            assert await meanwhile == expected
+            await retired(connection, names)
+        for run_id in (old, new):
+            assert await followed(client, run_id) == expected
+            assert (await client.wait_for_event(run_id, "run-completed", timeout_s=10)).subject == run_id
+            done = await client.wait_for_state(run_id, lambda run: run.status == "completed", timeout_s=10)
+            assert done.shard == (0 if run_id == old else shard_of(run_id, 3))
+
+
+async def whole(client: Client, run_id: str) -> list[ReceivedEvent]:
+    """The history of a run once it has ended."""
+    await client.wait(run_id, timeout_s=20)
+    return [event async for event in client.history(run_id)]
 
 
 async def test_a_command_that_nobody_awaited_is_found_where_it_went(

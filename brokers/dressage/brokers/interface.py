@@ -116,6 +116,9 @@ class StreamConfig:
 class ConsumerConfig:
     """A pull consumer. `max_ack_pending` -1 is unlimited; redelivery is always unlimited.
 
+    It begins with the stream's first message, or at sequence `start_seq`, or with what was stored at `start_time` (RFC
+    3339) or later; never both.
+
     `memory` keeps it in the memory of one server, whatever the stream's replicas: it is lost with that server.
     """
 
@@ -126,6 +129,7 @@ class ConsumerConfig:
     max_ack_pending: int = -1
     explicit_ack: bool = True
     start_seq: int | None = None
+    start_time: str | None = None
     memory: bool = False
     inactive_s: float = 0.0
 

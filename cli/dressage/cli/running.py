@@ -19,7 +19,8 @@ from dressage.protocol.errors import ServerUnsuitable
 T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_FORCED: Final = 130
+INTERRUPTED: Final = 130
+"""Exit code of what a signal has ended before it was done."""
 
 ELECTION_S: Final = 60.0
 """How long a process that stays waits for a cluster that cannot elect a leader."""
@@ -66,7 +67,7 @@ def signals(stop: Callable[[], object]) -> Iterator[None]:
     def on_signal() -> None:
         nonlocal asked
         if asked:
-            os._exit(_FORCED)
+            os._exit(INTERRUPTED)
         asked = True
         stop()
 
@@ -77,6 +78,17 @@ def signals(stop: Callable[[], object]) -> Iterator[None]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+async def interruptible(main: Coroutine[Any, Any, None]) -> bool:
+    """Runs a coroutine, and lets SIGTERM and SIGINT cancel it: whether it came to its end."""
+    task = asyncio.create_task(main)
+    with signals(task.cancel):
+        await asyncio.wait({task})
+    if task.cancelled():
+        return False
+    task.result()
+    return True
 
 
 async def inspect_server(url: str) -> ServerFacts:

@@ -1,9 +1,10 @@
-"""`dressage run`: starting runs, posting events to them, waiting for them, cancelling them, reading them."""
+"""`dressage run`: starting runs, posting events to them, waiting for them, cancelling, following and reading them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from dressage.cli import options
-from dressage.cli.running import require_answer, run
+from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
 from dressage.protocol.commands import FailureInfo, RunView
-from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.events import KINDS, ReceivedEvent
 
 _timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait.  [default: for ever]"
@@ -27,10 +28,12 @@ _timeout = click.option(
 VALUE_SHOWN_MAX: Final = 200
 """Characters of a value that a table shows; `--json` shows all."""
 
+KIND_CHARS: Final = max(map(len, KINDS))
+
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, post events to them, wait for them, cancel them, and read them."""
+    """Start runs, post events to them, wait for them, cancel them, follow and read them."""
 
 
 def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
@@ -226,6 +229,46 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     for event in events:
         table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
     _console().print(table)
+
+
+@runs.command()
+@click.argument("run_id")
+@click.option(
+    "--after",
+    type=click.IntRange(-1),
+    default=-1,
+    metavar="INDEX",
+    help="Begin behind this event, the last one that you have.  [default: with the first]",
+)
+@options.server
+@options.namespace
+@options.as_json
+def follow(run_id: str, after: int, server: str, namespace: str, as_json: bool) -> None:
+    """Show what happens in a run, as it happens, until it has ended; with --json one event a line.
+
+    Exits with 0 however the run ended, which `dressage run wait` tells. Ctrl-C stops it, and it says how to go on.
+    """
+    last = after
+
+    async def show() -> None:
+        nonlocal last
+        await require_answer(server)
+        async with (
+            Client(server, namespace=namespace) as client,
+            aclosing(client.follow(run_id, after=after)) as events,
+        ):
+            async for event in events:
+                click.echo(msgspec.json.encode(event) if as_json else _line(event))
+                last = event.index
+
+    if not run(interruptible(show())):
+        click.echo(f"stopped: --after {last} goes on from here", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _line(event: ReceivedEvent) -> str:
+    said = " ".join(_said(event).split())
+    return f"{event.index:>5}  {event.time}  {event.kind:<{KIND_CHARS}}  {_brief(said)}".rstrip()
 
 
 def _said(event: ReceivedEvent) -> str:

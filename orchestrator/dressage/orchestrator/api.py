@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -362,12 +362,11 @@ class Api:
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []
         limit = min(request.limit, HISTORY_MAX)
-        async for event in self._client.history(request.run_id):
-            if event.index <= request.after:
-                continue
-            if len(events) == limit:
-                return HistoryAnswer(events, more=True)
-            events.append(event)
+        async with aclosing(self._client.history(request.run_id, after=request.after)) as history:
+            async for event in history:
+                if len(events) == limit:
+                    return HistoryAnswer(events, more=True)
+                events.append(event)
         return HistoryAnswer(events, more=False)
 
     async def _result(self, request: ResultRequest) -> Accepted:

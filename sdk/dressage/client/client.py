@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
@@ -17,7 +18,8 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
-from dressage.client.history import read_history
+from dressage.client.history import Look, follow_events, read_history
+from dressage.client.waiting import RunEnded, Wanted, fits, in_time
 from dressage.flow import Event, Workflow, models
 from dressage.protocol.commands import (
     REPLY_HEADER,
@@ -71,6 +73,9 @@ FOLDED_S: Final = 1.0
 RETRY_S: Final = 0.1
 EVENT_VERSION_S: Final = 10.0
 """So long a client takes the version of an event's definition for the latest."""
+GET_S: Final = 10.0
+"""How long it may take to be told how a run stands."""
+
 _answers = msgspec.json.Decoder(Answer)
 _ask_answers = msgspec.json.Decoder(AskAnswer)
 
@@ -180,8 +185,27 @@ class RunHandle(Generic[R]):
     async def state(self) -> RunView:
         return await self._client.get(self.run_id, shard=self.shard)
 
-    def history(self) -> AsyncIterator[ReceivedEvent]:
-        return self._client.history(self.run_id)
+    def history(self, *, after: int = -1) -> AsyncGenerator[ReceivedEvent, None]:
+        """As `Client.history`."""
+        return self._client.history(self.run_id, after=after)
+
+    def follow(self, *, after: int = -1) -> AsyncGenerator[ReceivedEvent, None]:
+        """As `Client.follow`."""
+        return self._client.follow(self.run_id, after=after, shard=self.shard)
+
+    async def wait_for_event(
+        self, wanted: Wanted, *, after: int = -1, timeout_s: float | None = None
+    ) -> ReceivedEvent:
+        """As `Client.wait_for_event`."""
+        return await self._client.wait_for_event(
+            self.run_id, wanted, after=after, timeout_s=timeout_s, shard=self.shard
+        )
+
+    async def wait_for_state(
+        self, holds: Callable[[RunView], bool], *, timeout_s: float | None = None
+    ) -> RunView:
+        """As `Client.wait_for_state`."""
+        return await self._client.wait_for_state(self.run_id, holds, timeout_s=timeout_s, shard=self.shard)
 
 
 class Client:
@@ -581,7 +605,7 @@ class Client:
         The answer reflects at least command `not_before` of `shard`, or of the shard that the run id names.
         """
         ask = Ask("get", check_run_id(run_id), not_before, hold_s=ANSWER_S)
-        return await self._ask(ask, 10.0, shard)
+        return await self._ask(ask, GET_S, shard)
 
     async def wait(
         self,
@@ -615,15 +639,98 @@ class Client:
         """A handle on a run that was started elsewhere; nothing is asked yet."""
         return RunHandle(self, check_run_id(run_id), decode=plain)
 
-    async def history(self, run_id: str) -> AsyncIterator[ReceivedEvent]:
-        """The run's output events so far, from its first.
+    def history(self, run_id: str, *, after: int = -1) -> AsyncGenerator[ReceivedEvent, None]:
+        """The run's output events so far, behind the one with index `after`, or from the first.
 
-        Events follow the turn that caused them by a moment; what the run's state counts already is waited for.
-        Raises `NotFound`, `NoAnswer` or `OutcomeUnknown`.
+        Events follow the turn that caused them by a moment; what the run's state counts already is waited for. Those
+        that the stream has dropped, which keeps them for a limited time, are missing: their indexes show it. Raises
+        `NotFound`, `NoAnswer` or `OutcomeUnknown`.
         """
-        view = await self.get(run_id)
-        async for event in read_history(self.connection, self.names, view.shard, run_id, view.events):
-            yield event
+        look = self._look(check_run_id(run_id), GET_S)
+        return read_history(self.connection, self.names, look, after)
+
+    def follow(
+        self, run_id: str, *, after: int = -1, shard: int | None = None
+    ) -> AsyncGenerator[ReceivedEvent, None]:
+        """The run's output events as they come, each once and in order, until the one that ends the run.
+
+        `after` is the index of the last event that the caller has: of a run that began long ago those behind it come
+        first. A client that keeps the index of what it has dealt with goes on from there after a restart. Neither a
+        lost owner nor a restart of a server ends it, nor leaves anything out; it waits for as long as they are away.
+        Whoever stops before the end closes it (`contextlib.aclosing`), or the server keeps its consumer for a while.
+
+        Raises `NotFound` for a run that does not exist, `EventsGone` where the stream has dropped events that were to
+        come, which it keeps for a limited time, and `NoAnswer` or `OutcomeUnknown` once this client is closed.
+        """
+        look = self._look(check_run_id(run_id), None, shard)
+        return follow_events(self.connection, self.names, look, after)
+
+    async def wait_for_event(
+        self,
+        run_id: str,
+        wanted: Wanted,
+        *,
+        after: int = -1,
+        timeout_s: float | None = None,
+        shard: int | None = None,
+    ) -> ReceivedEvent:
+        """The first output event behind index `after` that is of the kind `wanted`, or of which `wanted` holds.
+
+        It may have happened long ago. Durable as `follow` is: to wait for the next one, also after a restart, give the
+        index of the one before. Raises `RunEnded` if the run has ended without one, `NoAnswer` after `timeout_s`,
+        `BadInput` (KIND_UNKNOWN) for a kind that does not exist, and what `follow` raises.
+        """
+        is_wanted, last = fits(wanted), after
+        what = f"event of kind {wanted!r}" if isinstance(wanted, str) else "event that is wanted"
+        look = self._look(check_run_id(run_id), None, shard)
+
+        def nothing() -> str:
+            return f"run {run_id!r} had no {what} in {timeout_s:g} s: wait again, with after={last} for those to come"
+
+        async with in_time(timeout_s, nothing):
+            async with aclosing(follow_events(self.connection, self.names, look, after)) as events:
+                async for event in events:
+                    if is_wanted(event):
+                        return event
+                    last = event.index
+            raise RunEnded(await look(), f"an {what}")
+
+    async def wait_for_state(
+        self,
+        run_id: str,
+        holds: Callable[[RunView], bool],
+        *,
+        timeout_s: float | None = None,
+        shard: int | None = None,
+    ) -> RunView:
+        """The run as soon as `holds` is true of it: at once, if it is true now.
+
+        The run is looked at again whenever something has happened in it. What was true between two looks only, a
+        moment long, may be missed: wait for the event `variable-changed` to see each value. Raises `RunEnded` if the
+        run has ended and `holds` is not true of it, `NoAnswer` after `timeout_s`, and what `follow` raises.
+        """
+        get = Ask("get", check_run_id(run_id), hold_s=ANSWER_S)
+        async with in_time(
+            timeout_s, lambda: f"run {run_id!r} did not come to that state in {timeout_s:g} s"
+        ):
+            run = await self._ask(get, None, shard)
+            if holds(run):
+                return run
+            look = self._look(run_id, None, shard)
+            async with aclosing(
+                follow_events(self.connection, self.names, look, run.events - 1, run)
+            ) as events:
+                async for event in events:
+                    if event.index < run.events:
+                        continue  # The run was looked at when this had happened.
+                    run = await self._ask(get, None, shard)
+                    if holds(run):
+                        return run
+            raise RunEnded(run, "coming to that state")
+
+    def _look(self, run_id: str, timeout_s: float | None, shard: int | None = None) -> Look:
+        """A function that asks how the run stands, without its variables; of any time, if `timeout_s` is None."""
+        return lambda: self._ask(Ask("wait", run_id), timeout_s, shard)
 
     async def _ask(self, ask: Ask, timeout_s: float | None, shard: int | None) -> RunView:
         answer = await self._asked(ask, run_token(ask.run_id), timeout_s, shard)
@@ -638,13 +745,12 @@ class Client:
         at = self._map.first(place_of(token)) if shard is None else shard
         while True:
             try:
-                data = await self.connection.request(
-                    self.names.ask(at), encoder.encode(ask), ask.hold_s + 1.0
-                )
+                held_s = ask.hold_s or ANSWER_S
+                data = await self.connection.request(self.names.ask(at), encoder.encode(ask), held_s + 1.0)
             except NoAnswer:
-                if deadline is not None and loop.time() >= deadline:
+                if self.connection.lost.is_set() or (deadline is not None and loop.time() >= deadline):
                     raise
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(RETRY_S)
                 continue
             try:
                 answer = _ask_answers.decode(data)

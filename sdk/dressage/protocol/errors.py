@@ -11,6 +11,8 @@
     |  '- DefinitionError          DEFINITION_REFUSED (file, line, caret, advice)
     |- RunFailed                   RUN_FAILED: the run ended without a result (in `dressage.client`)
     |  '- RunCancelled             RUN_CANCELLED: somebody ended it
+    |- RunEnded                    RUN_ENDED: the run ended without what was waited for (in `dressage.client`)
+    |- EventsGone                  EVENTS_GONE: the stream has dropped events of the run (in `dressage.client`)
     |- Refused                     the engine answered no; `code` is one of RefusalCode
     |- NotFound                    NOT_FOUND
     |- BrokerError                 the broker said no, or said nothing

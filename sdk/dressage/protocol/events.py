@@ -251,6 +251,8 @@ KIND: dict[type[EventData], str] = {
     RunFaulted: "run-faulted",
 }
 KINDS = frozenset(KIND.values())
+END_KINDS = frozenset(KIND[end] for end in (RunCompleted, RunFailed, RunCancelled, RunFaulted))
+"""The last event of a run is of one of these kinds, and no other is."""
 
 
 class OutputEvent(msgspec.Struct, frozen=True, gc=False):

@@ -261,8 +261,8 @@ class Names:
     def all_events(self) -> str:
         return f"{self.root}.events.>"
 
-    def events_of_run(self, shard: int, run_id: str) -> str:
-        return f"{self.root}.events.{shard}.*.*.{event_bucket(run_id)}"
+    def events_of_run(self, shard: int, run_id: str, workflow: str = "*") -> str:
+        return f"{self.root}.events.{shard}.{workflow}.*.{event_bucket(run_id)}"
 
     def position(self, shard: int) -> str:
         return f"{self.root}.position.{shard}"

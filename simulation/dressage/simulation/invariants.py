@@ -62,6 +62,7 @@ RULES: Final = {
     "answer-after-commit": "the sender of a command is answered only when the cursor covers it",
     "answer-as-folded": "the answer to a command is what the fold says of it",
     "reads-only-committed": "readers see only states that the cursor covers, as the fold made them",
+    "followed-as-stored": "who follows a run is told what is stored of it: each event once, in order, to its end",
     "outcome-as-python": "every run ends as Python says that its workflow ends",
     "acknowledged-not-lost": "what a client was told is accepted is there",
     "events-complete": "at the end all output events of all runs are stored",

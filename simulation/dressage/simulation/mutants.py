@@ -20,6 +20,8 @@ from unittest import mock
 from msgspec import structs
 
 from dressage.brokers.interface import Message
+from dressage.client.feed import RunFeed
+from dressage.client.history import _Reading
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold import mailbox
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -869,4 +871,21 @@ def dirty_variables() -> Iterator[None]:
 
     state = Asking._state
     with mock.patch.object(Asking, "_state", latest), mock.patch.object(committing, "COMPANY_S", 0.5):
+        yield
+
+
+# -- the client ---------------------------------------------------------------------------------------
+@mutant("who follows a run passes over what got lost", "followed-as-stored")
+def losses_passed_over() -> Iterator[None]:
+    taken = RunFeed._taken
+
+    async def believing(self: Any, arrived: Any) -> Any:
+        if not isinstance(arrived, str):
+            self._expected = arrived.consumer_seq
+        return await taken(self, arrived)
+
+    async def gone(self: Any, next_index: int | None) -> bool:
+        return True
+
+    with mock.patch.object(RunFeed, "_taken", believing), mock.patch.object(_Reading, "_is_gone", gone):
         yield

@@ -33,6 +33,8 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.errors import DefinitionError, Refused
+from dressage.protocol.events import END_KINDS, RUN_HEADER, ReceivedEvent, decode_event
+from dressage.protocol.names import run_token
 from dressage.simulation.behaviour import NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
@@ -454,3 +456,64 @@ def _read(run: PlannedRun, client: str, at_s: float) -> Action:
             world.watch.broken("reads-only-committed", f"{run.run_id}: {view.status} after {run.seen[0]}")
 
     return Action(client, at_s, f"read {run.run_id}", act)
+
+
+# -- those who follow ----------------------------------------------------------------------------------
+@workload
+def followers(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs followed from their first event to their last, and waited for by an event and by a state.
+
+    The choice has a stream of its own: seeds without followers are what they would be without this workload.
+    """
+    chance = random.Random(f"followers {script.seed}")
+    if chance.random() < 0.3:
+        awake = [run for run in script.runs.values() if run.ending.kind != "asleep"]
+        for run in chance.sample(awake, 4):
+            act = chance.choice([_follow, _follow, _await_event, _await_state])
+            script.actions.append(act(run, chance.choice(clients), chance.random() * seconds))
+
+
+def _follow(run: PlannedRun, client: str, at_s: float) -> Action:
+    """A client that is killed goes on behind the last event that it has kept."""
+    kept: list[ReceivedEvent] = []
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        async with contextlib.aclosing(client.follow(run.run_id, after=len(kept) - 1)) as events:
+            async for event in events:
+                if event.index != len(kept):
+                    world.watch.broken("followed-as-stored", f"{event.id} was told behind {len(kept)} events")
+                kept.append(event)
+        if kept != _stored_events(world, run.run_id) or kept[-1].kind not in END_KINDS:
+            world.watch.broken("followed-as-stored", f"{run.run_id} was told as {kept}")
+
+    return Action(client, at_s, f"follow {run.run_id}", act)
+
+
+def _stored_events(world: World, run_id: str) -> list[ReceivedEvent]:
+    token = run_token(run_id)
+    return [
+        decode_event(record.data)
+        for record in world.server.ledger
+        if record.headers is not None and record.headers.get(RUN_HEADER) == token
+    ]
+
+
+def _await_event(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        event = await client.wait_for_event(run.run_id, lambda event: event.kind in END_KINDS)
+        if event != _stored_events(world, run.run_id)[-1]:
+            world.watch.broken("followed-as-stored", f"{run.run_id}: its end was told as {event}")
+
+    return Action(client, at_s, f"await the last event of {run.run_id}", act)
+
+
+def _await_state(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        view = await client.wait_for_state(run.run_id, lambda view: view.status != "running")
+        if view.events < len(_stored_events(world, run.run_id)):  # They follow the state by a moment.
+            world.watch.broken("followed-as-stored", f"{run.run_id}: its end was told as {view}")
+
+    return Action(client, at_s, f"await the last state of {run.run_id}", act)

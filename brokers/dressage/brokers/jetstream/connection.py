@@ -548,6 +548,8 @@ def _consumer_body(config: ConsumerConfig) -> dict[str, object]:
         body["durable_name"] = config.name
     if config.start_seq is not None:
         body |= {"deliver_policy": "by_start_sequence", "opt_start_seq": config.start_seq}
+    elif config.start_time is not None:
+        body |= {"deliver_policy": "by_start_time", "opt_start_time": config.start_time}
     if not config.explicit_ack:
         del body["max_ack_pending"]
     return body

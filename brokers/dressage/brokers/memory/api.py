@@ -120,6 +120,8 @@ def _consumer_state(consumer: Consumer) -> _Body:
         settings["filter_subjects"] = filters
     if config.start_seq is not None:
         settings["opt_start_seq"] = config.start_seq
+    elif config.start_time is not None:
+        settings["opt_start_time"] = config.start_time
     return {
         "config": settings,
         "delivered": {"consumer_seq": consumer_delivered, "stream_seq": delivered},

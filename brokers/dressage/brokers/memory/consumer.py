@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dressage.brokers.interface import CONSUMER_DELETED, ConsumerConfig
 from dressage.brokers.memory.records import Record
+from dressage.brokers.memory.schedules import instant_ns
 from dressage.brokers.memory.subjects import within
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Consumer:
     def _first_wanted(self) -> int:
         first, last = self._stream.log.first_seq, self._stream.log.last_seq
         wanted = self.config.start_seq
+        if wanted is None and self.config.start_time is not None:
+            wanted = self._stream.log.seq_since(instant_ns(self.config.start_time))
         if not wanted:
             return min(first, last + 1) if first else 1
         return max(wanted, first)

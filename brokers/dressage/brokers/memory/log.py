@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from dressage.brokers.memory.records import Record
 from dressage.brokers.memory.subjects import has_wildcard, within
@@ -83,6 +84,15 @@ class MessageLog:
             if wanted(subject):
                 found += seqs[bisect_left(seqs, seq) :]
         return sorted(found)
+
+    def seq_since(self, time_ns: int) -> int:
+        """Of the first message that was stored at this time or later; the next one's when there is none."""
+        messages = self.messages
+        for seq in islice(self._order, self._head, None):
+            record = messages.get(seq)
+            if record is not None and record.time_ns >= time_ns:
+                return seq
+        return self.last_seq + 1
 
     def _is_within(self, subject: str, pattern: str) -> bool:
         if pattern == ">":

@@ -327,11 +327,18 @@ def check_config(config: StreamConfig) -> None:
 
 
 def _check_update(old: ConsumerConfig, new: ConsumerConfig) -> None:
-    if (old.start_seq is None) != (new.start_seq is None):
+    if _begins_by(old) != _begins_by(new):
         raise Refusal(CONSUMER_CREATE, "deliver policy can not be updated")
     if old.memory != new.memory:
         raise Refusal(CONSUMER_CREATE, "storage type can not be updated")
     if old.start_seq != new.start_seq:
         raise Refusal(CONSUMER_CREATE, "start sequence can not be updated")
+    if old.start_time != new.start_time:
+        raise Refusal(CONSUMER_CREATE, "start time can not be updated")
     if old.explicit_ack != new.explicit_ack:
         raise Refusal(CONSUMER_CREATE, "ack policy can not be updated")
+
+
+def _begins_by(config: ConsumerConfig) -> tuple[bool, bool]:
+    """What the real server calls the deliver policy."""
+    return config.start_seq is not None, config.start_time is not None
