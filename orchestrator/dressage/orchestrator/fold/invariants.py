@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Publish, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, TaskWait
 from dressage.protocol.errors import InvariantBroken
+from dressage.protocol.events import Published
 
 
 def check(before: RunState | None, outcome: Outcome) -> None:
@@ -25,6 +26,8 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
     counted = 0 if before is None else before.events
     if outcome.first_event != counted or after.events != counted + len(outcome.events):
         return "events were not counted, or do not follow the last one"
+    if _published(outcome) != _told(outcome):
+        return "what is published is not what the events tell"
     if before is not None:
         if after.seq <= before.seq:
             return "a command was folded twice"
@@ -35,6 +38,16 @@ def _broken(before: RunState | None, outcome: Outcome) -> str:
     if after.finished:
         return _broken_end(after) or _broken_cancel(before, outcome)
     return _broken_waits(after, outcome)
+
+
+def _published(outcome: Outcome) -> list[int]:
+    return [effect.index for effect in outcome.effects if isinstance(effect, Publish)]
+
+
+def _told(outcome: Outcome) -> list[int]:
+    """The indexes of the output events that tell of something published."""
+    numbered = enumerate(outcome.events, outcome.first_event)
+    return [index for index, event in numbered if isinstance(event, Published)]
 
 
 def _broken_end(after: RunState) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from dressage.brokers.interface import Delivery
@@ -11,6 +13,10 @@ from dressage.protocol.names import ACTOR_CHARS_MAX, run_id_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
+REASON_BYTES_MAX: Final = 1500
+"""Of what is said of a command, or of a dead letter."""
+
+
 class Unreadable(Exception):
     """The message is no command for this shard."""
 
@@ -18,6 +24,11 @@ class Unreadable(Exception):
         super().__init__(message)
         self.code: RefusalCode = code
         self.message = message
+
+
+def short(text: str) -> str:
+    """At most `REASON_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
+    return text.encode(errors="replace")[:REASON_BYTES_MAX].decode(errors="ignore")
 
 
 def token_of(delivery: Delivery) -> str:

@@ -91,7 +91,7 @@ class Turn:
         return len(self.effects) + len(self.cancels)
 
     def room_for(self, effects: int) -> bool:
-        return self.effect_count + effects <= EFFECTS_MAX
+        return self.effect_count + effects <= EFFECTS_MAX and self.effect_bytes < BYTES_MAX
 
     def add_effect(self, effect: Message | TimerCancel) -> None:
         if isinstance(effect, TimerCancel):
