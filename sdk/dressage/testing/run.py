@@ -14,7 +14,7 @@ from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
 from dressage.flow import Event, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, Publish, SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState
@@ -66,6 +66,16 @@ class Sleep:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A domain event that the workflow published: its data as those read it who listen, its virtual time, its branch."""
+
+    subject: str
+    data: Any
+    at: datetime
+    branch: Branch = ()
+
+
+@dataclass(frozen=True)
 class Attempted:
     """How an attempt of a task ended, and what was raised if so; without `result` nobody will ever answer."""
 
@@ -108,6 +118,8 @@ class Run(Generic[R]):
         """The attempts of tasks so far, in their order."""
         self.sleeps: list[Sleep] = []
         """The sleeps that were begun so far, in their order."""
+        self.published: list[Published] = []
+        """What was published so far, in its order."""
         self._workflow = workflow
         self._definition = definition
         self._settings = settings
@@ -310,6 +322,11 @@ class Run(Generic[R]):
                 self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
             case CancelTimer():
                 self._agenda.cancel(effect.timer_id)
+            case Publish():
+                at, branch = _time(self._known.time_ms), self._branches[effect.thread]
+                self.published.append(
+                    Published(effect.subject, msgspec.json.decode(effect.data), at, branch)
+                )
             case _:
                 raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
 

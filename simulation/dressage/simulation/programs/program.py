@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
-from dressage.flow import first_completed, first_successful, gather, sleep, task, workflow
+from dressage.flow import first_completed, first_successful, gather, publish, sleep, task, workflow
 
 told = Event("told", of=int)
 never = Event("never")
@@ -78,6 +78,9 @@ TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
 
 TOLD: Final = "told"
 """The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
+
+SHOP: Final = "shop"
+"""How the subjects begin that programs publish on, and the stream that captures them."""
 
 FAILURES: Final = ("Declined", "Stolen", "Other")
 
