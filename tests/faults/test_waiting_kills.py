@@ -1,4 +1,5 @@
-"""`kill -9` of the owner between a wait and what it waits for, and while the losers of races tidy up."""
+"""`kill -9` of the owner between a wait and what it waits for, while the losers of races tidy up, and while it has
+published what is not removed yet."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.faults import waiting_app  # pyright: ignore[reportMissingImports]
 from tests.faults.outside import Outside  # pyright: ignore[reportMissingImports]
 from tests.faults.processes import Family, connected  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.interface import StreamConfig
 from dressage.client import Client
 from dressage.protocol.errors import DressageError
 from dressage.protocol.names import Names
@@ -28,7 +31,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Path) -> None:
+async def test_no_event_is_lost_or_counts_twice_and_none_is_published_twice(shards: int, tmp_path: Path) -> None:
     folder = tmp_path / "nats"
     async with EmbeddedServer(folder) as server:
         with Family(tmp_path / "logs") as family:
@@ -38,6 +41,7 @@ async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Pat
             try:
                 orchestrator.start()
                 client = await connected(server.url)
+                await client.connection.ensure_stream(StreamConfig("waiting", ["waiting.>"]))
                 await client.register(waiting_app.waiting)
                 worker.start()
                 posting = asyncio.create_task(_all_posted(client))
@@ -49,6 +53,7 @@ async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Pat
                 started = await posting
                 outside = Outside(client.connection, Names(), shards, waiting_app.expected)
                 (await outside.check(started, settle_s=120)).require()
+                assert await _told(client) == {n: waiting_app.told(n) for n in range(RUNS)}
                 await client.close()
             except BaseException:
                 print(family.logs())
@@ -71,6 +76,17 @@ async def _all_posted(client: Client) -> dict[str, int]:
 
     await asyncio.gather(*(lane() for _ in range(LANES)))
     return {f"run-{n}": n for n in range(RUNS)}
+
+
+async def _told(client: Client) -> dict[int, list[list[int]]]:
+    """What the user's stream has, by the number of the run."""
+    found: dict[int, list[list[int]]] = {}
+    seq = 1
+    while (message := await client.connection.next_message("waiting", seq, "waiting.>")) is not None:
+        data: list[int] = msgspec.json.decode(message.data)["data"]
+        found.setdefault(data[0], []).append(data)
+        seq = message.seq + 1
+    return dict(sorted(found.items()))
 
 
 async def _persistently(ask: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:

@@ -23,7 +23,7 @@ from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.reading import (
-    REASON_BYTES_MAX,
+    TOLD_BYTES_MAX,
     Unreadable,
     read_command,
     read_id,
@@ -372,7 +372,7 @@ class Folder:
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {
             "Dressage-Code": code,
-            "Dressage-Reason": short(" ".join(reason[-REASON_BYTES_MAX:].split())),
+            "Dressage-Reason": short(" ".join(reason[-TOLD_BYTES_MAX:].split())),
             "Dressage-Subject": short(delivery.subject),
             "Dressage-Sequence": str(delivery.stream_seq),
         }

@@ -13,7 +13,7 @@ from dressage.protocol.names import ACTOR_CHARS_MAX, run_id_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
 
-REASON_BYTES_MAX: Final = 1500
+TOLD_BYTES_MAX: Final = 1500
 """Of what is said of a command, or of a dead letter."""
 
 
@@ -27,8 +27,8 @@ class Unreadable(Exception):
 
 
 def short(text: str) -> str:
-    """At most `REASON_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
-    return text.encode(errors="replace")[:REASON_BYTES_MAX].decode(errors="ignore")
+    """At most `TOLD_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
+    return text.encode(errors="replace")[:TOLD_BYTES_MAX].decode(errors="ignore")
 
 
 def token_of(delivery: Delivery) -> str:
