@@ -167,7 +167,10 @@ async def test_others_get_what_runs_publish_once_and_in_order(sharded: Engine) -
         run_id = f"ship {order.id}"
         told = [(subject, event) for subject, event, _ in messages if event["subject"] == run_id]
         assert [(subject, event["data"]) for subject, event in told[:-2]] == expected(order, shop.name)
-        assert {subject for subject, _ in told[-2:]} == {f"{shop.name}.{order.region}.left", f"{shop.name}.bill"}
+        assert {subject for subject, _ in told[-2:]} == {
+            f"{shop.name}.{order.region}.left",
+            f"{shop.name}.bill",
+        }
         published = [event for event in await whole_history(client, run_id) if event.kind == "published"]
         assert [event.id for event in published] == [event["id"] for _, event in told]
         for subject, event in told:

@@ -15,7 +15,7 @@ from dressage.protocol.errors import Unheard
 ACKS = [
     b'{"stream":"ORDERS","seq":1}',
     b'{"stream":"ORDERS","domain":"leaf","seq":7,"duplicate":true}',
-    b'{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"},"stream":"O","seq":0}',
+    b'{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum"},"stream":"O","seq":0}',
     b'{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}',
 ]
 OTHERS = [

@@ -31,7 +31,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-async def test_no_event_is_lost_or_counts_twice_and_none_is_published_twice(shards: int, tmp_path: Path) -> None:
+async def test_no_event_is_lost_or_counts_twice_and_none_is_published_twice(
+    shards: int, tmp_path: Path
+) -> None:
     folder = tmp_path / "nats"
     async with EmbeddedServer(folder) as server:
         with Family(tmp_path / "logs") as family:

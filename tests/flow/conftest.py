@@ -39,7 +39,8 @@ Path_ = tuple[tuple[int, int], ...]
 class Outcome:
     """How a run ended: with a result, a business failure (name, message, details), or an error's class.
 
-    `calls` and `slept` (in milliseconds) are in their order; `branches` has both for each branch, and what it published.
+    `calls` and `slept` (in milliseconds) are in their order; `branches` has both for each branch, and what that
+    published.
     """
 
     result: Any = None

@@ -227,7 +227,7 @@ def test_a_masked_value_that_no_type_shows_is_not_published() -> None:
 
     @workflow
     async def w(secrets: dict[str, Any], secret: Masked[str]) -> str:
-        found: Any = secrets["a"] if "a" in secrets else secret
+        found: Any = secrets.get("a", secret)
         try:
             await publish("a", [found])
         except TypeError as error:
@@ -300,7 +300,9 @@ def test_a_loop_that_publishes_is_ended_by_the_work_of_a_command() -> None:
 
 
 def test_the_index_of_what_is_published_is_that_of_its_event() -> None:
-    spec = spec_of([PublishNode(expr("'a'"), expr("1"), 1), PublishNode(expr("'b'"), expr("2"), 2), ReturnNode()])
+    spec = spec_of(
+        [PublishNode(expr("'a'"), expr("1"), 1), PublishNode(expr("'b'"), expr("2"), 2), ReturnNode()]
+    )
     outcome = Run(spec).start()
     assert outcome.state is not None
     assert outcome.state.status == "completed"

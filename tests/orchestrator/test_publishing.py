@@ -15,7 +15,7 @@ from nats.js.api import DiscardPolicy
 from nats.js.api import StreamConfig as NatsStream
 
 from dressage.brokers.embedded import EmbeddedServer
-from dressage.brokers.interface import Connection, Delivery, Message, StreamConfig, StoredMessage
+from dressage.brokers.interface import Connection, Delivery, Message, StoredMessage, StreamConfig
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
@@ -76,7 +76,9 @@ class Shop:
     async def stored(self, stream: str = "", subject: str = ">") -> list[StoredMessage]:
         found: list[StoredMessage] = []
         seq = 1
-        while (message := await self.connection.next_message(stream or self.stream, seq, subject)) is not None:
+        while (
+            message := await self.connection.next_message(stream or self.stream, seq, subject)
+        ) is not None:
             found.append(message)
             seq = message.seq + 1
         return found
@@ -182,7 +184,9 @@ async def test_each_is_stored_once_in_the_order_of_its_run_when_the_owner_change
     second = Orchestrator(broker, OrchestratorConfig(shop.namespace))
     second_task = asyncio.create_task(second.run())
     for batch in range(1, 6):
-        await shop.commit(*((f"run-{index % 7}", index + batch * EVENTS, "orders") for index in range(EVENTS)))
+        await shop.commit(
+            *((f"run-{index % 7}", index + batch * EVENTS, "orders") for index in range(EVENTS))
+        )
         await asyncio.sleep(0.2)
 
     async def all_there() -> bool:
@@ -224,11 +228,15 @@ async def test_it_is_not_stored_again_either_when_its_stream_has_forgotten_the_m
     await shop.commit(*((run, index, "orders") for index in range(4) for run in "ab"))
     for run, index in (("a", 0), ("b", 0), ("a", 1)):
         msg_id = (shop.waiting(run, index, "orders").headers or {})[ID_HEADER]
-        await shop.connection.publish(Message(shop.subject("orders"), f"{run}/{index}".encode(), msg_id=msg_id))
+        await shop.connection.publish(
+            Message(shop.subject("orders"), f"{run}/{index}".encode(), msg_id=msg_id)
+        )
     await shop.connection.publish(Message(shop.subject("orders"), b"of somebody else"))
     await asyncio.sleep(0.6)
     known = await shop.connection.publish(
-        Message(shop.subject("others"), b"x", msg_id=(shop.waiting("a", 0, "orders").headers or {})[ID_HEADER])
+        Message(
+            shop.subject("others"), b"x", msg_id=(shop.waiting("a", 0, "orders").headers or {})[ID_HEADER]
+        )
     )
     assert not known.duplicate
     await engine.up()
@@ -327,9 +335,7 @@ async def test_what_a_stream_refuses_for_good_goes_to_the_dead_letters(
 async def test_a_stream_that_is_full_for_a_moment_gets_all_in_order(
     engine: Engine, shop: Shop, client: Nats
 ) -> None:
-    config = NatsStream(
-        shop.stream, subjects=[shop.subject(">")], max_msgs=2, discard=DiscardPolicy.NEW
-    )
+    config = NatsStream(shop.stream, subjects=[shop.subject(">")], max_msgs=2, discard=DiscardPolicy.NEW)
     js = client.jetstream()
     await js.add_stream(config)
     await shop.commit(*(("a", index, "orders") for index in range(6)))
@@ -391,7 +397,9 @@ async def test_more_than_may_be_on_the_way_can_be_stuck_without_holding_up_other
     await engine.up()
     await shop.open("orders")
     for batch in range(3):
-        await shop.commit(*((f"run-{batch}-{number}", 0, f"nowhere.{batch}.{number}") for number in range(900)))
+        await shop.commit(
+            *((f"run-{batch}-{number}", 0, f"nowhere.{batch}.{number}") for number in range(900))
+        )
     await shop.commit(("b", 0, "orders"))
     await shop.until_said(["b/0"])
     assert await shop.dead() == []

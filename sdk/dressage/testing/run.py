@@ -67,7 +67,7 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Published:
-    """A domain event that the workflow published: its data as those read it who listen, its virtual time, its branch."""
+    """A domain event that the workflow published: its data as others read it, its virtual time, and its branch."""
 
     subject: str
     data: Any
@@ -324,9 +324,7 @@ class Run(Generic[R]):
                 self._agenda.cancel(effect.timer_id)
             case Publish():
                 at, branch = _time(self._known.time_ms), self._branches[effect.thread]
-                self.published.append(
-                    Published(effect.subject, msgspec.json.decode(effect.data), at, branch)
-                )
+                self.published.append(Published(effect.subject, msgspec.json.decode(effect.data), at, branch))
             case _:
                 raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
 

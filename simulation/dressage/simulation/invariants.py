@@ -422,7 +422,9 @@ class Watch:
         wanted = self.refold.published.get(token, {})
         stored = self.published.setdefault(token, [])
         if wanted.get(index) != (record.subject, bytes(event.data)):
-            self.broken("published-once-in-order", f"{event.id} on {record.subject} is not what the fold made")
+            self.broken(
+                "published-once-in-order", f"{event.id} on {record.subject} is not what the fold made"
+            )
         elif [*stored, index] != list(wanted)[: len(stored) + 1]:
             self.broken(
                 "published-once-in-order", f"{event.id} is stored behind {stored[-3:]} of {list(wanted)}"

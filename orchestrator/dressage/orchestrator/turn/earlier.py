@@ -1,8 +1,8 @@
 """What was published before, for when its stream no longer remembers the message ids.
 
-Within its duplicate window a stream drops a repeat itself. Whoever takes over later than that, or could not reach it for
-so long, looks through the last messages of the stream for the id. A stream that has removed them by then, because they
-were consumed, or that has taken in too many others, cannot tell; the event's own id still does.
+Within its duplicate window a stream drops a repeat itself. Whoever takes over later than that, or could not reach it
+for so long, looks through the last messages of the stream for the id. A stream that has removed them by then, because
+they were consumed, or that has taken in too many others, cannot tell; the event's own id still does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ CLOCKS_S: Final = 10.0
 """The clocks of two servers may differ by so much."""
 
 ANSWER_S: Final = 5.0
+FRESH_S: Final = 5.0
+"""For so long what is known of a stream is not asked again: at a take-over there may be thousands of messages."""
+
+FACTS_MAX: Final = 1_000
 
 
 class _Config(msgspec.Struct):
@@ -42,6 +46,7 @@ class _State(msgspec.Struct):
 
 class _Info(msgspec.Struct):
     ts: str = ""
+    created: str = ""
     config: _Config = msgspec.field(default_factory=_Config)
     state: _State = msgspec.field(default_factory=_State)
 
@@ -68,7 +73,9 @@ class Earlier:
 
     def __init__(self, names: Names) -> None:
         self._prefix = f"{names.namespace}."
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[tuple[str, str, str], _Seen] = {}
+        self._facts: dict[str, tuple[float, bytes]] = {}
+        """The last answers, with when they were asked for."""
 
     async def published(self, connection: Connection, message: Message, since_ns: int | None = None) -> bool:
         """Whether the message is known to be stored.
@@ -83,17 +90,30 @@ class Earlier:
 
     async def _published(self, connection: Connection, message: Message, since_ns: int | None) -> bool:
         body = msgspec.json.encode({"subject": message.subject})
-        answer = await connection.request("$JS.API.STREAM.NAMES", body, ANSWER_S)
+        _, answer = await self._fact(connection, "$JS.API.STREAM.NAMES", body)
         for stream in _stream_names.decode(answer).streams or []:
-            info = _info.decode(await connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", ANSWER_S))
-            if since_ns is not None and _is_remembered(info, since_ns):
+            about = f"$JS.API.STREAM.INFO.{stream}"
+            age_s, answer = await self._fact(connection, about, b"")
+            if since_ns is not None and _is_remembered(_info.decode(answer), age_s, since_ns):
                 continue
-            seen = self._seen.setdefault(f"{stream} {message.subject}", _Seen())
+            info = _info.decode(await connection.request(about, b"", ANSWER_S))
+            seen = self._seen.setdefault((stream, info.created, message.subject), _Seen())
             async with seen.reading:
                 await self._look(connection, stream, message.subject, info.state, seen)
             if message.msg_id in seen.ids:
                 return True
         return False
+
+    async def _fact(self, connection: Connection, subject: str, body: bytes) -> tuple[float, bytes]:
+        """An answer of JetStream's, and how old it is in seconds."""
+        key, now = f"{subject} {body.decode()}", asyncio.get_running_loop().time()
+        asked_at, answer = self._facts.get(key, (0.0, b""))
+        if not answer or now - asked_at > FRESH_S:
+            if len(self._facts) >= FACTS_MAX:
+                self._facts.clear()
+            asked_at, answer = now, await connection.request(subject, body, ANSWER_S)
+            self._facts[key] = asked_at, answer
+        return now - asked_at, answer
 
     async def _look(
         self, connection: Connection, stream: str, subject: str, state: _State, seen: _Seen
@@ -110,9 +130,9 @@ class Earlier:
         seen.next_seq = max(seen.next_seq, state.last_seq + 1)
 
 
-def _is_remembered(info: _Info, since_ns: int) -> bool:
-    """Whether the stream certainly remembers the ids of all that came since."""
+def _is_remembered(info: _Info, age_s: float, since_ns: int) -> bool:
+    """Whether the stream, of which this was known `age_s` ago, certainly remembers the ids of all that came since."""
     if not info.ts:
         return False
-    age_s = datetime.fromisoformat(info.ts).timestamp() - since_ns / 1e9
-    return age_s + CLOCKS_S < info.config.duplicate_window / 1e9
+    passed_s = datetime.fromisoformat(info.ts).timestamp() + age_s - since_ns / 1e9
+    return passed_s + CLOCKS_S < info.config.duplicate_window / 1e9

@@ -101,6 +101,7 @@ class Publisher:
         self._patience_s = patience_s
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._owned_at = asyncio.get_running_loop().time()
         self._earlier = Earlier(names)
         self._lanes: dict[str, _Lane] = {}
@@ -199,16 +200,17 @@ class Publisher:
         return None
 
     async def _check_owned(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._owned_at <= OWNED_S:
-            return
-        try:
-            owned = await self._still_owned()
-        except BrokerError as error:
-            raise Doubt(f"publishing: {error.message}") from error
-        if not owned:
-            raise Doubt("somebody else has fenced the shard", contested=True)
-        self._owned_at = now
+        async with self._looking:
+            now = asyncio.get_running_loop().time()
+            if now - self._owned_at <= OWNED_S:
+                return
+            try:
+                owned = await self._still_owned()
+            except BrokerError as error:
+                raise Doubt(f"publishing: {error.message}") from error
+            if not owned:
+                raise Doubt("somebody else has fenced the shard", contested=True)
+            self._owned_at = now
 
     async def _connected(self) -> Connection:
         """The connection, opened when it is first needed, and anew when it was lost."""

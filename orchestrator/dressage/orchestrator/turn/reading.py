@@ -12,7 +12,6 @@ from dressage.protocol.errors import BadRunId
 from dressage.protocol.names import ACTOR_CHARS_MAX, run_id_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 
-
 TOLD_BYTES_MAX: Final = 1500
 """Of what is said of a command, or of a dead letter."""
 
@@ -27,7 +26,7 @@ class Unreadable(Exception):
 
 
 def short(text: str) -> str:
-    """At most `TOLD_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
+    """At most `TOLD_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size or script."""
     return text.encode(errors="replace")[:TOLD_BYTES_MAX].decode(errors="ignore")
 
 

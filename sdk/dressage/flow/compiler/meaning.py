@@ -127,7 +127,9 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
     if isinstance(node, PublishNode) and not (is_masked(kind := types.of(node.subject)) or _is_text(kind)):
         raise context.refusal(
-            place, "publish() takes a subject of type str", 'write it as an f-string: f"orders.{region}.shipped"'
+            place,
+            "publish() takes a subject of type str",
+            'write it as an f-string: f"orders.{region}.shipped"',
         )
     if isinstance(node, EventNode) and node.timeout is not None and not _is_duration(types.of(node.timeout)):
         raise context.refusal(

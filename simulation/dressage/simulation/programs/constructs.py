@@ -164,10 +164,14 @@ def published(program: Program, depth: int) -> None:
         ]
     )
     if program.random.random() < 0.8:
-        subject = program.pick(f"'{SHOP}.a'", f"f'{SHOP}.{{a}}'", f"f'{SHOP}.{{x}}.{{len(s)}}'", f"'{SHOP}.' + str(b)")
+        subject = program.pick(
+            f"'{SHOP}.a'", f"f'{SHOP}.{{a}}'", f"f'{SHOP}.{{x}}.{{len(s)}}'", f"'{SHOP}.' + str(b)"
+        )
         program.write(depth, f"await publish({subject}, {data})")
         return
-    subject = program.pick(f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s", f"'{SHOP}.{{}}.*'", f"'{SHOP}.' + t * 300")
+    subject = program.pick(
+        f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s", f"'{SHOP}.{{}}.*'", f"'{SHOP}.' + t * 300"
+    )
     if program.random.random() < 0.3:
         program.write(depth, f"await publish({subject}, {data})")
         return

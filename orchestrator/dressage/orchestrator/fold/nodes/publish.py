@@ -69,4 +69,6 @@ def _holds_set(value: Any) -> bool:
         raise ExpressionFailed(
             "TypeError: publish() takes data that JSON can say: nan and infinity are none of it"
         )
-    return any([_holds_set(part) for part in parts_of_value(value)]) or kind is set
+    # All of them are looked at, also behind a set.
+    held = [_holds_set(part) for part in parts_of_value(value)]
+    return kind is set or any(held)
