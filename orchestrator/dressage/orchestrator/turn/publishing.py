@@ -42,6 +42,7 @@ OWNED_S: Final = 10.0
 stream remembers message ids would publish again what its successor has published."""
 
 GIVEN_UP_MAX: Final = 1_000
+_HEADERS_BYTES: Final = 8 * 1024
 _CONTENT_TYPE: Final = f"content-type: {CONTENT_TYPE}\r\n"
 
 
@@ -255,7 +256,8 @@ class Publisher:
         await self._bury(first, failed)
 
     async def _bury(self, first: _Waiting, failed: _Failed) -> None:
-        """A repeat carries the same message id."""
+        """A repeat carries the same message id. What others wrote into the shard's stream may have to be cut."""
+        connection = await self._connected()
         subject, msg_id = first.headers
         headers = {
             "content-type": CONTENT_TYPE,
@@ -267,12 +269,12 @@ class Publisher:
         again = f"{self._shard}-{first.delivery.stream_seq}"
         letter = Message(
             self._names.dead_publish(self._shard),
-            first.delivery.data,
+            first.delivery.data[: connection.payload_bytes_max - _HEADERS_BYTES],
             headers,
-            msg_id=f"publish-{msg_id or again}",
+            msg_id=f"publish-{short(msg_id) or again}",
         )
         try:
-            await (await self._connected()).publish(letter)
-        except (PublishRefused, OutcomeUnknown) as error:
+            await connection.publish(letter)
+        except DressageError as error:
             raise Doubt(f"a dead letter could not be stored: {error.message}") from error
         self._metrics.dead_letters.labels("publish").inc()
