@@ -20,7 +20,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
 from dressage.orchestrator.sharing import weight
-from dressage.orchestrator.turn import earlier, publishing
+from dressage.orchestrator.turn import publishing, targets
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.publishing import Publisher
 from dressage.orchestrator.turn.removing import Floor
@@ -250,7 +250,7 @@ async def test_only_the_last_messages_of_a_stream_are_looked_through(
     engine: Engine, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the repeat is stored, and consumers tell it by the event's id."""
-    monkeypatch.setattr(earlier, "SEARCHED_MAX", 5)
+    monkeypatch.setattr(targets, "SEARCHED_MAX", 5)
     await shop.open(duplicate_window_s=0.2)
     await engine.down()
     await shop.commit(("a", 0, "orders"), ("b", 0, "orders"))
@@ -405,6 +405,23 @@ async def test_more_than_may_be_on_the_way_can_be_stuck_without_holding_up_other
     await shop.commit(("b", 0, "orders"))
     await shop.until_said(["b/0"])
     assert await shop.dead() == []
+    await engine.down()
+
+
+async def test_when_there_is_no_room_to_keep_more_aside_what_no_stream_captures_is_given_up_sooner(
+    broker: JetStreamBroker, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "KEPT_MAX", 100)
+    engine = Engine(broker, shop.namespace, patience_s=3_600)
+    await engine.up()
+    await shop.open("orders")
+    for batch in range(3):
+        await shop.commit(
+            *((f"run-{batch}-{number}", 0, f"nowhere.{batch}.{number}") for number in range(900))
+        )
+    await shop.commit(("b", 0, "orders"))
+    await shop.until_said(["b/0"])
+    assert len(await shop.dead()) >= 500
     await engine.down()
 
 

@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 from dressage.brokers.interface import Connection, Delivery, Message
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.doubt import Doubt
-from dressage.orchestrator.turn.earlier import Earlier
 from dressage.orchestrator.turn.reading import short, token_of
 from dressage.orchestrator.turn.removing import Floor
+from dressage.orchestrator.turn.targets import Targets
 from dressage.protocol.errors import BrokerError, DressageError, OutcomeUnknown, PublishRefused, Unheard
 from dressage.protocol.events import CONTENT_TYPE, ID_HEADER, SUBJECT_HEADER
 from dressage.protocol.names import Names, wrong_with_subject
@@ -28,7 +28,12 @@ from dressage.protocol.names import Names, wrong_with_subject
 _log = logging.getLogger("dressage.orchestrator")
 
 PATIENCE_S: Final = 60.0
-"""For so long a domain event is tried to be published. An election of its stream takes 4 to 9 s."""
+"""For so long a domain event is tried to be published."""
+
+ELECTION_S: Final = 15.0
+"""And for so long in any case where there is a stream: one that elects a leader takes nothing for 4 to 9 s."""
+
+NO_STREAM: Final = "NO_STREAM"
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
@@ -104,7 +109,7 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._owned_at = asyncio.get_running_loop().time()
-        self._earlier = Earlier(names)
+        self._targets = Targets(names)
         self._lanes: dict[str, _Lane] = {}
         self._new: list[_Lane] = []
         self._begun = asyncio.Event()
@@ -168,8 +173,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         began, pause_s = loop.time(), PAUSE_S_MIN
         while (failed := await self._try(first, message)) is not None:
-            patience_s = 0.0 if subject in self._given_up else self._patience_s
-            if loop.time() - began >= patience_s:
+            if await self._is_enough(subject, failed, loop.time() - began):
                 await self._give_up(first, message, failed)
                 return
             if not lane.stuck:
@@ -185,12 +189,12 @@ class Publisher:
         """Why it is not known to be stored; None if it is."""
         await self._check_owned()
         connection = await self._connected()
-        if first.doubtful and await self._earlier.published(connection, message, first.delivery.time_ns):
+        if first.doubtful and await self._targets.published(connection, message, first.delivery.time_ns):
             return None
         try:
             await connection.publish_elsewhere(message)
         except Unheard:
-            return _Failed("NO_STREAM", f"no stream captures {message.subject}, or it has no leader")
+            return _Failed(NO_STREAM, f"no stream captures {message.subject}, or it has no leader")
         except PublishRefused as refused:
             return _Failed(refused.code, refused.message)
         except OutcomeUnknown as unknown:
@@ -199,6 +203,18 @@ class Publisher:
         except DressageError as error:
             return _Failed(error.code, error.message)
         return None
+
+    async def _is_enough(self, subject: str, failed: _Failed, tried_s: float) -> bool:
+        """Whether it was tried for long enough: the less room there is to keep more aside, the sooner."""
+        if subject in self._given_up or tried_s >= self._patience_s:
+            return True
+        if tried_s < self._patience_s * (1 - self._kept / KEPT_MAX):
+            return False
+        if tried_s >= ELECTION_S:
+            return True
+        return failed.code == NO_STREAM and await self._targets.none_captures(
+            await self._connected(), subject
+        )
 
     async def _check_owned(self) -> None:
         async with self._looking:
@@ -247,7 +263,7 @@ class Publisher:
 
     async def _give_up(self, first: _Waiting, message: Message, failed: _Failed) -> None:
         connection = await self._connected()
-        if first.doubtful and await self._earlier.published(connection, message):
+        if first.doubtful and await self._targets.published(connection, message):
             return
         while len(self._given_up) >= GIVEN_UP_MAX:
             del self._given_up[next(iter(self._given_up))]

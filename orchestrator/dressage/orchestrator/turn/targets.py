@@ -1,4 +1,4 @@
-"""What was published before, for when its stream no longer remembers the message ids.
+"""What JetStream knows of the streams behind users' subjects: is there one, and does it have this message already?
 
 Within its duplicate window a stream drops a repeat itself. Whoever takes over later than that, or could not reach it
 for so long, looks through the last messages of the stream for the id. A stream that has removed them by then, because
@@ -17,7 +17,7 @@ import msgspec
 
 from dressage.brokers.interface import Connection, Message
 from dressage.protocol.commands import MSG_ID_HEADER
-from dressage.protocol.errors import DressageError
+from dressage.protocol.errors import BrokerError, DressageError
 from dressage.protocol.names import Names
 
 _log = logging.getLogger("dressage.orchestrator")
@@ -51,8 +51,13 @@ class _Info(msgspec.Struct):
     state: _State = msgspec.field(default_factory=_State)
 
 
+class _Error(msgspec.Struct):
+    description: str = ""
+
+
 class _Names(msgspec.Struct):
     streams: list[str] | None = None
+    error: _Error | None = None
 
 
 _info = msgspec.json.Decoder(_Info)
@@ -68,8 +73,8 @@ class _Seen:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Earlier:
-    """Looks for messages that nobody here knows to be stored."""
+class Targets:
+    """Asks about streams of somebody else's."""
 
     def __init__(self, names: Names) -> None:
         self._prefix = f"{names.namespace}."
@@ -88,10 +93,24 @@ class Earlier:
             _log.debug("looking for %s on %s: %s", message.msg_id, message.subject, error)
             return False
 
-    async def _published(self, connection: Connection, message: Message, since_ns: int | None) -> bool:
-        body = msgspec.json.encode({"subject": message.subject})
+    async def none_captures(self, connection: Connection, subject: str) -> bool:
+        """Whether it is known that no stream captures this subject; one that has no leader now is a stream."""
+        try:
+            return not await self._streams(connection, subject)
+        except (DressageError, msgspec.MsgspecError) as error:
+            _log.debug("looking for a stream of %s: %s", subject, error)
+            return False
+
+    async def _streams(self, connection: Connection, subject: str) -> list[str]:
+        body = msgspec.json.encode({"subject": subject})
         _, answer = await self._fact(connection, "$JS.API.STREAM.NAMES", body)
-        for stream in _stream_names.decode(answer).streams or []:
+        found = _stream_names.decode(answer)
+        if found.error is not None:
+            raise BrokerError(f"the streams of {subject}: {found.error.description}")
+        return found.streams or []
+
+    async def _published(self, connection: Connection, message: Message, since_ns: int | None) -> bool:
+        for stream in await self._streams(connection, message.subject):
             about = f"$JS.API.STREAM.INFO.{stream}"
             age_s, answer = await self._fact(connection, about, b"")
             if since_ns is not None and _is_remembered(_info.decode(answer), age_s, since_ns):
