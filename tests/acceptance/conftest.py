@@ -22,6 +22,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.flow import App, Workflow
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
+from dressage.orchestrator.turn.publishing import PATIENCE_S
 from dressage.protocol.names import Names, run_token, shard_of
 from dressage.worker import Worker, WorkerConfig
 
@@ -53,6 +54,9 @@ class Engine:
     url: str
     shards: int
     namespace: str = field(default_factory=lambda: f"a{uuid.uuid4().hex[:12]}")
+    patience_s: float = PATIENCE_S
+    """For how long a domain event is tried that no stream takes."""
+
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _running: tuple[Orchestrator, asyncio.Task[None]] | None = None
 
@@ -61,7 +65,9 @@ class Engine:
         return Names(self.namespace)
 
     async def up(self) -> None:
-        config = OrchestratorConfig(namespace=self.namespace, shards=self.shards)
+        config = OrchestratorConfig(
+            namespace=self.namespace, shards=self.shards, publish_patience_s=self.patience_s
+        )
         self._running = await run_beside(JetStreamBroker(self.url), config)
 
     async def down(self) -> None:

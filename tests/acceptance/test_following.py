@@ -381,9 +381,8 @@ async def dropped(engine: Engine) -> RunHandle[int]:
     stream = engine.names.events_stream
     subjects = engine.names.events_of_run(0, "dropped")
     consumer = await (await engine.nats()).jetstream().subscribe(subjects, ordered_consumer=True)
-    for _ in range(4):
-        message = await consumer.next_msg(5)
-    await manager.purge_stream(stream, subject=subjects, seq=message.metadata.sequence.stream)
+    messages = [await consumer.next_msg(5) for _ in range(4)]
+    await manager.purge_stream(stream, subject=subjects, seq=messages[-1].metadata.sequence.stream)
     await consumer.unsubscribe()
     return run
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from tests.contract.world import Place, World, new_place, refusal  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Message, StreamConfig, all_of
-from dressage.protocol.errors import BadInput, BrokerError, OutcomeUnknown
+from dressage.protocol.errors import BadInput, BrokerError, OutcomeUnknown, Unheard
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +111,36 @@ async def test_ids_are_forgotten_after_the_duplicate_window(world: World, connec
     assert (await connection.publish(message)).duplicate
     await asyncio.sleep(0.7)
     assert not (await connection.publish(message)).duplicate
+
+
+async def test_the_duplicate_window_can_be_short_and_is_told(world: World, connection: Connection) -> None:
+    place = await new_place(world, connection, duplicate_window_s=0.5)
+    info = json.loads(await connection.request(f"$JS.API.STREAM.INFO.{place.stream}", b"", 5.0))
+    assert info["config"]["duplicate_window"] == 500_000_000
+    message = place.message("cmd.a", msg_id="m")
+    assert not (await connection.publish(message)).duplicate
+    assert (await connection.publish(message)).duplicate
+    await asyncio.sleep(0.7)
+    assert not (await connection.publish(message)).duplicate
+
+
+# -- into a stream of somebody else's --------------------------------------------------------------------------
+async def test_a_publish_elsewhere_is_stored_once(place: Place) -> None:
+    message = place.message("cmd.a", b"1", msg_id="m")
+    first, again = [await place.connection.publish_elsewhere(message) for _ in range(2)]
+    assert (first.seq, first.duplicate) == (1, False)
+    assert (again.seq, again.duplicate) == (1, True)
+
+
+async def test_a_publish_elsewhere_that_is_refused_says_so(place: Place) -> None:
+    await place.put("cursor")
+    refused = place.connection.publish_elsewhere(place.message("task.q", expect=(7, "cursor")))
+    assert await refusal(refused) == WRONG_LAST_SEQUENCE
+
+
+async def test_a_publish_elsewhere_where_nothing_is_is_unheard(place: Place) -> None:
+    with pytest.raises(Unheard):
+        await place.connection.publish_elsewhere(place.message("nowhere.at.all"))
 
 
 # -- rollup ----------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ NO_LIMITS: Final = {
     "orchestrator.turn.owner.PAUSE_S_MAX": "a pause",
     "orchestrator.turn.owner.BUGS_MAX": "how often an owner tries again",
     "orchestrator.turn.takeover.ANSWER_S_MAX": "a wait",
+    "orchestrator.turn.publishing.PAUSE_S_MIN": "a pause",
+    "orchestrator.turn.publishing.PAUSE_S_MAX": "a pause",
     "connectors.gate.PAUSE_MIN_S": "a pause",
     "connectors.gate.PAUSE_MAX_S": "a pause",
     "connectors.trigger.BACKOFF_MIN_S": "a pause",

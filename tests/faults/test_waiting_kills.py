@@ -1,4 +1,5 @@
-"""`kill -9` of the owner between a wait and what it waits for, and while the losers of races tidy up."""
+"""`kill -9` of the owner between a wait and what it waits for, while the losers of races tidy up, and while it has
+published what is not removed yet."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.faults import waiting_app  # pyright: ignore[reportMissingImports]
 from tests.faults.outside import Outside  # pyright: ignore[reportMissingImports]
 from tests.faults.processes import Family, connected  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.interface import StreamConfig
 from dressage.client import Client
 from dressage.flow import Workflow
 from dressage.protocol.errors import DressageError
@@ -29,8 +32,13 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-async def test_no_event_is_lost_and_none_counts_twice(shards: int, tmp_path: Path) -> None:
-    await _under_kills(shards, tmp_path, waiting_app.waiting, _all_posted, waiting_app.expected)
+async def test_no_event_is_lost_or_counts_twice_and_none_is_published_twice(
+    shards: int, tmp_path: Path
+) -> None:
+    async def published(client: Client) -> None:
+        assert await _told(client) == {n: waiting_app.told(n) for n in range(RUNS)}
+
+    await _under_kills(shards, tmp_path, waiting_app.waiting, _all_posted, waiting_app.expected, published)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -47,6 +55,7 @@ async def _under_kills(
     workflow: Workflow[..., int],
     post: Callable[[Client], Awaitable[dict[str, int]]],
     expected: Callable[[int], int],
+    also: Callable[[Client], Awaitable[None]] | None = None,
 ) -> None:
     folder = tmp_path / "nats"
     async with EmbeddedServer(folder) as server:
@@ -57,6 +66,7 @@ async def _under_kills(
             try:
                 orchestrator.start()
                 client = await connected(server.url)
+                await client.connection.ensure_stream(StreamConfig("waiting", ["waiting.>"]))
                 await client.register(workflow)
                 worker.start()
                 posting = asyncio.ensure_future(post(client))
@@ -68,6 +78,8 @@ async def _under_kills(
                 started = await posting
                 outside = Outside(client.connection, Names(), shards, expected)
                 (await outside.check(started, settle_s=120)).require()
+                if also is not None:
+                    await also(client)
                 await client.close()
             except BaseException:
                 print(family.logs())
@@ -116,6 +128,17 @@ async def _all_correlated(client: Client) -> dict[str, int]:
 
     await asyncio.gather(*(lane() for _ in range(LANES)))
     return {f"run-{n}": n for n in range(RUNS)}
+
+
+async def _told(client: Client) -> dict[int, list[list[int]]]:
+    """What the user's stream has, by the number of the run."""
+    found: dict[int, list[list[int]]] = {}
+    seq = 1
+    while (message := await client.connection.next_message("waiting", seq, "waiting.>")) is not None:
+        data: list[int] = msgspec.json.decode(message.data)["data"]
+        found.setdefault(data[0], []).append(data)
+        seq = message.seq + 1
+    return dict(sorted(found.items()))
 
 
 async def _persistently(ask: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:

@@ -1,11 +1,11 @@
 """The application of the kill tests for what waits: races of events and time, whose losers tidy up, and events that
-find their run by a key, or before it exists."""
+find their run by a key, or before it exists. Each run of the first kind tells others of every step."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from dressage.flow import App, Event, first_completed, sleep, workflow
+from dressage.flow import App, Event, first_completed, publish, sleep, workflow
 
 app = App("waiting")
 approved = Event("approved", of=int)
@@ -29,6 +29,7 @@ async def waiting(n: int) -> int:
     # To every third run nobody says a word.
     limit = timedelta(seconds=1) if n % 3 == 0 else timedelta(hours=1)
     total = 0
+    await publish(f"waiting.{n % 5}", [n, 0])
     for weight in (1, 10):
         match await first_completed(loser(), approved.wait(), refused.wait(), sleep(limit)):
             case 1, number:
@@ -36,7 +37,9 @@ async def waiting(n: int) -> int:
             case 2, number:
                 total -= weight * number
             case _:
+                await publish("waiting.late", [n, 1])
                 return -n
+        await publish(f"waiting.{n % 5}", [n, weight])
     return 1000 * n + total
 
 
@@ -45,6 +48,11 @@ def posts(n: int) -> list[tuple[Event[int], int]]:
     if n % 3 == 0:
         return []
     return [(approved, 1), (refused, 1)] if n % 3 == 1 else [(approved, 1), (approved, 1)]
+
+
+def told(n: int) -> list[list[int]]:
+    """What the run publishes, in this order."""
+    return [[n, 0], [n, 1]] if n % 3 == 0 else [[n, 0], [n, 1], [n, 10]]
 
 
 def expected(n: int) -> int:

@@ -31,7 +31,7 @@ from dressage.orchestrator.fold.state import (
     encode_state,
 )
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
-from dressage.protocol.events import BranchStarted, EventAwaited, SleepStarted
+from dressage.protocol.events import BranchStarted, EventAwaited, Published, SleepStarted
 from dressage.protocol.names import key_of, key_token
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
@@ -48,7 +48,8 @@ Path_ = tuple[tuple[int, int], ...]
 class Outcome:
     """How a run ended: with a result, a business failure (name, message, details), or an error's class.
 
-    `calls` and `slept` (in milliseconds) are in their order; `branches` has both for each branch.
+    `calls` and `slept` (in milliseconds) are in their order; `branches` has both for each branch, and what that
+    published.
     """
 
     result: Any = None
@@ -194,6 +195,9 @@ class Engine:
                 self._note_branch(event)
             elif isinstance(event, SleepStarted | EventAwaited) and event.timer_id:
                 self._note_wait(event)
+            elif isinstance(event, Published):
+                told = event.subject, msgspec.json.decode(event.data)
+                self.outcome.branches.setdefault(self.paths[event.thread], []).append(told)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
                 delay = max(0, effect.not_before_ms - self.state.time_ms)

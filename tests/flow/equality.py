@@ -20,9 +20,11 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any, Final
 
+import msgspec
 from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore[reportMissingImports]
 
 from dressage.flow import first_completed, first_successful, gather
+from dressage.flow.models import to_plain
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, FILED, TOLD
@@ -99,6 +101,10 @@ class Fakes:
     def both(self, x: int) -> tuple[int, str]:
         return self._outcome("both", {"x": x}), "b"
 
+    def publish(self, subject: str, data: Any) -> None:
+        told = msgspec.json.decode(msgspec.json.encode(data, enc_hook=to_plain))
+        self.branches.setdefault(_path.get()[0], []).append((subject, told))
+
     def _in_time(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def timed(*args: Any, **kwargs: Any) -> Any:
@@ -128,6 +134,7 @@ class Fakes:
         with contextlib.ExitStack() as stack:
             for name in TASKS:
                 stack.enter_context(getattr(self.module, name).faked(self._in_time(getattr(self, name))))
+            stack.enter_context(self.module.publish.faked(self.publish))
             stack.enter_context(self.module.told.faked(self.told))
             stack.enter_context(self.module.filed.faked(self.filed))
             stack.enter_context(self.module.never.faked(self.never))

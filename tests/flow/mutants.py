@@ -15,12 +15,13 @@ from typing import Any
 from unittest import mock
 
 from dressage.expressions.groups import group_of
+from dressage.expressions.values import encode_stored
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
 from dressage.flow.compiler.graph import Graph, ScopeDraft
 from dressage.orchestrator.fold import advance, branches
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
-from dressage.orchestrator.fold.nodes import ENTER, event
+from dressage.orchestrator.fold.nodes import ENTER, event, publish
 from dressage.orchestrator.fold.state import GatherWait, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
@@ -72,6 +73,19 @@ def last_event_first() -> Iterator[None]:
 @mutant("a timeout is no TimeoutError", first=17)
 def nameless_timeout() -> Iterator[None]:
     with mock.patch.object(event, "error_family", return_value=("Exception",)):
+        yield
+
+
+# -- publishing --------------------------------------------------------------------------------------
+@mutant("any subject will do")
+def any_subject() -> Iterator[None]:
+    with mock.patch.object(publish, "wrong_with_subject", return_value=""):
+        yield
+
+
+@mutant("what is published has its stored form")
+def published_as_stored() -> Iterator[None]:
+    with mock.patch.object(publish, "_encoded", encode_stored):
         yield
 
 

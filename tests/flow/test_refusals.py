@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather
-from dressage.flow import first_completed, first_successful, sleep, task, workflow
+from dressage.flow import first_completed, first_successful, publish, sleep, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -400,7 +400,7 @@ CASES = {
     "gather of a plain function": Case(
         "await gather(one(1), ‸plain(2))",
         "plain() cannot be a branch",
-        "write a task, sleep(), an event's wait(), or an async function that awaits the rest",
+        "write a task, sleep(), publish(), an event's wait(), or an async function that awaits the rest",
     ),
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
@@ -490,6 +490,20 @@ CASES = {
     "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),
     "sleep of nothing": Case("await ‸sleep()", "takes one duration", "timedelta(hours=1)"),
     "sleep of a text": Case('‸await sleep("1h")', "timedelta or seconds", "timedelta(hours=1)"),
+    "publish without await": Case(
+        "‸publish('a.b', x)", "publish() is called inside an expression", "`await publish(...)`"
+    ),
+    "publish result": Case("y = ‸await publish('a.b', x)", "publish() has no result", "as a statement"),
+    "publish nothing": Case("await ‸publish('a.b')", "publish() misses data", "it is publish(subject, data)"),
+    "publish with more": Case(
+        "await publish('a.b', x, ‸key=1)", "publish() has no parameter key", "publish(subject, data)"
+    ),
+    "publish data first": Case(
+        "await ‸publish(data=x, subject='a.b')", "the subject is looked at before the data", "write it first"
+    ),
+    "publish on a number": Case(
+        "‸await publish(x, order)", "publish() takes a subject of type str", "write it as an f-string"
+    ),
     "missing argument": Case("await ‸text()", "text() misses x", "text(x, y)"),
     "unknown argument": Case("await text(1, ‸z=2)", "no parameter z", "text(x, y)"),
     "too many arguments": Case('await text(1, "", ‸3)', "takes 2 arguments by place", "text(x, y)"),

@@ -20,7 +20,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 import msgspec, pydantic
 from pydantic import BaseModel, Field
-from dressage.flow import Masked, Searchable, WorkflowFailure, task, workflow
+from dressage.flow import Masked, Searchable, WorkflowFailure, publish, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Address(TypedDict):
@@ -242,6 +242,8 @@ MASKS = {
     "of a record": "‸note = card.number + 'a'",
     "of a dict": "‸note = box['a'] + 'a'",
     "message": "‸raise Declined(secret)",
+    "subject": "‸await publish(secret, 1)",
+    "in a subject": "‸await publish(f'orders.{secret}', 1)",
 }
 
 OTHERS = {
@@ -258,6 +260,13 @@ OTHERS = {
     ),
     "masked returned": ("‸return secret", "the workflow's result is int and would show", "Masked[int]"),
     "masked declared clear": ("‸note: str = secret", "note would show a masked value", "Masked[str]"),
+    "masked published": ("‸await publish('a', secret)", "Masked[str] has a masked part", "by itself"),
+    "masked field published": ("‸await publish('a', [card])", "list[Card] has a masked part", "by itself"),
+    "masked in a dict published": (
+        "‸await publish('a', box)",
+        "dict[str, Masked[str]] has a masked part, which would be published",
+        "publish what everybody may see",
+    ),
     "another type declared": (
         "n: int = ‸await word()",
         "n is declared as int, and this is str",

@@ -60,11 +60,14 @@ from dressage.orchestrator.fold.state import encode_state
 from dressage.protocol.commands import FailureInfo, StartRun, TimerFired
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Const, Make
+from dressage.protocol.names import SUBJECT_BYTES_MAX
 from dressage.protocol.spec import (
     LIMITS_MAX,
     Branch,
     GatherNode,
     Handler,
+    Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     Scope,
@@ -127,6 +130,32 @@ def test_the_size_of_arguments(size: int) -> None:
     failure = failure_of(outcome)
     assert (failure.name, failure.kind) == ("arguments-size", "limit")
     assert f"{size + 1} bytes of {size} allowed" in failure.message
+
+
+@pytest.mark.limit("published-size")
+@pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
+def test_the_size_of_what_is_published(size: int) -> None:
+    limits = Limits(value_bytes=size)
+    fits: list[Node] = [PublishNode(expr("'a'"), expr(text_of(size)), 1), ReturnNode()]
+    assert Run(spec_of(fits, limits=limits)).start().effects
+    outcome = Run(
+        spec_of([PublishNode(expr("'a'"), expr(text_of(size + 1)), 1), ReturnNode()], limits=limits)
+    ).start()
+    assert not outcome.effects
+    failure = failure_of(outcome)
+    assert (failure.name, failure.kind) == ("published-size", "limit")
+    assert f"what is published to a takes {size + 1} bytes of {size} allowed" in failure.message
+
+
+@pytest.mark.limit("protocol.names.SUBJECT_BYTES_MAX")
+def test_the_size_of_a_subject() -> None:
+    def publishing(size: int) -> Outcome:
+        return Run(spec_of([PublishNode(expr(f"'s' * {size}"), expr("1"), 1), ReturnNode()])).start()
+
+    assert ended(publishing(SUBJECT_BYTES_MAX)) == "completed"
+    failure = failure_of(publishing(SUBJECT_BYTES_MAX + 1))
+    assert failure.kind == "expression-error"
+    assert f"takes {SUBJECT_BYTES_MAX + 1} bytes of {SUBJECT_BYTES_MAX} allowed" in failure.message
 
 
 @pytest.mark.limit("result-size")

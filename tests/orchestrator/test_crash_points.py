@@ -1,7 +1,7 @@
 """The owner of a shard dies at every single write it makes, before it and after it; another one takes over.
 
-Whatever the point, every run must finish, its events stand exactly once and in order, and the stream must be left
-empty. A death cuts the process off its broker at that instant and never resumes its tasks.
+Whatever the point, every run must finish, its events stand exactly once and in order, what it publishes as well, and
+the stream must be left empty. A death cuts the process off its broker at that instant and never resumes its tasks.
 
 The short form, in every suite, takes every third write, beginning at another one in each of the forms of death; the
 long one, with FAULTS_LONG set as by `make faults LONG=1`, takes every write in each of them.
@@ -21,13 +21,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from dressage.brokers.interface import Connection, Message, Stored
+from dressage.brokers.interface import Connection, Message, Stored, StreamConfig
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.flow import App, Exponential, WorkflowFailure, sleep, workflow
+from dressage.flow import App, Exponential, WorkflowFailure, publish, sleep, workflow
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
 from dressage.protocol.commands import CancelRun, StartRun
 from dressage.protocol.errors import DressageError
+from dressage.protocol.events import DomainEvent
 from dressage.protocol.names import Names
 from dressage.worker import Worker, WorkerConfig, current_task
 
@@ -66,6 +67,8 @@ async def crashing(n: int) -> int:
         a = await decline(a)
     except Declined:
         a = a + 100
+    for step in range(2):
+        await publish(f"crashing.{step}", [n, step])
     return a
 
 
@@ -111,6 +114,10 @@ EXPECTED = [
     "task-failed",
     "failure-caught",
     "variable-changed",
+    "variable-changed",
+    "published",
+    "variable-changed",
+    "published",
     "run-completed",
 ]
 
@@ -166,6 +173,9 @@ class MortalConnection:
     async def publish(self, message: Message) -> Stored:
         return cast("Stored", await self._mortal(lambda: self._inner.publish(message)))
 
+    async def publish_elsewhere(self, message: Message) -> Stored:
+        return cast("Stored", await self._mortal(lambda: self._inner.publish_elsewhere(message)))
+
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:
         return cast("Stored", await self._mortal(lambda: self._inner.publish_batch(messages)))
 
@@ -211,6 +221,7 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
     heir = Orchestrator(broker, config)
     second: asyncio.Task[None] | None = None
     watch = await broker.connect("watch")
+    await watch.ensure_stream(StreamConfig("crashing", ["crashing.>"]))
     try:
         async with Client(broker, namespace=config.namespace) as client:
             registered = await client.register(crashing)
@@ -236,6 +247,8 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
             assert found.kinds(f"run-{n}") == EXPECTED
         for run, kinds in CANCELLED.items():
             assert found.kinds(run) == kinds
+        told = await _told(watch, config.namespace)
+        assert {run: told[run] for run in sorted(told)} == {f"run-{n}": [[n, 0], [n, 1]] for n in range(3)}
     finally:
         for task in (ready, died, first):
             task.cancel()
@@ -260,6 +273,18 @@ async def _all_finished(client: Client, connection: Connection, names: Names, au
                 await client.send(run, CancelRun("x"))
                 waiting[run] = []
         await asyncio.sleep(0.05)
+
+
+async def _told(connection: Connection, namespace: str) -> dict[str, list[Any]]:
+    """What the user's stream has of a namespace, by run."""
+    told: dict[str, list[Any]] = {}
+    seq = 1
+    while (message := await connection.next_message("crashing", seq, "crashing.>")) is not None:
+        event = msgspec.json.decode(message.data, type=DomainEvent)
+        if event.source.split("/")[2] == namespace:
+            told.setdefault(event.subject, []).append(msgspec.json.decode(event.data))
+        seq = message.seq + 1
+    return told
 
 
 async def _emptied(connection: Connection, names: Names) -> None:

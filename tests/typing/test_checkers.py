@@ -134,7 +134,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from dressage.flow import App, Exponential, Searchable, WorkflowFailure, sleep, task, workflow
+from dressage.flow import App, Exponential, Searchable, WorkflowFailure, publish, sleep, task, workflow
 from dressage.testing import WorkflowTest
 
 
@@ -185,6 +185,10 @@ async def flow(order: Order) -> str:
     view = View()
     charge(order, Decimal(1))  # bad: no await
     sleep(timedelta(days=1))  # bad: no await of sleep
+    publish("orders.new", order)  # bad: no await of publish
+    await publish(order, order)  # bad: subject
+    await publish("orders.new")  # bad: no data
+    await publish("orders.new", order)
     await charge(order.id, Decimal(1))  # bad: argument
     await charge(order)  # bad: missing argument
     await charge(order, price=Decimal(1), tip=1)  # bad: unknown argument

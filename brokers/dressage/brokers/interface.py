@@ -101,6 +101,8 @@ class Delivery(msgspec.Struct, gc=False):
 
 @dataclass(slots=True, frozen=True)
 class StreamConfig:
+    """`duplicate_window_s` is for how long message ids are remembered; a stream with an age limit below it, so long."""
+
     name: str
     subjects: Sequence[str]
     replicas: int = 1
@@ -109,7 +111,13 @@ class StreamConfig:
     direct_reads: bool = False
     per_subject_max: int = -1
     max_age_s: float = 0.0
+    duplicate_window_s: float = 120.0
     description: str = ""
+
+    @property
+    def duplicates_s(self) -> float:
+        """For how long message ids are remembered in the end."""
+        return min(self.duplicate_window_s, self.max_age_s or self.duplicate_window_s)
 
 
 @dataclass(slots=True, frozen=True)
@@ -185,6 +193,13 @@ class Connection(Protocol):
         ...
 
     async def publish(self, message: Message) -> Stored: ...
+
+    async def publish_elsewhere(self, message: Message) -> Stored:
+        """Publishes to a stream that is somebody else's, and may not be there: then it raises `Unheard`.
+
+        What becomes of it says nothing about this server. What is answered by others than a stream does not count.
+        """
+        ...
 
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:
         """Stores all messages in one block of the stream, or none; gives the sequence of the last."""

@@ -29,6 +29,10 @@ class EngineMetrics:
         )
         self.turns = meters.counter("turns_total", "Turns committed")
         self.events = meters.counter("events_total", "Output events published")
+        self.published = meters.counter("published_total", "Domain events stored on users' subjects")
+        self.unpublished = meters.gauge(
+            "unpublished", "Domain events on their way to users' subjects, or that no stream takes", ["shard"]
+        )
         self.states = meters.counter("states_total", "Run states written to the bucket")
         self.runs = meters.counter("runs_total", "Runs started and ended, by status", ["status"])
         self.tasks = meters.counter("tasks_total", "Attempts scheduled and ended, by outcome", ["outcome"])

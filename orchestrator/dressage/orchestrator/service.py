@@ -23,6 +23,7 @@ from dressage.orchestrator.trying import Vain
 from dressage.orchestrator.turn.behind import STATES_LINGER_S
 from dressage.orchestrator.turn.committing import SINGLES_MAX
 from dressage.orchestrator.turn.owner import Owner
+from dressage.orchestrator.turn.publishing import PATIENCE_S
 from dressage.orchestrator.turn.starting import share_of
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
 from dressage.protocol.errors import BrokerError, DressageError, OutcomeUnknown, ServerUnsuitable
@@ -41,8 +42,8 @@ SERVERS_MISSING_S: Final = 60.0
 class OrchestratorConfig:
     """`shards` None takes what the namespace has, or 1. `runs_max` is how many runs one shard keeps in memory.
 
-    `member` and `where` (its host and process) are found out if left empty. `fold_version` is the newest fold that
-    this release has.
+    `member` and `where` (its host and process) are found out if left empty. `publish_patience_s` is for how long a
+    domain event is tried that no stream takes. `fold_version` is the newest fold that this release has.
     """
 
     namespace: str = "default"
@@ -52,6 +53,7 @@ class OrchestratorConfig:
     member: str = ""
     singles_max: int = SINGLES_MAX
     states_linger_s: float = STATES_LINGER_S
+    publish_patience_s: float = PATIENCE_S
     where: str = ""
     fold_version: int = FOLD_VERSION
 
@@ -227,6 +229,7 @@ class Orchestrator:
             runs_max=self._config.runs_max,
             singles_max=self._config.singles_max,
             states_linger_s=self._config.states_linger_s,
+            publish_patience_s=self._config.publish_patience_s,
             fold_version=self._config.fold_version,
         )
         return lambda: Tenure(

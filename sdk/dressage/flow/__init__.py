@@ -2,7 +2,8 @@
 
 ::
 
-    from dressage.flow import App, Event, Exponential, Masked, Searchable, WorkflowFailure, sleep, task, workflow
+    from dressage.flow import App, Event, Exponential, Masked, Searchable, WorkflowFailure
+    from dressage.flow import publish, sleep, task, workflow
 """
 
 from dressage.flow.app import App, Handler
@@ -10,6 +11,7 @@ from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
 from dressage.flow.failures import TaskError, WorkflowFailure
+from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
 from dressage.flow.sleeping import sleep
@@ -33,6 +35,7 @@ __all__ = [
     "first_completed",
     "first_successful",
     "gather",
+    "publish",
     "sleep",
     "task",
     "workflow",

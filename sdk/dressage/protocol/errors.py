@@ -22,7 +22,8 @@
     |  |                           EMBEDDED_DATA_IN_USE, EMBEDDED_PORT_IN_USE, EMBEDDED_HOST_REFUSED
     |  |- PublishRefused           PUBLISH_REFUSED (with the broker's own err_code)
     |  '- OutcomeUnknown           OUTCOME_UNKNOWN (retryable: the write may have happened)
-    |     '- NoLeader              the same code: this server has nobody to ask at the moment
+    |     |- NoLeader              the same code: this server has nobody to ask at the moment
+    |     '- Unheard               the same code: no stream took it, so nothing is stored
     |- NoAnswer                    NO_ANSWER (retryable)
     '- InvariantBroken             INVARIANT_BROKEN: a bug of ours
 
@@ -158,6 +159,10 @@ class OutcomeUnknown(BrokerError):
 
     code = "OUTCOME_UNKNOWN"
     retryable = True
+
+
+class Unheard(OutcomeUnknown):
+    """No stream captures the subject, or its stream has no leader now. Nothing was stored."""
 
 
 class NoLeader(OutcomeUnknown):

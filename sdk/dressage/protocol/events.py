@@ -13,6 +13,12 @@ from dressage.protocol.commands import FailureInfo
 RUN_HEADER = "Dressage-Run"
 """Header of every output event: the encoded run id (`names.run_token`)."""
 
+SUBJECT_HEADER = "Dressage-Subject"
+"""Header of a domain event that waits in its shard's stream, or is a dead letter: the user's subject."""
+
+ID_HEADER = "Dressage-Msg-Id"
+"""Header of the same: the message id with which it is published."""
+
 CONTENT_TYPE = "application/cloudevents+json"
 TYPE_PREFIX = "dressage."
 
@@ -177,6 +183,18 @@ class EventRefused(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str
 
 
+class Published(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind published: the run publishes this domain event, whose `id` is that of this output event.
+
+    `thread` is the branch that does; 0 is the run itself.
+    """
+
+    node: int
+    subject: str
+    data: msgspec.Raw
+    thread: int = 0
+
+
 class RunCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-completed"""
 
@@ -222,6 +240,7 @@ EventData = (
     | EventTimedOut
     | EventExpired
     | EventRefused
+    | Published
     | RunCompleted
     | RunFailed
     | RunCancelled
@@ -245,6 +264,7 @@ KIND: dict[type[EventData], str] = {
     EventTimedOut: "event-timed-out",
     EventExpired: "event-expired",
     EventRefused: "event-refused",
+    Published: "published",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
     RunCancelled: "run-cancelled",
@@ -273,6 +293,25 @@ class OutputEvent(msgspec.Struct, frozen=True, gc=False):
     command: str
     data: EventData
     actor: str | msgspec.UnsetType = msgspec.UNSET
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+
+
+class DomainEvent(msgspec.Struct, frozen=True, gc=False):
+    """What a workflow publishes, as it stands on the user's subject; `type` is that subject, `subject` the run id.
+
+    `source` and `id` together are unique for ever, and the same however often it is published. `id` is that of the
+    run's output event which tells of it.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    workflow: str
+    version: int
+    data: msgspec.Raw
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
 

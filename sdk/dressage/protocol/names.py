@@ -18,12 +18,21 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _SUBJECT: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 
+_NOT_THEIRS: Final = ("$", "_INBOX.", "dressage.")
+"""How subjects begin that are the broker's, of those who await an answer, and the engine's own."""
+
 NAME_CHARS_MAX: Final = 63
 """A name is one token of a subject, and part of the names of streams, which are folders of the server."""
 
 RUN_ID_BYTES_MAX: Final = 128
 ACTOR_CHARS_MAX: Final = 512
 REPLY_CHARS_MAX: Final = 1_024
+SUBJECT_BYTES_MAX: Final = 1_024
+"""Bytes of a subject that a workflow publishes to. A server takes no more than 4,096 in the line that names it."""
+
+OUT: Final = "out"
+"""Stands for a target shard in the subject of what is published to users' subjects."""
+
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}}")
 KEY_BYTES_MAX: Final = 128
 _KEY_TOKEN: Final = re.compile(rf"=key_([a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}})_(.+)")
@@ -79,6 +88,24 @@ def is_reply_subject(subject: str) -> bool:
         and _SUBJECT.fullmatch(subject) is not None
         and not subject.startswith(("$", "dressage."))
     )
+
+
+def wrong_with_subject(subject: str) -> str:
+    """What is wrong with a subject that a workflow publishes to; empty for a plain one that is its author's own."""
+    try:
+        size = len(subject.encode())
+    except UnicodeEncodeError:
+        return f"subject {_shown(subject)} cannot be encoded as UTF-8: remove lone surrogates"
+    if size > SUBJECT_BYTES_MAX:
+        return f"a subject takes {size} bytes of {SUBJECT_BYTES_MAX} allowed: shorten it (limit subject-size)"
+    if _SUBJECT.fullmatch(subject) is None:
+        return (
+            f"subject {_shown(subject)} is not valid: give tokens between dots, none of them empty, without spaces, "
+            "'*' and '>'"
+        )
+    if subject.startswith(_NOT_THEIRS):
+        return f"subject {_shown(subject)} is none of yours: it may not begin with {', '.join(_NOT_THEIRS)}"
+    return ""
 
 
 def check_run_id(run_id: object) -> str:
@@ -229,7 +256,16 @@ class Names:
     def send(self, shard: int, target: int, token: str) -> str:
         return f"{self.root}.{shard}.send.{target}.{token}"
 
+    def publish(self, shard: int, token: str) -> str:
+        """Where a domain event waits to be published to its user's subject."""
+        return f"{self.root}.{shard}.send.{OUT}.{token}"
+
+    def publish_id(self, token: str, started_ms: int, index: int) -> str:
+        """The message id of a domain event, the same however often it is published, and never another one's."""
+        return f"{self.namespace}.{token}.{started_ms}.{index}"
+
     def sends(self, shard: int) -> str:
+        """Sends to other shards, and what is to be published."""
         return f"{self.root}.{shard}.send.*.*"
 
     def cursor(self, shard: int) -> str:
@@ -273,6 +309,9 @@ class Names:
     # -- dead letters ------------------------------------------------------------------------------
     def dead_command(self, shard: int) -> str:
         return f"{self.root}.dead.command.{shard}"
+
+    def dead_publish(self, shard: int) -> str:
+        return f"{self.root}.dead.publish.{shard}"
 
     def dead_trigger(self, trigger: str) -> str:
         return f"{self.root}.dead.trigger.{trigger}"

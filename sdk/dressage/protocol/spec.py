@@ -221,6 +221,23 @@ class SleepNode(
     line: int = 0
 
 
+class PublishNode(
+    msgspec.Struct,
+    tag="publish",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Publishes `data` as a domain event to `subject`, a str, and goes on at once."""
+
+    subject: Expr
+    data: Expr
+    next: int
+    scope: int | None = None
+    line: int = 0
+
+
 class EventNode(
     msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -331,7 +348,17 @@ class GatherNode(
     line: int = 0
 
 
-Node = TaskNode | AssignNode | BranchNode | SleepNode | EventNode | RaiseNode | ReturnNode | GatherNode
+Node = (
+    TaskNode
+    | AssignNode
+    | BranchNode
+    | SleepNode
+    | PublishNode
+    | EventNode
+    | RaiseNode
+    | ReturnNode
+    | GatherNode
+)
 
 
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

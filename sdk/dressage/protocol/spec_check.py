@@ -16,6 +16,7 @@ from dressage.protocol.spec import (
     EventNode,
     GatherNode,
     Node,
+    PublishNode,
     RaiseNode,
     RetryOptions,
     ReturnNode,
@@ -143,7 +144,7 @@ def _check_node(number: int, node: Node) -> None:
                 _check_branch(number, branch)
             if node.each is not None:
                 _check_each(number, node, node.each)
-        case BranchNode() | SleepNode() | ReturnNode():
+        case BranchNode() | SleepNode() | PublishNode() | ReturnNode():
             pass
 
 
@@ -171,7 +172,7 @@ def _check_each(number: int, node: GatherNode, each: Each) -> None:
 
 def _targets(node: Node) -> tuple[int, ...]:
     match node:
-        case TaskNode() | AssignNode() | SleepNode() | EventNode():
+        case TaskNode() | AssignNode() | SleepNode() | PublishNode() | EventNode():
             return (node.next,)
         case BranchNode():
             return (node.then, node.otherwise)

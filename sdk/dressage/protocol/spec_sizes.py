@@ -19,6 +19,7 @@ from dressage.protocol.spec import (
     GatherNode,
     Limits,
     Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     SleepNode,
@@ -160,6 +161,8 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return {"test": node.test}
         case SleepNode():
             return {"duration": node.duration}
+        case PublishNode():
+            return {"subject": node.subject, "data": node.data}
         case EventNode():
             return _given({"key": node.key, "timeout": node.timeout})
         case RaiseNode():

@@ -14,7 +14,7 @@ There is no broker, no server and no waiting: a sleep of seven days takes a mill
 """
 
 from dressage.testing.fakes import Branch, FakeTask, TaskCall
-from dressage.testing.run import Run, RunEvent, Sleep
+from dressage.testing.run import Published, Run, RunEvent, Sleep
 from dressage.testing.workflow_test import WorkflowTest
 
-__all__ = ["Branch", "FakeTask", "Run", "RunEvent", "Sleep", "TaskCall", "WorkflowTest"]
+__all__ = ["Branch", "FakeTask", "Published", "Run", "RunEvent", "Sleep", "TaskCall", "WorkflowTest"]

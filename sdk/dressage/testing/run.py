@@ -14,7 +14,14 @@ from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
 from dressage.flow import Event, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import (
+    CancelTimer,
+    DispatchTask,
+    Effect,
+    Publish,
+    SendCommand,
+    SetTimer,
+)
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
@@ -64,6 +71,16 @@ class Sleep:
     """A `sleep` of the workflow: how long, from when, and in which branch."""
 
     duration: timedelta
+    at: datetime
+    branch: Branch = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A domain event that the workflow published: its data as others read it, its virtual time, and its branch."""
+
+    subject: str
+    data: Any
     at: datetime
     branch: Branch = ()
 
@@ -119,6 +136,8 @@ class Run(Generic[R]):
         """The attempts of tasks so far, in their order."""
         self.sleeps: list[Sleep] = []
         """The sleeps that were begun so far, in their order."""
+        self.published: list[Published] = []
+        """What was published so far, in its order."""
         self._workflow = workflow
         self._definition = definition
         self._settings = settings
@@ -359,6 +378,9 @@ class Run(Generic[R]):
                 self._agenda.cancel(effect.timer_id)
             case SendCommand():
                 self._agenda.enter(self._agenda.now_ms, _Sent(effect.token, effect.command))
+            case Publish():
+                at, branch = _time(self._known.time_ms), self._branches[effect.thread]
+                self.published.append(Published(effect.subject, msgspec.json.decode(effect.data), at, branch))
             case _:
                 raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
 

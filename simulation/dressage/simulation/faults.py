@@ -120,7 +120,7 @@ async def silence(world: World, chance: random.Random) -> None:
     process = _some_owner(world, chance)
     share = chance.choice([0.3, 1.0, 1.0])
     out, back = chance.choice([(share, 0.0), (0.0, share), (share, share)])
-    role = chance.choice([None, "turns", "turns", "turns", "events", "states", "intake"])
+    role = chance.choice([None, "turns", "turns", "turns", "events", "states", "intake", "publishing"])
     weather = Weather(process.name, role, out, back, kinds=WRITES)
     await _while(
         world, weather, 0.5 + chance.random() * 3, f"writes get lost: {process.name} {role} {out}/{back}"

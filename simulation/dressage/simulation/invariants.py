@@ -19,7 +19,7 @@ from dressage.brokers.memory.connection import MemoryConnection
 from dressage.brokers.provision import Namespace
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, Publish, SetTimer
 from dressage.orchestrator.fold.state import RunState, SleepWait, State, decode_state, encode_state
 from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
 from dressage.orchestrator.turn.starting import share_of
@@ -33,9 +33,10 @@ from dressage.protocol.commands import (
     TimerFired,
     decode_command,
 )
-from dressage.protocol.events import decode_event
-from dressage.protocol.names import Names, run_token
+from dressage.protocol.events import ID_HEADER, DomainEvent, decode_event
+from dressage.protocol.names import OUT, Names, run_token
 from dressage.simulation.processes import Tenure, tenure_of
+from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
 from dressage.simulation.releases import plain
 
@@ -44,9 +45,13 @@ RULES: Final = {
     "cursor-only-forward": "the cursor never goes back, and a fence keeps it where it was",
     "effects-before-cursor": "a stored cursor has every effect of the commands it covers behind it",
     "no-phantom-effect": "no task, timer or send is stored that the fold did not ask for",
-    "sends-once-in-order": "sends to other shards are stored once each, in the order of their commands",
+    "sends-once-in-order": "sends to other shards, and what is to be published, are stored once each, in the order of "
+    "their commands",
     "forwarded-in-order": "the target shard gets the sends of a source in their order, and every one of them",
     "own-sends-once-in-order": "what a shard sends to itself is stored once, in the order of its commands",
+    "published-once-in-order": "the user's stream gets what a run publishes once each, in its order, and as the fold "
+    "made it",
+    "publish-removed-only-when-stored": "what is to be published is removed only when the user's stream has it",
     "position-behind-cursor": "events are stored only of commands that the cursor covers",
     "events-once-in-order": "a run's output events are stored once each, in order, and as the fold made them",
     "state-behind-cursor": "a state is stored only when the cursor covers it",
@@ -65,6 +70,7 @@ RULES: Final = {
     "followed-as-stored": "who follows a run is told what is stored of it: each event once, in order, to its end",
     "outcome-as-python": "every run ends as Python says that its workflow ends",
     "acknowledged-not-lost": "what a client was told is accepted is there",
+    "publishes-complete": "at the end the user's stream has all that runs published, and no dead letter has any",
     "events-complete": "at the end all output events of all runs are stored",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there",
@@ -109,6 +115,8 @@ class ShardView:
 
     own: int = 0
     """How many commands the shard's owners have stored for it themselves."""
+    publishes: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """(run token, index) of all to be published that was stored here."""
 
     events: dict[str, int] = field(default_factory=dict[str, int])
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
@@ -133,6 +141,12 @@ class _Attempt(msgspec.Struct):
     task_id: str
 
 
+def _publish_of(record: Record) -> tuple[str, int]:
+    """Run token and index of what waits to be published."""
+    _, token, _, index = (record.headers or {})[ID_HEADER].split(".")
+    return token, int(index)
+
+
 def _shown(struct: msgspec.Struct) -> str:
     """The same text in every process: what a struct holds in wire form has an address in its `repr`."""
     return msgspec.json.encode(struct).decode()
@@ -146,6 +160,7 @@ _attempts = msgspec.json.Decoder(_Attempt)
 _tasks = msgspec.json.Decoder(TaskMessage)
 _answers = msgspec.json.Decoder(Answer)
 _reads = msgspec.json.Decoder(AskAnswer)
+_domain_events = msgspec.json.Decoder(DomainEvent)
 
 
 class Watch:
@@ -164,6 +179,10 @@ class Watch:
         self.commands = 0
         self.applied: dict[tuple[str, str], tuple[str, bytes]] = {}
         """(kind, data) of the stored event that ended an attempt, by run token and task id."""
+        self.published: dict[str, list[int]] = {}
+        """The indexes of what the user's stream has, by run token."""
+
+        self.dead_publishes = 0
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
         """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
@@ -192,7 +211,9 @@ class Watch:
         parts = record.subject.split(".")
         if parts[-1] != "cursor":
             self._check_cancels()
-        if parts[0] == "$KV":
+        if record.stream == SHOP:
+            self._published(record)
+        elif parts[0] == "$KV":
             self._stored_key(record, parts)
         elif parts[2] == "events":
             self._event(record, int(parts[3]))
@@ -219,6 +240,9 @@ class Watch:
                 self._task(record, shard)
             case "timer":
                 self._timer(record, shard, parts[4], parts[5])
+            case "send" if parts[4] == OUT:
+                self.view(shard).publishes.append(_publish_of(record))
+                self._check_publishes(shard)
             case "send":
                 self.view(shard).sends.append((record.seq, int(parts[4]), parts[5]))
                 self._check_sends(shard)
@@ -373,6 +397,8 @@ class Watch:
                 return (token, effect.task_id) in view.tasks
             case SetTimer():
                 return (token, effect.timer_id) in view.timers
+            case Publish():
+                return (token, effect.index) in view.publishes
             case _:
                 return True  # Cancels and sends have checks of their own.
 
@@ -405,6 +431,28 @@ class Watch:
         asked = [token for _, token in self.refold.shard(shard).sends][: len(sent)]
         if sent != asked:
             self.broken("sends-once-in-order", f"shard {shard}: stored {sent[-3:]}, asked for {asked[-3:]}")
+
+    def _check_publishes(self, shard: int) -> None:
+        stored = self.view(shard).publishes
+        asked = self.refold.shard(shard).publishes[: len(stored)]
+        if stored != asked:
+            self.broken("sends-once-in-order", f"shard {shard}: stored {stored[-3:]}, asked for {asked[-3:]}")
+
+    def _published(self, record: Record) -> None:
+        """Something was stored in the user's stream."""
+        event = _domain_events.decode(record.data)
+        token, index = run_token(event.subject), int(event.id.rpartition("/")[2])
+        wanted = self.refold.published.get(token, {})
+        stored = self.published.setdefault(token, [])
+        if wanted.get(index) != (record.subject, bytes(event.data)):
+            self.broken(
+                "published-once-in-order", f"{event.id} on {record.subject} is not what the fold made"
+            )
+        elif [*stored, index] != list(wanted)[: len(stored) + 1]:
+            self.broken(
+                "published-once-in-order", f"{event.id} is stored behind {stored[-3:]} of {list(wanted)}"
+            )
+        stored.append(index)
 
     def _event(self, record: Record, shard: int) -> None:
         view = self.view(shard)
@@ -460,6 +508,8 @@ class Watch:
         view.position = position
 
     def _dead(self, record: Record, parts: list[str]) -> None:
+        if parts[3] == "publish":
+            self.dead_publishes += 1
         if parts[3] == "command":
             self.view(int(parts[4])).dead.add(int((record.headers or {}).get("Dressage-Sequence", 0)))
 
@@ -509,6 +559,10 @@ class Watch:
                 self._check_covered(record, int(parts[2]))
             elif parts[3] == "task":
                 self._check_done(record, int(parts[2]))
+            elif parts[3] == "send" and parts[4] == OUT:
+                token, index = _publish_of(record)
+                if index not in self.published.get(token, []):
+                    self.broken("publish-removed-only-when-stored", f"{token}/{index} is in no user's stream")
             elif parts[3] == "send":
                 self._check_forwarded(record, int(parts[2]), int(parts[4]))
 

@@ -30,7 +30,7 @@ from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
 from dressage.orchestrator.fold.state import RunState, RunThread, SleepWait
-from dressage.orchestrator.turn import behind, committing, folding, forwarding, takeover, tenure
+from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
 from dressage.orchestrator.turn.committing import Committer
@@ -38,13 +38,15 @@ from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
 from dressage.orchestrator.turn.forwarding import Forwarder
 from dressage.orchestrator.turn.messages import MessageMaker
+from dressage.orchestrator.turn.publishing import Publisher
+from dressage.orchestrator.turn.reading import token_of
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
 from dressage.protocol.commands import AwaitEvent, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
-from dressage.protocol.names import Names
+from dressage.protocol.names import OUT, Names
 from dressage.worker.worker import Worker
 
 ANY_FOLD_VERSION: Final = 1_000_000
@@ -364,9 +366,9 @@ def newest_send_first() -> Iterator[None]:
     deliver = Forwarder.deliver
 
     def piling(self: Any, delivery: Any) -> None:
-        target = int(delivery.subject.split(".")[-2])
-        if target not in self._lanes:
-            self._lanes[target] = asyncio.LifoQueue()
+        target = delivery.subject.split(".")[-2]
+        if target != OUT and int(target) not in self._lanes:
+            self._lanes[int(target)] = asyncio.LifoQueue()
             self._new_lane.set()
         deliver(self, delivery)
 
@@ -401,7 +403,7 @@ def failed_send_goes_last() -> Iterator[None]:
                 await asyncio.sleep(0.02)
                 continue
             self._unsent -= 1
-            self._handed_on.arrived(forwarding._token(delivery), stored[0])
+            self._handed_on.arrived(token_of(delivery), stored[0])
             self._floor.covered(delivery.stream_seq)
             await self.on_forwarded(1)
 
@@ -413,6 +415,8 @@ def failed_send_goes_last() -> Iterator[None]:
     "H10: a lost delivery of a send is skipped for ever",
     "forwarded-in-order",
     "send-removed-only-when-forwarded",
+    "published-once-in-order",
+    "publish-removed-only-when-stored",
     "nothing-left-over",
     first=174,
 )
@@ -433,9 +437,50 @@ def delivered_counts_as_forwarded() -> Iterator[None]:
 
     def hasty(self: Any, delivery: Any) -> None:
         deliver(self, delivery)
-        self._floor.covered(delivery.stream_seq)
+        if delivery.subject.split(".")[-2] != OUT:
+            self._floor.covered(delivery.stream_seq)
 
     with mock.patch.object(Forwarder, "deliver", hasty):
+        yield
+
+
+# -- what is published ----------------------------------------------------------------------------------
+@mutant("what is published carries no message id", "published-once-in-order")
+def published_without_id() -> Iterator[None]:
+    def nameless(*args: Any, **options: Any) -> Message:
+        return Message(*args, **{**options, "msg_id": None})
+
+    with mock.patch.object(publishing, "Message", nameless):
+        yield
+
+
+@mutant("a publish counts as done when it is delivered to the owner", "publish-removed-only-when-stored")
+def delivered_counts_as_published() -> Iterator[None]:
+    deliver = Publisher.deliver
+
+    def hasty(self: Any, delivery: Any) -> None:
+        deliver(self, delivery)
+        self._floor.covered(delivery.stream_seq)
+
+    with mock.patch.object(Publisher, "deliver", hasty):
+        yield
+
+
+@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored")
+def silence_is_published() -> Iterator[None]:
+    trying = Publisher._try
+
+    async def believing(self: Any, first: Any, message: Message) -> Any:
+        failed = await trying(self, first, message)
+        return None if failed is not None and failed.code == OutcomeUnknown.code else failed
+
+    with mock.patch.object(Publisher, "_try", believing):
+        yield
+
+
+@mutant("what a run publishes goes out side by side", "published-once-in-order")
+def published_side_by_side() -> Iterator[None]:
+    with mock.patch.object(publishing, "token_of", lambda delivery: str(delivery.stream_seq)):
         yield
 
 
@@ -533,7 +578,11 @@ def states_before_events() -> Iterator[None]:
         yield
 
 
-@mutant("commands are removed before they are covered", "removed-only-when-covered")
+@mutant(
+    "commands are removed before they are covered",
+    "removed-only-when-covered",
+    "publish-removed-only-when-stored",
+)
 def removed_too_early() -> Iterator[None]:
     begun = Floor.begun
 

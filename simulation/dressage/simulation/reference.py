@@ -112,6 +112,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited")
             for task in TASKS:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
+            stack.enter_context(module.publish.faked(lambda subject, data: None))
             stack.enter_context(module.told.faked(come))
             stack.enter_context(module.filed.faked(file))
             stack.enter_context(module.never.faked(not_come))

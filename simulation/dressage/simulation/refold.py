@@ -10,7 +10,14 @@ import msgspec
 from dressage.brokers.interface import Delivery
 from dressage.brokers.memory import Record
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, HandOn, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import (
+    CancelTimer,
+    DispatchTask,
+    HandOn,
+    Publish,
+    SendCommand,
+    SetTimer,
+)
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
@@ -61,6 +68,9 @@ class Shard:
     own: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     """(token, command) of what the shard sends to itself."""
 
+    publishes: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """(run token, index) of what is to be published, in the order of the commands."""
+
     maps: Maps = field(default_factory=lambda: Maps([MapSince(0, ShardMap())]))
     """The shard maps that this shard's stream has switched to."""
 
@@ -86,6 +96,8 @@ class Refold:
         """How many runs may be open on each shard; set before anything starts, and never changed in a seed."""
 
         self.shards: dict[int, Shard] = {}
+        self.published: dict[str, dict[int, tuple[str, bytes]]] = {}
+        """(subject, data) of what is to be published, by run token and index."""
 
     def shard(self, number: int) -> Shard:
         found = self.shards.get(number)
@@ -206,6 +218,10 @@ class Refold:
                     shard.own.append((effect.token, msgspec.json.encode(effect.command)))
                 case SendCommand() | HandOn():
                     shard.sends.append((seq, effect.token))
+                case Publish():
+                    shard.publishes.append((token, effect.index))
+                    of_run = self.published.setdefault(token, {})
+                    of_run[effect.index] = effect.subject, bytes(effect.data)
         if outcome.events:
             events = shard.events.setdefault(token, [])
             events.extend((seq, KIND[type(data)], msgspec.json.encode(data)) for data in outcome.events)

@@ -114,6 +114,7 @@ def judge(world: World) -> None:
     for number in range(watch.count):
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
     _judge_keys(watch)
+    _judge_publishes(watch)
     for wrong in _misowned(world):
         watch.broken("one-owner", wrong)
     judge_memory(world)
@@ -207,6 +208,15 @@ def _judge_shard(watch: Watch, number: int, view: ShardView, shard: Shard) -> No
         stored, wanted = view.events.get(token, 0), len(shard.events.get(token, []))
         if stored != wanted:
             watch.broken("events-complete", f"shard {number}: {token} has {stored} of {wanted} events")
+
+
+def _judge_publishes(watch: Watch) -> None:
+    if watch.dead_publishes:
+        watch.broken("publishes-complete", f"{watch.dead_publishes} dead letters")
+    for token, wanted in watch.refold.published.items():
+        stored = watch.published.get(token, [])
+        if stored != list(wanted):
+            watch.broken("publishes-complete", f"{token} published {list(wanted)}, stored are {stored}")
 
 
 def judge_executions(world: World) -> None:

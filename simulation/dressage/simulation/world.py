@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dressage.brokers.interface import StreamConfig
 from dressage.brokers.memory import MemoryBroker, MemoryServer
 from dressage.brokers.provision import limit_open_runs, provision
 from dressage.client import Client
@@ -26,6 +27,7 @@ from dressage.simulation.invariants import Watch
 from dressage.simulation.loop import SimLoop
 from dressage.simulation.network import Links
 from dressage.simulation.processes import RESTART_S, Life, Process
+from dressage.simulation.programs import SHOP
 from dressage.simulation.releases import run_as
 from dressage.simulation.script import Action, Script
 from dressage.worker import Worker, WorkerConfig
@@ -100,7 +102,8 @@ class World:
         return [process for process in self.processes.values() if process.kind == kind]
 
     async def provision(self) -> None:
-        """What an operator does before anything starts."""
+        """What an operator does before anything starts, and whoever wants to hear of what runs publish."""
+        self.server.ensure_stream(StreamConfig(SHOP, [f"{SHOP}.>"]))
         most = self.script.open_runs_max(self.shape.shards)
         if most:
             connection = await MemoryBroker(self.server).connect("operator")

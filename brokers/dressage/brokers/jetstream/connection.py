@@ -42,6 +42,7 @@ from dressage.protocol.errors import (
     NoLeader,
     OutcomeUnknown,
     PublishRefused,
+    Unheard,
 )
 
 _log = logging.getLogger("dressage.brokers")
@@ -74,12 +75,16 @@ _T = TypeVar("_T")
 
 
 class _Waiting(NamedTuple):
-    """A request without an answer so far; `settle` decodes one into the future."""
+    """A request without an answer so far; `settle` decodes one into the future.
+
+    It is `ours` if it needs a stream of the engine's own, so that no answer means that something is wrong.
+    """
 
     future: asyncio.Future[Any]
     settle: Callable[[bytes], None]
     deadline: float
     write: bool
+    ours: bool
 
 
 class JetStreamConnection:
@@ -168,7 +173,9 @@ class JetStreamConnection:
         self.lost.set()
 
     # -- requests with one inbox -------------------------------------------------------------------
-    def _expect(self, settle: Callable[[bytes, asyncio.Future[_T]], None]) -> tuple[str, asyncio.Future[_T]]:
+    def _expect(
+        self, settle: Callable[[bytes, asyncio.Future[_T]], None], *, ours: bool = True
+    ) -> tuple[str, asyncio.Future[_T]]:
         if self.lost.is_set():
             raise OutcomeUnknown(f"connection {self._name} is closed: nothing was sent")
         loop = asyncio.get_running_loop()
@@ -177,30 +184,36 @@ class JetStreamConnection:
         token = f"{self._inbox}.{self._next_token}"
         write = settle is _settle_ack
         deadline = loop.time() + ANSWER_S
-        self._waiting[token] = _Waiting(future, lambda data: settle(data, future), deadline, write)
+        self._waiting[token] = _Waiting(future, lambda data: settle(data, future), deadline, write, ours)
         return token, future
 
     def _on_answer(self, subject: str, _reply: str, data: bytes, headers: bytes) -> None:
-        entry = self._waiting.pop(subject, None)
+        unheard = not data and wire.status_of(headers)[0] == "503"
+        entry = self._waiting.get(subject)
+        if entry is not None and not entry.ours and not unheard and not wire.is_pub_ack(data):
+            return  # Whoever else listens there may answer what he likes.
+        self._waiting.pop(subject, None)
         self._again.pop(subject, None)
         if entry is None:
             return
-        future, settle, _, write = entry
+        future, settle, _, write, ours = entry
         if future.done():
             return
-        if not data and wire.status_of(headers)[0] == "503":
-            self._note_unserved(write)
-            future.set_exception(OutcomeUnknown("nobody listens: the stream does not exist or has no leader"))
+        if unheard:
+            if ours:
+                self._note_unserved(write)
+            future.set_exception(Unheard("nobody listens: the stream does not exist or has no leader"))
             return
         if _UNAVAILABLE in data and len(data) < _ERROR_BYTES_MAX:
-            self._note_unserved(write)
+            if ours:
+                self._note_unserved(write)
             future.set_exception(NoLeader("JetStream has no leader that this server reaches at the moment"))
             return
         try:
             settle(data)
         except Exception as error:
             future.set_exception(BrokerError(f"unreadable answer from the server: {error}"))
-        if not self._unserved.certain:
+        if ours and not self._unserved.certain:
             self._unserved.answered(stored=write and future.exception() is None)
 
     def _fail_waiting(self, why: str) -> None:
@@ -220,11 +233,12 @@ class JetStreamConnection:
             self._ask_again(now)
             overdue = [token for token, entry in self._waiting.items() if entry.deadline < now]
             for token in overdue:
-                future, _, _, write = self._waiting.pop(token)
+                future, _, _, write, ours = self._waiting.pop(token)
                 if not future.done():
                     future.set_exception(OutcomeUnknown(f"no answer from the server in {ANSWER_S:g} s"))
                     future.exception()
-                self._note_unserved(write)
+                if ours:
+                    self._note_unserved(write)
             await self._leave_if_unserved(now)
 
     def _ask_again(self, now: float) -> None:
@@ -288,6 +302,11 @@ class JetStreamConnection:
 
     async def publish(self, message: Message) -> Stored:
         return await self.send(message)
+
+    async def publish_elsewhere(self, message: Message) -> Stored:
+        token, future = self._expect(_settle_ack, ours=False)
+        self.write(message.subject, message.data, token, wire.header_block(message))
+        return await future
 
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:
         if not 0 < len(messages) <= BATCH_MESSAGES_MAX:
@@ -521,7 +540,7 @@ def _stream_body(config: StreamConfig) -> dict[str, object]:
         "discard": "new" if config.per_subject_max > 0 else "old",
         "max_msgs_per_subject": config.per_subject_max,
         "max_age": int(config.max_age_s * 1e9),
-        "duplicate_window": int(120e9) if not config.max_age_s else int(min(120, config.max_age_s) * 1e9),
+        "duplicate_window": int(config.duplicates_s * 1e9),
         "allow_atomic": True,
         "allow_msg_schedules": config.schedules,
         "allow_msg_ttl": config.message_ttl,

@@ -25,6 +25,9 @@ _SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _SCHEDULER: Final = "Nats-Scheduler"
 _BREAKS: Final = re.compile("[\r\n]")
 
+ERR_CODES_FROM: Final = 10_000
+"""JetStream's own error numbers begin here."""
+
 
 class ApiError(msgspec.Struct):
     code: int = 0
@@ -35,6 +38,14 @@ class ApiError(msgspec.Struct):
 class PubAck(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
+    error: ApiError | None = None
+
+
+class _NamedAck(msgspec.Struct):
+    """What an acknowledgement has, and hardly anything else: stream and sequence, or an error of JetStream's."""
+
+    stream: str = ""
+    seq: int = 0
     error: ApiError | None = None
 
 
@@ -92,6 +103,20 @@ stream_reply = msgspec.json.Decoder(StreamReply)
 consumer_names_reply = msgspec.json.Decoder(ConsumerNamesReply)
 consumer_reply = msgspec.json.Decoder(ConsumerReply)
 plain_reply = msgspec.json.Decoder(PlainReply)
+
+
+_named_ack = msgspec.json.Decoder(_NamedAck)
+
+
+def is_pub_ack(data: bytes) -> bool:
+    """Whether this is a stream's answer to a publish, and not that of whoever else listens on the subject."""
+    try:
+        ack = _named_ack.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    if ack.error is not None:
+        return ack.error.err_code >= ERR_CODES_FROM
+    return ack.stream != "" and ack.seq > 0
 
 
 def header_block(message: Message, batch: str = "") -> bytes:

@@ -71,6 +71,7 @@ def _stream_info(server: MemoryServer, names: list[str], body: _Body, _: object)
             "subjects": list(config.subjects),
             "num_replicas": config.replicas,
             "max_age": int(config.max_age_s * 1e9),
+            "duplicate_window": stream.window_ns,
             "max_msgs": -1,
             "max_bytes": -1,
             "max_msgs_per_subject": config.per_subject_max,

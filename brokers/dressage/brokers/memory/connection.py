@@ -43,6 +43,7 @@ from dressage.protocol.errors import (
     NoAnswer,
     OutcomeUnknown,
     PublishRefused,
+    Unheard,
 )
 
 _log = logging.getLogger("dressage.brokers")
@@ -258,7 +259,7 @@ class MemoryConnection:
         try:
             answer = effect(*arguments)
         except NobodyListens:
-            answer = OutcomeUnknown("nobody listens: the stream does not exist or has no leader")
+            answer = Unheard("nobody listens: the stream does not exist or has no leader")
         except (Refusal, DressageError) as error:
             answer = error
         if not self.linked:
@@ -312,6 +313,9 @@ class MemoryConnection:
         return Stored(*answer) if answer is not None else _SILENCE
 
     async def publish(self, message: Message) -> Stored:
+        return await self.send(message)
+
+    async def publish_elsewhere(self, message: Message) -> Stored:
         return await self.send(message)
 
     async def publish_batch(self, messages: Sequence[Message]) -> Stored:

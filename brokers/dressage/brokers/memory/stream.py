@@ -26,7 +26,6 @@ from dressage.brokers.memory.subjects import overlap, within
 if TYPE_CHECKING:
     from dressage.brokers.memory.server import MemoryServer
 
-DUPLICATE_WINDOW_S: Final = 120.0
 _CACHE_MAX: Final = 20_000
 
 
@@ -82,9 +81,9 @@ class Stream:
         return int(self.config.max_age_s * 1e9)
 
     @property
-    def _window_ns(self) -> int:
-        age = self.config.max_age_s
-        return int(min(DUPLICATE_WINDOW_S, age or DUPLICATE_WINDOW_S) * 1e9)
+    def window_ns(self) -> int:
+        """For how long message ids are remembered."""
+        return int(self.config.duplicates_s * 1e9)
 
     # -- publishing --------------------------------------------------------------------------------
     def publish(self, publish: Publish, writer: object) -> tuple[int, bool]:
@@ -128,12 +127,12 @@ class Stream:
     def known(self, msg_id: str) -> int:
         """The sequence of a message that the duplicate window remembers; 0 for none."""
         found = self._ids.get(msg_id)
-        if found is None or self.now_ns() - found[1] >= self._window_ns:
+        if found is None or self.now_ns() - found[1] >= self.window_ns:
             return 0
         return found[0]
 
     def _remember(self, msg_id: str, seq: int, now_ns: int) -> None:
-        ids, window = self._ids, self._window_ns
+        ids, window = self._ids, self.window_ns
         ids.pop(msg_id, None)
         ids[msg_id] = seq, now_ns
         while (oldest := next(iter(ids))) != msg_id and now_ns - ids[oldest][1] >= window:

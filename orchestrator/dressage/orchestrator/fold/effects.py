@@ -45,6 +45,15 @@ class SendCommand(msgspec.Struct, frozen=True, gc=False):
     command: Command
 
 
+class Publish(msgspec.Struct, frozen=True, gc=False):
+    """Publish `data` to a user's `subject`, once; `index` is that of the output event which tells of it."""
+
+    subject: str
+    index: int
+    data: msgspec.Raw
+    thread: int
+
+
 class HandOn(msgspec.Struct, frozen=True, gc=False):
     """Hand a command on, as it came, to the shard where its run is or will be. Never asked for by a fold.
 
@@ -56,4 +65,4 @@ class HandOn(msgspec.Struct, frozen=True, gc=False):
     checked: bool
 
 
-Effect = DispatchTask | SetTimer | CancelTimer | SendCommand | HandOn
+Effect = DispatchTask | SetTimer | CancelTimer | SendCommand | Publish | HandOn

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import (
+    CancelTimer,
+    DispatchTask,
+    Effect,
+    Publish,
+    SendCommand,
+    SetTimer,
+)
 from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import EventWait, GatherWait, Mailbox, RunState, Wait, begun_by
 from dressage.protocol.commands import AwaitEvent, ReturnEvent
 from dressage.protocol.errors import InvariantBroken
+from dressage.protocol.events import Published
 
 
 def check(before: RunState | Mailbox | None, outcome: Outcome) -> None:
@@ -33,6 +41,8 @@ def _broken(before: RunState | Mailbox | None, outcome: Outcome) -> str:
     counted = 0 if before is None else before.events
     if outcome.first_event != counted or after.events != counted + len(outcome.events):
         return "events were not counted, or do not follow the last one"
+    if _published(outcome) != _told(outcome):
+        return "what is published is not what the events tell"
     if before is not None:
         if after.seq <= before.seq:
             return "a command was folded twice"
@@ -48,6 +58,16 @@ def _broken(before: RunState | Mailbox | None, outcome: Outcome) -> str:
 def _returns(effect: Effect) -> bool:
     """A run that has no wait for an event gives it back, and is the same as before."""
     return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent)
+
+
+def _published(outcome: Outcome) -> list[int]:
+    return [effect.index for effect in outcome.effects if isinstance(effect, Publish)]
+
+
+def _told(outcome: Outcome) -> list[int]:
+    """The indexes of the output events that tell of something published."""
+    numbered = enumerate(outcome.events, outcome.first_event)
+    return [index for index, event in numbered if isinstance(event, Published)]
 
 
 def _broken_end(after: RunState) -> str:

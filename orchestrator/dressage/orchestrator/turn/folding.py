@@ -14,7 +14,7 @@ import msgspec
 
 from dressage.brokers.interface import Delivery, Message
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
-from dressage.orchestrator.fold.effects import HandOn, SendCommand
+from dressage.orchestrator.fold.effects import HandOn, Publish, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
@@ -23,7 +23,14 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
+from dressage.orchestrator.turn.reading import (
+    TOLD_BYTES_MAX,
+    Unreadable,
+    read_command,
+    read_place,
+    short,
+    token_of,
+)
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, older_places, route
 from dressage.orchestrator.turn.runs import Run, Runs
@@ -71,7 +78,6 @@ OPENS: Final[Mapping[type[EventData], int]] = {
 """How an output event changes the number of open runs."""
 
 _TRACE_MAX: Final = 8000
-_REASON_MAX: Final = 1500
 
 
 class Folder:
@@ -373,8 +379,8 @@ class Folder:
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {
             "Dressage-Code": code,
-            "Dressage-Reason": _short(" ".join(reason[-_REASON_MAX:].split())),
-            "Dressage-Subject": _short(delivery.subject),
+            "Dressage-Reason": short(" ".join(reason[-TOLD_BYTES_MAX:].split())),
+            "Dressage-Subject": short(delivery.subject),
             "Dressage-Sequence": str(delivery.stream_seq),
         }
         message = Message(
@@ -425,7 +431,7 @@ class Folder:
                 await self._until_taken()
             self._open.add_effect(effects[number])
             self._open.has_send = self._open.has_send or isinstance(
-                outcome.effects[number], SendCommand | HandOn
+                outcome.effects[number], SendCommand | Publish | HandOn
             )
 
     def _record_events(self, seq: int, outcome: Outcome, events: list[Message]) -> None:
@@ -475,10 +481,5 @@ def _stamp(delivery: Delivery) -> Stamp:
     return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
 
 
-def _short(text: str) -> str:
-    """At most `_REASON_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size and script."""
-    return text.encode(errors="replace")[:_REASON_MAX].decode(errors="ignore")
-
-
 def _refused(state: State | None, code: RefusalCode, message: str) -> Outcome:
-    return Outcome(state, code=code, message=_short(message))
+    return Outcome(state, code=code, message=short(message))

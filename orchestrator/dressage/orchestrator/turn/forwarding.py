@@ -16,10 +16,11 @@ from typing import Final
 from dressage.brokers.interface import Connection, Delivery, Message
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import carried
+from dressage.orchestrator.turn.reading import token_of
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.routing import HandedOn
 from dressage.protocol.errors import DressageError, PublishRefused
-from dressage.protocol.names import Names
+from dressage.protocol.names import OUT, Names
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -31,16 +32,26 @@ BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 class Forwarder:
-    """Takes the deliveries of `fwd_<epoch>`; a send is done with once the target's stream has it."""
+    """Takes the deliveries of `fwd_<epoch>`; a send is done with once the target's stream has it.
+
+    What is for a user's subject it passes on to `publish`.
+    """
 
     def __init__(
-        self, connection: Connection, names: Names, shard: int, floor: Floor, handed_on: HandedOn
+        self,
+        connection: Connection,
+        names: Names,
+        shard: int,
+        floor: Floor,
+        handed_on: HandedOn,
+        publish: Callable[[Delivery], None],
     ) -> None:
         self._connection = connection
         self._names = names
         self._shard = shard
         self._floor = floor
         self._handed_on = handed_on
+        self._publish = publish
         self._next_consumer_seq = 1
         self._last_seq = 0
         self._lanes: dict[int, asyncio.Queue[Delivery]] = {}
@@ -49,21 +60,27 @@ class Forwarder:
         self.on_forwarded: Callable[[int], Awaitable[None]] | None = None
         """Told how many sends are done with, which makes room for others."""
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> Awaitable[None] | None:
         """Raises `Doubt` when a delivery was lost: order would be, too."""
         if delivery.consumer_seq != self._next_consumer_seq:
             raise Doubt(f"send delivery {self._next_consumer_seq} was lost: got {delivery.consumer_seq}")
         self._next_consumer_seq += 1
         if delivery.stream_seq <= self._last_seq:
-            return  # A redelivery of what is on its way.
+            # A redelivery of what is on its way, or is not removed as something before it is on its way.
+            return None if self.on_forwarded is None else self.on_forwarded(1)
         self._last_seq = delivery.stream_seq
         self._floor.begun(delivery.stream_seq)
-        target = int(delivery.subject.split(".")[-2])
+        to = delivery.subject.split(".")[-2]
+        if to == OUT:
+            self._publish(delivery)
+            return None
+        target = int(to)
         if target not in self._lanes:
             self._lanes[target] = asyncio.Queue()
             self._new_lane.set()
         self._lanes[target].put_nowait(delivery)
         self._unsent += 1
+        return None
 
     @property
     def idle(self) -> bool:
@@ -97,14 +114,14 @@ class Forwarder:
                 raise Doubt(f"forwarding to {self._names.shard_stream(target)}: {error.message}") from error
             self._unsent -= len(group)
             for delivery, seq in zip(group, stored, strict=True):
-                self._handed_on.arrived(_token(delivery), seq)
+                self._handed_on.arrived(token_of(delivery), seq)
                 self._floor.covered(delivery.stream_seq)
             if self.on_forwarded is not None:
                 await self.on_forwarded(len(group))
 
     def _message(self, target: int, delivery: Delivery) -> Message:
         return Message(
-            self._names.command(target, _token(delivery)),
+            self._names.command(target, token_of(delivery)),
             delivery.data,
             carried(delivery),
             msg_id=f"send-{self._shard}-{delivery.stream_seq}",
@@ -121,7 +138,3 @@ class Forwarder:
             else:
                 return list(range(last - len(messages) + 1, last + 1))
         return [(await self._connection.publish(message)).seq for message in messages]
-
-
-def _token(delivery: Delivery) -> str:
-    return delivery.subject.rsplit(".", 1)[1]

@@ -12,6 +12,7 @@ from dressage.orchestrator.fold.effects import (
     DispatchTask,
     Effect,
     HandOn,
+    Publish,
     SendCommand,
     SetTimer,
 )
@@ -19,7 +20,17 @@ from dressage.orchestrator.fold.state import RunState, State
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.turn import TimerCancel
 from dressage.protocol.commands import REPLY_HEADER, TaskMessage
-from dressage.protocol.events import CONTENT_TYPE, KIND, RUN_HEADER, TYPE_PREFIX, EventData, OutputEvent
+from dressage.protocol.events import (
+    CONTENT_TYPE,
+    ID_HEADER,
+    KIND,
+    RUN_HEADER,
+    SUBJECT_HEADER,
+    TYPE_PREFIX,
+    DomainEvent,
+    EventData,
+    OutputEvent,
+)
 from dressage.protocol.names import Names, event_bucket, place_of
 from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap, forwarded_mark
 
@@ -57,6 +68,9 @@ class MessageMaker:
                 return TimerCancel(self._names.timer(self._shard, token, effect.timer_id))
             case SendCommand():
                 return self._send(effect)
+            case Publish():
+                assert isinstance(state, RunState)
+                return self._publish(effect, state, token)
             case HandOn():
                 raise TypeError("a fold hands nothing on")
 
@@ -95,6 +109,26 @@ class MessageMaker:
         if target == self._shard:
             return Message(self._names.command(target, effect.token), _encode(effect.command))
         return Message(self._names.send(self._shard, target, effect.token), _encode(effect.command))
+
+    def _publish(self, effect: Publish, state: RunState, token: str) -> Message:
+        """The domain event as it will stand on the user's subject, on its way there."""
+        data = _encode(
+            DomainEvent(
+                id=f"{state.run_id}/{effect.index}",
+                source=f"/dressage/{self._names.namespace}/workflow/{state.workflow}",
+                type=effect.subject,
+                time=rfc3339(state.time_ms),
+                subject=state.run_id,
+                workflow=state.workflow,
+                version=state.version,
+                data=effect.data,
+            )
+        )
+        headers = {
+            SUBJECT_HEADER: effect.subject,
+            ID_HEADER: self._names.publish_id(token, state.started_ms, effect.index),
+        }
+        return Message(self._names.publish(self._shard, token), data, headers)
 
     def events(
         self, events: Sequence[EventData], first_index: int, state: RunState, token: str, actor_name: str

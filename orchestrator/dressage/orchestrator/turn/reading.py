@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from dressage.brokers.interface import Delivery
@@ -9,6 +11,9 @@ from dressage.protocol.commands import Command, RefusalCode, decode_command
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.names import ACTOR_CHARS_MAX, place_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
+
+TOLD_BYTES_MAX: Final = 1500
+"""Of what is said of a command, or of a dead letter."""
 
 
 class Unreadable(Exception):
@@ -18,6 +23,11 @@ class Unreadable(Exception):
         super().__init__(message)
         self.code: RefusalCode = code
         self.message = message
+
+
+def short(text: str) -> str:
+    """At most `TOLD_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size or script."""
+    return text.encode(errors="replace")[:TOLD_BYTES_MAX].decode(errors="ignore")
 
 
 def token_of(delivery: Delivery) -> str:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from dressage.brokers.interface import CONSUMER_DELETED, Broker, Connection, Delivery, Message
+from dressage.brokers.interface import (
+    CONSUMER_DELETED,
+    Broker,
+    Connection,
+    Delivery,
+    DeliveryCallback,
+    Message,
+)
 from dressage.brokers.provision import require_namespace
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.metrics import EngineMetrics
@@ -21,6 +28,7 @@ from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
 from dressage.orchestrator.turn.forwarding import Forwarder
 from dressage.orchestrator.turn.messages import MessageMaker
+from dressage.orchestrator.turn.publishing import PATIENCE_S, Publisher
 from dressage.orchestrator.turn.records import encode
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.routing import HandedOn, Maps, MapSince, older_places
@@ -44,7 +52,8 @@ MAP_EVERY_S: Final = 0.25
 class TenureConfig:
     """`window` is how many commands may be on their way to the owner; `runs_max` how many runs memory keeps.
 
-    `singles_max` is up to how many effects go as fenced singles (0: every turn is an atomic batch).
+    `singles_max` is up to how many effects go as fenced singles (0: every turn is an atomic batch);
+    `publish_patience_s` for how long a domain event is tried that no stream takes.
     """
 
     window: int = 2000
@@ -52,6 +61,7 @@ class TenureConfig:
     drain_s: float = 10.0
     singles_max: int = SINGLES_MAX
     states_linger_s: float = STATES_LINGER_S
+    publish_patience_s: float = PATIENCE_S
     fold_version: int = FOLD_VERSION
 
 
@@ -76,12 +86,16 @@ class Progress(NamedTuple):
 
 @dataclass(slots=True)
 class _Connections:
-    """Four, because a server works off one connection's writes in order: events must not wait for states."""
+    """Four, because a server works off one connection's writes in order: events must not wait for states.
+
+    `open` opens one more, by its role, which is closed with the others.
+    """
 
     intake: Connection
     turns: Connection
     events: Connection
     states: Connection
+    open: Callable[[str], Awaitable[Connection]]
 
 
 class Tenure:
@@ -203,8 +217,22 @@ class Tenure:
                 self.epoch,
                 lambda: still_owned(connections.intake, self._names, self._shard, standing),
             )
-            forwarder = Forwarder(connections.intake, self._names, self._shard, sends, handed_on)
-            stages = _Stages(folder, committer, events, states, asking, remover, forwarder, floor, maps)
+            publisher = Publisher(
+                lambda: connections.open("publishing"),
+                self._names,
+                self._shard,
+                self.epoch,
+                sends,
+                lambda: still_owned(connections.intake, self._names, self._shard, standing),
+                self._metrics,
+                self._config.publish_patience_s,
+            )
+            forwarder = Forwarder(
+                connections.intake, self._names, self._shard, sends, handed_on, publisher.deliver
+            )
+            stages = _Stages(
+                folder, committer, events, states, asking, remover, forwarder, publisher, floor, maps
+            )
             self._stages = stages
             try:
                 await self._work(connections, stages, stop)
@@ -236,12 +264,14 @@ class Tenure:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[_Connections]:
         async with AsyncExitStack() as stack:
-            opened: list[Connection] = []
-            for role in ("intake", "turns", "events", "states"):
+
+            async def opened(role: str) -> Connection:
                 connection = await self._broker.connect(f"dressage-shard-{self._shard}-{role}")
                 stack.push_async_callback(connection.close)
-                opened.append(connection)
-            yield _Connections(*opened)
+                return connection
+
+            roles = [await opened(role) for role in ("intake", "turns", "events", "states")]
+            yield _Connections(*roles, opened)
 
     async def _work(self, connections: _Connections, stages: _Stages, stop: asyncio.Event) -> None:
         doubt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -251,13 +281,14 @@ class Tenure:
                 contested = reason == CONSUMER_DELETED
                 doubt.set_exception(Doubt(f"a consumer stands no longer: {reason}", contested=contested))
 
-        def to(deliver: Callable[[Delivery], None]) -> Callable[[Delivery], None]:
-            def on_delivery(delivery: Delivery) -> None:
+        def to(deliver: DeliveryCallback) -> DeliveryCallback:
+            def on_delivery(delivery: Delivery) -> Awaitable[None] | None:
                 try:
-                    deliver(delivery)
+                    return deliver(delivery)
                 except (Doubt, OutcomeUnknown) as error:
                     if not doubt.done():
                         doubt.set_exception(error)
+                    return None
 
             return on_delivery
 
@@ -269,7 +300,7 @@ class Tenure:
         commands, sends = self._names.command_consumer(self.epoch), self._names.forward_consumer(self.epoch)
         pull = await intake.pull(stream, commands, window, to(stages.folder.deliver), on_end)
         sent = await intake.pull(stream, sends, window, to(stages.forwarder.deliver), on_end)
-        stages.forwarder.on_forwarded = sent.taken
+        stages.forwarder.on_forwarded = stages.publisher.on_done = sent.taken
         asks = await intake.serve(self._names.ask(self._shard), stages.asking.on_ask)
         work = [
             stages.folder.run(pull.taken),
@@ -279,6 +310,7 @@ class Tenure:
             stages.asking.run(),
             stages.remover.run(),
             stages.forwarder.run(),
+            stages.publisher.run(),
             self._observe(stages),
             self._follow_map(intake, stages.maps),
         ]
@@ -319,8 +351,10 @@ class Tenure:
 
     async def _observe(self, stages: _Stages) -> None:
         backlog = self._metrics.backlog.labels(str(self._shard))
+        unpublished = self._metrics.unpublished.labels(str(self._shard))
         while True:
             backlog.set(stages.folder.backlog)
+            unpublished.set(stages.publisher.waiting)
             await asyncio.sleep(1.0)
 
     async def _read_map(self, intake: Connection) -> ShardMap:
@@ -378,6 +412,7 @@ class _Stages:
     asking: Asking
     remover: Remover
     forwarder: Forwarder
+    publisher: Publisher
     floor: Floor
     maps: Maps
 
@@ -386,12 +421,12 @@ class _Stages:
         self.folder.forget()
         self.events.forget()
         self.states.forget()
+        self.publisher.forget()
 
     @property
     def idle(self) -> bool:
-        return all(
-            stage.idle for stage in (self.folder, self.events, self.states, self.forwarder, self.remover)
-        )
+        stages = (self.folder, self.events, self.states, self.forwarder, self.publisher, self.remover)
+        return all(stage.idle for stage in stages)
 
 
 def _each(connections: _Connections) -> tuple[Connection, ...]:

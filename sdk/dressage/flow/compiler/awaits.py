@@ -1,4 +1,5 @@
-"""What a workflow awaits: a task's result, time, an event, branches, or a function with statements of its own."""
+"""What a workflow awaits: a task's result, time, an event, branches, a function with statements of its own, or nothing
+but that a domain event is on its way."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
-from dressage.flow.compiler.waits import event_of, given_to
+from dressage.flow.compiler.waits import event_of, wait_options
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import EventNode, SleepNode, TaskNode
+from dressage.protocol.spec import EventNode, PublishNode, SleepNode, TaskNode
 
 
 def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
@@ -33,10 +35,16 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
                 node, "sleep() has no result", "write it as a statement: `await sleep(...)`"
             )
         context.graph.emit(SleepNode, node, duration=duration_of(context, call))
+    elif is_publish(context, call):
+        if target is not None:
+            raise context.refusal(
+                node, "publish() has no result", "write it as a statement: `await publish(...)`"
+            )
+        context.graph.emit(PublishNode, node, **given_to(context, call))
     elif (event := event_of(context, call)) is not None:
-        given = given_to(context, call)
+        options = wait_options(context, call)
         context.use_event(call, event)
-        context.graph.emit(EventNode, node, event=event.name, target=target, **given)
+        context.graph.emit(EventNode, node, event=event.name, target=target, **options)
     elif (until := until_of(context, call)) is not None:
         emit_gather(context, node, call, target, until)
     else:

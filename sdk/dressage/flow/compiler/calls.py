@@ -17,6 +17,7 @@ from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
 from dressage.flow.models import is_model
+from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
@@ -72,6 +73,12 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         return instance_check(node, scope)
     if isinstance(kind, Task):
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
+    if kind is publish:
+        raise scope.refusal(
+            node,
+            f"{name}() is called inside an expression",
+            f"await it in a statement of its own: `await {name}(...)`",
+        )
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
     if isinstance(node.func, ast.Name) and scope.is_undefined_helper(name):

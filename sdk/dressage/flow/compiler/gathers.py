@@ -11,11 +11,20 @@ from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep
-from dressage.flow.compiler.waits import event_of, given_to
+from dressage.flow.compiler.waits import event_of, wait_options
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
-from dressage.protocol.spec import Each, EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import (
+    Each,
+    EventNode,
+    GatherNode,
+    PublishNode,
+    ReturnNode,
+    SleepNode,
+    TaskNode,
+)
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
 Until = Literal["all", "completed", "successful"]
@@ -131,7 +140,7 @@ class _Branch:
         self.call = node
         self.task = calls.task_of(node, context.scope)
         self.event = None if self.task else event_of(context, node)
-        plain = self.task or self.event or is_sleep(context, node)
+        plain = self.task or self.event or is_sleep(context, node) or is_publish(context, node)
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
@@ -141,11 +150,13 @@ class _Branch:
         if self.task is not None:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
-            given = given_to(context, call)
+            given = wait_options(context, call)
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
         elif is_sleep(context, call):
             given = {"duration": duration_of(context, call)}
+        elif is_publish(context, call):
+            given = given_to(context, call)
         else:
             name = ast.unparse(call.func)
             if isinstance(call.func, ast.Name) and (
@@ -155,7 +166,7 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, sleep(), an event's wait(), or an async function that awaits the rest",
+                "write a task, sleep(), publish(), an event's wait(), or an async function that awaits the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -186,6 +197,9 @@ class _Branch:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)
             functions.body(inner, self.callee)
+        elif is_publish(context, self.call):
+            graph.emit(PublishNode, self.call, subject=given["subject"], data=given["data"])
+            value = None
         else:
             graph.emit(SleepNode, self.call, duration=given["duration"])
             value = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dressage.expressions.checks import shown
+from dressage.expressions.checks import masker, shown
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import Types, is_masked
 from dressage.flow.compiler.walk import expressions_of
@@ -30,6 +30,7 @@ from dressage.protocol.spec import (
     BranchNode,
     EventNode,
     Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     SleepNode,
@@ -48,12 +49,27 @@ def check_masks(context: Context, node: Node, place: ast.AST, types: Types) -> N
         _check(context, expr, place, types)
     for expr, field in _given(context, node):
         _check_receiver(context, expr, field, place, types)
+    if isinstance(node, PublishNode):
+        _check_published(context, node, place, types)
+
+
+def _check_published(context: Context, node: PublishNode, place: ast.AST, types: Types) -> None:
+    """Refuses to publish what has a masked part: who listens would be shown it, or stars in its place."""
+    kind = types.of(node.data)
+    if kind is not None and masker(kind, context.scope.book.table().classes) is not None:
+        raise context.refusal(
+            place,
+            f"{shown(kind)} has a masked part, which would be published",
+            "publish what everybody may see, by itself",
+        )
 
 
 def _looked_at(node: Node) -> Iterator[Expr]:
     """The expressions whose value the engine itself looks at, or tells."""
     if isinstance(node, BranchNode | SleepNode | EventNode | RaiseNode):
         yield from expressions_of(node)
+    elif isinstance(node, PublishNode):
+        yield node.subject
 
 
 def _check(context: Context, expr: Expr, place: ast.AST, types: Types) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
+from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable, is_masked
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -25,7 +25,7 @@ from dressage.protocol.expressions import (
     Spread,
     TupleOfExpr,
 )
-from dressage.protocol.spec import AssignNode, EventNode, Node, RaiseNode, SleepNode
+from dressage.protocol.spec import AssignNode, EventNode, Node, PublishNode, RaiseNode, SleepNode
 from dressage.protocol.types import (
     ANY,
     DictOf,
@@ -112,6 +112,12 @@ def _is_duration(kind: TypeRef | None) -> bool:
     return kind in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float"))
 
 
+def _is_text(kind: TypeRef | None) -> bool:
+    if isinstance(kind, UnionOf):
+        return any(map(_is_text, kind.options))
+    return kind in (None, ANY, STR)
+
+
 def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     if isinstance(node, RaiseNode) and node.message is not None and types.of(node.message) != STR:
         raise context.refusal(
@@ -119,6 +125,12 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         )
     if isinstance(node, SleepNode) and not _is_duration(types.of(node.duration)):
         raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
+    if isinstance(node, PublishNode) and not (is_masked(kind := types.of(node.subject)) or _is_text(kind)):
+        raise context.refusal(
+            place,
+            "publish() takes a subject of type str",
+            'write it as an f-string: f"orders.{region}.shipped"',
+        )
     if isinstance(node, EventNode) and node.timeout is not None and not _is_duration(types.of(node.timeout)):
         raise context.refusal(
             place, "a timeout is a timedelta or seconds", "write `wait(timeout=timedelta(hours=1))`"

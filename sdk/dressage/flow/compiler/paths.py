@@ -23,6 +23,7 @@ from dressage.protocol.spec import (
     FailureDef,
     GatherNode,
     Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     Scope,
@@ -106,7 +107,7 @@ class Paths:
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})
-            case SleepNode():
+            case SleepNode() | PublishNode():
                 yield node.next, nothing
             case BranchNode():
                 yield node.then, set_when(node.test, True)
@@ -128,6 +129,8 @@ class Paths:
                 raised |= {_ERRORS} if node.key is not None else set[str]()
             case SleepNode():
                 raised |= self.cancelled
+            case PublishNode():
+                raised.add(_ERRORS)
             case GatherNode():
                 raised |= {GROUP_ERROR} | self.cancelled
                 if node.until == "completed":

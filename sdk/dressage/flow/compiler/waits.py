@@ -26,7 +26,7 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
     return found
 
 
-def given_to(context: Context, call: ast.Call) -> dict[str, Any]:
+def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
     """What a wait is given, as it is written: a correlation `key`, and a `timeout`; without one it waits for ever."""
     odd = [*call.args, *(each for each in call.keywords if each.arg not in ("key", "timeout"))]
     names = [each.arg for each in call.keywords]

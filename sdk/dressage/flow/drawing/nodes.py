@@ -17,6 +17,7 @@ from dressage.protocol.spec import (
     GatherNode,
     Handler,
     Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     SleepNode,
@@ -152,7 +153,11 @@ def _given(branch: Branch) -> str:
     return f" with {', '.join(given)}" if given else ""
 
 
-def _next(node: TaskNode | AssignNode | SleepNode | EventNode) -> tuple[Way, ...]:
+def _publish(_: WorkflowSpec, node: PublishNode) -> str:
+    return f"await publish({expression_text(node.subject)}, {expression_text(node.data)})"
+
+
+def _next(node: TaskNode | AssignNode | SleepNode | PublishNode | EventNode) -> tuple[Way, ...]:
     return (Way(node.next),)
 
 
@@ -169,6 +174,7 @@ NODES: Final[dict[type[Node], Drawn]] = {
         "choice",
     ),
     SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
+    PublishNode: Drawn(_publish, _next, "step"),
     EventNode: Drawn(_wait, _next, "wait"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),

@@ -5,6 +5,7 @@ from dressage.simulation.programs.define import define
 from dressage.simulation.programs.program import (
     CONSTRUCTS,
     LEAVING,
+    SHOP,
     TASKS,
     Program,
     can_nest,
@@ -12,4 +13,4 @@ from dressage.simulation.programs.program import (
     holders,
 )
 
-__all__ = ["CONSTRUCTS", "LEAVING", "TASKS", "Program", "can_nest", "construct", "define", "holders"]
+__all__ = ["CONSTRUCTS", "LEAVING", "SHOP", "TASKS", "Program", "can_nest", "construct", "define", "holders"]

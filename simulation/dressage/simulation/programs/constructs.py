@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from dressage.simulation.programs.program import Program, construct
+from dressage.simulation.programs.program import SHOP, Program, construct
 
 
 @construct()
@@ -145,6 +145,41 @@ def sleep(program: Program, depth: int) -> None:
     program.write(depth, f"await sleep({program.naps.format(program.integer())})")
 
 
+@construct()
+def published(program: Program, depth: int) -> None:
+    """Tells others; now and then on a subject that may be none, which most often is caught."""
+    integer, string, test = program.integer, program.string, program.test
+    data = program.random.choice(
+        [
+            integer(),
+            string(),
+            f"{integer()} if {test()} else None",
+            f"[{integer()}, {string()}, x]",
+            f"{{'n': {integer()}, 's': [{string()}]}}",
+            f"(a, Pair({integer()}, {string()}))",
+            "item",
+            "[item, *shelf]",
+            "{'table': table, 'at': when, 'day': day, 'took': span, 'by': uid}",
+            "[m, f, tup, tier, raw]",
+        ]
+    )
+    if program.random.random() < 0.8:
+        subject = program.pick(
+            f"'{SHOP}.a'", f"f'{SHOP}.{{a}}'", f"f'{SHOP}.{{x}}.{{len(s)}}'", f"'{SHOP}.' + str(b)"
+        )
+        program.write(depth, f"await publish({subject}, {data})")
+        return
+    subject = program.pick(
+        f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s", f"'{SHOP}.{{}}.*'", f"'{SHOP}.' + t * 300"
+    )
+    if program.random.random() < 0.3:
+        program.write(depth, f"await publish({subject}, {data})")
+        return
+    program.write(depth, "try:")
+    program.write(depth + 1, f"await publish({subject}, {data})")
+    _error_clause(program, depth, program.pick("ValueError", "(LookupError, ValueError)", "Exception"))
+
+
 @construct(weight=2, nested=True)
 def choice(program: Program, depth: int) -> None:
     program.write(depth, f"if {program.test()}:")
@@ -269,6 +304,7 @@ def fanned(program: Program, depth: int) -> None:
         (f"number({number} + {integer()})", "sum(got_{0})"),
         (f"word({number}, y={text} + {string()})", "len(''.join(got_{0}))"),
         (f"sleep({program.naps.format(number)})", "len(got_{0})"),
+        (f"publish(f'{SHOP}.{{{number}}}', {text})", "len(got_{0})"),
     ]
     calls += [(f"{function}({number} - b)", "sum(got_{0})") for function in program.functions]
     branch, result = program.random.choice(calls)

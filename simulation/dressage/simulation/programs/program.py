@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
-from dressage.flow import first_completed, first_successful, gather, sleep, task, workflow
+from dressage.flow import first_completed, first_successful, gather, publish, sleep, task, workflow
 
 told = Event("told", of=int)
 filed = Event("filed", of=int)
@@ -82,6 +82,8 @@ TOLD: Final = "told"
 
 FILED: Final = "filed"
 """The external event that programs wait for at the correlation keys `k0` to `k2`; the key alone says what it brings."""
+SHOP: Final = "shop"
+"""How the subjects begin that programs publish on, and the stream that captures them."""
 
 FAILURES: Final = ("Declined", "Stolen", "Other")
 

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.nodes import assign, branch, event, gather, raising, returning, sleep, task
+from dressage.orchestrator.fold.nodes import (
+    assign,
+    branch,
+    event,
+    gather,
+    publish,
+    raising,
+    returning,
+    sleep,
+    task,
+)
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
     AssignNode,
@@ -14,6 +24,7 @@ from dressage.protocol.spec import (
     EventNode,
     GatherNode,
     Node,
+    PublishNode,
     RaiseNode,
     ReturnNode,
     SleepNode,
@@ -25,6 +36,7 @@ ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
     AssignNode: assign.enter,
     BranchNode: branch.enter,
     SleepNode: sleep.enter,
+    PublishNode: publish.enter,
     EventNode: event.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
