@@ -54,7 +54,7 @@ from dressage.protocol.commands import (
     TaskMessage,
     TaskResult,
 )
-from dressage.protocol.events import KIND, OutputEvent, decode_data, decode_event
+from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
 from dressage.protocol.names import run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
@@ -304,7 +304,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
     for struct in (
         *(Namespace, Pointer, TaskMessage, TaskResult, StartRun, CancelRun, PostEvent),
-        *(Answer, Ask, AskAnswer),
+        *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }
 

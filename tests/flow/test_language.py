@@ -91,6 +91,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "offer_trip",
             "contract",
             "settled",
+            "send_order",
             "label",
             "review",
             "store_card",

@@ -324,3 +324,21 @@ def test_a_thread_is_found_by_the_id_of_its_attempt_alone() -> None:
     ):
         assert run.send(TaskResult(task_id, BY, msgspec.Raw(b"1"))).code == "RESULT_STALE"
     assert run.send(TaskResult(wait.task_id, BY, msgspec.Raw(b"1"))).code is None
+
+
+@workflow
+async def without_arguments(n: int) -> tuple[int, int]:
+    async def counting() -> int:
+        first = await work(n)
+        return first + await work(first)
+
+    return await gather(counting(), counting())
+
+
+def test_the_first_variable_of_a_branch_does_not_show_in_the_state_before() -> None:
+    run = Driven(ready(without_arguments)).begin(n=1)
+    before = run.run
+    stored = encode_state(before)
+    run.go_on(5)
+    assert any(thread.variables for thread in run.run.threads)
+    assert encode_state(before) == stored

@@ -106,10 +106,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
 
     def copy(self) -> RunThread:
         """A copy that can be changed without touching this one."""
-        copied = msgspec.structs.replace(self)
-        if self.variables:
-            copied.variables = dict(self.variables)
-        return copied
+        return msgspec.structs.replace(self, variables=dict(self.variables))
 
     @property
     def timer_id(self) -> str:

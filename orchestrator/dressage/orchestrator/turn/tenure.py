@@ -270,8 +270,10 @@ class Tenure:
                 stack.push_async_callback(connection.close)
                 return connection
 
-            roles = [await opened(role) for role in ("intake", "turns", "events", "states")]
-            yield _Connections(*roles, opened)
+            intake, turns, events, states = [
+                await opened(role) for role in ("intake", "turns", "events", "states")
+            ]
+            yield _Connections(intake, turns, events, states, opened)
 
     async def _work(self, connections: _Connections, stages: _Stages, stop: asyncio.Event) -> None:
         doubt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
