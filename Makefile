@@ -13,8 +13,9 @@ SOAK_MINUTES ?= 60
 SLEEPING ?= 100000
 BRANCHES ?= 10000
 SLEEPERS ?= 5000
+WAKES ?= 10000
 
-.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench branches sleepers sleeping format clean
+.PHONY: help demo test lint types contracts pytest fuzz faults availability soak simulate bench branches sleepers wakes sleeping format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +63,9 @@ branches: $(INSTALLED) ## a run with 10,000 branches has half the tasks/s of 10,
 
 sleepers: $(INSTALLED) ## 5,000 runs that sleep 5 s end within 9 s, none early, or this fails; SLEEPERS=100 for less
 	@$(BIN)/dressage bench --sleepers $(SLEEPERS)
+
+wakes: $(INSTALLED) ## 2,500 runs a second are woken by events at their keys, or this fails; WAKES=1000 for less
+	@$(BIN)/dressage bench --wakes $(WAKES)
 
 sleeping: $(INSTALLED) ## a take-over beside 100,000 sleeping runs serves within 2 s, or this fails; SLEEPING=1000 for less
 	@$(BIN)/dressage bench --sleeping $(SLEEPING)

@@ -40,6 +40,16 @@ def test_a_wide_run_is_measured_beside_as_many_runs(start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_every_run_is_woken_by_the_event_of_its_key(start: Start) -> None:
+    assert "dressage bench --wakes 10000" in PAGE
+    assert "WAKES ?= 10000" in MAKEFILE
+    told = figures(start, "--wakes", 300)
+    assert told["wakes"] == 300
+    assert told["wakes_per_s"] == pytest.approx(300 / told["seconds"], rel=0.05)
+    assert told["met"] == (told["wakes_per_s"] >= told["goal_per_s"])
+
+
+@pytest.mark.slow
 def test_no_sleep_of_many_is_too_short(start: Start) -> None:
     assert "dressage bench --sleepers 5000" in PAGE
     assert "SLEEPERS ?= 5000" in MAKEFILE

@@ -29,6 +29,7 @@ from dressage.cli.bench.shape import Shape, read_shape
 from dressage.cli.bench.sleepers import measure_sleepers, show_sleepers
 from dressage.cli.bench.sleeping import measure_sleeping, show_sleeping
 from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.wakes import measure_wakes, show_wakes
 from dressage.cli.bench.workload import TASKS_PER_RUN
 from dressage.cli.children import Child, dressage
 from dressage.cli.running import run
@@ -66,6 +67,12 @@ from dressage.cli.running import run
     "the first start, or any too early.",
 )
 @click.option(
+    "--wakes",
+    type=click.IntRange(1),
+    metavar="RUNS",
+    help="Instead: so many runs that wait at keys, all woken at once. Exits with 1 below 2,500 a second.",
+)
+@click.option(
     "--language",
     is_flag=True,
     help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
@@ -80,6 +87,7 @@ def bench(
     sleeping: int | None,
     branches: int | None,
     sleepers: int | None,
+    wakes: int | None,
     language: bool,
     as_json: bool,
 ) -> None:
@@ -94,6 +102,8 @@ def bench(
         _judged(run(measure_branches(branches)), show_branches, as_json)
     if sleepers is not None:
         _judged(run(measure_sleepers(sleepers)), show_sleepers, as_json)
+    if wakes is not None:
+        _judged(run(measure_wakes(wakes)), show_wakes, as_json)
     if language:
         _judged(run(measure_language()), show_language, as_json)
     report = run(measure(runs, latency_runs, with_analytics=analytics))

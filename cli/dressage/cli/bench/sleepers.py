@@ -51,7 +51,7 @@ async def measure_sleepers(runs: int) -> dict[str, Any]:
             )
             starting_s = time.perf_counter() - began
             times = Times()
-            async for event, stored_s in _events(client, runs * EVENTS_PER_RUN):
+            async for event, stored_s in stored_events(client, runs * EVENTS_PER_RUN):
                 times.add(event, stored_s)
             orchestrator.check()
     return {
@@ -98,7 +98,7 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-async def _events(client: Client, count: int) -> AsyncIterator[tuple[ReceivedEvent, float]]:
+async def stored_events(client: Client, count: int) -> AsyncIterator[tuple[ReceivedEvent, float]]:
     """The first `count` output events of the namespace, each with the second at which it was stored.
 
     Raises `DressageError` when there is none for a long time.

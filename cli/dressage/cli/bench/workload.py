@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dressage.flow import App, Limits, Searchable, gather, sleep, workflow
+from dressage.flow import App, Event, Limits, Searchable, gather, sleep, workflow
 
 app = App("bench")
 TASKS_PER_RUN: Final = 3
@@ -61,6 +61,14 @@ def order_input(number: int) -> dict[str, Any]:
             "note": "n" * 232,
         }
     }
+
+
+told = Event("bench-told", of=int)
+
+
+@workflow(name="bench-told-by-key")
+async def told_by_key(key: str) -> int:
+    return await told.wait(key=key)
 
 
 @app.task(retries=3)
