@@ -149,9 +149,9 @@ class Engine:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
         stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
-        before = None if self.state is None else encode_state(self.state)
-        outcome = fold(self.state, command, "r", stamp, self.definition)
-        assert before is None or encode_state(self.state) == before, "a fold changed the state before it"
+        before, stored = self.state, None if self.state is None else encode_state(self.state)
+        outcome = fold(before, command, "r", stamp, self.definition)
+        assert before is None or encode_state(before) == stored, "a fold changed the state before it"
         assert outcome.code is None, outcome.message
         assert outcome.state is not None
         self.state = decode_state(encode_state(outcome.state))

@@ -277,6 +277,7 @@ def test_of_a_large_group_that_a_run_ends_with_the_first_failures_are_told() -> 
 
 def test_thousands_of_failures_end_a_run_whose_state_still_fits() -> None:
     run = Driven(ready(of_tasks)).begin(count=3000, at_once=100)
+    outcome = Outcome(None)
     while not run.run.finished:
         outcome = run.go_on(FailureInfo("declined", "no", family=("declined",)))
     failure = run.run.failure
