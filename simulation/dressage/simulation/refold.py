@@ -18,7 +18,7 @@ from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_id, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
 from dressage.protocol.commands import StartRun
-from dressage.protocol.events import KIND
+from dressage.protocol.events import KIND, SleepEnded, SleepMoved
 from dressage.protocol.names import Names
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
@@ -114,11 +114,9 @@ class Refold:
         if changed:
             assert outcome.state is not None
             shard.states[token] = outcome.state
-            if before is not None:
-                left = {thread.timer_id for thread in outcome.state.threads}
-                for thread in before.threads:
-                    if isinstance(thread.wait, SleepWait) and thread.wait.timer_id not in left:
-                        shard.due_ms[token, record.seq] = thread.wait.until_ms
+            for thread in before.threads if before is not None else ():
+                if isinstance(thread.wait, SleepWait) and thread.wait.timer_id in _slept_out(outcome):
+                    shard.due_ms[token, record.seq] = thread.wait.until_ms
         self._note(shard, folded)
         return folded
 
@@ -184,3 +182,9 @@ def _change_map(shard: Shard, record: Record) -> Outcome:
 
 def stamp_of(delivery: Any) -> Stamp:
     return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
+
+
+def _slept_out(outcome: Outcome) -> set[str]:
+    """The timers of the sleeps that have come to the end that was set for them: not to one that was moved meanwhile."""
+    ended = {event.timer_id for event in outcome.events if isinstance(event, SleepEnded)}
+    return ended - {event.replaced for event in outcome.events if isinstance(event, SleepMoved)}

@@ -33,7 +33,7 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.errors import DefinitionError, Refused
-from dressage.simulation.behaviour import NAP, QUEUES, payload_of, task_options
+from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
@@ -82,6 +82,8 @@ def program(number: int) -> ModuleType | None:
         number,
         name=f"program-{number}",
         naps=NAP,
+        moments=MOMENT,
+        began_s=EPOCH_S,
         task_options=task_options(queue),
         length=(2, 6),
         parks=number % 2 == 0,

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
-from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
-from dressage.orchestrator.fold.effects import CancelTimer, Effect
+from dressage.orchestrator.fold.effects import CancelTimer, Effect, SetTimer
 from dressage.orchestrator.fold.limits import (
     bounded,
     events_bytes,
@@ -29,6 +29,7 @@ from dressage.orchestrator.fold.limits import (
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
 from dressage.orchestrator.fold.state import RunState, RunThread
+from dressage.orchestrator.fold.watches import Watches
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
@@ -76,6 +77,7 @@ class Advance:
         """The threads that can go on, in their order."""
 
         self.branches = Branches(self)
+        self.watches = Watches(self)
         self.moving: RunThread | None = None
         self._scopes: dict[int, Scope] = {}
         self._thread: RunThread | None = None
@@ -100,6 +102,13 @@ class Advance:
             around = self._scope_of(self.thread(thread.parent))
             found = self._scopes[thread.id] = BranchScope(thread.variables, self.definition, around)
         return found
+
+    def next_thread(self) -> RunThread | None:
+        """The next one that can go on, or else the next one that waits and is to look at variables that were set.
+
+        Raises `LimitExceeded`.
+        """
+        return self.ready.popleft() if self.ready else self.watches.next()
 
     def thread(self, number: int) -> RunThread:
         return next(each for each in self.state.threads if each.id == number)
@@ -139,6 +148,15 @@ class Advance:
         """Whether the run has all the output events that it may have, its end apart."""
         return self.state.events >= self.definition.limits.history_events
 
+    def check_history(self) -> None:
+        """Raises `LimitExceeded` if nothing more may happen that is told."""
+        if self.history_full:
+            raise LimitExceeded(
+                "history-limit",
+                f"the run has {self.definition.limits.history_events} output events, all that are allowed: start "
+                "another run for the rest, or raise history_events of the workflow's limits",
+            )
+
     def attempt_id(self, thread: RunThread, node: int, attempt: int) -> str:
         """Names one attempt for ever: a loop or a retry has another command sequence, a branch another thread."""
         return f"{thread.id}-{node}-{self.stamp.seq}-{attempt}"
@@ -146,6 +164,25 @@ class Advance:
     def begun_id(self, thread: RunThread, node: int) -> str:
         """Names what this fold begins at a node: a timer, or a call with all its attempts."""
         return f"{thread.id}-{node}-{self.stamp.seq}"
+
+    def timer_id(self, thread: RunThread) -> str:
+        """Names a timer for ever, also where this fold sets several at one node: an event tells of each of them."""
+        return f"{self.begun_id(thread, thread.node)}-{self.state.events}"
+
+    def drop_timer(self, timer_id: str) -> None:
+        """Nothing waits for this timer any more, if it is one. What this very fold asked for is not asked for."""
+        if timer_id and timer_id.split("-")[2] == str(self.stamp.seq):
+            self.scope.spend(OPERATION_WORK * len(self.effects))
+            left = [
+                each
+                for each in self.effects
+                if not (isinstance(each, SetTimer) and each.timer_id == timer_id)
+            ]
+            if len(left) < len(self.effects):
+                self.effects = left
+                return
+        if timer_id:
+            self.effects.append(CancelTimer(timer_id))
 
     def admitted(self, name: str, value: Any) -> Any:
         """What a variable takes of `value`. Raises `BadValue` for what is not of its declared type, or no view."""
@@ -215,6 +252,8 @@ class Advance:
         if len(data) > SMALL_BYTES:
             self._pay_for_storing(len(data))
         self.stored = True
+        if name in self.definition.watched_variables:
+            self.watches.changed.add(name)
         owner = None if self._thread is None else self._owner(self._thread, name)
         if owner is None:
             self.state.variables[name] = msgspec.Raw(data)

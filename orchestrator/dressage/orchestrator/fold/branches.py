@@ -9,9 +9,16 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
+from dressage.orchestrator.fold.effects import DispatchTask
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunThread, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import (
+    ConditionWait,
+    EventWait,
+    GatherWait,
+    RunThread,
+    SleepWait,
+    TaskWait,
+)
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import BranchEnded, BranchStarted
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
@@ -176,17 +183,10 @@ class Branches:
         self._abandon(thread, wait)
         self.advance.fail(thread, CANCELLED, wait.node)
 
-    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
+    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
-        for place, effect in enumerate(self.advance.effects):
-            match effect:
-                case DispatchTask(task_id=asked) if isinstance(wait, TaskWait) and asked == wait.task_id:
-                    del self.advance.effects[place]
-                    return
-                case SetTimer(timer_id=asked) if asked == wait.timer_id:
-                    del self.advance.effects[place]
-                    return
-                case _:
-                    continue
-        if thread.timer_id:
-            self.advance.effects.append(CancelTimer(thread.timer_id))
+        for place, effect in enumerate(self.advance.effects if isinstance(wait, TaskWait) else ()):
+            if isinstance(effect, DispatchTask) and effect.task_id == wait.task_id:
+                del self.advance.effects[place]
+                return
+        self.advance.drop_timer(thread.timer_id)

@@ -10,7 +10,17 @@ from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import POSTED_BYTES, POSTED_MAX, STATE_BYTES_MAX, UNCLAIMED_BYTES_MAX
-from dressage.protocol.spec import GatherNode, Limits, Node, RegisteredWorkflow, TaskDef, WorkflowSpec
+from dressage.protocol.expressions import Expr, variables_in
+from dressage.protocol.spec import (
+    ConditionNode,
+    GatherNode,
+    Limits,
+    Node,
+    RegisteredWorkflow,
+    SleepUntilNode,
+    TaskDef,
+    WorkflowSpec,
+)
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
 from dressage.protocol.types import Named
@@ -86,6 +96,15 @@ class Definition:
         """Which variables are a branch's own, by the node of its gather and its place there. Those that there are for
         the items of a list have what the first one has."""
 
+        self.watched = {
+            number: frozenset(variables_in(expr))
+            for number, node in enumerate(spec.nodes)
+            if (expr := _watched(node)) is not None
+        }
+        """The variables that are read by what a thread looks at while it waits, by the node."""
+
+        self.watched_variables = frozenset[str]().union(*self.watched.values())
+
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}
         work = sum(work for _, work in compiled.values())
@@ -94,6 +113,17 @@ class Definition:
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]
+
+
+def _watched(node: Node) -> Expr | None:
+    """What a thread that waits at this node looks at again when variables have changed."""
+    match node:
+        case ConditionNode():
+            return node.condition
+        case SleepUntilNode(watched=True):
+            return node.moment
+        case _:
+            return None
 
 
 def _largest_state(limits: Limits) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, TaskWait
+from dressage.orchestrator.fold.state import ConditionWait, EventWait, GatherWait, RunState, TaskWait
 from dressage.protocol.errors import InvariantBroken
 
 
@@ -81,7 +81,7 @@ def _broken_waits(after: RunState, outcome: Outcome) -> str:
             if running + wait.ended + len(wait.given) != wait.branches or not running:
                 return "a gather waits for branches that are not there"
             continue
-        if isinstance(wait, EventWait) and not wait.timer_id:
+        if isinstance(wait, EventWait | ConditionWait) and not wait.timer_id:
             continue
         wait_id = wait.task_id if isinstance(wait, TaskWait) else wait.timer_id
         if wait_id.split("-")[2] == seq:

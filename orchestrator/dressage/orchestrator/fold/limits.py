@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from dressage.expressions.errors import LimitExceeded, error_family
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
 from dressage.orchestrator.fold.state import GatherWait, RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, Json
@@ -120,6 +120,12 @@ def threads_bytes(threads: Iterable[RunThread]) -> tuple[int, int]:
 def events_bytes(state: RunState) -> int:
     """What external events take in the state: the payloads of those that wait to be claimed, and marks of all."""
     return sum(len(each.payload) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
+
+
+def failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:
+    """What a run fails with whose expression has no value, or that passes a limit."""
+    where = "" if line is None else f"line {line}: "
+    return FailureInfo(error.name, f"{where}{error.message}", error.kind, family=error.family)
 
 
 def type_error(wrong: BadValue, line: int) -> FailureInfo:

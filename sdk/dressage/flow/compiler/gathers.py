@@ -8,14 +8,24 @@ from typing import Final, Literal
 from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
+from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.scope import FlowScope
-from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, timeout_of
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
-from dressage.protocol.spec import Each, EventNode, GatherNode, ReturnNode, SleepNode, TaskNode
+from dressage.protocol.spec import (
+    ConditionNode,
+    Each,
+    EventNode,
+    GatherNode,
+    ReturnNode,
+    SleepNode,
+    SleepUntilNode,
+    TaskNode,
+)
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
 Until = Literal["all", "completed", "successful"]
@@ -131,7 +141,10 @@ class _Branch:
         self.call = node
         self.task = calls.task_of(node, context.scope)
         self.event = None if self.task else event_of(context, node)
-        plain = self.task or self.event or is_sleep(context, node)
+        self.moment = moment_of(context, node) if is_sleep_until(context, node) else None
+        self.condition = condition_of(context, node) if is_wait_until(context, node) else None
+        waits = is_sleep(context, node) or self.moment or self.condition
+        plain = self.task or self.event or waits
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
@@ -145,6 +158,11 @@ class _Branch:
             given = {} if timeout is None else {"timeout": timeout}
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
+        elif self.moment is not None:
+            given = {} if self.moment.watched else {"moment": self.moment.expr}
+        elif self.condition is not None:
+            timeout = self.condition.timeout
+            given = {} if timeout is None else {"timeout": timeout}
         elif is_sleep(context, call):
             given = {"duration": duration_of(context, call)}
         else:
@@ -156,7 +174,7 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, sleep(), an event's wait(), or an async function that awaits the rest",
+                "write a task, a sleep, a wait, or an async function that awaits the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -188,10 +206,22 @@ class _Branch:
             functions.give(inner, self.call, given)
             functions.body(inner, self.callee)
         else:
-            graph.emit(SleepNode, self.call, duration=given["duration"])
+            self._emit_wait(given)
             value = None
         if graph.live:
             graph.emit(ReturnNode, self.call, {}, value=value)
         binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
         own = dict.fromkeys([*self.names.values(), *graph.targets(first), *binds])
         self.draft.variables = tuple(own)
+
+    def _emit_wait(self, given: dict[str, Expr]) -> None:
+        graph, call = self.context.graph, self.call
+        if self.moment is not None:
+            moment = given.get("moment", self.moment.expr)
+            graph.emit(SleepUntilNode, call, moment=moment, watched=self.moment.watched)
+        elif self.condition is not None:
+            condition, text, _ = self.condition
+            timeout = given.get("timeout")
+            graph.emit(ConditionNode, call, condition=condition, timeout=timeout, text=text)
+        else:
+            graph.emit(SleepNode, call, duration=given["duration"])

@@ -28,11 +28,13 @@ from dressage.protocol.expressions import (
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     Node,
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 from dressage.protocol.types import ANY, Field, Named, RecordType, Scalar, TypeRef, UnionOf
@@ -52,7 +54,7 @@ def check_masks(context: Context, node: Node, place: ast.AST, types: Types) -> N
 
 def _looked_at(node: Node) -> Iterator[Expr]:
     """The expressions whose value the engine itself looks at, or tells."""
-    if isinstance(node, BranchNode | SleepNode | EventNode | RaiseNode):
+    if isinstance(node, BranchNode | SleepNode | SleepUntilNode | ConditionNode | EventNode | RaiseNode):
         yield from expressions_of(node)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable
+from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -25,7 +25,15 @@ from dressage.protocol.expressions import (
     Spread,
     TupleOfExpr,
 )
-from dressage.protocol.spec import AssignNode, EventNode, Node, RaiseNode, SleepNode
+from dressage.protocol.spec import (
+    AssignNode,
+    ConditionNode,
+    EventNode,
+    Node,
+    RaiseNode,
+    SleepNode,
+    SleepUntilNode,
+)
 from dressage.protocol.types import (
     ANY,
     DictOf,
@@ -112,6 +120,12 @@ def _is_duration(kind: TypeRef | None) -> bool:
     return kind in (None, ANY, TIMEDELTA, Scalar("int"), Scalar("float"))
 
 
+def _is_moment(kind: TypeRef | None) -> bool:
+    if isinstance(kind, UnionOf):
+        return any(_is_moment(option) for option in kind.options)
+    return kind in (None, ANY, DATETIME)
+
+
 def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     if isinstance(node, RaiseNode) and node.message is not None and types.of(node.message) != STR:
         raise context.refusal(
@@ -119,10 +133,13 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         )
     if isinstance(node, SleepNode) and not _is_duration(types.of(node.duration)):
         raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
-    if isinstance(node, EventNode) and node.timeout is not None and not _is_duration(types.of(node.timeout)):
-        raise context.refusal(
-            place, "a timeout is a timedelta or seconds", "write `wait(timeout=timedelta(hours=1))`"
-        )
+    if isinstance(node, SleepUntilNode) and not _is_moment(types.of(node.moment)):
+        advice = "give it a datetime, or write `sleep(...)` with how long"
+        raise context.refusal(place, "sleep_until() takes a datetime", advice)
+    if isinstance(node, EventNode | ConditionNode) and node.timeout is not None:
+        if not _is_duration(types.of(node.timeout)):
+            advice = "write `timeout=timedelta(hours=1)`"
+            raise context.refusal(place, "a timeout is a timedelta or seconds", advice)
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
 

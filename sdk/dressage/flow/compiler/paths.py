@@ -19,6 +19,7 @@ from dressage.protocol.spec import (
     TIMEOUT_ERROR,
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     FailureDef,
     GatherNode,
@@ -27,6 +28,7 @@ from dressage.protocol.spec import (
     ReturnNode,
     Scope,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 
@@ -106,7 +108,7 @@ class Paths:
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})
-            case SleepNode():
+            case SleepNode() | SleepUntilNode() | ConditionNode():
                 yield node.next, nothing
             case BranchNode():
                 yield node.then, set_when(node.test, True)
@@ -123,10 +125,13 @@ class Paths:
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR} | self.cancelled
-            case EventNode():
+            case EventNode() | ConditionNode():
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | self.cancelled
             case SleepNode():
                 raised |= self.cancelled
+            case SleepUntilNode():
+                # A moment without a time zone is none.
+                raised |= {_ERRORS} | self.cancelled
             case GatherNode():
                 raised |= {GROUP_ERROR} | self.cancelled
                 if node.until == "completed":

@@ -28,7 +28,7 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
 
 
 def timeout_of(context: Context, call: ast.Call) -> Expr | None:
-    """How long it waits, as it is written; None for ever."""
+    """How long a wait for an event waits, as it is written; None for ever."""
     odd = [*call.args, *(each for each in call.keywords if each.arg != "timeout")]
     if odd or len(call.keywords) > 1:
         raise context.refusal(
@@ -36,8 +36,13 @@ def timeout_of(context: Context, call: ast.Call) -> Expr | None:
             "wait() takes a timeout by name",
             "write `wait(timeout=timedelta(days=7))`",
         )
-    if not call.keywords:
+    return written_timeout(context, call.keywords)
+
+
+def written_timeout(context: Context, keywords: list[ast.keyword]) -> Expr | None:
+    """The timeout among these arguments; None if there is none."""
+    value = next((each.value for each in keywords if each.arg == "timeout"), None)
+    if value is None:
         return None
-    value = call.keywords[0].value
     # As in Python: no timeout at all, if it is written so.
     return None if isinstance(value, ast.Constant) and value.value is None else context.translate(value)

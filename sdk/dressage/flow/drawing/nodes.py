@@ -13,6 +13,7 @@ from dressage.protocol.spec import (
     Backoff,
     Branch,
     BranchNode,
+    ConditionNode,
     EventNode,
     GatherNode,
     Handler,
@@ -20,6 +21,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
     WorkflowSpec,
     effective_retry,
@@ -90,6 +92,15 @@ def _wait(_: WorkflowSpec, node: EventNode) -> str:
     return f"{target}await {node.event}.wait({timeout})"
 
 
+def _sleep_until(_: WorkflowSpec, node: SleepUntilNode) -> str:
+    return f"await sleep_until({'lambda: ' if node.watched else ''}{expression_text(node.moment)})"
+
+
+def _condition(_: WorkflowSpec, node: ConditionNode) -> str:
+    timeout = "" if node.timeout is None else f", timeout={expression_text(node.timeout)}"
+    return f"await wait_until(lambda: {expression_text(node.condition)}{timeout})"
+
+
 def _assign(_: WorkflowSpec, node: AssignNode) -> str:
     attribute = f".{node.attribute}" if node.attribute else ""
     return f"{node.target}{attribute} = {expression_text(node.value)}"
@@ -151,7 +162,9 @@ def _given(branch: Branch) -> str:
     return f" with {', '.join(given)}" if given else ""
 
 
-def _next(node: TaskNode | AssignNode | SleepNode | EventNode) -> tuple[Way, ...]:
+def _next(
+    node: TaskNode | AssignNode | SleepNode | SleepUntilNode | ConditionNode | EventNode,
+) -> tuple[Way, ...]:
     return (Way(node.next),)
 
 
@@ -168,6 +181,8 @@ NODES: Final[dict[type[Node], Drawn]] = {
         "choice",
     ),
     SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
+    SleepUntilNode: Drawn(_sleep_until, _next, "wait"),
+    ConditionNode: Drawn(_condition, _next, "wait"),
     EventNode: Drawn(_wait, _next, "wait"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),

@@ -6,27 +6,47 @@ from collections.abc import Callable
 
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.nodes import assign, branch, event, gather, raising, returning, sleep, task
+from dressage.orchestrator.fold.nodes import (
+    assign,
+    branch,
+    condition,
+    event,
+    gather,
+    raising,
+    returning,
+    sleep,
+    sleep_until,
+    task,
+)
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     GatherNode,
     Node,
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 
-ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
+Act = Callable[[Advance, RunThread, ReadyNode], None]
+
+ENTER: dict[type[Node], Act] = {
     TaskNode: task.enter,
     AssignNode: assign.enter,
     BranchNode: branch.enter,
     SleepNode: sleep.enter,
+    SleepUntilNode: sleep_until.enter,
+    ConditionNode: condition.enter,
     EventNode: event.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
     GatherNode: gather.enter,
 }
+
+LOOK: dict[type[Node], Act] = {ConditionNode: condition.look, SleepUntilNode: sleep_until.look}
+"""What a thread does that waits at such a node when variables have changed that it reads."""
