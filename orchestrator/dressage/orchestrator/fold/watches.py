@@ -40,8 +40,8 @@ class Watches:
             self._note()
         while self._due and not self.advance.state.finished:
             begun = self._due.pop()
-            thread = self._found()[begun]
-            if _begun(thread.wait) == begun:
+            thread = self._found().get(begun)
+            if thread is not None and _begun(thread.wait) == begun:
                 return thread
         return None
 
@@ -56,12 +56,9 @@ class Watches:
         changed, self.changed = self.changed, set()
         found, reads = self._found(), self.advance.definition.watched
         self.advance.root.spend(OPERATION_WORK * len(found))
-        due = set(self._due)
-        for begun, thread in found.items():
-            wait = thread.wait
-            if wait is not None and _begun(wait) == begun and reads[wait.node] & changed:
-                due.add(begun)
-        self._due = sorted(due, reverse=True)
+        self._threads = {begun: thread for begun, thread in found.items() if _begun(thread.wait) == begun}
+        due = {begun for begun, thread in self._threads.items() if reads[thread.node] & changed}
+        self._due = sorted(due.union(self._due), reverse=True)
 
 
 def _begun(wait: Wait | None) -> int:

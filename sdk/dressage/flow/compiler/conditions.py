@@ -6,6 +6,7 @@ import ast
 from typing import Final, NamedTuple
 
 from dressage.flow.compiler.context import Context
+from dressage.flow.compiler.helpers import helper_of
 from dressage.flow.compiler.waits import written_timeout
 from dressage.flow.compiler.watched import watched
 from dressage.flow.conditions import wait_until
@@ -40,13 +41,11 @@ def condition_of(context: Context, call: ast.Call) -> Condition:
     (condition,) = given
     if not isinstance(condition, ast.Lambda):
         what = "a condition is looked at again and again, and this is computed once"
-        called = isinstance(condition, ast.Name) and context.scope.helper(condition.id) is not None
-        text = f"{ast.unparse(condition)}()" if called else ast.unparse(condition)
+        text = ast.unparse(condition) + "()" * (helper_of(condition, context.scope) is not None)
         raise context.refusal(condition, what, f"write `wait_until(lambda: {text})`")
     timeout = written_timeout(context, call.keywords)
-    return Condition(
-        watched(context, condition, "a condition", _ADVICE), _shown(ast.unparse(condition.body)), timeout
-    )
+    text = context.scope.source.written(condition.body)
+    return Condition(watched(context, condition, "a condition", _ADVICE), _shown(text), timeout)
 
 
 def _shown(text: str) -> str:
