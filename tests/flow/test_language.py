@@ -296,7 +296,9 @@ def test_the_pages_ticket_is_escalated_when_it_is_due_at_last(page: ModuleType) 
 
 def test_the_pages_article_is_published_when_enough_have_approved(page: ModuleType) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(page.publish)
-    test.comes(page.approved, "Ann", after=timedelta(hours=1)).comes(page.approved, "Bob", after=timedelta(hours=2))
+    test.comes(page.approved, "Ann", after=timedelta(hours=1)).comes(
+        page.approved, "Bob", after=timedelta(hours=2)
+    )
     enough = test.run("news", 2)
     assert (enough.result, enough.elapsed) == ("news is published", timedelta(hours=2))
     late = test.run("news", 3)
