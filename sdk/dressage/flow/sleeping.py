@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from dressage.flow.watching import held
@@ -34,8 +35,12 @@ async def sleep_until(when: datetime | Callable[[], datetime]) -> None:
 
     due = moment()
     while (left_s := (due - now()).total_seconds()) > 0:
-        await held(lambda set_for=due: moment() != set_for, left_s)
+        await held(partial(_differs, moment, due), left_s)
         due = moment()
+
+
+def _differs(moment: Callable[[], datetime], due: datetime) -> bool:
+    return moment() != due
 
 
 def seconds_of(duration: timedelta | float) -> float:

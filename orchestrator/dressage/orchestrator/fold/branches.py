@@ -185,8 +185,9 @@ class Branches:
 
     def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
-        for place, effect in enumerate(self.advance.effects if isinstance(wait, TaskWait) else ()):
-            if isinstance(effect, DispatchTask) and effect.task_id == wait.task_id:
-                del self.advance.effects[place]
-                return
+        if isinstance(wait, TaskWait):
+            for place, effect in enumerate(self.advance.effects):
+                if isinstance(effect, DispatchTask) and effect.task_id == wait.task_id:
+                    del self.advance.effects[place]
+                    return
         self.advance.drop_timer(thread.timer_id)
