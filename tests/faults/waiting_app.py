@@ -1,16 +1,38 @@
-"""The application of the kill tests for what waits: races of events and time, whose losers tidy up, and events that
-find their run by a key, or before it exists. Each run of the first kind tells others of every step."""
+"""The application of the kill tests for what waits: races of events and time, whose losers tidy up, conditions and a
+moment that moves; each run tells others of every step. And events that find their run by a key, or before it exists."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from dressage.flow import App, Event, first_completed, publish, sleep, workflow
+from dressage.flow import (
+    App,
+    Event,
+    first_completed,
+    gather,
+    publish,
+    sleep,
+    sleep_until,
+    wait_until,
+    workflow,
+)
 
 app = App("waiting")
 approved = Event("approved", of=int)
 refused = Event("refused", of=int)
 never = Event("never")
+
+FAR: Final = datetime(2090, 1, 1, tzinfo=UTC)
+PASSED: Final = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Progress:
+    rounds: int = 0
+    over: bool = False
+    due: datetime = FAR
 
 
 @app.task(retries=5)
@@ -20,27 +42,48 @@ def tidy(n: int) -> int:
 
 @workflow(name="waiting")
 async def waiting(n: int) -> int:
+    view = Progress()
+
     async def loser() -> None:
         try:
             await never.wait()
         finally:
             await tidy(n)
 
-    # To every third run nobody says a word.
-    limit = timedelta(seconds=1) if n % 3 == 0 else timedelta(hours=1)
-    total = 0
-    await publish(f"waiting.{n % 5}", [n, 0])
-    for weight in (1, 10):
-        match await first_completed(loser(), approved.wait(), refused.wait(), sleep(limit)):
-            case 1, number:
-                total += weight * number
-            case 2, number:
-                total -= weight * number
-            case _:
-                await publish("waiting.late", [n, 1])
-                return -n
-        await publish(f"waiting.{n % 5}", [n, weight])
-    return 1000 * n + total
+    async def answer() -> int:
+        # To every third run nobody says a word.
+        limit = timedelta(seconds=1) if n % 3 == 0 else timedelta(hours=1)
+        total = 0
+        await publish(f"waiting.{n % 5}", [n, 0])
+        try:
+            for weight in (1, 10):
+                match await first_completed(loser(), approved.wait(), refused.wait(), sleep(limit)):
+                    case 1, number:
+                        total += weight * number
+                    case 2, number:
+                        total -= weight * number
+                    case _:
+                        await publish("waiting.late", [n, 1])
+                        return -n
+                await publish(f"waiting.{n % 5}", [n, weight])
+                view.rounds += 1
+                view.due = FAR + timedelta(days=view.rounds)
+        finally:
+            view.over = True
+        return 1000 * n + total
+
+    async def release() -> None:
+        await wait_until(lambda: view.over)
+        await tidy(n)
+        view.due = PASSED
+
+    async def rounds() -> int:
+        await wait_until(lambda: view.over or view.rounds == 1, timeout=timedelta(hours=1))
+        await sleep_until(lambda: view.due)
+        return view.rounds
+
+    result, _, counted = await gather(answer(), release(), rounds())
+    return result if counted == (0 if n % 3 == 0 else 2) else -1_000_000 - counted
 
 
 def posts(n: int) -> list[tuple[Event[int], int]]:

@@ -31,14 +31,24 @@ from dressage.orchestrator.fold.state import (
     encode_state,
 )
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
-from dressage.protocol.events import BranchStarted, EventAwaited, Published, SleepStarted
+from dressage.protocol.events import (
+    BranchStarted,
+    ConditionAwaited,
+    EventAwaited,
+    EventData,
+    Published,
+    SleepMoved,
+    SleepStarted,
+    TaskScheduled,
+)
 from dressage.protocol.names import key_of, key_token
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
 from dressage.worker.calls import technical
 
 COMMANDS_MAX = 20_000
-_BEGAN_MS = 1_800_000_000_000
+BEGAN_MS = 1_800_000_000_000
+"""When a run begins."""
 
 Path_ = tuple[tuple[int, int], ...]
 """Where a branch stands: of each gather around it its number in its own branch, and the place there."""
@@ -93,6 +103,9 @@ class Engine:
         """How many milliseconds the n-th call or sleep of a branch takes, beyond the length of the sleep."""
 
         self._begun: Counter[Path_] = Counter()
+        self._numbers: dict[str, int] = {}
+        """Of each call, sleep and timeout which one it is in its branch."""
+
         self._posted = 0
         self._seq = 0
         self._now = 0.0
@@ -168,7 +181,7 @@ class Engine:
         event, _ = key_of(token)
         of = next(each for each in self.definition.spec.events if each.name == event)
         definition = EventDefinition(RegisteredEvent(of, self.definition.spec.types, 1, ""))
-        stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
+        stamp = Stamp(self._seq, BEGAN_MS + int(self._now))
         outcome = fold_key(self.mailboxes.get(token), command, token, stamp, definition)
         assert outcome.code is None, outcome.message
         assert isinstance(outcome.state, Mailbox)
@@ -180,7 +193,7 @@ class Engine:
     def _fold(self, command: Command) -> None:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
-        stamp = Stamp(self._seq, _BEGAN_MS + int(self._now))
+        stamp = Stamp(self._seq, BEGAN_MS + int(self._now))
         before = None if self.state is None else encode_state(self.state)
         outcome = fold(self.state, command, "r", stamp, self.definition)
         now = None if self.state is None else encode_state(self.state)
@@ -193,21 +206,21 @@ class Engine:
         for event in outcome.events:
             if isinstance(event, BranchStarted):
                 self._note_branch(event)
-            elif isinstance(event, SleepStarted | EventAwaited) and event.timer_id:
-                self._note_wait(event)
             elif isinstance(event, Published):
                 told = event.subject, msgspec.json.decode(event.data)
                 self.outcome.branches.setdefault(self.paths[event.thread], []).append(told)
+            else:
+                self._note_wait(event)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
                 delay = max(0, effect.not_before_ms - self.state.time_ms)
-                self._wait(effect, self._path_of(effect.task_id), delay)
+                self._wait(effect, effect.task_id, delay)
             elif isinstance(effect, CancelTimer):
                 self._due = [each for each in self._due if each[2].timer_id != effect.timer_id]
                 heapq.heapify(self._due)
             elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
                 length = effect.due_ms - self.state.time_ms
-                self._wait(effect, self._path_of(effect.timer_id), length)
+                self._wait(effect, effect.timer_id, length)
         for effect in outcome.effects:
             if isinstance(effect, SendCommand):
                 self._fold_key(effect.token, effect.command)
@@ -217,23 +230,31 @@ class Engine:
             self.gathers[event.parent] = self.gathers.get(event.parent, -1) + 1
         self.paths[event.thread] = (*self.paths[event.parent], (self.gathers[event.parent], event.branch))
 
-    def _note_wait(self, event: SleepStarted | EventAwaited) -> None:
+    def _note_wait(self, event: EventData) -> None:
         """What begins to wait, also if it is cancelled before anybody could set its timer."""
         assert self.state is not None
-        if isinstance(event, EventAwaited) and event.event in self.come:
+        if isinstance(event, TaskScheduled):
+            self._number(event.task_id)
+        if not isinstance(event, SleepStarted | SleepMoved | EventAwaited | ConditionAwaited):
             return
+        if not event.timer_id or (isinstance(event, EventAwaited) and event.event in self.come):
+            return
+        self._number(event.timer_id)
         until = datetime.fromisoformat(event.until)
         length = round(until.timestamp() * 1000) - self.state.time_ms
         self.outcome.slept.append(length)
         self.outcome.branches.setdefault(self._path_of(event.timer_id), []).append(length)
 
+    def _number(self, step_id: str) -> None:
+        path = self._path_of(step_id)
+        self._numbers[step_id], self._begun[path] = self._begun[path], self._begun[path] + 1
+
     def _path_of(self, step_id: str) -> Path_:
         return self.paths[int(step_id.split("-")[0])]
 
-    def _wait(self, effect: DispatchTask | SetTimer, path: Path_, length: int) -> None:
+    def _wait(self, effect: DispatchTask | SetTimer, step_id: str, length: int) -> None:
         self._order += 1
-        more = self.takes(path, self._begun[path]) if self.takes is not None else 0.0
-        self._begun[path] += 1
+        more = self.takes(self._path_of(step_id), self._numbers[step_id]) if self.takes is not None else 0.0
         heapq.heappush(self._due, (self._now + (length + more), self._order, effect))
 
     def _called(self, effect: DispatchTask) -> TaskResult:

@@ -16,14 +16,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any, Final
+from unittest import mock
 
 import msgspec
-from tests.flow.conftest import Engine, Path_, told_by_python  # pyright: ignore[reportMissingImports]
+from tests.flow.conftest import BEGAN_MS, Engine, Path_, told_by_python
 
-from dressage.flow import first_completed, first_successful, gather
+from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, watching
 from dressage.flow.models import to_plain
 from dressage.protocol.errors import DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
@@ -54,15 +55,31 @@ class Fakes:
         """How many milliseconds the n-th call of a branch takes, or its n-th sleep beyond its length."""
         return random.Random(f"{self.seed} takes {path} {number}").uniform(1, 40)
 
-    async def _pass(self, milliseconds: int) -> None:
+    def _takes_now(self) -> float:
         path = _path.get()[0]
         number, self._begun[path] = self._begun[path], self._begun[path] + 1
-        await asyncio.sleep(milliseconds + self.takes(path, number))
+        return self.takes(path, number)
+
+    def _noted(self, seconds: float) -> int:
+        """How many milliseconds a branch waits at most; what is more than microseconds is a float's own."""
+        milliseconds = max(0, math.ceil(round(seconds * 1000, 3)))
+        self.branches.setdefault(_path.get()[0], []).append(milliseconds)
+        return milliseconds
 
     async def sleep(self, duration: timedelta) -> None:
-        milliseconds = max(0, math.ceil(duration.total_seconds() * 1000))
-        self.branches.setdefault(_path.get()[0], []).append(milliseconds)
-        await self._pass(milliseconds)
+        await asyncio.sleep(self._noted(duration.total_seconds()) + self._takes_now())
+
+    async def held(self, test: Callable[[], object], within_s: float | None) -> bool:
+        """What `sleep_until` and `wait_until` wait by, on the clock of this loop."""
+        if within_s is None:
+            return await watching.held(test, None)
+        return await watching.held(test, self._noted(within_s) + self._takes_now())
+
+    @staticmethod
+    def now() -> datetime:
+        """As a run's time has no fractions of milliseconds, this has none."""
+        passed = timedelta(milliseconds=int(asyncio.get_running_loop().time()))
+        return datetime.fromtimestamp(BEGAN_MS // 1000, UTC) + passed
 
     def side_by_side(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that starts branches, with the place of each noted."""
@@ -108,7 +125,7 @@ class Fakes:
     def _in_time(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def timed(*args: Any, **kwargs: Any) -> Any:
-            await self._pass(0)
+            await asyncio.sleep(self._takes_now())
             return function(*args, **kwargs)
 
         return timed
@@ -141,6 +158,9 @@ class Fakes:
             # The compiled form has long found both by what they were at definition.
             started = {each.__name__: self.side_by_side(each) for each in SIDE_BY_SIDE}
             vars(self.module).update(sleep=self.sleep, **started)
+            stack.enter_context(mock.patch.object(sleeping, "held", self.held))
+            stack.enter_context(mock.patch.object(sleeping, "now", self.now))
+            stack.enter_context(mock.patch.object(conditions, "held", self.held))
             yield
 
 

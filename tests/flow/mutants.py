@@ -18,14 +18,21 @@ from dressage.expressions.groups import group_of
 from dressage.expressions.values import encode_stored
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
 from dressage.flow.compiler.graph import Graph, ScopeDraft
-from dressage.orchestrator.fold import advance, branches
+from dressage.orchestrator.fold import advance, branches, watches
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
-from dressage.orchestrator.fold.nodes import ENTER, event, publish
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, event, publish
 from dressage.orchestrator.fold.state import GatherWait, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
-from dressage.protocol.spec import AssignNode, BranchNode, RaiseNode, catches_named
+from dressage.protocol.spec import (
+    AssignNode,
+    BranchNode,
+    ConditionNode,
+    RaiseNode,
+    SleepUntilNode,
+    catches_named,
+)
 
 Patch = Callable[[], AbstractContextManager[None]]
 
@@ -299,6 +306,38 @@ def failures_win() -> Iterator[None]:
 
     with mock.patch.object(Branches, "_wins", wins):
         yield
+
+
+# -- waits for the view ------------------------------------------------------------------------------
+@mutant("a condition is looked at only once")
+def looked_at_once() -> Iterator[None]:
+    with mock.patch.dict(LOOK, {ConditionNode: _nothing}):
+        yield
+
+
+@mutant("a sleep until a moment that moves is not armed anew")
+def never_rearmed() -> Iterator[None]:
+    with mock.patch.dict(LOOK, {SleepUntilNode: _nothing}):
+        yield
+
+
+@mutant("waits look while others can still go on")
+def looked_at_early() -> Iterator[None]:
+    def next_thread(self: Advance) -> RunThread | None:
+        found = self.watches.next()
+        return found or (self.ready.popleft() if self.ready else None)
+
+    with mock.patch.object(Advance, "next_thread", next_thread):
+        yield
+
+
+@mutant("the one that has waited shortest looks first")
+def shortest_first() -> Iterator[None]:
+    with mock.patch.object(watches, "sorted", lambda due, reverse: sorted(due), create=True):
+        yield
+
+
+def _nothing(advance: Any, thread: Any, ready: Any) -> None: ...
 
 
 # -- assignments and expressions ---------------------------------------------------------------------

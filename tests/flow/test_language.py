@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -92,6 +92,8 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "contract",
             "settled",
             "send_order",
+            "escalate",
+            "approve_article",
             "label",
             "review",
             "store_card",
@@ -280,6 +282,29 @@ def test_the_pages_contract_takes_signatures_in_their_order(page: ModuleType) ->
     assert (run.result, run.elapsed) == ("signed by Ann, Bob", timedelta(days=3))
     test.comes(page.withdrawn, after=timedelta(days=2))
     assert test.run(2, 3).result == "withdrawn"
+
+
+def test_the_pages_ticket_is_escalated_when_it_is_due_at_last(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.escalate)
+    due = datetime(2030, 1, 1, 9, tzinfo=UTC)
+    assert test.run("T-1", due).result == "T-1 was due at 09:00"
+    test.comes(page.postponed, timedelta(hours=5), after=timedelta(hours=8))
+    later = test.run("T-1", due)
+    assert (later.result, later.elapsed) == ("T-1 was due at 14:00", timedelta(hours=14))
+    assert later.view.status == "ESCALATED"
+    test.comes(page.answered, "solved", after=timedelta(hours=9))
+    assert test.run("T-1", due).result == "T-1: solved"
+
+
+def test_the_pages_article_is_published_when_enough_have_approved(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.approve_article)
+    test.comes(page.approved, "Ann", after=timedelta(hours=1)).comes(
+        page.approved, "Bob", after=timedelta(hours=2)
+    )
+    enough = test.run("news", 2)
+    assert (enough.result, enough.elapsed) == ("news is published", timedelta(hours=2))
+    late = test.run("news", 3)
+    assert (late.result, late.elapsed) == ("news has 2 of 3", timedelta(days=2))
 
 
 def test_an_event_that_nobody_claims_in_its_time_is_dropped(page: ModuleType) -> None:

@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather
-from dressage.flow import first_completed, first_successful, publish, sleep, task, workflow
+from dressage.flow import (first_completed, first_successful, publish, sleep, sleep_until, task, wait_until, workflow)
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -400,7 +400,7 @@ CASES = {
     "gather of a plain function": Case(
         "await gather(one(1), ‸plain(2))",
         "plain() cannot be a branch",
-        "write a task, sleep(), publish(), an event's wait(), or an async function that awaits the rest",
+        "write a task, a sleep, a wait, publish(), or an async function that awaits the rest",
     ),
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
@@ -411,7 +411,7 @@ CASES = {
     ),
     "key of another type": Case("‸await came.wait(key=x)", "a correlation key is a str", "f-string"),
     "timeout of another type": Case(
-        "‸await came.wait(timeout='5')", "a timeout is a timedelta or seconds", "write `wait(timeout="
+        "‸await came.wait(timeout='5')", "a timeout is a timedelta or seconds", "timeout=timedelta(hours=1)"
     ),
     "timeout where nothing waits": Case(
         "try: await one(x)\n‸except TimeoutError: pass", "no failure gets to", "remove it"
@@ -503,6 +503,50 @@ CASES = {
     ),
     "publish on a number": Case(
         "‸await publish(x, order)", "publish() takes a subject of type str", "write it as an f-string"
+    ),
+    "sleep_until result": Case("y = ‸await sleep_until(lambda: x)", "has no result", "as a statement"),
+    "sleep_until two": Case("await ‸sleep_until(x, x)", "takes one moment", "sleep_until(order.due)"),
+    "sleep_until a duration": Case(
+        "‸await sleep_until(timedelta(hours=1))", "sleep_until() takes a datetime", "write `sleep(...)`"
+    ),
+    "moment with a parameter": Case(
+        "await sleep_until(‸lambda now: now)", "a lambda without parameters", "sleep_until(lambda: view.due)"
+    ),
+    "condition result": Case("y = ‸await wait_until(lambda: x > 1)", "has no result", "as a statement"),
+    "no condition": Case("await ‸wait_until(timeout=5)", "takes one condition", "wait_until(lambda: ..."),
+    "timeout of a condition by place": Case(
+        "await wait_until(lambda: x > 1, ‸5)",
+        "takes one condition, and a timeout by name",
+        "timeout=timedelta",
+    ),
+    "condition that is computed": Case(
+        "await wait_until(‸x > 1)", "this is computed once", "write `wait_until(lambda: x > 1)`"
+    ),
+    "condition by name": Case(
+        "def f() -> bool: return x > 1\nawait wait_until(‸f)", "is computed once", "wait_until(lambda: f())"
+    ),
+    "condition with a parameter": Case(
+        "await wait_until(‸lambda y=x: y > 1)", "a lambda without parameters", "wait_until(lambda: view"
+    ),
+    "condition that sets": Case(
+        "await wait_until(lambda: (‸y := x) > 1)", "cannot be set inside", "a statement of its own"
+    ),
+    "condition that calls a task": Case(
+        "await wait_until(lambda: ‸one(x))", "called inside an expression", "await it in a statement"
+    ),
+    "condition over an item": Case(
+        "await gather(*(wait_until(‸lambda: x > i) for i in items))",
+        "Python looks at i when the comprehension is over",
+        "write an async function that takes i",
+    ),
+    "timeout of a condition": Case(
+        "‸await wait_until(lambda: x > 1, timeout='5')", "a timeout is a timedelta", "timedelta(hours=1)"
+    ),
+    "wait_until without await": Case(
+        "y = ‸wait_until(lambda: x > 1)", "called inside an expression", "await it in a statement"
+    ),
+    "no timeout to be caught": Case(
+        "try: await wait_until(lambda: x)\n‸except TimeoutError: pass", "no failure gets to", "remove it"
     ),
     "missing argument": Case("await ‸text()", "text() misses x", "text(x, y)"),
     "unknown argument": Case("await text(1, ‸z=2)", "no parameter z", "text(x, y)"),

@@ -37,6 +37,7 @@ from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, EXPI
 from dressage.protocol.spec_reading import check_spec_size, read_spec
 from dressage.protocol.spec_sizes import (
     BRANCHES_MAX,
+    CONDITION_CHARS_MAX,
     EVENTS_MAX,
     EXPRESSION_PARTS_MAX,
     FAILURES_MAX,
@@ -103,6 +104,10 @@ def of_values(count: int) -> Tree:
 def of_options(count: int) -> Tree:
     options = [{"kind": "literal", "values": [number]} for number in range(count)]
     return spec(output={"kind": "union", "options": options})
+
+
+def of_condition(count: int) -> Tree:
+    return spec(nodes=[{"kind": "condition", "condition": ONE, "next": 1, "text": "x" * count}, RETURN])
 
 
 def of_places(count: int) -> Tree:
@@ -205,6 +210,13 @@ EDGES: Final = [
         of_branches(BRANCHES_MAX + 1),
     ),
     edge("events", SIZES + "EVENTS_MAX", "spec-size", of_events(EVENTS_MAX), of_events(EVENTS_MAX + 1)),
+    edge(
+        "text of a condition",
+        SIZES + "CONDITION_CHARS_MAX",
+        "spec-size",
+        of_condition(CONDITION_CHARS_MAX),
+        of_condition(CONDITION_CHARS_MAX + 1),
+    ),
     edge(
         "expiry of an event",
         CHECKS + "EXPIRES_S_MAX",

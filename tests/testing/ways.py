@@ -177,13 +177,18 @@ async def by_engine(case: Case, server: str) -> Seen:
     return seen
 
 
+_BEGIN: Final = ("sleep-started", "sleep-moved", "event-awaited", "condition-awaited")
+_END: Final = ("sleep-ended", "event-timed-out", "condition-timed-out")
+
+
 async def _fire_timers(client: Client, run_id: str) -> None:
     """What the run sleeps for has passed, and what it waits for does not come in time."""
     begun: dict[str, bool] = {}
     async for event in client.history(run_id):
-        if event.kind in ("sleep-started", "sleep-ended", "event-awaited", "event-timed-out"):
-            timer_id = msgspec.json.decode(event.data).get("timer_id", "")
-            begun[timer_id] = event.kind in ("sleep-started", "event-awaited")
+        if event.kind in (*_BEGIN, *_END):
+            data = msgspec.json.decode(event.data)
+            begun[data.get("replaced", "")] = False
+            begun[data.get("timer_id", "")] = event.kind in _BEGIN
     begun.pop("", None)
     for timer_id in [each for each, waits in begun.items() if waits]:
         with contextlib.suppress(Refused):

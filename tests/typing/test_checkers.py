@@ -19,11 +19,12 @@ TYPES = """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
-from dressage.flow import App, Masked, Searchable, task, workflow
+from dressage.flow import App, Masked, Searchable, sleep_until, task, wait_until, workflow
 
 
 class Address(TypedDict):
@@ -51,6 +52,7 @@ class View:
     inner: Inner
     token: Masked[str | None] = None
     tags: Searchable[list[str]] | None = None
+    due: datetime = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 app = App("types")
@@ -73,6 +75,10 @@ async def flow(address: Address, number: Masked[str]) -> Masked[str]:
     if token is None:
         return "none"
     view.token = token
+    await sleep_until(view.due)
+    await sleep_until(lambda: view.due)
+    await wait_until(lambda: view.tags, timeout=5)
+    await wait_until(lambda: view.due > datetime(2030, 1, 1, tzinfo=UTC), timeout=timedelta(days=1))
     view.inner = Inner(address["city"])
     home = Address(city=address["city"], zip=address.get("zip", ""))
     width, height = await measure(home, Applicant(name="a", score=1))
@@ -134,7 +140,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from dressage.flow import App, Exponential, Searchable, WorkflowFailure, publish, sleep, task, workflow
+from dressage.flow import App, Exponential, Searchable, WorkflowFailure, publish
+from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 from dressage.testing import WorkflowTest
 
 
@@ -189,6 +196,11 @@ async def flow(order: Order) -> str:
     await publish(order, order)  # bad: subject
     await publish("orders.new")  # bad: no data
     await publish("orders.new", order)
+    wait_until(lambda: view.status)  # bad: no await of wait_until
+    await wait_until(view.status == "NEW")  # bad: condition
+    await wait_until(lambda: view.state == "NEW")  # bad: missing field in a condition
+    await sleep_until(timedelta(days=1))  # bad: moment
+    await sleep_until(lambda: timedelta(days=1))  # bad: moment that may change
     await charge(order.id, Decimal(1))  # bad: argument
     await charge(order)  # bad: missing argument
     await charge(order, price=Decimal(1), tip=1)  # bad: unknown argument

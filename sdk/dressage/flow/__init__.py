@@ -8,13 +8,14 @@
 
 from dressage.flow.app import App, Handler
 from dressage.flow.branches import first_completed, first_successful, gather
+from dressage.flow.conditions import wait_until
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
 from dressage.flow.failures import TaskError, WorkflowFailure
 from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
-from dressage.flow.sleeping import sleep
+from dressage.flow.sleeping import sleep, sleep_until
 from dressage.flow.tasks import Task, task
 from dressage.flow.workflows import Workflow, workflow
 from dressage.protocol.spec import Limits
@@ -37,6 +38,8 @@ __all__ = [
     "gather",
     "publish",
     "sleep",
+    "sleep_until",
     "task",
+    "wait_until",
     "workflow",
 ]

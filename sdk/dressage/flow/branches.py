@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar, overload
 
+from dressage.flow.watching import branch_of
 from dressage.protocol.spec import GROUP_TEXT
 
 A = TypeVar("A")
@@ -46,8 +47,8 @@ async def gather(*branches: Awaitable[R], limit: int | None = None) -> tuple[R, 
 async def gather(*branches: Awaitable[Any], limit: int | None = None) -> tuple[Any, ...]:
     """Runs branches side by side and gives their results, in the order in which they are written.
 
-    A branch is a call of a task, of `sleep`, of an event's `wait`, or of an async function, which runs as a run thread
-    with variables of its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all
+    A branch is a call of a task, of a sleep, of a wait, or of an async function, which runs as a run thread with
+    variables of its own. All of them run to their end, also when some fail; then an `ExceptionGroup` of all
     failures is raised, in the order of the branches. (`asyncio.gather` would raise the first one and leave the others
     without anybody.)
 
@@ -62,7 +63,7 @@ async def gather(*branches: Awaitable[Any], limit: int | None = None) -> tuple[A
         raise ValueError(f"a limit is a number of branches, 1 or more, and not {limit}")
     gate = None if limit is None else asyncio.Semaphore(limit)
     awaited = branches if gate is None else [_in_turn(each, gate) for each in branches]
-    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in awaited]
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(branch_of(each)) for each in awaited]
     await _ended(tasks)
     failures = [error for each in tasks if (error := each.exception()) is not None]
     if failures:
@@ -125,7 +126,7 @@ async def _race(
     won: asyncio.Future[Any] | None = None
     try:
         for branch in branches:
-            tasks.append(asyncio.ensure_future(branch))
+            tasks.append(asyncio.ensure_future(branch_of(branch)))
             # It goes as far as it can without waiting, before the next one begins.
             await asyncio.sleep(0)
             if (won := _winner(tasks, wins)) is not None:

@@ -34,6 +34,11 @@ class Source:
         """The function with its decorators, as written."""
         return "".join(self.lines[self.first_line - 1 : self.node.end_lineno])
 
+    def written(self, node: ast.expr) -> str:
+        """An expression as its author has written it, in one line."""
+        found = ast.get_source_segment("".join(self.lines), node) or ast.unparse(node)
+        return " ".join(found.split())
+
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:
         """The error that shows `node`'s line with a caret under its column, and what to write instead."""
         line = getattr(node, "lineno", self.node.lineno)

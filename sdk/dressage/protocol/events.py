@@ -114,17 +114,54 @@ class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind sleep-started"""
+    """kind sleep-started: until a moment that has passed nothing sleeps, and nothing is told."""
 
     node: int
     timer_id: str
     until: str
 
 
+class SleepMoved(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind sleep-moved: it sleeps until another moment now, and timer `timer_id` took the place of `replaced`.
+
+    A moment that has passed takes no timer: the sleep ends.
+    """
+
+    node: int
+    replaced: str
+    until: str
+    timer_id: str = ""
+
+
 class SleepEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind sleep-ended"""
 
     node: int
+    timer_id: str
+
+
+class ConditionAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind condition-awaited: it does not hold yet. With a timeout the wait ends at `until`, by timer `timer_id`."""
+
+    node: int
+    condition: str
+    until: str = ""
+    timer_id: str = ""
+
+
+class ConditionMet(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind condition-met: it holds, `waited_ms` after the wait began."""
+
+    node: int
+    condition: str
+    waited_ms: float = 0.0
+
+
+class ConditionTimedOut(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind condition-timed-out: it did not hold in time."""
+
+    node: int
+    condition: str
     timer_id: str
 
 
@@ -233,7 +270,11 @@ EventData = (
     | BranchStarted
     | BranchEnded
     | SleepStarted
+    | SleepMoved
     | SleepEnded
+    | ConditionAwaited
+    | ConditionMet
+    | ConditionTimedOut
     | EventPosted
     | EventAwaited
     | EventReceived
@@ -257,7 +298,11 @@ KIND: dict[type[EventData], str] = {
     BranchStarted: "branch-started",
     BranchEnded: "branch-ended",
     SleepStarted: "sleep-started",
+    SleepMoved: "sleep-moved",
     SleepEnded: "sleep-ended",
+    ConditionAwaited: "condition-awaited",
+    ConditionMet: "condition-met",
+    ConditionTimedOut: "condition-timed-out",
     EventPosted: "event-posted",
     EventAwaited: "event-awaited",
     EventReceived: "event-received",

@@ -5,6 +5,7 @@ Meaning is Python's for the same operator on the same types (see `dressage.expre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Literal
 
@@ -250,6 +251,39 @@ def parts_of(expr: Expr) -> tuple[Expr, ...]:
         case Call():
             keywords = (each.body if isinstance(each, Lambda) else each for each in expr.keywords.values())
             return (*expr.args, *keywords)
+
+
+def expressions_in(expr: Expr) -> Iterator[Expr]:
+    """An expression and all expressions inside it, each in front of those that it consists of, in their order."""
+    waiting = [expr]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting.extend(reversed(parts_of(each)))
+
+
+def variables_in(expr: Expr) -> set[str]:
+    """The variables of the run that an expression may read."""
+    return set(_names(expr, frozenset()))
+
+
+def _names(expr: Expr, own: frozenset[str]) -> Iterator[str]:
+    """The names outside of `own`, which are variables of comprehensions and lambdas around this place."""
+    if isinstance(expr, Name):
+        if expr.name not in own:
+            yield expr.name
+        return
+    if isinstance(expr, Comprehension):
+        first, *others = parts_of(expr)
+        yield from _names(first, own)
+        own |= locals_of(expr)
+    else:
+        others = list(parts_of(expr))
+    if isinstance(expr, Call) and (key := expr.keywords.get("key")) and isinstance(key, Lambda):
+        yield from _names(key.body, own | {key.param})
+        others.remove(key.body)
+    for part in others:
+        yield from _names(part, own)
 
 
 def _given(*parts: Expr | None) -> tuple[Expr, ...]:

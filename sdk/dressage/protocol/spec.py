@@ -238,6 +238,48 @@ class PublishNode(
     line: int = 0
 
 
+class SleepUntilNode(
+    msgspec.Struct,
+    tag="sleep-until",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Waits until the run's time has reached `moment` (a datetime with a time zone), or goes on if it has.
+
+    A `watched` moment is computed again whenever a variable has changed that it reads, and the newest one counts.
+    """
+
+    moment: Expr
+    next: int
+    watched: bool = False
+    scope: int | None = None
+    line: int = 0
+
+
+class ConditionNode(
+    msgspec.Struct,
+    tag="condition",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Waits until `condition` is true by Python's truth, and looks again when a variable has changed that it reads.
+
+    With `timeout` (a timedelta, or seconds) it waits no longer than that, and then raises `TimeoutError`. `text` is the
+    condition as its author has written it, for people; it does not belong to the digest.
+    """
+
+    condition: Expr
+    next: int
+    timeout: Expr | None = None
+    text: str = ""
+    scope: int | None = None
+    line: int = 0
+
+
 class EventNode(
     msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -354,6 +396,8 @@ Node = (
     | BranchNode
     | SleepNode
     | PublishNode
+    | SleepUntilNode
+    | ConditionNode
     | EventNode
     | RaiseNode
     | ReturnNode
@@ -408,9 +452,15 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
     def digest(self) -> str:
         """Identity of the definition, whatever its version: SHA-256 of its encoded form without its source."""
-        nodes = tuple(msgspec.structs.replace(node, line=0) for node in self.nodes)
+        nodes = tuple(_without_source(node) for node in self.nodes)
         plain = msgspec.structs.replace(self, module="", source="", first_line=1, nodes=nodes)
         return hashlib.sha256(_encoder.encode(plain)).hexdigest()
+
+
+def _without_source(node: Node) -> Node:
+    if isinstance(node, ConditionNode):
+        node = msgspec.structs.replace(node, text="")
+    return msgspec.structs.replace(node, line=0)
 
 
 def effective_retry(spec: WorkflowSpec, node: TaskNode, task: TaskDef | None = None) -> Retry:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from dressage.protocol.errors import BadSpec
+from dressage.protocol.expressions import Bind, Expr, expressions_in
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import (
     AssignNode,
     Branch,
     BranchNode,
+    ConditionNode,
     Each,
     EventNode,
     GatherNode,
@@ -21,6 +23,7 @@ from dressage.protocol.spec import (
     RetryOptions,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskDef,
     TaskNode,
     WorkflowSpec,
@@ -144,8 +147,18 @@ def _check_node(number: int, node: Node) -> None:
                 _check_branch(number, branch)
             if node.each is not None:
                 _check_each(number, node, node.each)
-        case BranchNode() | SleepNode() | PublishNode() | ReturnNode():
+        case SleepUntilNode() if node.watched:
+            _check_watched(number, node.moment)
+        case ConditionNode():
+            _check_watched(number, node.condition)
+        case BranchNode() | SleepNode() | PublishNode() | SleepUntilNode() | ReturnNode():
             pass
+
+
+def _check_watched(number: int, expr: Expr) -> None:
+    """What is looked at again and again, nobody knows how often, changes nothing."""
+    if any(isinstance(each, Bind) for each in expressions_in(expr)):
+        raise BadSpec(f"node {number} waits for what it sets itself: nothing is set where a run looks again")
 
 
 def _check_branch(number: int, branch: Branch) -> None:
@@ -172,7 +185,15 @@ def _check_each(number: int, node: GatherNode, each: Each) -> None:
 
 def _targets(node: Node) -> tuple[int, ...]:
     match node:
-        case TaskNode() | AssignNode() | SleepNode() | PublishNode() | EventNode():
+        case (
+            TaskNode()
+            | AssignNode()
+            | SleepNode()
+            | PublishNode()
+            | SleepUntilNode()
+            | ConditionNode()
+            | EventNode()
+        ):
             return (node.next,)
         case BranchNode():
             return (node.then, node.otherwise)

@@ -15,6 +15,7 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     GatherNode,
     Limits,
@@ -23,6 +24,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
     WorkflowSpec,
 )
@@ -76,6 +78,9 @@ EXPRESSION_PARTS_MAX: Final = 30_000
 IDENTIFIER_CHARS_MAX: Final = 128
 """Characters of the name of a variable, parameter, field, type or enum member."""
 
+CONDITION_CHARS_MAX: Final = 200
+"""Characters of the text of a condition."""
+
 LINE_MAX: Final = 10_000_000
 
 
@@ -96,6 +101,8 @@ def check_sizes(spec: WorkflowSpec) -> None:
     for node in spec.nodes:
         if isinstance(node, GatherNode):
             _limit("branches of a gather", len(node.branches), BRANCHES_MAX)
+        if isinstance(node, ConditionNode):
+            _limit("characters of a condition's text", len(node.text), CONDITION_CHARS_MAX)
     for task in spec.tasks:
         _limit(f"parameters of task {task.name[:63]!r}", len(task.params), FIELDS_MAX)
     for definition in spec.types:
@@ -163,6 +170,10 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return {"duration": node.duration}
         case PublishNode():
             return {"subject": node.subject, "data": node.data}
+        case SleepUntilNode():
+            return {"moment": node.moment}
+        case ConditionNode():
+            return _given({"timeout": node.timeout, "condition": node.condition})
         case EventNode():
             return _given({"key": node.key, "timeout": node.timeout})
         case RaiseNode():

@@ -41,7 +41,7 @@ from dressage.protocol.commands import (
     encoder,
 )
 from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
-from dressage.protocol.events import KIND, BranchStarted, SleepStarted
+from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted
 from dressage.protocol.names import is_key, key_of, key_token
 from dressage.protocol.spec import RegisteredEvent
 from dressage.testing.agenda import Agenda
@@ -153,7 +153,7 @@ class Run(Generic[R]):
         """How many gathers each branch has begun."""
 
         self._timed: set[str] = set()
-        """The timers of sleeps; a timeout has one, too."""
+        """The timers of the sleeps that the last command began; a timeout has one, too."""
 
         self._seq = 0
         self._error: BaseException | None = None
@@ -200,7 +200,7 @@ class Run(Generic[R]):
     @property
     def waiting_for(self) -> str:
         """What the run waits for, in words; empty when it has ended."""
-        return waiting_for(self._known)
+        return waiting_for(self._known, self._definition)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -347,10 +347,14 @@ class Run(Generic[R]):
 
     def _tell(self, outcome: Outcome) -> None:
         at = _time(self._known.time_ms)
+        self._timed.clear()
         for index, data in enumerate(outcome.events, outcome.first_event):
             if isinstance(data, BranchStarted):
                 self._note_branch(data)
             if isinstance(data, SleepStarted):
+                self._timed.add(data.timer_id)
+            if isinstance(data, SleepMoved) and data.replaced in self._timed:
+                # Its first timer was never set.
                 self._timed.add(data.timer_id)
             plain = msgspec.json.decode(msgspec.json.encode(data))
             self.events.append(RunEvent(index, KIND[type(data)], plain, at, outcome.actor))

@@ -21,6 +21,10 @@ from dressage.worker import current_task
 RETRIES: Final = 2
 POISON: Final = RETRIES + 1
 NAP: Final = "timedelta(milliseconds=({}) % 3000)"
+EPOCH_S: Final = 1_790_000_000
+"""When the simulated time begins."""
+
+MOMENT: Final = "BEGAN + timedelta(seconds=({}) % 30)"
 QUEUES: Final = ("alpha", "beta")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import warnings
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
@@ -77,6 +77,19 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         commands += 1
         raise TimeoutError
 
+    async def sleep_until(when: Any) -> None:
+        nonlocal commands
+        commands += 1
+
+    async def wait_until(condition: Callable[[], object], *, timeout: timedelta | None = None) -> None:
+        """Another branch goes on first, if there is time for it."""
+        nonlocal commands
+        while not condition():
+            if timeout is not None and timeout < PARKED:
+                commands += 1
+                raise TimeoutError
+            await _Turn()
+
     async def sleep(duration: timedelta) -> None:
         nonlocal commands
         commands += 1
@@ -99,6 +112,8 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
 
     faked = {
         "sleep": sleep,
+        "sleep_until": sleep_until,
+        "wait_until": wait_until,
         "gather": _gather,
         "first_completed": _completed,
         "first_successful": _successful,
@@ -154,25 +169,35 @@ class _Saga(Saga):
 
 
 async def _gather(*branches: Coroutine[Any, Any, Any], limit: int | None = None) -> tuple[Any, ...]:
-    """One branch after the other: what tasks come to does not depend on when they are called."""
+    """One branch after the other: what tasks come to does not depend on when they are called. Those that wait for
+    others go on behind these."""
     if limit is not None and limit < 1:
         raise ValueError(limit)
-    results: list[Any] = []
-    failures: list[Exception] = []
-    for branch in branches:
-        try:
-            results.append(await branch)
-        except Exception as error:
-            failures.append(error)
+    ends: dict[int, _Ended] = {}
+    while len(ends) < len(branches):
+        ended = len(ends)
+        for place, branch in enumerate(branches):
+            if place not in ends and (end := _step(branch)) is not None:
+                ends[place] = end
+        assert len(ends) > ended, "the branches wait for each other"
+    failures = [error for place in sorted(ends) if (error := ends[place].error) is not None]
     if failures:
         raise ExceptionGroup(GROUP_TEXT, failures)
-    return tuple(results)
+    return tuple(ends[place].value for place in sorted(ends))
 
 
 class _Forever:
     """What never comes: only a branch that loses a race waits for it."""
 
     def __await__(self) -> Generator[None, None, Any]:
+        while True:
+            yield
+
+
+class _Turn:
+    """Lets other branches go on first."""
+
+    def __await__(self) -> Generator[None, None, None]:
         yield
 
 

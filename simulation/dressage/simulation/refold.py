@@ -26,7 +26,7 @@ from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
 from dressage.protocol.commands import PostEvent, StartRun
-from dressage.protocol.events import KIND
+from dressage.protocol.events import KIND, SleepEnded, SleepMoved
 from dressage.protocol.names import Names, is_key, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
@@ -149,11 +149,9 @@ class Refold:
                 command = read_command(delivery)
                 if isinstance(command, PostEvent):
                     shard.filed.append((token, command.event_id))
-            if isinstance(before, RunState) and isinstance(outcome.state, RunState):
-                left = {thread.timer_id for thread in outcome.state.threads}
-                for thread in before.threads:
-                    if isinstance(thread.wait, SleepWait) and thread.wait.timer_id not in left:
-                        shard.due_ms[token, record.seq] = thread.wait.until_ms
+            for thread in before.threads if isinstance(before, RunState) else ():
+                if isinstance(thread.wait, SleepWait) and thread.wait.timer_id in _slept_out(outcome):
+                    shard.due_ms[token, record.seq] = thread.wait.until_ms
         self._note(shard, folded)
         return folded
 
@@ -237,3 +235,9 @@ def _change_map(shard: Shard, record: Record) -> Outcome:
 
 def stamp_of(delivery: Any) -> Stamp:
     return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
+
+
+def _slept_out(outcome: Outcome) -> set[str]:
+    """The timers of the sleeps that have come to the end that was set for them: not to one that was moved meanwhile."""
+    ended = {event.timer_id for event in outcome.events if isinstance(event, SleepEnded)}
+    return ended - {event.replaced for event in outcome.events if isinstance(event, SleepMoved)}

@@ -35,7 +35,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.protocol.events import END_KINDS, RUN_HEADER, ReceivedEvent, decode_event
 from dressage.protocol.names import run_token
-from dressage.simulation.behaviour import NAP, QUEUES, payload_of, task_options
+from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
@@ -84,6 +84,8 @@ def program(number: int) -> ModuleType | None:
         number,
         name=f"program-{number}",
         naps=NAP,
+        moments=MOMENT,
+        began_s=EPOCH_S,
         task_options=task_options(queue),
         length=(2, 6),
         parks=number % 2 == 0,

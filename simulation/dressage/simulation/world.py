@@ -22,7 +22,7 @@ from dressage.protocol.errors import (
     Refused,
 )
 from dressage.protocol.names import Names
-from dressage.simulation.behaviour import QUEUES, Executions
+from dressage.simulation.behaviour import EPOCH_S, QUEUES, Executions
 from dressage.simulation.invariants import Watch
 from dressage.simulation.loop import SimLoop
 from dressage.simulation.network import Links
@@ -32,7 +32,7 @@ from dressage.simulation.releases import run_as
 from dressage.simulation.script import Action, Script
 from dressage.worker import Worker, WorkerConfig
 
-EPOCH_NS: Final = 1_790_000_000 * 1_000_000_000
+EPOCH_NS: Final = EPOCH_S * 1_000_000_000
 TRACE_MAX: Final = 4000
 NAMESPACE: Final = "sim"
 REFUSED_S: Final = 2.5

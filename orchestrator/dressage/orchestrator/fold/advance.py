@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
-from dressage.expressions.errors import ExpressionFailed
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
-from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand
+from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import (
     at_end,
     bounded,
@@ -30,6 +30,7 @@ from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
 from dressage.orchestrator.fold.state import EventWait, RunState, RunThread, Wait
 from dressage.orchestrator.fold.threads import Threads
+from dressage.orchestrator.fold.watches import Watches
 from dressage.protocol.commands import FailureInfo, WithdrawWait
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
@@ -79,6 +80,7 @@ class Advance:
         """The threads that can go on, in their order."""
 
         self.branches = Branches(self)
+        self.watches = Watches(self)
         self.moving: RunThread | None = None
         self._scopes: dict[int, Scope] = {}
         self._thread: RunThread | None = None
@@ -113,6 +115,13 @@ class Advance:
         found = self.threads.find(number)
         assert found is not None, "a branch outlives its gather"
         return found
+
+    def next_thread(self) -> RunThread | None:
+        """The next one that can go on, or else the next one that waits and is to look at variables that were set.
+
+        Raises `LimitExceeded`.
+        """
+        return self.ready.popleft() if self.ready else self.watches.next()
 
     def thread(self, number: int) -> RunThread:
         """The thread with this id, as this fold may change it."""
@@ -154,6 +163,15 @@ class Advance:
         """Whether the run has all the output events that it may have, its end apart."""
         return self.state.events >= self.definition.limits.history_events
 
+    def check_history(self) -> None:
+        """Raises `LimitExceeded` if nothing more may happen that is told."""
+        if self.history_full:
+            raise LimitExceeded(
+                "history-limit",
+                f"the run has {self.definition.limits.history_events} output events, all that are allowed: start "
+                "another run for the rest, or raise history_events of the workflow's limits",
+            )
+
     def attempt_id(self, thread: RunThread, node: int, attempt: int) -> str:
         """Names one attempt for ever: a loop or a retry has another command sequence, a branch another thread."""
         return f"{thread.id}-{node}-{self.stamp.seq}-{attempt}"
@@ -167,6 +185,25 @@ class Advance:
         if isinstance(wait, EventWait) and wait.key:
             told = WithdrawWait(self.state.run_id, wait.wait_id)
             self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
+
+    def timer_id(self, thread: RunThread) -> str:
+        """Names a timer for ever, also where this fold sets several at one node: an event tells of each of them."""
+        return f"{self.begun_id(thread, thread.node)}-{self.state.events}"
+
+    def drop_timer(self, timer_id: str) -> None:
+        """Nothing waits for this timer any more, if it is one. What this very fold asked for is not asked for."""
+        if timer_id and timer_id.split("-")[2] == str(self.stamp.seq):
+            self.scope.spend(OPERATION_WORK * len(self.effects))
+            left = [
+                each
+                for each in self.effects
+                if not (isinstance(each, SetTimer) and each.timer_id == timer_id)
+            ]
+            if len(left) < len(self.effects):
+                self.effects = left
+                return
+        if timer_id:
+            self.effects.append(CancelTimer(timer_id))
 
     def admitted(self, name: str, value: Any) -> Any:
         """What a variable takes of `value`. Raises `BadValue` for what is not of its declared type, or no view."""
@@ -236,6 +273,8 @@ class Advance:
         if len(data) > SMALL_BYTES:
             self._pay_for_storing(len(data))
         self.stored = True
+        if name in self.definition.watched_variables:
+            self.watches.changed.add(name)
         owner = None if self._thread is None else self._owner(self._thread, name)
         if owner is None:
             self.state.variables[name] = msgspec.Raw(data)

@@ -9,10 +9,11 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
-from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
+    ConditionWait,
     EventWait,
     GatherWait,
     RunThread,
@@ -183,20 +184,20 @@ class Branches:
         self._abandon(thread, wait)
         self.advance.fail(thread, CANCELLED, wait.node)
 
-    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | EventWait) -> None:
+    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> None:
         """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
         effects = self.advance.effects
-        asked_now = begun_by(thread.step_id, self.advance.stamp.seq)
-        begun = [place for place, effect in enumerate(effects if asked_now else ()) if _begins(effect, wait)]
-        for place in reversed(begun):
-            del effects[place]
-        if not begun:
-            if thread.timer_id:
-                effects.append(CancelTimer(thread.timer_id))
-            self.advance.withdraw(wait)
+        if begun_by(thread.step_id, self.advance.stamp.seq):
+            begun = [place for place, effect in enumerate(effects) if _begins(effect, wait)]
+            for place in reversed(begun):
+                del effects[place]
+            if begun:
+                return
+        self.advance.drop_timer(thread.timer_id)
+        self.advance.withdraw(wait)
 
 
-def _begins(effect: Effect, wait: TaskWait | SleepWait | EventWait) -> bool:
+def _begins(effect: Effect, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> bool:
     """Whether an effect belongs to the begin of a wait."""
     match effect:
         case DispatchTask(task_id=asked):

@@ -10,12 +10,15 @@ from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
+from dressage.protocol.expressions import Expr, variables_in
 from dressage.protocol.spec import (
+    ConditionNode,
     GatherNode,
     Limits,
     Node,
     RegisteredEvent,
     RegisteredWorkflow,
+    SleepUntilNode,
     TaskDef,
     WorkflowSpec,
 )
@@ -93,6 +96,15 @@ class Definition:
         """Which variables are a branch's own, by the node of its gather and its place there. Those that there are for
         the items of a list have what the first one has."""
 
+        self.watched = {
+            number: frozenset(variables_in(expr))
+            for number, node in enumerate(spec.nodes)
+            if (expr := _watched(node)) is not None
+        }
+        """The variables that are read by what a thread looks at while it waits, by the node."""
+
+        self.watched_variables = frozenset[str]().union(*self.watched.values())
+
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}
         work = sum(work for _, work in compiled.values())
@@ -115,6 +127,17 @@ class EventDefinition:
         """How many milliseconds an unclaimed one is kept; None for ever."""
 
         self.lasting = event.lasting
+
+
+def _watched(node: Node) -> Expr | None:
+    """What a thread that waits at this node looks at again when variables have changed."""
+    match node:
+        case ConditionNode():
+            return node.condition
+        case SleepUntilNode(watched=True):
+            return node.moment
+        case _:
+            return None
 
 
 def _largest_state(limits: Limits) -> int:

@@ -8,11 +8,17 @@ from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.definition import STEPS_UNSEEN, Definition, EventDefinition
+from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.invariants import check
-from dressage.orchestrator.fold.limits import stored_bytes, too_large, type_error, variables_too_large
+from dressage.orchestrator.fold.limits import (
+    failure_of,
+    stored_bytes,
+    too_large,
+    type_error,
+    variables_too_large,
+)
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, event
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, event
 from dressage.orchestrator.fold.nodes.event import is_posted, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
@@ -23,7 +29,6 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     DeliverEvent,
-    FailureInfo,
     PostEvent,
     RefuseWait,
     StartRun,
@@ -192,7 +197,7 @@ def _go_on(
                 actor = actor or command.by.worker
                 on_result(advance, command)
     except LimitExceeded as error:
-        advance.fail_run(_failure_of(error))
+        advance.fail_run(failure_of(error))
     return _finish(advance, actor)
 
 
@@ -208,7 +213,7 @@ def _deliver(state: RunState, command: DeliverEvent, stamp: Stamp, definition: D
     try:
         event.on_deliver(advance, thread, command)
     except LimitExceeded as error:
-        advance.fail_run(_failure_of(error))
+        advance.fail_run(failure_of(error))
     return _finish(advance, command.given.actor)
 
 
@@ -244,20 +249,28 @@ def _begin(state: RunState, stamp: Stamp, definition: Definition | None) -> Adva
 
 
 def _finish(advance: Advance, actor: str) -> Outcome:
-    """Moves every thread on until it waits, then hands everything over."""
-    while advance.ready:
-        thread = advance.ready.popleft()
+    """Moves every thread on until all of them wait and none has a reason to look again, then hands everything over."""
+    thread: RunThread | None
+    while not advance.state.finished:
+        thread = None
         try:
-            _move(advance, thread)
+            thread = advance.next_thread()
+            if thread is None:
+                break
+            if thread.wait is None:
+                _move(advance, thread)
+            else:
+                _look(advance, thread, thread.wait.node)
         except LimitExceeded as error:
             # A branch that has ended stands nowhere: then it was its gather that could not go on.
-            line = None if thread.node < 0 else advance.definition.spec.nodes[thread.node].line
-            advance.fail_run(_failure_of(error, line))
+            stands = thread is not None and thread.node >= 0
+            line = advance.definition.spec.nodes[thread.node].line if thread and stands else None
+            advance.fail_run(failure_of(error, line))
     if (advance.stored or not advance.definition.state_fits) and not advance.state.finished:
         try:
             advance.check_sizes()
         except LimitExceeded as error:
-            advance.fail_run(_failure_of(error))
+            advance.fail_run(failure_of(error))
     advance.threads.settle()
     return Outcome(
         advance.state,
@@ -289,7 +302,7 @@ def _move(advance: Advance, thread: RunThread) -> None:
             except LimitExceeded:
                 raise
             except ExpressionFailed as error:
-                advance.fail(thread, _failure_of(error, ready.node.line), number)
+                advance.fail(thread, failure_of(error, ready.node.line), number)
             except BadValue as error:
                 advance.fail(thread, type_error(error, ready.node.line), number)
             if thread.wait is not None or thread.node < 0 or state.status != "running":
@@ -304,6 +317,21 @@ def _move(advance: Advance, thread: RunThread) -> None:
     advance.moving = None
 
 
+def _look(advance: Advance, thread: RunThread, number: int) -> None:
+    """Lets a thread that waits look at variables that were set: it may go on. Raises `LimitExceeded`."""
+    ready = advance.definition.nodes[number]
+    advance.turn_to(thread)
+    advance.check_history()
+    advance.scope.spend(STEP_WORK + ready.work)
+    try:
+        LOOK[type(ready.node)](advance, thread, ready)
+    except LimitExceeded:
+        raise
+    except ExpressionFailed as error:
+        advance.drop_timer(thread.timer_id)
+        advance.fail(thread, failure_of(error, ready.node.line), number)
+
+
 def _room(advance: Advance) -> int:
     """How many steps may follow before the limits are looked at again. Raises `LimitExceeded`."""
     advance.pay()
@@ -312,18 +340,9 @@ def _room(advance: Advance) -> int:
     if steps <= 0:
         message = f"more than {limits.steps_per_command} steps without waiting: {_LESS_STEPS}"
         raise LimitExceeded("steps-per-command", message)
-    events = limits.history_events - advance.state.events
-    if events <= 0:
-        message = f"the run has {limits.history_events} output events, all that are allowed: {_LESS_HISTORY}"
-        raise LimitExceeded("history-limit", message)
+    advance.check_history()
     far = steps >= STEPS_UNSEEN and advance.state.events < advance.definition.events_near
     return STEPS_UNSEEN if far else 1
 
 
 _LESS_STEPS = "let a task do the loop, sleep in between, or raise steps_per_command of the workflow's limits"
-_LESS_HISTORY = "start another run for the rest, or raise history_events of the workflow's limits"
-
-
-def _failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:
-    where = "" if line is None else f"line {line}: "
-    return FailureInfo(error.name, f"{where}{error.message}", error.kind, family=error.family)

@@ -13,7 +13,14 @@ from dressage.orchestrator.fold.effects import (
     SetTimer,
 )
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import EventWait, GatherWait, Mailbox, RunState, Wait, begun_by
+from dressage.orchestrator.fold.state import (
+    EventWait,
+    GatherWait,
+    Mailbox,
+    RunState,
+    Wait,
+    begun_by,
+)
 from dressage.protocol.commands import AwaitEvent, ReturnEvent
 from dressage.protocol.errors import InvariantBroken
 from dressage.protocol.events import Published

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from dressage.expressions.errors import LimitExceeded, error_family
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
 from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, RunThread, TaskWait
 from dressage.protocol.commands import FailureInfo, Json
@@ -144,6 +144,12 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
 def events_bytes(state: RunState) -> int:
     """What external events take in the state: those that wait to be claimed, and marks of all."""
     return sum(len(_to_json(each)) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
+
+
+def failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:
+    """What a run fails with whose expression has no value, or that passes a limit."""
+    where = "" if line is None else f"line {line}: "
+    return FailureInfo(error.name, f"{where}{error.message}", error.kind, family=error.family)
 
 
 def type_error(wrong: BadValue, line: int) -> FailureInfo:

@@ -37,9 +37,31 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
 
 
 class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Sleeps until `until_ms`, when `timer_id` fires.
+
+    `begun` is set where the moment is watched: it is the same as that of a condition.
+    """
+
     timer_id: str
     node: int
     until_ms: int
+    begun: int = 0
+
+
+class ConditionWait(
+    msgspec.Struct, tag="condition", tag_field="kind", frozen=True, omit_defaults=True, gc=False
+):
+    """Waits until the condition at `node` holds, since `since_ms`; with a timeout, until `until_ms`, when `timer_id`
+    fires.
+
+    `begun` orders the waits of a run that look at variables: it counts the output events before each of them.
+    """
+
+    node: int
+    begun: int
+    since_ms: int
+    timer_id: str = ""
+    until_ms: int = 0
 
 
 class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -84,7 +106,7 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
         return len(self.outputs) + len(self.failures) + self.dropped
 
 
-Wait = TaskWait | SleepWait | EventWait | GatherWait
+Wait = TaskWait | SleepWait | ConditionWait | EventWait | GatherWait
 
 
 class RunThread(msgspec.Struct, omit_defaults=True, gc=False):

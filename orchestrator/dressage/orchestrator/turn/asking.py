@@ -14,7 +14,9 @@ from dressage.brokers.interface import Connection
 from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
+from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.state import (
+    ConditionWait,
     EventWait,
     GatherWait,
     Mailbox,
@@ -31,6 +33,7 @@ from dressage.protocol.commands import Ask, AskAnswer, Json, KeyView, RunView
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
+from dressage.protocol.spec import ConditionNode
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
@@ -248,12 +251,18 @@ class Asking:
             output=state.output if ask.revealed else await self._shown_output(state),
             failure=state.failure,
             reason=state.reason,
-            waiting_for=waiting_for(state),
+            waiting_for=waiting_for(state, await self._definition_of_waits(state)),
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,
             shard=shard,
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
+
+    async def _definition_of_waits(self, state: RunState) -> Definition | None:
+        """What tells how the author has written what is waited for, if it takes that."""
+        if not any(isinstance(thread.wait, ConditionWait) for thread in state.threads):
+            return None
+        return await self._definitions.get(state.workflow, state.version)
 
     async def _shown_output(self, state: RunState) -> Json:
         """The output with its masked parts hidden; all of it, should its type be gone."""
@@ -299,7 +308,7 @@ def _at_path(fields: Any, path: str) -> dict[str, Any]:
     return {path: fields}
 
 
-def waiting_for(state: RunState) -> str:
+def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     """What the run waits for, in words for people: of each of its branches, the same ones together."""
     waits = Counter[str]()
     for thread in state.threads:
@@ -308,12 +317,11 @@ def waiting_for(state: RunState) -> str:
                 waits[f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}"] += 1
             case SleepWait() as wait:
                 waits[f"time {rfc3339(wait.until_ms)}"] += 1
+            case ConditionWait() as wait:
+                waits[f"condition {_condition(wait, definition)}{_until(wait)}"] += 1
             case EventWait() as wait:
-                waits[
-                    f"event {wait.event}"
-                    + (f" at key {wait.key}" if wait.key else "")
-                    + (f" until {rfc3339(wait.until_ms)}" if wait.timer_id else "")
-                ] += 1
+                at = f" at key {wait.key}" if wait.key else ""
+                waits[f"event {wait.event}{at}{_until(wait)}"] += 1
             case GatherWait(limit=limit) as wait if limit:
                 waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
             case GatherWait() | None:
@@ -322,3 +330,15 @@ def waiting_for(state: RunState) -> str:
     told = [f"{what}, {count} times" if count > 1 else what for what, count in waits.items()]
     more = [f"{len(told) - WAITS_SHOWN} more"] if len(told) > WAITS_SHOWN else []
     return "; ".join(told[:WAITS_SHOWN] + more)
+
+
+def _until(wait: ConditionWait | EventWait) -> str:
+    return f" until {rfc3339(wait.until_ms)}" if wait.timer_id else ""
+
+
+def _condition(wait: ConditionWait, definition: Definition | None) -> str:
+    """As its author has written it, or where it stands in a spec that no compiler of ours has written."""
+    node = None if definition is None else definition.spec.nodes[wait.node]
+    if not isinstance(node, ConditionNode):
+        return f"of node {wait.node}"
+    return node.text or f"of line {node.line}"

@@ -7,19 +7,20 @@ import ast
 import asyncio
 
 from dressage.flow.compiler import calls, functions, helpers
+from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.publishes import given_to, is_publish
-from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_options
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import EventNode, PublishNode, SleepNode, TaskNode
+from dressage.protocol.spec import ConditionNode, EventNode, PublishNode, SleepNode, SleepUntilNode, TaskNode
 
 
 def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
-    """The node of `await task(...)` or `await sleep(...)`; a task's result goes to variable `target`."""
+    """The node of `await task(...)`, `await sleep(...)` and the like; what it gives goes to variable `target`."""
     call = node.value
     if not isinstance(call, ast.Call):
         raise context.refusal(call, "only a call can be awaited", "write `await task(...)`")
@@ -30,17 +31,19 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         context.use_task(call, task)
         context.graph.emit(TaskNode, node, task=task.name, args=args, target=target, retry=task.call_retry)
     elif is_sleep(context, call):
-        if target is not None:
-            raise context.refusal(
-                node, "sleep() has no result", "write it as a statement: `await sleep(...)`"
-            )
+        _check_no_target(context, node, target, "sleep")
         context.graph.emit(SleepNode, node, duration=duration_of(context, call))
     elif is_publish(context, call):
-        if target is not None:
-            raise context.refusal(
-                node, "publish() has no result", "write it as a statement: `await publish(...)`"
-            )
+        _check_no_target(context, node, target, "publish")
         context.graph.emit(PublishNode, node, **given_to(context, call))
+    elif is_sleep_until(context, call):
+        _check_no_target(context, node, target, "sleep_until")
+        moment = moment_of(context, call)
+        context.graph.emit(SleepUntilNode, node, moment=moment.expr, watched=moment.watched)
+    elif is_wait_until(context, call):
+        _check_no_target(context, node, target, "wait_until")
+        condition, text, timeout = condition_of(context, call)
+        context.graph.emit(ConditionNode, node, condition=condition, timeout=timeout, text=text)
     elif (event := event_of(context, call)) is not None:
         options = wait_options(context, call)
         context.use_event(call, event)
@@ -49,6 +52,12 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         emit_gather(context, node, call, target, until)
     else:
         _emit_function(context, call, target)
+
+
+def _check_no_target(context: Context, node: ast.Await, target: str | None, name: str) -> None:
+    if target is not None:
+        advice = f"write it as a statement: `await {name}(...)`"
+        raise context.refusal(node, f"{name}() has no result", advice)
 
 
 def _emit_function(context: Context, call: ast.Call, target: str | None) -> None:

@@ -8,21 +8,24 @@ from typing import Any, Final, Literal
 from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
+from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.scope import FlowScope
-from dressage.flow.compiler.sleeps import duration_of, is_sleep
+from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_options
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
 from dressage.protocol.spec import (
+    ConditionNode,
     Each,
     EventNode,
     GatherNode,
     PublishNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 from dressage.protocol.spec_sizes import BRANCHES_MAX
@@ -140,7 +143,10 @@ class _Branch:
         self.call = node
         self.task = calls.task_of(node, context.scope)
         self.event = None if self.task else event_of(context, node)
-        plain = self.task or self.event or is_sleep(context, node) or is_publish(context, node)
+        self.moment = moment_of(context, node) if is_sleep_until(context, node) else None
+        self.condition = condition_of(context, node) if is_wait_until(context, node) else None
+        waits = is_sleep(context, node) or is_publish(context, node) or self.moment or self.condition
+        plain = self.task or self.event or waits
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
@@ -153,6 +159,11 @@ class _Branch:
             given = wait_options(context, call)
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
+        elif self.moment is not None:
+            given = {} if self.moment.watched else {"moment": self.moment.expr}
+        elif self.condition is not None:
+            timeout = self.condition.timeout
+            given = {} if timeout is None else {"timeout": timeout}
         elif is_sleep(context, call):
             given = {"duration": duration_of(context, call)}
         elif is_publish(context, call):
@@ -166,7 +177,7 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, sleep(), publish(), an event's wait(), or an async function that awaits the rest",
+                "write a task, a sleep, a wait, publish(), or an async function that awaits the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -201,10 +212,22 @@ class _Branch:
             graph.emit(PublishNode, self.call, subject=given["subject"], data=given["data"])
             value = None
         else:
-            graph.emit(SleepNode, self.call, duration=given["duration"])
+            self._emit_wait(given)
             value = None
         if graph.live:
             graph.emit(ReturnNode, self.call, {}, value=value)
         binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
         own = dict.fromkeys([*self.names.values(), *graph.targets(first), *binds])
         self.draft.variables = tuple(own)
+
+    def _emit_wait(self, given: dict[str, Expr]) -> None:
+        graph, call = self.context.graph, self.call
+        if self.moment is not None:
+            moment = given.get("moment", self.moment.expr)
+            graph.emit(SleepUntilNode, call, moment=moment, watched=self.moment.watched)
+        elif self.condition is not None:
+            condition, text, _ = self.condition
+            timeout = given.get("timeout")
+            graph.emit(ConditionNode, call, condition=condition, timeout=timeout, text=text)
+        else:
+            graph.emit(SleepNode, call, duration=given["duration"])

@@ -20,7 +20,7 @@ from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.evaluate import compile_expression
 from dressage.expressions.parse import constant
 from dressage.flow.compiler import calls
-from dressage.flow.compiler.walk import subexpressions, variables_in
+from dressage.flow.compiler.walk import subexpressions
 from dressage.flow.members import Unsupported
 from dressage.flow.source import Function, Source, source_of
 from dressage.protocol.expressions import (
@@ -32,6 +32,7 @@ from dressage.protocol.expressions import (
     ListOfExpr,
     Target,
     TupleOfExpr,
+    variables_in,
 )
 from dressage.protocol.spec_sizes import EXPRESSION_PARTS_MAX
 from dressage.protocol.types import ANY, Field

@@ -14,7 +14,7 @@ import msgspec
 
 from dressage.expressions.parse import constant
 from dressage.expressions.time_methods import FIELDS
-from dressage.flow.compiler.walk import bindings_in, targets_of, variables_in
+from dressage.flow.compiler.walk import bindings_in, targets_of
 from dressage.protocol.expressions import (
     Attribute,
     Binary,
@@ -41,6 +41,7 @@ from dressage.protocol.expressions import (
     Unary,
     locals_of,
     parts_of,
+    variables_in,
 )
 from dressage.protocol.spec import AssignNode, EventNode, GatherNode, Node, TaskNode
 from dressage.protocol.types import (

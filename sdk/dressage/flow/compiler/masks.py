@@ -28,12 +28,14 @@ from dressage.protocol.expressions import (
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     Node,
     PublishNode,
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 from dressage.protocol.types import ANY, Field, Named, RecordType, Scalar, TypeRef, UnionOf
@@ -66,7 +68,7 @@ def _check_published(context: Context, node: PublishNode, place: ast.AST, types:
 
 def _looked_at(node: Node) -> Iterator[Expr]:
     """The expressions whose value the engine itself looks at, or tells."""
-    if isinstance(node, BranchNode | SleepNode | EventNode | RaiseNode):
+    if isinstance(node, BranchNode | SleepNode | SleepUntilNode | ConditionNode | EventNode | RaiseNode):
         yield from expressions_of(node)
     elif isinstance(node, PublishNode):
         yield node.subject

@@ -11,7 +11,7 @@ from typing import Any
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import STR, TIMEDELTA, Types, is_immutable, is_masked
+from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, is_masked
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -25,7 +25,16 @@ from dressage.protocol.expressions import (
     Spread,
     TupleOfExpr,
 )
-from dressage.protocol.spec import AssignNode, EventNode, Node, PublishNode, RaiseNode, SleepNode
+from dressage.protocol.spec import (
+    AssignNode,
+    ConditionNode,
+    EventNode,
+    Node,
+    PublishNode,
+    RaiseNode,
+    SleepNode,
+    SleepUntilNode,
+)
 from dressage.protocol.types import (
     ANY,
     DictOf,
@@ -118,6 +127,12 @@ def _is_text(kind: TypeRef | None) -> bool:
     return kind in (None, ANY, STR)
 
 
+def _is_moment(kind: TypeRef | None) -> bool:
+    if isinstance(kind, UnionOf):
+        return any(_is_moment(option) for option in kind.options)
+    return kind in (None, ANY, DATETIME)
+
+
 def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     if isinstance(node, RaiseNode) and node.message is not None and types.of(node.message) != STR:
         raise context.refusal(
@@ -131,14 +146,17 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
             "publish() takes a subject of type str",
             'write it as an f-string: f"orders.{region}.shipped"',
         )
-    if isinstance(node, EventNode) and node.timeout is not None and not _is_duration(types.of(node.timeout)):
-        raise context.refusal(
-            place, "a timeout is a timedelta or seconds", "write `wait(timeout=timedelta(hours=1))`"
-        )
-    if isinstance(node, EventNode) and node.key is not None and types.of(node.key) != STR:
+    if isinstance(node, EventNode) and node.key is not None and not _is_text(types.of(node.key)):
         raise context.refusal(
             place, "a correlation key is a str", 'write `wait(key=order.number)`, or an f-string: f"{number}"'
         )
+    if isinstance(node, SleepUntilNode) and not _is_moment(types.of(node.moment)):
+        advice = "give it a datetime, or write `sleep(...)` with how long"
+        raise context.refusal(place, "sleep_until() takes a datetime", advice)
+    if isinstance(node, EventNode | ConditionNode) and node.timeout is not None:
+        if not _is_duration(types.of(node.timeout)):
+            advice = "write `timeout=timedelta(hours=1)`"
+            raise context.refusal(place, "a timeout is a timedelta or seconds", advice)
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
 

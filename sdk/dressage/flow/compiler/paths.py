@@ -19,6 +19,7 @@ from dressage.protocol.spec import (
     TIMEOUT_ERROR,
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     FailureDef,
     GatherNode,
@@ -28,6 +29,7 @@ from dressage.protocol.spec import (
     ReturnNode,
     Scope,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 
@@ -107,7 +109,7 @@ class Paths:
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})
-            case SleepNode() | PublishNode():
+            case SleepNode() | PublishNode() | SleepUntilNode() | ConditionNode():
                 yield node.next, nothing
             case BranchNode():
                 yield node.then, set_when(node.test, True)
@@ -124,13 +126,17 @@ class Paths:
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR} | self.cancelled
-            case EventNode():
+            case EventNode() | ConditionNode():
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | self.cancelled
-                raised |= {_ERRORS} if node.key is not None else set[str]()
+                if isinstance(node, EventNode) and node.key is not None:
+                    raised.add(_ERRORS)
             case SleepNode():
                 raised |= self.cancelled
             case PublishNode():
                 raised.add(_ERRORS)
+            case SleepUntilNode():
+                # A moment without a time zone is none.
+                raised |= {_ERRORS} | self.cancelled
             case GatherNode():
                 raised |= {GROUP_ERROR} | self.cancelled
                 if node.until == "completed":

@@ -7,6 +7,7 @@ from typing import Any
 
 from dressage.flow.compiler.context import Context
 from dressage.flow.events import Event
+from dressage.protocol.expressions import Expr
 
 
 def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
@@ -40,13 +41,20 @@ def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
         raise context.refusal(
             call, "of a wait the key comes first", "write `wait(key=..., timeout=...)`, in this order"
         )
+    options: dict[str, Any] = {}
+    for each in call.keywords:
+        if each.arg == "key":
+            options["key"] = context.translate(each.value)
+    timeout = written_timeout(context, call.keywords)
+    if timeout is not None:
+        options["timeout"] = timeout
+    return options
+
+
+def written_timeout(context: Context, keywords: list[ast.keyword]) -> Expr | None:
+    """The timeout among these arguments; None if there is none."""
+    value = next((each.value for each in keywords if each.arg == "timeout"), None)
+    if value is None:
+        return None
     # As in Python: no timeout at all, if it is written so.
-    return {
-        each.arg: context.translate(each.value)
-        for each in call.keywords
-        if each.arg is not None and not _is_no_timeout(each)
-    }
-
-
-def _is_no_timeout(given: ast.keyword) -> bool:
-    return given.arg == "timeout" and isinstance(given.value, ast.Constant) and given.value.value is None
+    return None if isinstance(value, ast.Constant) and value.value is None else context.translate(value)

@@ -20,8 +20,9 @@ from dressage.protocol.expressions import (
     Logical,
     Name,
     Unary,
-    locals_of,
+    expressions_in,
     parts_of,
+    variables_in,
 )
 from dressage.protocol.spec import AssignNode, EventNode, GatherNode, Node, RaiseNode, ReturnNode, TaskNode
 
@@ -51,40 +52,10 @@ def _below(value: Any) -> Iterator[Any]:
             yield from _below(each)
 
 
-def variables_in(expr: Expr) -> set[str]:
-    """The variables of the run that an expression may read."""
-    return set(_names(expr, frozenset()))
-
-
-def _names(expr: Expr, own: frozenset[str]) -> Iterator[str]:
-    """The names outside of `own`, which are variables of comprehensions and lambdas around this place."""
-    if isinstance(expr, Name):
-        if expr.name not in own:
-            yield expr.name
-        return
-    if isinstance(expr, Comprehension):
-        first, *others = parts_of(expr)
-        yield from _names(first, own)
-        own |= locals_of(expr)
-    else:
-        others = list(parts_of(expr))
-    if isinstance(expr, Call) and (key := expr.keywords.get("key")) and isinstance(key, Lambda):
-        yield from _names(key.body, own | {key.param})
-        others.remove(key.body)
-    for part in others:
-        yield from _names(part, own)
-
-
 def bindings_in(node: Node) -> list[Bind]:
     """The `:=` of a node's expressions."""
-    found: list[Bind] = []
-    waiting = expressions_of(node)[::-1]
-    while waiting:
-        expr = waiting.pop()
-        if isinstance(expr, Bind):
-            found.append(expr)
-        waiting.extend(reversed(parts_of(expr)))
-    return found
+    inside = (each for expr in expressions_of(node) for each in expressions_in(expr))
+    return [each for each in inside if isinstance(each, Bind)]
 
 
 def targets_of(node: Node) -> list[str]:

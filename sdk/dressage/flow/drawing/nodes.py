@@ -13,6 +13,7 @@ from dressage.protocol.spec import (
     Backoff,
     Branch,
     BranchNode,
+    ConditionNode,
     EventNode,
     GatherNode,
     Handler,
@@ -21,6 +22,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
     WorkflowSpec,
     effective_retry,
@@ -92,6 +94,15 @@ def _wait(_: WorkflowSpec, node: EventNode) -> str:
     return f"{target}await {node.event}.wait({', '.join(said)})"
 
 
+def _sleep_until(_: WorkflowSpec, node: SleepUntilNode) -> str:
+    return f"await sleep_until({'lambda: ' if node.watched else ''}{expression_text(node.moment)})"
+
+
+def _condition(_: WorkflowSpec, node: ConditionNode) -> str:
+    timeout = "" if node.timeout is None else f", timeout={expression_text(node.timeout)}"
+    return f"await wait_until(lambda: {expression_text(node.condition)}{timeout})"
+
+
 def _assign(_: WorkflowSpec, node: AssignNode) -> str:
     attribute = f".{node.attribute}" if node.attribute else ""
     return f"{node.target}{attribute} = {expression_text(node.value)}"
@@ -157,7 +168,9 @@ def _publish(_: WorkflowSpec, node: PublishNode) -> str:
     return f"await publish({expression_text(node.subject)}, {expression_text(node.data)})"
 
 
-def _next(node: TaskNode | AssignNode | SleepNode | PublishNode | EventNode) -> tuple[Way, ...]:
+def _next(
+    node: TaskNode | AssignNode | SleepNode | PublishNode | SleepUntilNode | ConditionNode | EventNode,
+) -> tuple[Way, ...]:
     return (Way(node.next),)
 
 
@@ -175,6 +188,8 @@ NODES: Final[dict[type[Node], Drawn]] = {
     ),
     SleepNode: Drawn(lambda _, node: f"await sleep({expression_text(node.duration)})", _next, "wait"),
     PublishNode: Drawn(_publish, _next, "step"),
+    SleepUntilNode: Drawn(_sleep_until, _next, "wait"),
+    ConditionNode: Drawn(_condition, _next, "wait"),
     EventNode: Drawn(_wait, _next, "wait"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),

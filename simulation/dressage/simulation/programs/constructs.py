@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from dressage.simulation.programs.program import SHOP, Program, construct
+from dressage.simulation.programs.program import SHOP, Program, construct, viewer
 
 
 @construct()
@@ -142,7 +142,13 @@ def inline(program: Program, depth: int) -> None:
 
 @construct()
 def sleep(program: Program, depth: int) -> None:
-    program.write(depth, f"await sleep({program.naps.format(program.integer())})")
+    program.write(depth, f"await {_sleep(program)}")
+
+
+def _sleep(program: Program) -> str:
+    if program.random.random() < 0.3:
+        return f"sleep_until({program.moments.format(program.integer())})"
+    return f"sleep({program.naps.format(program.integer())})"
 
 
 @construct()
@@ -274,8 +280,9 @@ def gathered(program: Program, depth: int) -> None:
 
 def _branch(program: Program, kind: int) -> str:
     if kind == 0:
-        wait = "never.wait(timeout={})" if program.random.random() < 0.15 else "sleep({})"
-        return wait.format(program.naps.format(program.integer()))
+        if program.random.random() < 0.15:
+            return f"never.wait(timeout={program.naps.format(program.integer())})"
+        return _sleep(program)
     if kind == 1:
         filed = not program.in_function and program.random.random() < 0.2
         return _filed(program) if filed else f"number({program.integer()})"
@@ -315,6 +322,114 @@ def fanned(program: Program, depth: int) -> None:
     got = f"got_{len(program.lines)}"
     program.write(depth, f"{got} = await gather({written}{limit})")
     program.write(depth, f"{program.pick('a', 'b')} = {result.format(len(program.lines) - 1)}")
+
+
+OPEN: Final = 9
+"""The gate that each opener leaves behind, whatever else becomes of it; what others make of it is above that."""
+
+
+@construct()
+def agreed(program: Program, depth: int) -> None:
+    """Branches that wait for what others make of the view. Not in functions: it has one gate."""
+    if program.in_function:
+        call(program, depth)
+        return
+    program.write(depth, f"view.gate = {0 if program.sure else program.integer()}")
+    opens, waits = f"view.gate >= {OPEN}", f"waiter({program.integer()})"
+    branches = [f"opener({program.integer()})", program.pick(waits, waits, f"wait_until(lambda: {opens})")]
+    branches += program.random.choices(branches, k=program.random.randint(0, 1))
+    program.random.shuffle(branches)
+    # Who is first is certain where it is certain how long everything takes.
+    races = ["first_completed"] if not program.sure else []
+    function = program.random.choice(["gather", "gather", *races])
+    program.write(depth, f"t = str(await {function}({', '.join(branches)}))")
+
+
+@viewer
+def opener(program: Program, depth: int) -> None:
+    """Opens the gate at its end, and not before it has waited for something."""
+    program.write(depth, "try:")
+    for _ in range(program.random.randint(1, 2)):
+        program.write(depth + 1, f"a = await number({program.integer()})")
+        if not program.sure:
+            program.write(depth + 1, f"view.gate = {program.integer()}")
+    program.block(depth + 1, program.random.randint(0, 1))
+    program.write(depth, "finally:")
+    program.write(depth + 1, f"view.gate = {OPEN}")
+
+
+@viewer
+def waiter(program: Program, depth: int) -> None:
+    if program.random.random() < 0.3:
+        call(program, depth)
+    kind = program.random.randint(0, 2)
+    if kind == 0:
+        timeout = program.pick("", ", timeout=timedelta(days=30)")
+        program.write(depth, f"await wait_until(lambda: view.gate >= {OPEN}{timeout})")
+    else:
+        never, nap = "view.gate < -99", program.naps.format(program.integer())
+        condition = never if program.sure else program.pick(never, *_conditions(program))
+        if not program.sure:
+            nap = f"timedelta(milliseconds=10 * ({program.integer()}) % 90)"
+        program.write(depth, "try:")
+        program.write(depth + 1, f"await wait_until(lambda: {condition}, timeout={nap})")
+        program.write(depth, f"except {program.pick('TimeoutError', 'OSError', 'Exception')}:")
+        program.write(depth + 1, program.pick("a = -1", "b += x"))
+    if not program.sure:
+        program.write(depth, "a = view.gate")
+        if program.random.random() < 0.5:
+            program.write(depth, f"view.gate = max({OPEN}, a) + 1")
+
+
+def _conditions(program: Program) -> list[str]:
+    def integer() -> str:
+        text = program.integer()
+        # Nothing can be set where it is looked at again and again.
+        return text if ":=" not in text else "x"
+
+    return [
+        f"view.gate > {integer()}",
+        f"view.gate == {OPEN + 1}",
+        f"x < view.gate <= {integer()} or view.gate > {OPEN}",
+        f"{integer()} // view.gate > 0",
+        f"view.gate in [{integer()}, {integer()}, {integer()}]",
+    ]
+
+
+@construct()
+def rearmed(program: Program, depth: int) -> None:
+    """A branch that sleeps until a moment which another one moves. Not in functions: the view has one."""
+    if program.in_function:
+        call(program, depth)
+        return
+    program.write(depth, f"view.due = {program.moments.format(program.integer())}")
+    sleeps = program.pick(f"sleeper({program.integer()})", "sleep_until(lambda: view.due)")
+    branches = [f"mover({program.integer()})", sleeps]
+    branches += program.random.choices(branches, k=program.random.randint(0, 1))
+    program.random.shuffle(branches)
+    races = ["first_completed"] if not program.sure else []
+    program.write(
+        depth, f"await {program.random.choice(['gather', 'gather', *races])}({', '.join(branches)})"
+    )
+
+
+@viewer
+def sleeper(program: Program, depth: int) -> None:
+    if program.random.random() < 0.3:
+        call(program, depth)
+    later = "" if program.random.random() < 0.5 else f" + {program.naps.format(program.integer())}"
+    program.write(depth, f"await sleep_until(lambda: view.due{later})")
+    if not program.sure:
+        call(program, depth)
+
+
+@viewer
+def mover(program: Program, depth: int) -> None:
+    """Moves the moment after it has waited for something."""
+    for _ in range(program.random.randint(1, 2)):
+        program.write(depth, f"a = await number({program.integer()})")
+        moment = program.moments.format(program.integer())
+        program.write(depth, program.pick(f"view.due = {moment}", "view.due += timedelta(milliseconds=60)"))
 
 
 class _Racer(NamedTuple):

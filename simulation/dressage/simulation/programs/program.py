@@ -24,7 +24,10 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
-from dressage.flow import first_completed, first_successful, gather, publish, sleep, task, workflow
+from dressage.flow import first_completed, first_successful, gather, publish
+from dressage.flow import sleep, sleep_until, task, wait_until, workflow
+
+BEGAN = datetime.fromtimestamp({began_s}, timezone.utc)
 
 told = Event("told", of=int)
 filed = Event("filed", of=int)
@@ -44,6 +47,8 @@ class Other(WorkflowFailure):
 class View:
     status: Searchable[str] = "NEW"
     count: int = 0
+    gate: int = 0
+    due: datetime = BEGAN
 
 @dataclass
 class Pair:
@@ -91,6 +96,9 @@ Write = Callable[["Program", int], None]
 CONSTRUCTS: dict[str, Write] = {}
 """Statements by name. How often one is chosen is how often `_POOL` holds it."""
 
+VIEWERS: dict[str, Write] = {}
+"""Functions whose calls wait for the view, or change it, by their names, each with what writes its statements."""
+
 PLACES: Final = ("except", "finally", "loop-else", "try-else")
 """The blocks of a construct that are told apart from the others of it."""
 
@@ -123,10 +131,17 @@ def construct(weight: int = 1, *, nested: bool = False) -> Callable[[Write], Wri
     return register
 
 
+def viewer(write: Write) -> Write:
+    """Registers what writes a function of this name that waits for the view, or changes it meanwhile."""
+    VIEWERS[write.__name__] = write
+    return write
+
+
 class Program:
     """One random workflow function, with the functions that it awaits. Loops are short, so that every program ends.
 
-    `naps` is how a duration is written from an integer expression; `task_options` are those of each task;
+    `naps` is how a duration is written from an integer expression, `moments` how a moment is, in which `BEGAN` stands
+    for `began_s`, in seconds since 1970; `task_options` are those of each task;
     `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
     In a `sure` one no race depends on how long anything takes.
     """
@@ -137,6 +152,8 @@ class Program:
         *,
         name: str = "flow",
         naps: str = "timedelta(microseconds={})",
+        moments: str = "BEGAN + timedelta(milliseconds=40 * ({}) % 400)",
+        began_s: int = 1_800_000_000,
         task_options: str = "",
         length: tuple[int, int] = (2, 6),
         parks: bool = False,
@@ -145,6 +162,8 @@ class Program:
         self.random = random.Random(seed)
         self.name = name
         self.naps = naps
+        self.moments = moments
+        self.began_s = began_s
         self.task_options = task_options
         self.length = length
         self.parks = parks
@@ -178,6 +197,7 @@ class Program:
         around = self._function("common", 0)
         nested = self._function("part", 1) + self._function("piece", 1)
         nested += self._racer("loser", ends=False) + ("" if self.sure else self._racer("racer", ends=True))
+        nested += "".join(self._of_the_view(name, write) for name, write in VIEWERS.items())
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")
@@ -191,7 +211,8 @@ class Program:
         self.write(1, f'return f"{{a}}|{{b}}|{{s}}|{{t}}|{{view.count}}|{{view.status}}{told}"')
         decorator = f"@task({self.task_options})" if self.task_options else "@task"
         tasks = "".join(f"{decorator}\nasync def {each}: raise NotImplementedError\n" for each in _SIGNATURES)
-        head = f'{_HEAD}{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
+        head = _HEAD.replace("{began_s}", str(self.began_s))
+        head += f'{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
         return head + nested + "".join(self.lines)
 
     def _function(self, name: str, depth: int) -> str:
@@ -233,6 +254,20 @@ class Program:
         self._with_first_values(2, first)
         self.in_function, self.nest_max = False, 3
         self.racers.append(name)
+        self.lines, written = lines, self.lines
+        return "".join(written)
+
+    def _of_the_view(self, name: str, write: Write) -> str:
+        """A function that waits for what becomes of the view, or changes it meanwhile."""
+        lines, self.lines = self.lines, []
+        self.in_function, self.nest_max = True, 1
+        self.write(1, f"async def {name}(x: int) -> int:")
+        self.write(2, "a, b, s, t = 3, x, 'v', 'u'")
+        first = len(self.lines)
+        write(self, 2)
+        self.write(2, f"return {self.integer()}")
+        self._with_first_values(2, first)
+        self.in_function, self.nest_max = False, 3
         self.lines, written = lines, self.lines
         return "".join(written)
 

@@ -9,18 +9,21 @@ from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.nodes import (
     assign,
     branch,
+    condition,
     event,
     gather,
     publish,
     raising,
     returning,
     sleep,
+    sleep_until,
     task,
 )
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ConditionNode,
     EventNode,
     GatherNode,
     Node,
@@ -28,17 +31,25 @@ from dressage.protocol.spec import (
     RaiseNode,
     ReturnNode,
     SleepNode,
+    SleepUntilNode,
     TaskNode,
 )
 
-ENTER: dict[type[Node], Callable[[Advance, RunThread, ReadyNode], None]] = {
+Act = Callable[[Advance, RunThread, ReadyNode], None]
+
+ENTER: dict[type[Node], Act] = {
     TaskNode: task.enter,
     AssignNode: assign.enter,
     BranchNode: branch.enter,
     SleepNode: sleep.enter,
     PublishNode: publish.enter,
+    SleepUntilNode: sleep_until.enter,
+    ConditionNode: condition.enter,
     EventNode: event.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
     GatherNode: gather.enter,
 }
+
+LOOK: dict[type[Node], Act] = {ConditionNode: condition.look, SleepUntilNode: sleep_until.look}
+"""What a thread does that waits at such a node when variables have changed that it reads."""

@@ -13,7 +13,7 @@ from dressage.orchestrator.fold.state import RunThread, SleepWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import TimerFired
 from dressage.protocol.events import SleepEnded, SleepStarted
-from dressage.protocol.spec import SleepNode
+from dressage.protocol.spec import SleepNode, SleepUntilNode
 
 SLEEP_S_MAX = 100 * 365 * 86_400
 """A century: beyond it a duration is a mistake, and the date of its end may not exist."""
@@ -34,8 +34,9 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
 
 
 def awake(advance: Advance, thread: RunThread, wait: SleepWait) -> None:
+    """Also the end of a sleep until a moment."""
     node = advance.definition.spec.nodes[wait.node]
-    assert isinstance(node, SleepNode)
+    assert isinstance(node, SleepNode | SleepUntilNode)
     advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
     advance.go_on(thread, node.next)
     advance.emit(SleepEnded(wait.node, wait.timer_id))
@@ -43,12 +44,24 @@ def awake(advance: Advance, thread: RunThread, wait: SleepWait) -> None:
 
 def due_ms_of(advance: Advance, duration: object, what: str) -> int:
     """When a `what` of this duration that begins now ends. Raises `ExpressionFailed` or `LimitExceeded`."""
-    due_ms = advance.state.time_ms + _milliseconds(duration, what)
+    return ending(advance.state.time_ms + _milliseconds(duration, what), what)
+
+
+def ending(due_ms: int, what: str) -> int:
+    """When a `what` ends. Raises `LimitExceeded` where there is no such date."""
     if due_ms > TIME_MS_MAX:
         raise LimitExceeded(
             "sleep-length", f"the {what} would end after the year 9000, which is no date any more"
         )
     return due_ms
+
+
+def limit_length(seconds: float, what: str) -> None:
+    """Refuses a `what` that lasts so long."""
+    if seconds > SLEEP_S_MAX:
+        raise LimitExceeded(
+            "sleep-length", f"a {what} may last {SLEEP_S_MAX} s, a century: this one is longer"
+        )
 
 
 def _milliseconds(duration: object, what: str) -> int:
@@ -63,8 +76,5 @@ def _milliseconds(duration: object, what: str) -> int:
         raise ExpressionFailed(
             f"TypeError: {what} takes a timedelta or seconds, not {type(duration).__name__}"
         )
-    if seconds > SLEEP_S_MAX:
-        raise LimitExceeded(
-            "sleep-length", f"a {what} may last {SLEEP_S_MAX} s, a century: this one is longer"
-        )
+    limit_length(seconds, what)
     return max(0, math.ceil(seconds * 1000))

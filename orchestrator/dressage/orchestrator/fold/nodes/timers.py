@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import event, sleep
+from dressage.orchestrator.fold.nodes import condition, event, sleep
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import EventWait, SleepWait
+from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait
 from dressage.protocol.commands import TimerFired
 
 
@@ -19,6 +19,9 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
         match thread.wait:
             case SleepWait(timer_id=command.timer_id) as wait:
                 sleep.awake(advance, thread, wait)
+                return
+            case ConditionWait(timer_id=command.timer_id) as wait:
+                condition.on_timeout(advance, thread, wait)
                 return
             case EventWait(timer_id=command.timer_id) as wait:
                 event.on_timeout(advance, thread, wait)

@@ -1,0 +1,139 @@
+"""Plain Python's side of waits for what other branches change: who waits is looked at when no branch can go on.
+
+A run knows when all of its branches wait: when a command is folded. Here branches are tasks of an event loop, and each
+of them tells when it has made a step. What follows from a step (a gather or a race that is over, another branch that
+begins) comes within a few turns of the loop; when more than that have passed without a step, all of them wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+R = TypeVar("R")
+
+_TURNS: Final = 10
+"""After so many turns of the event loop without a step of a branch none can go on; two or three are enough."""
+
+
+class _Wait:
+    """One that waits until `test` is true."""
+
+    def __init__(self, test: Callable[[], object]) -> None:
+        self.test = test
+        self._woken: asyncio.Future[None] | None = None
+        self._over = False
+
+    async def change(self) -> bool:
+        """Waits until it is to look itself; False if its time is over."""
+        if not self._over:
+            self._woken = asyncio.get_running_loop().create_future()
+            await self._woken
+        return not self._over
+
+    def wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    def end(self) -> None:
+        """Its time is over."""
+        self._over = True
+        self.wake()
+
+    def may_go_on(self) -> bool:
+        if self._woken is None or self._woken.done():
+            return False
+        try:
+            return bool(self.test())
+        except Exception:
+            return True  # It is raised where it waits, when that looks itself.
+
+
+class _Watch:
+    """Those of one event loop that wait, in the order in which they began to."""
+
+    def __init__(self) -> None:
+        self.waits: list[_Wait] = []
+        self._quiet = 0
+        self._turning = False
+
+    def moved(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A branch has made a step."""
+        self._quiet = 0
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._quiet += 1
+        if self._quiet < _TURNS:
+            loop.call_soon(self._turn, loop)
+            return
+        self._turning = False
+        found = next((wait for wait in self.waits if wait.may_go_on()), None)
+        if found is not None:
+            found.wake()
+            # The next one is looked at when this one, and what follows from it, has come to rest.
+            self.moved(loop)
+
+
+_watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
+"""By the loops in which something waits."""
+
+
+async def held(test: Callable[[], object], within_s: float | None) -> bool:
+    """Waits until `test` is true when no branch can go on, and so it is on return; False if it is not in time.
+
+    Raises what `test` raises.
+    """
+    loop = asyncio.get_running_loop()
+    watch, wait = _watches.setdefault(loop, _Watch()), _Wait(test)
+    watch.waits.append(wait)
+    timer = None if within_s is None else loop.call_later(within_s, wait.end)
+    try:
+        while await wait.change():
+            if test():
+                return True
+        return bool(test())
+    finally:
+        watch.waits.remove(wait)
+        if timer is not None:
+            timer.cancel()
+        if not watch.waits:
+            del _watches[loop]
+
+
+class _Branch(Coroutine[Any, Any, R]):
+    """A coroutine that tells after each of its steps that it has moved."""
+
+    def __init__(self, steps: Coroutine[Any, Any, R]) -> None:
+        self._steps = steps
+
+    def send(self, value: Any, /) -> Any:
+        try:
+            return self._steps.send(value)
+        finally:
+            _moved()
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._steps.throw(*error)
+        finally:
+            _moved()
+
+    def close(self) -> None:
+        self._steps.close()
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        return self._steps.__await__()
+
+
+def branch_of(awaited: Awaitable[R]) -> Awaitable[R]:
+    """The same, so that those who wait hear of each step of it."""
+    return _Branch(awaited) if isinstance(awaited, Coroutine) else awaited
+
+
+def _moved() -> None:
+    if _watches and (watch := _watches.get(asyncio.get_running_loop())) is not None:
+        watch.moved(asyncio.get_running_loop())
