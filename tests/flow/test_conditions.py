@@ -31,7 +31,7 @@ from dressage.flow import (
 from dressage.flow.drawing import node_text
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
-from dressage.orchestrator.fold.state import ConditionWait, SleepWait, decode_state, encode_state
+from dressage.orchestrator.fold.state import ConditionWait, RunState, SleepWait, decode_state, encode_state
 from dressage.orchestrator.fold.watches import Watches
 from dressage.orchestrator.turn.asking import waiting_for
 from dressage.protocol.commands import TimerFired
@@ -701,7 +701,7 @@ def test_the_timer_of_a_condition_that_is_met_is_cancelled() -> None:
 
 def test_a_wait_is_read_from_the_state_as_it_was_written() -> None:
     run = watched(SLEEPING, ConditionNode(expr("d > " + at(10)), 6, timeout=expr("9")))
-    state = run.start().state
+    state = run.start().run
     assert state is not None
     assert decode_state(encode_state(state)) == state
     assert [type(each.wait) for each in state.threads[1:]] == [SleepWait, ConditionWait]
@@ -716,7 +716,9 @@ def test_a_run_goes_on_that_was_stored_while_it_waited() -> None:
     )
     run.start()
     assert run.state is not None
-    run.state = decode_state(encode_state(run.state))
+    stored = decode_state(encode_state(run.state))
+    assert isinstance(stored, RunState)
+    run.state = stored
     done = fired(run, 2)
     assert done.run is not None
     assert done.run.output == raw(["woken", "moved"])
