@@ -381,9 +381,8 @@ async def dropped(engine: Engine) -> RunHandle[int]:
     stream = engine.names.events_stream
     subjects = engine.names.events_of_run(0, "dropped")
     consumer = await (await engine.nats()).jetstream().subscribe(subjects, ordered_consumer=True)
-    for _ in range(4):
-        message = await consumer.next_msg(5)
-    await manager.purge_stream(stream, subject=subjects, seq=message.metadata.sequence.stream)
+    messages = [await consumer.next_msg(5) for _ in range(4)]
+    await manager.purge_stream(stream, subject=subjects, seq=messages[3].metadata.sequence.stream)
     await consumer.unsubscribe()
     return run
 
@@ -514,9 +513,11 @@ async def test_who_follows_is_told_when_the_client_is_closed(
         follower = Follower(client.follow(run.run_id))
         wait = asyncio.create_task(client.wait(run.run_id))
         await asyncio.sleep(0.3)
-    for task in (asyncio.create_task(follower.to_the_end()), wait):
+    ends: list[Awaitable[object]] = [follower.to_the_end(), wait]
+    for end in ends:
         with pytest.raises(DressageError) as caught:
-            await asyncio.wait_for(task, DEADLINE_S)
+            async with asyncio.timeout(DEADLINE_S):
+                await end
         assert caught.value.code in {"NO_ANSWER", "OUTCOME_UNKNOWN"}
 
 

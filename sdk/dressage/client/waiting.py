@@ -39,8 +39,9 @@ def fits(wanted: Wanted) -> Callable[[ReceivedEvent], bool]:
 @contextlib.asynccontextmanager
 async def in_time(timeout_s: float | None, what: Callable[[], str]) -> AsyncIterator[None]:
     """Raises `NoAnswer`, saying `what`, if the block takes longer; None is any time."""
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s) as limit:
+        async with limit:
             yield
     except TimeoutError:
         if not limit.expired():
