@@ -270,8 +270,13 @@ class Tenure:
                 stack.push_async_callback(connection.close)
                 return connection
 
-            roles = [await opened(role) for role in ("intake", "turns", "events", "states")]
-            yield _Connections(*roles, opened)
+            yield _Connections(
+                await opened("intake"),
+                await opened("turns"),
+                await opened("events"),
+                await opened("states"),
+                opened,
+            )
 
     async def _work(self, connections: _Connections, stages: _Stages, stop: asyncio.Event) -> None:
         doubt: asyncio.Future[None] = asyncio.get_running_loop().create_future()

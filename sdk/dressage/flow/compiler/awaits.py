@@ -40,7 +40,8 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
             raise context.refusal(
                 node, "publish() has no result", "write it as a statement: `await publish(...)`"
             )
-        context.graph.emit(PublishNode, node, **given_to(context, call))
+        told = given_to(context, call)
+        context.graph.emit(PublishNode, node, subject=told["subject"], data=told["data"])
     elif (event := event_of(context, call)) is not None:
         timeout = timeout_of(context, call)
         context.use_event(call, event)

@@ -74,8 +74,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
     if isinstance(kind, Task):
         raise scope.refusal(node, f"task {name} is called inside an expression", _task_advice(name))
     if kind is publish:
-        advice = f"await it in a statement of its own: `await {name}(...)`"
-        raise scope.refusal(node, f"{name}() is called inside an expression", advice)
+        what = f"{name}() is called inside an expression"
+        raise scope.refusal(node, what, f"await it in a statement of its own: `await {name}(...)`")
     if isinstance(kind, type) and issubclass(kind, WorkflowFailure):
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
     if isinstance(node.func, ast.Name) and scope.is_undefined_helper(name):
