@@ -90,6 +90,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "plan_tour",
             "offer_trip",
             "contract",
+            "send_order",
             "label",
             "review",
             "store_card",
