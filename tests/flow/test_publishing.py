@@ -222,13 +222,9 @@ def test_data_that_json_cannot_say_is_a_type_error(name: str, define: Any) -> No
 
 
 def test_a_masked_value_that_no_type_shows_is_not_published() -> None:
-    @task
-    async def anything(secret: Masked[str]) -> Masked[str]:
-        return secret
-
     @workflow
     async def w(secrets: dict[str, Any], secret: Masked[str]) -> str:
-        found: Any = secrets.get("a", secret)
+        found: Any = secrets["a"] if "a" in secrets else secret  # noqa: SIM401  # get() would look at it
         try:
             await publish("a", [found])
         except TypeError as error:

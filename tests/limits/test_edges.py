@@ -66,7 +66,6 @@ from dressage.protocol.spec import (
     Branch,
     GatherNode,
     Handler,
-    Node,
     PublishNode,
     RaiseNode,
     ReturnNode,
@@ -135,12 +134,12 @@ def test_the_size_of_arguments(size: int) -> None:
 @pytest.mark.limit("published-size")
 @pytest.mark.parametrize("size", [DEFAULT.value_bytes, 1000, LIMITS_MAX.value_bytes])
 def test_the_size_of_what_is_published(size: int) -> None:
-    limits = Limits(value_bytes=size)
-    fits: list[Node] = [PublishNode(expr("'a'"), expr(text_of(size)), 1), ReturnNode()]
-    assert Run(spec_of(fits, limits=limits)).start().effects
-    outcome = Run(
-        spec_of([PublishNode(expr("'a'"), expr(text_of(size + 1)), 1), ReturnNode()], limits=limits)
-    ).start()
+    def publishing(size_of_data: int) -> Outcome:
+        node = PublishNode(expr("'a'"), expr(text_of(size_of_data)), 1)
+        return Run(spec_of([node, ReturnNode()], limits=Limits(value_bytes=size))).start()
+
+    assert publishing(size).effects
+    outcome = publishing(size + 1)
     assert not outcome.effects
     failure = failure_of(outcome)
     assert (failure.name, failure.kind) == ("published-size", "limit")
