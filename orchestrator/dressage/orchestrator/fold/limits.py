@@ -39,8 +39,8 @@ POSTED_BYTES = 20
 UNCLAIMED_BYTES_MAX = 128 * 1024
 """Bytes of the payloads of a run's unclaimed external events together."""
 
-THREAD_BYTES = 320
-"""What a run thread takes in the state besides variables, names, and what it gives or is given: ids and counters."""
+BRANCH_BYTES = 320
+"""What a branch takes in the state besides variables, names, and what it gives or is given: ids and counters."""
 
 ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
@@ -130,15 +130,15 @@ def bytes_of(failure: FailureInfo) -> int:
 def thread_bytes(thread: RunThread) -> tuple[int, int]:
     """What the variables of a run thread take in the state, and what else there is of it, at most."""
     variables = stored_bytes(thread.variables) if thread.variables else 0
+    rest = 0 if thread.parent is None else BRANCH_BYTES
     wait = thread.wait
     if type(wait) is TaskWait:
-        return variables, THREAD_BYTES + len(wait.task) + len(wait.queue) + len(wait.args)
-    if type(wait) is GatherWait:
-        ended = len(wait.outputs) + len(wait.failures)
-        return variables, THREAD_BYTES + wait.held + ENDED_BYTES * ended + len(wait.given)
-    if type(wait) is EventWait and wait.key:
-        return variables, THREAD_BYTES + len(_to_json(wait.key))
-    return variables, THREAD_BYTES
+        rest += len(wait.args) + len(wait.task) + len(wait.queue)
+    elif type(wait) is GatherWait:
+        rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
+    elif type(wait) is EventWait and wait.key:
+        rest += len(_to_json(wait.key))
+    return variables, rest
 
 
 def events_bytes(state: RunState) -> int:
