@@ -89,6 +89,7 @@ def program(number: int) -> ModuleType | None:
         task_options=task_options(queue),
         length=(2, 6),
         parks=number % 2 == 0,
+        tells=True,
         sure=True,
     )
     try:
@@ -340,14 +341,33 @@ GARBAGE: Final[dict[str, Garbage]] = {
 """What is sent in the place of a command that was sent: to which run (None: to the same) and as what."""
 
 
+AIMED: Final[dict[str, Callable[[World, RunState], bool]]] = {
+    "a result without a result": lambda _, state: any(
+        isinstance(thread.wait, TaskWait) for thread in state.threads
+    ),
+    "an event of another type": lambda world, state: not state.finished and _hears(world, state),
+}
+"""Which runs something is for that few others would even look at."""
+
+
+def _hears(world: World, state: RunState) -> bool:
+    definition = world.watch.refold.definition(state.workflow, state.version)
+    return definition is not None and TOLD in definition.events
+
+
+def _state_of(world: World, record: Record) -> RunState | None:
+    """How the run stands that a command was for."""
+    _, _, shard, _, token = record.subject.split(".")
+    return world.watch.refold.shard(int(shard)).states.get(token)
+
+
 def _start_of(workflow: str) -> StartRun:
     return StartRun(workflow, 1, msgspec.Raw(b"{}"), "s")
 
 
 def _empty_result(world: World, record: Record) -> bytes | None:
     """For an attempt that the run waits for, if it waits for one."""
-    _, _, shard, _, token = record.subject.split(".")
-    state = world.watch.refold.shard(int(shard)).states.get(token)
+    state = _state_of(world, record)
     waits = [thread.wait for thread in state.threads] if isinstance(state, RunState) else []
     attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
     return encode(TaskResult(attempts[0], _BY)) if attempts else None
@@ -358,6 +378,11 @@ def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
         records = [record for record in world.server.ledger if ".cmd." in record.subject]
         if not records:
             return
+        fits = AIMED.get(what)
+        if fits is not None:
+            states = [(each, _state_of(world, each)) for each in records]
+            aimed = [each for each, state in states if state is not None and fits(world, state)]
+            records = aimed or records
         chosen = records[int(dice * len(records))]
         token, data = GARBAGE[what](world, chosen)
         place, _, named = chosen.subject.rpartition(".")
@@ -395,8 +420,7 @@ def _fire_again(dice: float, client: str, at_s: float) -> Action:
 
 def _sleeps_there_again(world: World, record: Record) -> bool:
     """Whether the run is asleep at the place whose earlier sleep this timer ended."""
-    _, _, shard, _, token = record.subject.split(".")
-    state = world.watch.refold.shard(int(shard)).states.get(token)
+    state = _state_of(world, record)
     command = decode_command(record.data)
     if not isinstance(state, RunState) or not isinstance(command, TimerFired):
         return False

@@ -143,7 +143,7 @@ class Program:
     `naps` is how a duration is written from an integer expression, `moments` how a moment is, in which `BEGAN` stands
     for `began_s`, in seconds since 1970; `task_options` are those of each task;
     `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
-    In a `sure` one no race depends on how long anything takes.
+    One that `tells` publishes at its begin and at its end. In a `sure` one no race depends on how long anything takes.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class Program:
         task_options: str = "",
         length: tuple[int, int] = (2, 6),
         parks: bool = False,
+        tells: bool = False,
         sure: bool = False,
     ) -> None:
         self.random = random.Random(seed)
@@ -167,6 +168,7 @@ class Program:
         self.task_options = task_options
         self.length = length
         self.parks = parks
+        self.tells = tells
         self.sure = sure
         self.lines: list[str] = []
         self.functions: list[str] = []
@@ -201,12 +203,16 @@ class Program:
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")
+        if self.tells:
+            self.write(1, f"await publish('{SHOP}.begun', x)")
         first = len(self.lines)
         self.block(1, self.random.randint(*self.length))
         if self.parks:
             self.write(1, "if x == 3:")
             self.write(2, "await sleep(timedelta(days=30))")
         self.write(1, f"a = {self.integer()}")
+        if self.tells:
+            self.write(1, f"await publish(f'{SHOP}.ended.{{a}}', [s, b])")
         told = self._with_first_values(1, first)
         self.write(1, f'return f"{{a}}|{{b}}|{{s}}|{{t}}|{{view.count}}|{{view.status}}{told}"')
         decorator = f"@task({self.task_options})" if self.task_options else "@task"
