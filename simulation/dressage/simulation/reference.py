@@ -171,15 +171,19 @@ class _Saga(Saga):
 async def _gather(*branches: Coroutine[Any, Any, Any], limit: int | None = None) -> tuple[Any, ...]:
     """One branch after the other: what tasks come to does not depend on when they are called. Those that wait for
     others go on behind these."""
-    if limit is not None and limit < 1:
-        raise ValueError(limit)
     ends: dict[int, _Ended] = {}
-    while len(ends) < len(branches):
-        ended = len(ends)
-        for place, branch in enumerate(branches):
-            if place not in ends and (end := _step(branch)) is not None:
-                ends[place] = end
-        assert len(ends) > ended, "the branches wait for each other"
+    try:
+        if limit is not None and limit < 1:
+            raise ValueError(limit)
+        while len(ends) < len(branches):
+            ended = len(ends)
+            for place, branch in enumerate(branches):
+                if place not in ends and (end := _step(branch)) is not None:
+                    ends[place] = end
+            assert len(ends) > ended, "the branches wait for each other"
+    finally:
+        for branch in branches:
+            branch.close()
     failures = [error for place in sorted(ends) if (error := ends[place].error) is not None]
     if failures:
         raise ExceptionGroup(GROUP_TEXT, failures)
