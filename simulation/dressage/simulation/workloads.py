@@ -358,7 +358,8 @@ def _hears(world: World, state: RunState) -> bool:
 def _state_of(world: World, record: Record) -> RunState | None:
     """How the run stands that a command was for."""
     _, _, shard, _, token = record.subject.split(".")
-    return world.watch.refold.shard(int(shard)).states.get(token)
+    state = world.watch.refold.shard(int(shard)).states.get(token)
+    return state if isinstance(state, RunState) else None
 
 
 def _start_of(workflow: str) -> StartRun:
@@ -368,7 +369,7 @@ def _start_of(workflow: str) -> StartRun:
 def _empty_result(world: World, record: Record) -> bytes | None:
     """For an attempt that the run waits for, if it waits for one."""
     state = _state_of(world, record)
-    waits = [thread.wait for thread in state.threads] if isinstance(state, RunState) else []
+    waits = [] if state is None else [thread.wait for thread in state.threads]
     attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
     return encode(TaskResult(attempts[0], _BY)) if attempts else None
 
@@ -422,7 +423,7 @@ def _sleeps_there_again(world: World, record: Record) -> bool:
     """Whether the run is asleep at the place whose earlier sleep this timer ended."""
     state = _state_of(world, record)
     command = decode_command(record.data)
-    if not isinstance(state, RunState) or not isinstance(command, TimerFired):
+    if state is None or not isinstance(command, TimerFired):
         return False
     place = command.timer_id.rsplit("-", 1)[0]
     asleep = [thread.wait.timer_id for thread in state.threads if isinstance(thread.wait, SleepWait)]
