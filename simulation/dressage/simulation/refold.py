@@ -140,7 +140,9 @@ class Refold:
             outcome = _change_map(shard, record)
         else:
             outcome = self._outcome(delivery, token, before, number, shard.maps.at(record.seq))
-        changed = outcome.state is not None and outcome.state is not before
+        elsewhere, _ = self._elsewhere(shard.maps.at(record.seq), token, number)
+        known = (before, elsewhere)
+        changed = outcome.state is not None and not any(outcome.state is each for each in known)
         folded = shard.folded[record.seq] = Folded(record.seq, number, token, outcome, changed)
         if changed:
             assert outcome.state is not None
