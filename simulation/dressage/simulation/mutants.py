@@ -365,12 +365,12 @@ def effects_again() -> Iterator[None]:
 def newest_send_first() -> Iterator[None]:
     deliver = Forwarder.deliver
 
-    def piling(self: Any, delivery: Any) -> None:
+    def piling(self: Any, delivery: Any) -> Any:
         target = delivery.subject.split(".")[-2]
         if target != OUT and int(target) not in self._lanes:
             self._lanes[int(target)] = asyncio.LifoQueue()
             self._new_lane.set()
-        deliver(self, delivery)
+        return deliver(self, delivery)
 
     store = Forwarder._store
 
@@ -386,7 +386,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=89
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=192
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:
@@ -423,9 +423,9 @@ def failed_send_goes_last() -> Iterator[None]:
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
 
-    def accepting(self: Any, delivery: Any) -> None:
+    def accepting(self: Any, delivery: Any) -> Any:
         self._next_consumer_seq = delivery.consumer_seq
-        deliver(self, delivery)
+        return deliver(self, delivery)
 
     with mock.patch.object(Forwarder, "deliver", accepting):
         yield
@@ -435,10 +435,11 @@ def unnoticed_lost_send() -> Iterator[None]:
 def delivered_counts_as_forwarded() -> Iterator[None]:
     deliver = Forwarder.deliver
 
-    def hasty(self: Any, delivery: Any) -> None:
-        deliver(self, delivery)
+    def hasty(self: Any, delivery: Any) -> Any:
+        dealt = deliver(self, delivery)
         if delivery.subject.split(".")[-2] != OUT:
             self._floor.covered(delivery.stream_seq)
+        return dealt
 
     with mock.patch.object(Forwarder, "deliver", hasty):
         yield
@@ -480,7 +481,16 @@ def silence_is_published() -> Iterator[None]:
 
 @mutant("what a run publishes goes out side by side", "published-once-in-order")
 def published_side_by_side() -> Iterator[None]:
-    with mock.patch.object(publishing, "token_of", lambda delivery: str(delivery.stream_seq)):
+    trying = Publisher._try
+
+    async def some_slowly(self: Any, first: Any, message: Message) -> Any:
+        await asyncio.sleep(0.2 * (first.delivery.stream_seq % 2))
+        return await trying(self, first, message)
+
+    with (
+        mock.patch.object(publishing, "token_of", lambda delivery: str(delivery.stream_seq)),
+        mock.patch.object(Publisher, "_try", some_slowly),
+    ):
         yield
 
 
