@@ -39,8 +39,11 @@ POSTED_BYTES = 20
 UNCLAIMED_BYTES_MAX = 128 * 1024
 """Bytes of the payloads of a run's unclaimed external events together."""
 
-BRANCH_BYTES = 320
+BRANCH_BYTES = 384
 """What a branch takes in the state besides variables, names, and what it gives or is given: ids and counters."""
+
+QUOTING_BYTES = 4
+"""What stands around the name of a variable in the state, and behind its value."""
 
 ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
@@ -129,8 +132,10 @@ def bytes_of(failure: FailureInfo) -> int:
 
 def thread_bytes(thread: RunThread) -> tuple[int, int]:
     """What the variables of a run thread take in the state, and what else there is of it, at most."""
-    variables = stored_bytes(thread.variables) if thread.variables else 0
-    rest = 0 if thread.parent is None else BRANCH_BYTES
+    variables = rest = 0
+    if thread.parent is not None:
+        variables = stored_bytes(thread.variables)
+        rest = BRANCH_BYTES + QUOTING_BYTES * len(thread.variables)
     wait = thread.wait
     if type(wait) is TaskWait:
         rest += len(wait.args) + len(wait.task) + len(wait.queue)
@@ -160,18 +165,19 @@ def type_error(wrong: BadValue, line: int) -> FailureInfo:
 
 
 def stored_bytes(variables: Mapping[str, msgspec.Raw]) -> int:
-    """What variables take in the state: the bytes of their values, the characters of their names."""
-    return sum(map(len, variables.values())) + sum(map(len, variables))
+    """What variables take in the state: the bytes of their values and of their names."""
+    return sum(map(len, variables.values())) + len("".join(variables).encode())
 
 
 def fitting(state: RunState, limits: Limits) -> dict[str, msgspec.Raw]:
     """The variables of a run that has failed, without the largest if they are too large together: it must be stored."""
-    left = min(limits.variables_bytes, STATE_BYTES_MAX - len(state.input) - events_bytes(state))
+    beside = len(state.input) + events_bytes(state) + QUOTING_BYTES * len(state.variables)
+    left = min(limits.variables_bytes, STATE_BYTES_MAX - beside)
     if stored_bytes(state.variables) <= left:
         return state.variables
     kept: set[str] = set()
     for name in sorted(state.variables, key=lambda name: len(state.variables[name])):
-        left -= len(name) + len(state.variables[name])
+        left -= len(name.encode()) + len(state.variables[name])
         if left < 0:
             break
         kept.add(name)
