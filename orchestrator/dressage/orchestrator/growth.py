@@ -32,6 +32,8 @@ SHOWN_MAX: Final = 10
 SCAN_WINDOW: Final = 5000
 SCAN_SILENCE_S: Final = 10.0
 SCAN_TRIES: Final = 5
+SCAN_PAUSE_S: Final = 1.0
+"""Before another try: what swallows deliveries does so for a while."""
 
 
 class GrowthUnfinished(DressageError):
@@ -210,6 +212,7 @@ async def _each_state(
                 return
         finally:
             await connection.delete_consumer(stream, consumer)
+        await asyncio.sleep(SCAN_PAUSE_S)
     raise BrokerError(
         f"reading the states of shard {shard}: deliveries got lost {SCAN_TRIES} times: look at the connection to the "
         "server, and try again"

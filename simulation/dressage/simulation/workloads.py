@@ -495,9 +495,10 @@ def followers(script: Script, chance: random.Random, clients: list[str], seconds
     chance = random.Random(f"followers {script.seed}")
     if chance.random() < 0.3:
         awake = [run for run in script.runs.values() if run.ending.kind != "asleep"]
-        for run in chance.sample(awake, 4):
-            act = chance.choice([_follow, _follow, _await_event, _await_state])
-            script.actions.append(act(run, chance.choice(clients), chance.random() * seconds))
+        for run in chance.sample(awake, len(awake) // 2):
+            first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
+            follow = chance.choice([_follow, _follow, _follow, _await_event, _await_state])
+            script.actions.append(follow(run, chance.choice(clients), first + chance.random()))
 
 
 def _follow(run: PlannedRun, client: str, at_s: float) -> Action:
