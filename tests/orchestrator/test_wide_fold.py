@@ -33,6 +33,7 @@ from dressage.orchestrator.fold.marks import mark_of
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
+    ConditionWait,
     EventWait,
     GatherWait,
     RunState,
@@ -40,11 +41,12 @@ from dressage.orchestrator.fold.state import (
     RunThreads,
     SleepWait,
     TaskWait,
+    Wait,
     decode_state,
     encode_state,
 )
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
-from dressage.protocol.names import ACTOR_CHARS_MAX, NAME_CHARS_MAX
+from dressage.protocol.names import ACTOR_CHARS_MAX, KEY_BYTES_MAX, NAME_CHARS_MAX
 from dressage.protocol.spec import LIMITS_MAX, EventDef, EventNode, RegisteredWorkflow, ReturnNode, SleepNode
 from dressage.protocol.spec_check import RETRIES_MAX
 from dressage.protocol.spec_sizes import NODES_MAX
@@ -272,10 +274,12 @@ def test_whatever_a_branch_holds_is_counted() -> None:
     far, node, seq, now_ms, name = LIMITS_MAX.history_events, NODES_MAX, 10**12, 10**13, "n" * NAME_CHARS_MAX
     step = f"{far}-{node}-{seq}"
     held = 9 * len(raw) + 9 * bytes_of(failure)
-    waits = [
+    waits: list[Wait] = [
         TaskWait(f"{step}-{RETRIES_MAX}", step, name, name, node, RETRIES_MAX, now_ms, raw, step),
-        SleepWait(step, node, now_ms),
+        SleepWait(f"{step}-{far}", node, now_ms, far),
+        ConditionWait(node, far, now_ms, f"{step}-{far}", now_ms),
         EventWait(name, node, seq, now_ms, step, now_ms),
+        EventWait(name, node, seq, now_ms, step, now_ms, "\x01" * KEY_BYTES_MAX, step),
         GatherWait(node, far, {far - n: raw for n in range(5)}, given=[raw] * 4, limit=far, held=held),
         GatherWait(node, far, failures={far - n: failure for n in range(9)}, won=far, dropped=far, held=held),
     ]
