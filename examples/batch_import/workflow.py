@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from dressage.flow import App, Exponential, Searchable, TaskError, WorkflowFailure, gather, workflow
+from dressage.flow import App, Exponential, Limits, Searchable, TaskError, WorkflowFailure, gather, workflow
 
 app = App("imports")
 AT_ONCE = 20
@@ -87,7 +87,8 @@ async def import_row(row: Row) -> Outcome:
         return Outcome(row.line, problem=f"not stored: {error}")
 
 
-@workflow
+# A row makes nine output events, and more where a task is tried again: this is enough for a file of ten thousand.
+@workflow(limits=Limits(history_events=200_000))
 async def import_file(file: File) -> Report:
     view = ImportView(len(file.rows))
     outcomes = await gather(*(import_row(row) for row in file.rows), limit=AT_ONCE)

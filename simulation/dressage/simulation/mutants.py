@@ -827,7 +827,9 @@ def results_mixed_up() -> Iterator[None]:
         yield
 
 
-@mutant("a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python")
+@mutant(
+    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=1020
+)
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
         thread.cancel = "raised"
