@@ -18,7 +18,7 @@ from dressage.expressions.groups import group_of
 from dressage.expressions.values import encode_stored
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
 from dressage.flow.compiler.graph import Graph, ScopeDraft
-from dressage.orchestrator.fold import advance, branches, watches
+from dressage.orchestrator.fold import advance, branches
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.nodes import ENTER, LOOK, event, publish
@@ -318,22 +318,6 @@ def looked_at_once() -> Iterator[None]:
 @mutant("a sleep until a moment that moves is not armed anew")
 def never_rearmed() -> Iterator[None]:
     with mock.patch.dict(LOOK, {SleepUntilNode: _nothing}):
-        yield
-
-
-@mutant("waits look while others can still go on")
-def looked_at_early() -> Iterator[None]:
-    def next_thread(self: Advance) -> RunThread | None:
-        found = self.watches.next()
-        return found or (self.ready.popleft() if self.ready else None)
-
-    with mock.patch.object(Advance, "next_thread", next_thread):
-        yield
-
-
-@mutant("the one that has waited shortest looks first")
-def shortest_first() -> Iterator[None]:
-    with mock.patch.object(watches, "sorted", lambda due, reverse: sorted(due), create=True):
         yield
 
 
