@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -513,7 +513,8 @@ async def test_who_follows_is_told_when_the_client_is_closed(
         follower = Follower(client.follow(run.run_id))
         wait = asyncio.create_task(client.wait(run.run_id))
         await asyncio.sleep(0.3)
-    for task in (asyncio.create_task(follower.to_the_end()), wait):
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(follower.to_the_end()), wait]
+    for task in tasks:
         with pytest.raises(DressageError) as caught:
             await asyncio.wait_for(task, DEADLINE_S)
         assert caught.value.code in {"NO_ANSWER", "OUTCOME_UNKNOWN"}

@@ -22,7 +22,12 @@ from typing import Any, Final
 from unittest import mock
 
 import msgspec
-from tests.flow.conftest import BEGAN_MS, Engine, Path_, told_by_python
+from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
+    BEGAN_MS,
+    Engine,
+    Path_,
+    told_by_python,
+)
 
 from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, watching
 from dressage.flow.models import to_plain

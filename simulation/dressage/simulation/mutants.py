@@ -900,7 +900,7 @@ def cancel_without_effect() -> Iterator[None]:
     cancel = fold_module._cancel
 
     def accepting(state: Any, *others: Any) -> Any:
-        if state is not None and not state.finished:
+        if not state.finished:
             return Outcome(state)
         return cancel(state, *others)
 
