@@ -84,7 +84,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- publishing --------------------------------------------------------------------------------------
-@mutant("any subject will do")
+@mutant("any subject will do", first=103)
 def any_subject() -> Iterator[None]:
     with mock.patch.object(publish, "wrong_with_subject", return_value=""):
         yield
@@ -103,7 +103,7 @@ def break_continues() -> Iterator[None]:
         yield
 
 
-@mutant("continue ends the loop", first=88)
+@mutant("continue ends the loop", first=62)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
@@ -126,7 +126,7 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=363)
+@mutant("reversed() goes forward", first=128)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
@@ -142,7 +142,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally", first=11)
+@mutant("return, break and continue pass no finally", first=268)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -184,7 +184,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses", first=3)
+@mutant("a failure in the else of a try is caught by its clauses", first=157)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -197,7 +197,7 @@ def try_else_inside() -> Iterator[None]:
         yield
 
 
-@mutant("what except* leaves is dropped", first=23)
+@mutant("what except* leaves is dropped", first=74)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
 
@@ -337,13 +337,13 @@ def sides_swapped() -> Iterator[None]:
         yield
 
 
-@mutant("what stands before an await is computed behind it", first=17)
+@mutant("what stands before an await is computed behind it", first=79)
 def computed_late() -> Iterator[None]:
     with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
         yield
 
 
-@mutant("what := sets is forgotten when the run waits", first=4)
+@mutant("what := sets is forgotten when the run waits", first=44)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()
