@@ -828,7 +828,7 @@ def results_mixed_up() -> Iterator[None]:
 
 
 @mutant(
-    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=1020
+    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=2030
 )
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
