@@ -91,7 +91,7 @@ def commit_without_cas() -> Iterator[None]:
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor")
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=20)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -108,6 +108,7 @@ def cursor_before_singles() -> Iterator[None]:
     "position-behind-cursor",
     "state-behind-cursor",
     "answer-after-commit",
+    first=19,
 )
 def silence_is_success() -> Iterator[None]:
     certain = committing.certain
@@ -213,7 +214,10 @@ def no_states_fence() -> Iterator[None]:
 
 
 @mutant(
-    "H4: states are put without looking at the fence", "replaced-owner-stores-nothing", "state-only-forward"
+    "H4: states are put without looking at the fence",
+    "replaced-owner-stores-nothing",
+    "state-only-forward",
+    first=25,
 )
 def states_without_cas() -> Iterator[None]:
     init = StatesStage.__init__
@@ -386,7 +390,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=192
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=251
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:
@@ -418,7 +422,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=174,
+    first=261,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -936,7 +940,7 @@ def dirty_variables() -> Iterator[None]:
 
 
 # -- the client ---------------------------------------------------------------------------------------
-@mutant("who follows a run passes over what got lost", "followed-as-stored")
+@mutant("who follows a run passes over what got lost", "followed-as-stored", first=104)
 def losses_passed_over() -> Iterator[None]:
     taken = RunFeed._taken
 
