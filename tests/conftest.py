@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _stderr = -1
 """That of the process, which a test's capturing does not take."""
 
+_telling: threading.Timer | None = None
+
 
 def pytest_configure() -> None:
     global _stderr
@@ -46,19 +51,33 @@ def pytest_configure() -> None:
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
-    """Ends the process of a test that takes too long, with the stack of each thread: then another one goes on, and the
-    test is named as the one that it died in.
+    """Ends the process of a test that takes too long, with the stack of each thread, and a little before that those of
+    all tasks that wait: then another process goes on, and the test is named as the one that it died in.
 
     pytest-timeout itself raises from a signal, which an event loop that is busy just then swallows, so that the run
     never ends; or exits from a thread, which one that keeps the interpreter's lock does not let run.
     """
+    global _telling
     faulthandler.dump_traceback_later(settings.timeout, exit=True, file=_stderr)
+    _telling = threading.Timer(settings.timeout * 0.95, _tell_tasks, [item.nodeid])
+    _telling.daemon = True
+    _telling.start()
     return True
 
 
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
     faulthandler.cancel_dump_traceback_later()
+    if _telling is not None:
+        _telling.cancel()
     return True
+
+
+def _tell_tasks(test: str) -> None:
+    with os.fdopen(os.dup(_stderr), "w") as stderr:
+        print(f"\n{test} has little time left; what waits in it:", file=stderr)
+        for each in gc.get_objects():
+            if isinstance(each, asyncio.Task) and not each.done():
+                each.print_stack(file=stderr)
 
 
 @pytest.fixture(scope="session")

@@ -297,7 +297,7 @@ async def _emptied(connection: Connection, names: Names) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800 if EVERY == 1 else 240)
 @pytest.mark.parametrize(
     ("singles_max", "effective", "form"),
     [(8, True, 0), (8, False, 1), (0, True, 2), (0, False, 3)],

@@ -33,7 +33,7 @@ from dressage.protocol.commands import (
     TimerFired,
     decode_command,
 )
-from dressage.protocol.events import ID_HEADER, DomainEvent, decode_event
+from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, decode_event
 from dressage.protocol.names import OUT, Names, run_token
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
@@ -183,6 +183,7 @@ class Watch:
         """The indexes of what the user's stream has, by run token."""
 
         self.dead_publishes = 0
+        self._events: dict[str, list[ReceivedEvent]] = {}
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
         """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
@@ -199,6 +200,10 @@ class Watch:
         if all(violation.rule != rule for violation in self.violations):
             self.violations.append(Violation(rule, self._clock(), what))
             self.on_broken(rule)
+
+    def events_of(self, run_id: str) -> list[ReceivedEvent]:
+        """All that were stored of a run so far."""
+        return self._events.get(run_token(run_id), [])
 
     def view(self, shard: int) -> ShardView:
         found = self.shards.get(shard)
@@ -464,6 +469,7 @@ class Watch:
             self.broken(
                 "position-behind-cursor", f"shard {shard}: event of command {seq}, cursor {view.cursor.place}"
             )
+        self._events.setdefault(token, []).append(event)
         index = view.events.get(token, 0)
         view.events[token] = index + 1
         wanted = self.refold.shard(shard).events.get(token, [])

@@ -33,8 +33,7 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.errors import DefinitionError, Refused
-from dressage.protocol.events import END_KINDS, RUN_HEADER, ReceivedEvent, decode_event
-from dressage.protocol.names import run_token
+from dressage.protocol.events import END_KINDS, ReceivedEvent
 from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
@@ -512,26 +511,17 @@ def _follow(run: PlannedRun, client: str, at_s: float) -> Action:
                 if event.index != len(kept):
                     world.watch.broken("followed-as-stored", f"{event.id} was told behind {len(kept)} events")
                 kept.append(event)
-        if kept != _stored_events(world, run.run_id) or kept[-1].kind not in END_KINDS:
+        if kept != world.watch.events_of(run.run_id) or kept[-1].kind not in END_KINDS:
             world.watch.broken("followed-as-stored", f"{run.run_id} was told as {kept}")
 
     return Action(client, at_s, f"follow {run.run_id}", act)
-
-
-def _stored_events(world: World, run_id: str) -> list[ReceivedEvent]:
-    token = run_token(run_id)
-    return [
-        decode_event(record.data)
-        for record in world.server.ledger
-        if record.headers is not None and record.headers.get(RUN_HEADER) == token
-    ]
 
 
 def _await_event(run: PlannedRun, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
         await _until(lambda: bool(run.accepted))
         event = await client.wait_for_event(run.run_id, lambda event: event.kind in END_KINDS)
-        if event != _stored_events(world, run.run_id)[-1]:
+        if event != world.watch.events_of(run.run_id)[-1]:
             world.watch.broken("followed-as-stored", f"{run.run_id}: its end was told as {event}")
 
     return Action(client, at_s, f"await the last event of {run.run_id}", act)
@@ -541,7 +531,7 @@ def _await_state(run: PlannedRun, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
         await _until(lambda: bool(run.accepted))
         view = await client.wait_for_state(run.run_id, lambda view: view.status != "running")
-        if view.events < len(_stored_events(world, run.run_id)):  # They follow the state by a moment.
+        if view.events < len(world.watch.events_of(run.run_id)):  # They follow the state by a moment.
             world.watch.broken("followed-as-stored", f"{run.run_id}: its end was told as {view}")
 
     return Action(client, at_s, f"await the last state of {run.run_id}", act)

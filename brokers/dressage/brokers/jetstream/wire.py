@@ -196,6 +196,10 @@ class LazyHeaders(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._all())
 
+    def __bool__(self) -> bool:
+        """That there is a block at all: to ask it need not be parsed."""
+        return True
+
 
 def status_of(headers: bytes) -> tuple[str, str]:
     """Status code and text of a control message, such as `NATS/1.0 409 Consumer Deleted`."""

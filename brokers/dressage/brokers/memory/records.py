@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from dressage.brokers.interface import Message
@@ -63,6 +61,7 @@ class Record:
         "block",
         "data",
         "due_ns",
+        "headers",
         "never_expires",
         "seq",
         "stream",
@@ -80,15 +79,12 @@ class Record:
         self.subject = publish.subject
         self.data = publish.data
         self.block = publish.block
+        self.headers = LazyHeaders(publish.block) if publish.block else None
         self.time_ns = time_ns
         self.writer = writer
         self.never_expires = publish.never_expires
         self.target = publish.schedule_target
         self.due_ns = due_ns
-
-    @property
-    def headers(self) -> Mapping[str, str] | None:
-        return LazyHeaders(self.block) if self.block else None
 
     def __repr__(self) -> str:
         return f"Record({self.stream}, {self.seq}, {self.subject!r}, {self.data!r})"
