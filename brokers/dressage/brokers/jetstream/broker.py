@@ -48,6 +48,9 @@ class JetStreamBroker:
                 await connection.close()
                 self._avoid(_netloc(servers[0]))
                 failed, cause = error, str(error) or cause
+            except BaseException:
+                await connection.close()
+                raise
             else:
                 return connection
         raise ServerUnreachable(

@@ -115,7 +115,7 @@ class JetStreamConnection:
             name=self._name,
             allow_reconnect=self._reconnect,
             max_reconnect_attempts=-1 if self._reconnect else 0,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds may be fractions
+            reconnect_time_wait=0.2,
             dont_randomize=True,
             connect_timeout=3,
             ping_interval=5,

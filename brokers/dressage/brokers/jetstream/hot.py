@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -22,6 +22,8 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from dressage.protocol.errors import OutcomeUnknown
 
 _log = logging.getLogger("dressage.brokers")
+
+_T = TypeVar("_T")
 
 DirectCallback = Callable[[str, str, bytes, bytes], None]
 """Gets subject, reply subject, data and the raw header block (empty without headers). Must not block."""
@@ -105,6 +107,21 @@ def _deliver(callback: DirectCallback, subject: bytes, reply: bytes, data: bytes
         _log.exception("a message on %r could not be taken", subject)
 
 
+async def _heeded(awaitable: Awaitable[_T]) -> _T:
+    """Raises `CancelledError` where the task was cancelled meanwhile and nobody minded.
+
+    nats-py passes over a cancellation while it flushes, and `asyncio.wait_for`, which it waits with, does so before
+    Python 3.12 when what it waits for comes at the same moment (https://github.com/python/cpython/issues/86296). A
+    tenure that has ended would go on publishing.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    result = await awaitable
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
+
+
 class HotClient(Client):
     """See the module's docstring."""
 
@@ -113,6 +130,17 @@ class HotClient(Client):
         self.direct: dict[int, DirectCallback] = {}
         self._ps = HotParser(self)
 
+    # -- what nats-py may take a cancellation for ----------------------------------------------------
+    async def connect(self, *arguments: Any, **options: Any) -> None:
+        await _heeded(super().connect(*arguments, **options))
+
+    async def request(self, *arguments: Any, **options: Any) -> Msg:
+        return await _heeded(super().request(*arguments, **options))
+
+    async def subscribe(self, *arguments: Any, **options: Any) -> Subscription:
+        return await _heeded(super().subscribe(*arguments, **options))
+
+    # -- the short way -------------------------------------------------------------------------------
     async def subscribe_direct(self, subject: str, callback: DirectCallback) -> Subscription:
         """A subscription whose messages are handed over in the read loop itself, in order, without a queue."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from dressage.brokers.interface import Message
@@ -79,7 +81,7 @@ class Record:
         self.subject = publish.subject
         self.data = publish.data
         self.block = publish.block
-        self.headers = LazyHeaders(publish.block) if publish.block else None
+        self.headers: Mapping[str, str] | None = LazyHeaders(publish.block) if publish.block else None
         self.time_ns = time_ns
         self.writer = writer
         self.never_expires = publish.never_expires
