@@ -58,7 +58,7 @@ Patch = Callable[[], AbstractContextManager[Any]]
 class Mutant:
     """`what` is the safeguard that is gone; PROTOCOL's hole, if it has one, stands in front.
 
-    `first` is the seed to begin with: some show themselves once in a hundred, and need not be looked for each time.
+    `first` is the seed to begin with, which showed it the last time that somebody looked.
     """
 
     name: str
@@ -84,14 +84,17 @@ def mutant(what: str, *rules: str, first: int = 1) -> Callable[[Callable[[], Ite
 
 # -- the commit ---------------------------------------------------------------------------------------
 @mutant(
-    "the cursor is written without compare-and-set", "replaced-owner-stores-nothing", "cursor-only-forward"
+    "the cursor is written without compare-and-set",
+    "replaced-owner-stores-nothing",
+    "cursor-only-forward",
+    first=3,
 )
 def commit_without_cas() -> Iterator[None]:
     with mock.patch.object(committing, "Expect", return_value=None):
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=20)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=28)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -108,7 +111,7 @@ def cursor_before_singles() -> Iterator[None]:
     "position-behind-cursor",
     "state-behind-cursor",
     "answer-after-commit",
-    first=19,
+    first=27,
 )
 def silence_is_success() -> Iterator[None]:
     certain = committing.certain
@@ -217,7 +220,7 @@ def no_states_fence() -> Iterator[None]:
     "H4: states are put without looking at the fence",
     "replaced-owner-stores-nothing",
     "state-only-forward",
-    first=25,
+    first=33,
 )
 def states_without_cas() -> Iterator[None]:
     init = StatesStage.__init__
@@ -233,6 +236,7 @@ def states_without_cas() -> Iterator[None]:
 @mutant(
     "H9: two take-overs interleave, one of them slow, and nobody compares epochs",
     "replaced-owner-stores-nothing",
+    first=12,
 )
 def epochs_not_compared() -> Iterator[None]:
     fence = takeover._fence
@@ -327,7 +331,7 @@ def older_release_goes_on() -> Iterator[None]:
 
 
 # -- sends to other shards ------------------------------------------------------------------------------
-@mutant("H10: a turn that holds a send goes as singles, as any other does", "sends-once-in-order")
+@mutant("H10: a turn that holds a send goes as singles, as any other does", "sends-once-in-order", first=4)
 def sends_as_singles() -> Iterator[None]:
     def few(self: Any, turn: Turn) -> bool:
         return len(turn.effects) > self._singles_max or bool(turn.cancels)
@@ -365,7 +369,7 @@ def effects_again() -> Iterator[None]:
         yield
 
 
-@mutant("H10: the forwarder takes the newest send first", "forwarded-in-order")
+@mutant("H10: the forwarder takes the newest send first", "forwarded-in-order", first=5)
 def newest_send_first() -> Iterator[None]:
     deliver = Forwarder.deliver
 
@@ -390,7 +394,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=251
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=259
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:
@@ -422,7 +426,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=261,
+    first=269,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -435,7 +439,7 @@ def unnoticed_lost_send() -> Iterator[None]:
         yield
 
 
-@mutant("H11: a send counts as forwarded when it is delivered", "send-removed-only-when-forwarded")
+@mutant("H11: a send counts as forwarded when it is delivered", "send-removed-only-when-forwarded", first=15)
 def delivered_counts_as_forwarded() -> Iterator[None]:
     deliver = Forwarder.deliver
 
@@ -459,7 +463,9 @@ def published_without_id() -> Iterator[None]:
         yield
 
 
-@mutant("a publish counts as done when it is delivered to the owner", "publish-removed-only-when-stored")
+@mutant(
+    "a publish counts as done when it is delivered to the owner", "publish-removed-only-when-stored", first=6
+)
 def delivered_counts_as_published() -> Iterator[None]:
     deliver = Publisher.deliver
 
@@ -471,7 +477,7 @@ def delivered_counts_as_published() -> Iterator[None]:
         yield
 
 
-@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored")
+@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored", first=15)
 def silence_is_published() -> Iterator[None]:
     trying = Publisher._try
 
@@ -503,6 +509,7 @@ def published_side_by_side() -> Iterator[None]:
     "events are stored without looking at the position",
     "replaced-owner-stores-nothing",
     "events-once-in-order",
+    first=11,
 )
 def events_without_cas() -> Iterator[None]:
     def unguarded(seq: int, subject: str | None = None) -> Any:
@@ -528,7 +535,7 @@ def events_as_singles() -> Iterator[None]:
         yield
 
 
-@mutant("events go out before the commit", "position-behind-cursor")
+@mutant("events go out before the commit", "position-behind-cursor", first=3)
 def events_before_commit() -> Iterator[None]:
     take = Folder.take
     stages: dict[int, Any] = {}
@@ -608,10 +615,7 @@ def removed_too_early() -> Iterator[None]:
         yield
 
 
-@mutant(
-    "H11: a state counts as stored when it is sent",
-    "removed-only-when-covered",
-)
+@mutant("H11: a state counts as stored when it is sent", "removed-only-when-covered", first=4)
 def sent_counts_as_stored() -> Iterator[None]:
     write = StatesStage._write
 
@@ -670,7 +674,7 @@ async def _lagging(leader: asyncio.Future[Any]) -> Any:
 
 
 # -- reading, workers, the fold ------------------------------------------------------------------------
-@mutant("readers see what is folded and not committed", "reads-only-committed")
+@mutant("readers see what is folded and not committed", "reads-only-committed", first=4)
 def dirty_reads() -> Iterator[None]:
     async def latest(self: Any, token: str) -> Any:
         run = self._runs.peek(token)
@@ -724,7 +728,7 @@ def tasks_removed_on_delivery() -> Iterator[None]:
         yield
 
 
-@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed")
+@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed", first=11)
 def any_result_counts() -> Iterator[None]:
     def on_result(advance: Any, result: Any) -> None:
         for thread in advance.state.threads:
@@ -755,7 +759,7 @@ def _fields(struct: Any) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
-@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early")
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=3)
 def any_timer_of_the_place() -> Iterator[None]:
     original = fold_module.on_timer
 
@@ -832,7 +836,7 @@ def results_mixed_up() -> Iterator[None]:
 
 
 @mutant(
-    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=2030
+    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=2038
 )
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
@@ -843,7 +847,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs")
+@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=11)
 def nothing_comes_back() -> Iterator[None]:
     with mock.patch.object(mailbox, "_return", lambda before, *_: Outcome(before, existing=True)):
         yield
@@ -925,7 +929,7 @@ def refusals_leave_marks() -> Iterator[None]:
         yield
 
 
-@mutant("readers see variables that are folded and not committed", "reads-only-committed")
+@mutant("readers see variables that are folded and not committed", "reads-only-committed", first=10)
 def dirty_variables() -> Iterator[None]:
     async def latest(self: Any, token: str) -> Any:
         found, place = await state(self, token)
@@ -940,7 +944,7 @@ def dirty_variables() -> Iterator[None]:
 
 
 # -- the client ---------------------------------------------------------------------------------------
-@mutant("who follows a run passes over what got lost", "followed-as-stored", first=104)
+@mutant("who follows a run passes over what got lost", "followed-as-stored", first=112)
 def losses_passed_over() -> Iterator[None]:
     taken = RunFeed._taken
 

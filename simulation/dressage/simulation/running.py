@@ -184,14 +184,14 @@ class Shrunk:
 def shrink(seed: int, rule: str, without: frozenset[int] = frozenset()) -> Shrunk:
     """Leaves out one fault after another as long as the same rule is broken."""
     planned = plan(seed)
-    result = run_seed(seed, without)
     for fault in reversed(planned.faults):
         if fault.number in without:
             continue
         fewer = without | {fault.number}
-        smaller = run_seed(seed, fewer)
+        smaller = run_seed(seed, fewer, until=frozenset({rule}))
         if any(violation.rule == rule for violation in smaller.violations):
-            without, result = fewer, smaller
+            without = fewer
+    result = run_seed(seed, without)
     needed = [str(fault) for fault in planned.faults if fault.number not in without]
     return Shrunk(result, without, needed)
 

@@ -18,6 +18,7 @@ from dressage.orchestrator.fold.state import encode_state
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.committing import certain, doubt_of
 from dressage.orchestrator.turn.doubt import Doubt
+from dressage.orchestrator.turn.lingering import Lingering
 from dressage.orchestrator.turn.records import Position, encode
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.takeover import Standing
@@ -176,6 +177,7 @@ class StatesStage:
         self._floor = floor
         self._metrics = metrics
         self._linger_s = linger_s
+        self.lingering = Lingering()
         self._singles_max = SINGLES_MAX if standing.replicas == 1 else 1
         self._waiting: dict[str, Frozen] = {}
         self._gate = Gate()
@@ -203,7 +205,7 @@ class StatesStage:
             await self._gate.wait()
             while self._waiting:
                 if len(self._waiting) < STATES_LINGER_BELOW:
-                    await asyncio.sleep(self._linger_s)
+                    await self.lingering.wait(self._linger_s)
                 self._writing = True
                 for _ in range(-(-len(self._waiting) // STATES_MAX)):
                     await self._write(*self._next())

@@ -16,6 +16,7 @@ from typing import Final
 
 from dressage.brokers.interface import Connection
 from dressage.orchestrator.turn.doubt import Doubt
+from dressage.orchestrator.turn.lingering import Lingering
 from dressage.protocol.errors import BrokerError
 from dressage.protocol.names import Names
 
@@ -76,6 +77,7 @@ class Remover:
             names.cursor(shard): cursors,
         }
         self._removed: dict[str, int] = {}
+        self.lingering = Lingering()
 
     @property
     def removed_commands(self) -> int:
@@ -90,7 +92,7 @@ class Remover:
         loop = asyncio.get_running_loop()
         tasks_due = loop.time()
         while True:
-            await asyncio.sleep(COMMANDS_EVERY_S)
+            await self.lingering.wait(COMMANDS_EVERY_S)
             try:
                 for subjects, floor in self._floors.items():
                     await self._remove(subjects, floor.floor)

@@ -392,6 +392,8 @@ class Tenure:
     async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:
         """Everything delivered is committed, published, stored and removed before the shard is let go."""
         deadline = asyncio.get_running_loop().time() + self._config.drain_s
+        stages.states.lingering.drain()
+        stages.remover.lingering.drain()
         while asyncio.get_running_loop().time() < deadline:
             _raise_first(failing)
             if stages.idle and not self._committing:
