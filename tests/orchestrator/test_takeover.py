@@ -24,7 +24,7 @@ from dressage.orchestrator.turn.runs import Run
 from dressage.orchestrator.turn.takeover import take_over
 from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import BrokerError, PublishRefused
-from dressage.protocol.names import Names
+from dressage.protocol.names import Names, run_token
 from dressage.worker import Worker, WorkerConfig
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +50,24 @@ async def names(connection: Connection, namespace: str) -> Names:
     names = Names(namespace)
     await provision(connection, names, shards=1, replicas=1)
     return names
+
+
+async def test_an_owner_that_is_stopped_waits_for_no_company(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    orchestrator, task = await run_beside(broker, OrchestratorConfig(namespace, states_linger_s=3600.0))
+    async with Client(broker, namespace=namespace) as client, Worker(broker, app, WorkerConfig(namespace)):
+        await client.register(steps)
+        handle = await client.start(steps, {"n": 1}, run_id="stopped")
+        assert await handle.result() == 4
+    names, key = Names(namespace), Names(namespace).run_key(0, run_token("stopped"))
+    assert await connection.last_message(names.runs_stream(), key) is None
+    orchestrator.stop()
+    await asyncio.wait_for(task, 20)
+    assert await connection.last_message(names.runs_stream(), key) is not None
+    state = await connection.stream_state(names.shard_stream(0))
+    assert state is not None
+    assert state.messages == 1, "only the cursor is left"
 
 
 async def test_a_replaced_owner_commits_nothing(connection: Connection, names: Names) -> None:
