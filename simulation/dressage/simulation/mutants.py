@@ -301,6 +301,7 @@ def same_consumer_name() -> Iterator[None]:
     "effects-before-cursor",
     "events-once-in-order",
     "state-as-folded",
+    first=8,
 )
 def unnoticed_gap() -> Iterator[None]:
     with _unnoticed_gaps():
