@@ -237,13 +237,34 @@ TROUBLE: Final = (0.0, 0.05, 0.25, 0.25, 0.6)
 """The share of calls that fail, one run after the other: where nothing fails a program goes far, and ends calmly."""
 
 
+SCARCE: Final = {
+    "technical": "matched technical technical break continue gathered missed each heard saga again view",
+    "handled": "break continue each loop again saga",
+    "missed": "again view continue handled each",
+    "loop-else": "each handled matched saga missed",
+    "try-else": "each handled choice continue break loop missed saga",
+    "finally": "matched choice loop",
+    "saga": "continue",
+    "each": "again",
+}
+"""What chance alone writes in fewer than one of a hundred programs, directly inside of each of these."""
+
+_WISHES: Final = [(inner, outer) for outer, inside in SCARCE.items() for inner in inside.split()]
+
+
+def program_of(seed: int) -> Program:
+    """The program of a number: each second one is likely to hold a pair that is scarce in the others."""
+    wish = _WISHES[seed // 2 % len(_WISHES)] if seed % 2 else ("", "")
+    return Program(seed, wish=wish)
+
+
 def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
     """The program of this seed and how its runs ended, each the same way by the fold as by Python.
 
     To compile takes longer than to run, so each program runs several times, with other inputs and other fates of its
     tasks. None for one that is refused. Raises `AssertionError` for a difference.
     """
-    program = Program(seed)
+    program = program_of(seed)
     text = program.text()
     with warnings.catch_warnings():
         # Python says of an odd expression that it is one.

@@ -151,9 +151,9 @@ def table(figures: Figures) -> str:
 
 
 def _text(number: int) -> Any:
-    from dressage.simulation.programs import Program
+    from tests.flow import equality  # pyright: ignore[reportMissingImports]
 
-    return Program(number).text()
+    return equality.program_of(number).text()
 
 
 def _commented(text: str) -> str:

@@ -54,13 +54,19 @@ def several(program: Program, depth: int) -> None:
 def helper(program: Program, depth: int) -> None:
     """Calls of functions without `async`, which are computed inside the expression."""
     integer, string = program.integer, program.string
+
+    def inside() -> str:
+        """For a comprehension, in which no variable may be set."""
+        text = integer()
+        return "a" if ":=" in text else text
+
     line = program.pick(
         f"a = plus({integer()}, y={integer()})",
         f"b = plus(plus(await number({integer()})))",
         f"a, b = await number({integer()}), plus(y=b, x={integer()})",
         f"s = echo({string()}, times={integer()})",
         f"t = echo(await word(a, {string()}))",
-        f"b = sum(plus(n, {integer()}) for n in range(3) if plus(n) < b)",
+        f"b = sum(plus(n, {inside()}) for n in range(3) if plus(n) < b)",
     )
     program.write(depth, line)
 

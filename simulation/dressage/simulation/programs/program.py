@@ -105,6 +105,9 @@ PLACES: Final = ("except", "finally", "loop-else", "try-else")
 LEAVING: Final = ("raise", "return", "break", "continue", "again")
 """What may end a block."""
 
+_WRITTEN_BY: Final = {"except": "handled", "finally": "handled", "loop-else": "loop", "try-else": "handled"}
+"""A construct that writes each of the places."""
+
 _POOL: list[str] = []
 _NESTED: list[str] = []
 
@@ -144,6 +147,7 @@ class Program:
     for `began_s`, in seconds since 1970; `task_options` are those of each task;
     `length` is how many statements stand at the top; one that `parks` sleeps for a month before its end if x is 3.
     One that `tells` publishes at its begin and at its end. In a `sure` one no race depends on how long anything takes.
+    `wish` is a construct, and one that it is likely to stand directly in, for pairs that chance alone seldom writes.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class Program:
         parks: bool = False,
         tells: bool = False,
         sure: bool = False,
+        wish: tuple[str, str] = ("", ""),
     ) -> None:
         self.random = random.Random(seed)
         self.name = name
@@ -170,6 +175,7 @@ class Program:
         self.parks = parks
         self.tells = tells
         self.sure = sure
+        self.wish = wish
         self.lines: list[str] = []
         self.functions: list[str] = []
         """Those that a statement may await, all of them from an int to an int."""
@@ -405,7 +411,7 @@ class Program:
         """Writes some statements; the last may leave the block."""
         for _ in range(size):
             self.statement(depth)
-        if depth > 1 and self.random.random() < (0.6 if self.in_else else 0.3):
+        if depth > 1 and self.random.random() < (0.9 if self._is_wished() else 0.6 if self.in_else else 0.3):
             if self.random.random() < 0.8:
                 # What follows the block stays in reach, whatever else leaves it.
                 self.write(depth, f"if {self.test()}:")
@@ -415,12 +421,30 @@ class Program:
             self.write(depth, "pass")
 
     def statement(self, depth: int) -> None:
-        kind = self.random.choice([*_POOL, *(_NESTED if len(self.around) < self.nest_max else ())])
+        has_room = len(self.around) < self.nest_max
+        kind = self._wished(has_room) or self.random.choice([*_POOL, *(_NESTED if has_room else ())])
         if kind == "view" and self.in_function:
             kind = "assign"
         self._note(kind)
         with self.inside(kind):
             CONSTRUCTS[kind](self, depth)
+
+    def _wished(self, has_room: bool) -> str:
+        """The construct that is wished here, or one on the way to where it is; most often nothing."""
+        inner, outer = self.wish
+        if not inner or self.in_function:
+            return ""
+        if self._is_wished():
+            fits = inner in CONSTRUCTS and (has_room or inner not in _NESTED)
+            return inner if fits and self.random.random() < 0.7 else ""
+        way = _WRITTEN_BY.get(outer, outer)
+        if inner in ("break", "continue") and not self.in_loop:
+            way = "loop"
+        return way if has_room and len(self.around) < 2 and self.random.random() < 0.4 else ""
+
+    def _is_wished(self) -> bool:
+        """Whether what is written now stands where the wish wants it."""
+        return bool(self.around) and self.around[-1] == self.wish[1]
 
     def _note(self, kind: str) -> None:
         self.used[kind] += 1
@@ -458,6 +482,8 @@ class Program:
             rare = self.in_else or place in ("loop", "each", "handled")
             kinds += ["again"] * (60 if rare else 9 if self.in_loop or len(self.around) > 2 else 4)
         kind = self.random.choice(kinds)
+        if self._is_wished() and self.wish[0] in kinds:
+            kind = self.wish[0]
         self._note(kind)
         if kind in ("break", "continue"):
             self.write(depth, kind)
