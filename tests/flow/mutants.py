@@ -63,7 +63,7 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- events ------------------------------------------------------------------------------------------
-@mutant("of several unclaimed events the last one is taken", first=11)
+@mutant("of several unclaimed events the last one is taken", first=116)
 def last_event_first() -> Iterator[None]:
     earliest = event._earliest
 
@@ -84,7 +84,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- publishing --------------------------------------------------------------------------------------
-@mutant("any subject will do", first=103)
+@mutant("any subject will do", first=501)
 def any_subject() -> Iterator[None]:
     with mock.patch.object(publish, "wrong_with_subject", return_value=""):
         yield
@@ -132,7 +132,7 @@ def reversed_forward() -> Iterator[None]:
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=253)
+@mutant("zip() goes on to the end of the longest", first=193)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -150,7 +150,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=69)
+@mutant("what is returned is computed behind finally", first=694)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
