@@ -154,6 +154,18 @@ async def test_who_loses_a_race_of_keys_leaves_them_all_to_others(sharded: Engin
         assert await later.result(10) == f"n-{n} {n}"
 
 
+async def test_the_last_of_hundreds_of_keys_may_win_a_race(sharded: Engine, until: Until) -> None:
+    client = await sharded.registered(any_paid)
+    numbers = [f"n-{n}" for n in range(250)]
+    handle = await client.start(any_paid, {"numbers": numbers})
+    await waiting_at(client, paid, "n-249", 1, until)
+    await client.post_by_key(paid, "n-249", 9)
+    assert await handle.result(10) == "n-249 9"
+    await waiting_at(client, paid, "n-248", 0, until)
+    tested = WorkflowTest(any_paid).comes(paid, 9, key="n-249", after=timedelta(seconds=1))
+    assert tested.run(numbers).result == "n-249 9"
+
+
 @workflow
 async def same_key(number: str) -> list[int]:
     return list(await gather(paid.wait(key=number), paid.wait(key=number)))
