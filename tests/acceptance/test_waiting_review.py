@@ -658,3 +658,27 @@ async def test_an_owner_that_is_killed_between_the_two_sides_of_a_key(scraped: S
         assert (await client.post_by_key(paid, number, 99, event_id="a")).existing
         assert (await client.post_by_key(paid, f"{number}-b", 99, event_id="b")).existing
         assert (await client.key(paid, number)).unclaimed == ()
+
+
+async def test_an_owner_that_is_killed_while_many_runs_are_given_one_event(
+    scraped: Scraped, until: Until
+) -> None:
+    engine = scraped.engine
+    client = await engine.registered(all_paid, any_paid)
+    handles = await asyncio.gather(
+        *(client.start(all_paid, {"numbers": ["o", "p"]}, run_id=f"r-{n}") for n in range(60))
+    )
+    await waiting_at(client, paid, "o", 60, until)
+    await client.post_by_key(paid, "o", 7, event_id="a")
+    scraped.program.process.kill()
+    await asyncio.to_thread(scraped.program.process.wait)
+    again = asyncio.create_task(client.post_by_key(paid, "o", 8, event_id="a"))
+    await asyncio.sleep(0.1)
+    await engine.up()
+    assert (await again).existing
+    await client.post_by_key(paid, "p", 1)
+    assert [await handle.result(20) for handle in handles] == [[7, 1]] * 60
+    for handle in handles:
+        kinds = Counter(kind for kind, _ in await told(handle))
+        assert kinds["event-posted"] == kinds["event-received"] == 2
+    assert (await client.key(paid, "o")).unclaimed == ()
