@@ -307,6 +307,20 @@ def test_the_pages_article_is_published_when_enough_have_approved(page: ModuleTy
     assert (late.result, late.elapsed) == ("news has 2 of 3", timedelta(days=2))
 
 
+def test_the_pages_order_is_settled_by_what_comes_to_its_keys(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.settled)
+    test.comes(page.paid, page.Payment(5), key="o-4711").comes(
+        page.opened, key="Bonn", after=timedelta(days=2)
+    )
+    run = test.run("o-4711", "Bonn")
+    assert (run.result, run.elapsed) == (5, timedelta(days=2))
+    other = test.run("o-4712", "Bonn")
+    assert other.failure is not None
+    assert (other.failure.kind, other.elapsed) == ("timeout", timedelta(days=32))
+    waiting = test.start("o-4711", "Rome")
+    assert waiting.waiting_for == "event market-opened at key Rome"
+
+
 def test_an_event_that_nobody_claims_in_its_time_is_dropped(page: ModuleType) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(page.contract)
     test.comes(page.withdrawn).comes(page.signed, page.Signature("Ann"), after=timedelta(days=30))

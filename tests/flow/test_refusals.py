@@ -422,6 +422,15 @@ CASES = {
     "two events of one name": Case(
         "await came.wait()\nawait ‸other_came.wait()", "two events are named came", "another name"
     ),
+    "await of an event": Case("await ‸came", "only a call can be awaited", "write `await came.wait()`"),
+    "event as a branch": Case(
+        "await first_completed(‸came, sleep(1))",
+        "a branch is a call that is not awaited yet",
+        "write `first_completed(came.wait(), ...)`",
+    ),
+    "wait that is not awaited": Case(
+        "y = came.‸wait()", "method wait() is not part of the language", "await it: `await event.wait()`"
+    ),
     "event as a value": Case("y = ‸came", "event came is no value", "await it: `await came.wait()`"),
     "gather of a list and more": Case(
         "await gather(‸*[one(i) for i in items], one(1))",

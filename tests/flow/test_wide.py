@@ -195,6 +195,18 @@ def test_a_race_of_all_that_a_list_has() -> None:
     assert nobody.failure.family[0] == "ValueError"
 
 
+def test_every_branch_of_a_race_runs_as_the_last_may_win() -> None:
+    test = WorkflowTest(quickest)
+    suppliers = [f"{number}" for number in range(RUN_THREADS_MAX - 1)]
+    test.task(charge).hangs()
+    waiting = test.start(suppliers)
+    assert len(waiting.calls) == len(suppliers)
+    # One more has no room, and would never win.
+    crowded = test.start([*suppliers, "one more"])
+    assert crowded.failure is not None
+    assert (crowded.failure.kind, crowded.failure.name) == ("limit", "open-branches")
+
+
 @workflow
 async def stopped(orders: list[str]) -> str:
     async def all_of_them() -> int:

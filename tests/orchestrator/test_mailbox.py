@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, deque
 from typing import Any
@@ -13,25 +14,37 @@ from hypothesis import strategies as st
 from tests.limits.specs import expr, raw, spec_of  # pyright: ignore[reportMissingImports]
 
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
-from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
+from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.limits import (
     GIVEN_MAX,
+    KEPT_BYTES_MAX,
     KEYED_BYTES_MAX,
     MARKS_MAX,
     RETURNED_BYTES_MAX,
     UNCLAIMED_BYTES_MAX,
+    WAITS_BYTES_MAX,
     WAITS_MAX,
+    kept_bytes,
 )
-from dressage.orchestrator.fold.mailbox import fold_key
-from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, State, decode_state, encode_state
+from dressage.orchestrator.fold.mailbox import fold_key, post_early
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
+from dressage.orchestrator.fold.state import (
+    EventWait,
+    KeyedWait,
+    Mailbox,
+    RunState,
+    State,
+    decode_state,
+    encode_state,
+)
 from dressage.protocol.commands import (
     AwaitEvent,
     CancelRun,
     Command,
     DeliverEvent,
     PostEvent,
+    RefuseWait,
     ReturnEvent,
     StartRun,
     TimerFired,
@@ -43,6 +56,7 @@ from dressage.protocol.errors import BadInput, BadRunId
 from dressage.protocol.events import EventExpired, EventPosted, EventRefused
 from dressage.protocol.names import (
     KEY_BYTES_MAX,
+    RUN_ID_BYTES_MAX,
     check_key,
     is_key,
     key_of,
@@ -392,6 +406,38 @@ def test_unclaimed_events_of_a_key_have_a_size_together() -> None:
     assert "(limit unclaimed-events)" in refused.message
 
 
+@pytest.mark.limit("orchestrator.fold.limits.KEPT_BYTES_MAX")
+@pytest.mark.parametrize("key", [KEY, ""], ids=["of a key", "of a run to come"])
+def test_unclaimed_events_take_with_their_ids_no_more_than_a_message_has(key: str) -> None:
+    """Ids of the largest size with the smallest of payloads, of the characters that take most in JSON."""
+    event = EventDefinition(RegisteredEvent(EventDef("e", ANY), (), 1, ""))
+    mailbox: Mailbox | None = None
+
+    def post(event_id: str, actor: str = "") -> Outcome:
+        command, stamp = PostEvent("e", event_id, raw(1), actor, 1), Stamp(1, 1)
+        if key:
+            return fold_key(mailbox, command, key, stamp, event)
+        try:
+            return post_early(mailbox, command, "r", stamp, event)
+        except RefuseCommand as refusal:
+            return Outcome(mailbox, code=refusal.code, message=refusal.message)
+
+    for number in itertools.count():
+        outcome = post(f"{number:0512}", "\1" * 512)
+        if outcome.code is not None:
+            break
+        assert isinstance(outcome.state, Mailbox)
+        mailbox = outcome.state
+    assert mailbox is not None
+    one = post("x").state
+    assert isinstance(one, Mailbox)
+    room = KEPT_BYTES_MAX - kept_bytes(one.unclaimed)
+    assert post("x" * (room + 1)).code is None
+    refused = post("x" * (room + 2))
+    assert refused.code == "EVENTS_FULL"
+    assert "(limit unclaimed-events)" in refused.message
+
+
 @pytest.mark.limit("orchestrator.fold.limits.WAITS_MAX")
 def test_so_many_may_wait_at_one_key() -> None:
     mailbox: State | None = None
@@ -501,10 +547,9 @@ def test_so_many_waits_may_give_back_what_they_were_given() -> None:
 def test_what_comes_back_has_a_size_with_what_is_there() -> None:
     payload = raw("x" * (KEYED_BYTES_MAX - 2))
     event = EventDefinition(RegisteredEvent(EventDef("e", ANY), (), 1, ""))
-    count = RETURNED_BYTES_MAX // KEYED_BYTES_MAX
     mailbox: State | None = None
     given: list[ReturnEvent] = []
-    for number in range(count + 1):
+    for number in range(RETURNED_BYTES_MAX // KEYED_BYTES_MAX + 1):
         wait, seq = AwaitEvent(f"r{number}", "0-0-1"), 2 * number + 1
         mailbox = fold_key(mailbox, wait, KEY, Stamp(seq, 1), None).state
         outcome = fold_key(
@@ -515,10 +560,51 @@ def test_what_comes_back_has_a_size_with_what_is_there() -> None:
         assert isinstance(sent, SendCommand)
         assert isinstance(sent.command, DeliverEvent)
         given.append(ReturnEvent(wait.run_id, "0-0-1", sent.command.given))
-    for number, back in enumerate(given):
-        mailbox = fold_key(mailbox, back, KEY, Stamp(10_000 + number, 1), None).state
+    # What is left behind the last payload that fits is filled up to the last byte, and by one more.
+    for more in (0, 1):
+        kept = mailbox
+        for number, back in enumerate(given[:-1]):
+            kept = fold_key(kept, back, KEY, Stamp(10_000 + number, 1), None).state
+            assert isinstance(kept, Mailbox)
+        assert isinstance(kept, Mailbox)
+        there = [each.given for each in given[: len(kept.unclaimed)]]
+        last = given[-1].given
+        room = RETURNED_BYTES_MAX - kept_bytes([*there, msgspec.structs.replace(last, payload=raw(""))])
+        fitting = msgspec.structs.replace(last, payload=raw("x" * (room + more)))
+        back = ReturnEvent(given[-1].run_id, "0-0-1", fitting)
+        after = fold_key(kept, back, KEY, Stamp(20_000, 1), None).state
+        assert isinstance(after, Mailbox)
+        assert len(after.unclaimed) == len(there) + (not more)
+
+
+@pytest.mark.limit("orchestrator.fold.limits.WAITS_BYTES_MAX")
+def test_waits_take_no_more_than_a_message_has() -> None:
+    mailbox: State | None = None
+    effects: list[Effect] = []
+    for number in range(WAITS_MAX):
+        run_id = f"{number:04}".ljust(RUN_ID_BYTES_MAX, "\1")
+        outcome = fold_key(mailbox, AwaitEvent(run_id, "0-0-1"), KEY, Stamp(number + 1, 1), None)
+        if effects := outcome.effects:
+            break
+        mailbox = outcome.state
+    (sent,) = effects
+    assert isinstance(sent, SendCommand)
+    assert isinstance(sent.command, RefuseWait)
     assert isinstance(mailbox, Mailbox)
-    assert len(mailbox.unclaimed) == count
+    assert 100 < len(mailbox.waits) < WAITS_MAX
+    room = WAITS_BYTES_MAX - kept_bytes([*mailbox.waits, KeyedWait("r", "")])
+    for size, refused in ((room, False), (room + 1, True)):
+        outcome = fold_key(mailbox, AwaitEvent("r", "w" * size), KEY, Stamp(9_999, 1), None)
+        assert bool(outcome.effects) == refused
+
+
+def test_nothing_is_remembered_of_a_wait_that_has_given_back_what_it_had() -> None:
+    wait = AwaitEvent("r", "0-0-1")
+    mailbox, delivered = given_to(None, "1", wait, 1)
+    assert mailbox.given
+    outcome = fold_key(mailbox, ReturnEvent("r", "0-0-1", delivered.given), KEY, Stamp(3, 1), None)
+    assert isinstance(outcome.state, Mailbox)
+    assert (len(outcome.state.unclaimed), outcome.state.given) == (1, {})
 
 
 @pytest.mark.limit("protocol.names.KEY_BYTES_MAX")

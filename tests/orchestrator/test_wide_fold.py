@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.limits import (
     STATE_BYTES_MAX,
     at_end,
     bytes_of,
+    events_bytes,
     thread_bytes,
 )
 from dressage.orchestrator.fold.marks import mark_of
@@ -46,7 +47,7 @@ from dressage.orchestrator.fold.state import (
     encode_state,
 )
 from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
-from dressage.protocol.names import ACTOR_CHARS_MAX, KEY_BYTES_MAX, NAME_CHARS_MAX
+from dressage.protocol.names import ACTOR_CHARS_MAX, KEY_BYTES_MAX, NAME_CHARS_MAX, key_token
 from dressage.protocol.spec import LIMITS_MAX, EventDef, EventNode, RegisteredWorkflow, ReturnNode, SleepNode
 from dressage.protocol.spec_check import RETRIES_MAX
 from dressage.protocol.spec_sizes import NODES_MAX
@@ -335,6 +336,14 @@ def test_ids_of_unclaimed_events_count_in_the_state() -> None:
     assert mark_of("0000".ljust(ACTOR_CHARS_MAX, "\x01")) in run.state.posted
     assert 100 < accepted < 2000
     assert len(encode_state(run.state)) < MESSAGE_BYTES
+
+
+def test_keys_of_lasting_events_that_a_run_has_had_count_in_its_state() -> None:
+    keys = {key_token("e", f"{n:03}".ljust(KEY_BYTES_MAX, "\x01")): n for n in range(1, 500)}
+    state = RunState(1, "r", "w", 1, 1, 1, 1, "c", msgspec.Raw(b"{}"))
+    bare = len(encode_state(state))
+    state.seen = keys
+    assert len(encode_state(state)) - bare <= events_bytes(state)
 
 
 def test_a_thread_is_found_by_the_id_of_its_attempt_alone() -> None:

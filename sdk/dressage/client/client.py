@@ -509,7 +509,7 @@ class Client:
         raw = (
             as_raw(payload, "EVENT_INVALID") if isinstance(event, str) else msgspec.Raw(event.encode(payload))
         )
-        chosen = uuid.uuid4().hex if event_id is None else check_actor(event_id)
+        chosen = uuid.uuid4().hex if event_id is None else check_actor(event_id, "event id")
         version = await self._patiently(lambda: self._event_version(name))
         return PostEvent(name, chosen, raw, check_actor(actor or self.actor), version)
 

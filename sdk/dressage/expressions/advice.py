@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "time": "use the fields hour, minute and second: there is no type for a time of day",
     "translate": "use replace()",
     "fromkeys": "write a comprehension: `{key: value for key in keys}`",
+    "wait": "await it: `await event.wait()`",
     "undo": "register it in the block of `async with Saga()` itself: before its branches begin, or behind an await",
     **dict.fromkeys(
         ("debug", "info", "warning", "error", "exception"),

@@ -38,7 +38,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 
-FOLD_VERSION = 5
+FOLD_VERSION = 6
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 

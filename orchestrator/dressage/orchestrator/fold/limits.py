@@ -11,8 +11,8 @@ import msgspec
 
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
-from dressage.orchestrator.fold.state import EventWait, GatherWait, RunState, RunThread, TaskWait
-from dressage.protocol.commands import FailureInfo, Json
+from dressage.orchestrator.fold.state import EventWait, GatherWait, KeyedWait, RunState, RunThread, TaskWait
+from dressage.protocol.commands import FailureInfo, Json, KeyedEvent
 from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
 from dressage.protocol.nesting import nests_deeper
@@ -36,6 +36,9 @@ POSTED_MAX = 2_000
 POSTED_BYTES = 20
 """What is remembered of an id takes in the state."""
 
+SEEN_BYTES = 24
+"""What stands in the state beside the token of a key of lasting events: how many the run has had."""
+
 UNCLAIMED_BYTES_MAX = 128 * 1024
 """Bytes of the payloads of a run's unclaimed external events together."""
 
@@ -57,11 +60,18 @@ GIVEN_MAX = 4_000
 WAITS_MAX = 1_000
 """Runs that wait at one correlation key at a time."""
 
+WAITS_BYTES_MAX = 256 * 1024
+"""What they take in its state together: run ids of characters that JSON has to escape take six times their size."""
+
 KEYED_BYTES_MAX = 64 * 1024
 """Bytes of the payload of one external event that is posted to a correlation key, or to a run that does not exist."""
 
+KEPT_BYTES_MAX = 256 * 1024
+"""Bytes that the unclaimed events of a correlation key take in its state, with their ids and who posted them."""
+
 RETURNED_BYTES_MAX = 512 * 1024
-"""Bytes of unclaimed payloads of a correlation key with those that came back: what comes back was accepted before."""
+"""The same with those that came back: what comes back was accepted before. Beside what is remembered of others, and
+the runs that wait, it has to fit into one message."""
 
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
@@ -148,7 +158,14 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
 
 def events_bytes(state: RunState) -> int:
     """What external events take in the state: those that wait to be claimed, and marks of all."""
-    return sum(len(_to_json(each)) for each in state.unclaimed) + POSTED_BYTES * len(state.posted)
+    kept = sum(len(_to_json(each)) for each in state.unclaimed)
+    seen = sum(map(len, state.seen)) + SEEN_BYTES * len(state.seen)
+    return kept + seen + POSTED_BYTES * len(state.posted)
+
+
+def kept_bytes(kept: list[KeyedEvent] | list[KeyedWait]) -> int:
+    """What unclaimed events or waits take in the state of a correlation key: an id may be larger than a payload."""
+    return len(_to_json(kept))
 
 
 def failure_of(error: ExpressionFailed, line: int | None = None) -> FailureInfo:

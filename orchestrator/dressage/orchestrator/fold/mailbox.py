@@ -16,12 +16,15 @@ from dressage.orchestrator.fold.definition import EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
 from dressage.orchestrator.fold.limits import (
     GIVEN_MAX,
+    KEPT_BYTES_MAX,
     KEYED_BYTES_MAX,
     MARKS_MAX,
     POSTED_MAX,
     RETURNED_BYTES_MAX,
     UNCLAIMED_BYTES_MAX,
+    WAITS_BYTES_MAX,
     WAITS_MAX,
+    kept_bytes,
 )
 from dressage.orchestrator.fold.marks import mark_of, mark_of_wait
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
@@ -135,14 +138,24 @@ def _post(
         definition.lasting,
         command.actor,
     )
-    if (event.lasting or not after.waits) and _bytes_of(after) + len(event.payload) > UNCLAIMED_BYTES_MAX:
-        whose = f"of {after.key!r}" if after.event else f"for run {after.key!r}, which does not exist yet,"
-        raise RefuseCommand(
-            "EVENTS_FULL",
-            f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes, all that are allowed "
-            "(limit unclaimed-events): post it again when some are taken",
-        )
+    if event.lasting or not after.waits:
+        _limit_kept(after, event)
     return Outcome(after, _hand_out(after, event), actor=command.actor)
+
+
+def _limit_kept(after: Mailbox, event: KeyedEvent) -> None:
+    """Raises `RefuseCommand` for an event that there is no room to keep."""
+    whose = f"of {after.key!r}" if after.event else f"for run {after.key!r}, which does not exist yet,"
+    if sum(len(each.payload) for each in after.unclaimed) + len(event.payload) > UNCLAIMED_BYTES_MAX:
+        what = f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes"
+    elif kept_bytes([*after.unclaimed, event]) > KEPT_BYTES_MAX:
+        what = f"unclaimed events {whose} take with their ids {KEPT_BYTES_MAX} bytes"
+    else:
+        return
+    raise RefuseCommand(
+        "EVENTS_FULL",
+        f"{what}, all that are allowed (limit unclaimed-events): post it again when some are taken",
+    )
 
 
 def _check(command: PostEvent, definition: EventDefinition) -> None:
@@ -175,9 +188,10 @@ def _await(before: Mailbox | None, after: Mailbox, command: AwaitEvent) -> Outco
             if not event.lasting:
                 after.unclaimed.remove(event)
             return Outcome(after, _give(after, event, [wait]))
-    if len(after.waits) >= WAITS_MAX:
+    count = len(after.waits)
+    if count >= WAITS_MAX or kept_bytes([*after.waits, wait]) > WAITS_BYTES_MAX:
         message = (
-            f"{WAITS_MAX} runs wait for event {after.event!r} at key {after.key!r}, all that may (limit keyed-waits): "
+            f"{count} runs wait for event {after.event!r} at key {after.key!r}, all that may: "
             "use keys of which fewer runs wait"
         )
         return Outcome(before, [SendCommand(run_token(wait.run_id), RefuseWait(wait.wait_id, message))])
@@ -200,12 +214,15 @@ def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Out
     if holder not in holders:
         return Outcome(before, existing=True)
     left = tuple(each for each in holders if each != holder)
-    after.given[mark] = left
+    if left:
+        after.given[mark] = left
+    else:
+        del after.given[mark]
     if left or event.lasting or not is_alive(event, after.time_ms):
         return Outcome(
             after
         )  # Another one has taken it, or will give it back; or it is here; or nobody may have it.
-    if _bytes_of(after) + len(event.payload) > RETURNED_BYTES_MAX:
+    if kept_bytes([*after.unclaimed, event]) > RETURNED_BYTES_MAX:
         return Outcome(after)
     return Outcome(after, _hand_out(after, event))
 
@@ -234,7 +251,3 @@ def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[Eff
 
 def _is_same(wait: KeyedWait, command: AwaitEvent | WithdrawWait) -> bool:
     return (wait.run_id, wait.wait_id) == (command.run_id, command.wait_id)
-
-
-def _bytes_of(mailbox: Mailbox) -> int:
-    return sum(len(each.payload) for each in mailbox.unclaimed)

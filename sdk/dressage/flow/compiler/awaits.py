@@ -14,7 +14,7 @@ from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
-from dressage.flow.compiler.waits import event_of, wait_options
+from dressage.flow.compiler.waits import event_of, wait_of, wait_options
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.spec import ConditionNode, EventNode, PublishNode, SleepNode, SleepUntilNode, TaskNode
 
@@ -23,7 +23,8 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
     """The node of `await task(...)`, `await sleep(...)` and the like; what it gives goes to variable `target`."""
     call = node.value
     if not isinstance(call, ast.Call):
-        raise context.refusal(call, "only a call can be awaited", "write `await task(...)`")
+        written = wait_of(context, call) or "task(...)"
+        raise context.refusal(call, "only a call can be awaited", f"write `await {written}`")
     call = hoist_arguments(context, call)
     task = calls.task_of(call, context.scope)
     if task is not None:

@@ -15,7 +15,7 @@ from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
-from dressage.flow.compiler.waits import event_of, wait_options
+from dressage.flow.compiler.waits import event_of, wait_of, wait_options
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
 from dressage.protocol.spec import (
     ConditionNode,
@@ -135,7 +135,8 @@ class _Branch:
             raise context.refusal(node, what, advice)
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
-            raise context.refusal(node, what, f"write `{of}(ship(order), ...)`")
+            written = wait_of(context, node) or "ship(order)"
+            raise context.refusal(node, what, f"write `{of}({written}, ...)`")
         if (until := until_of(context, node)) is not None:
             what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")

@@ -27,6 +27,13 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
     return found
 
 
+def wait_of(context: Context, node: ast.expr) -> str | None:
+    """How the wait is written of an event that stands where a call should; None for what is no event."""
+    if not isinstance(context.names.object(node), Event):
+        return None
+    return f"{ast.unparse(node)}.wait()"
+
+
 def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
     """What a wait is given, as it is written: a correlation `key`, and a `timeout`; without one it waits for ever."""
     odd = [*call.args, *(each for each in call.keywords if each.arg not in ("key", "timeout"))]

@@ -46,7 +46,8 @@ def _enter_each(advance: Advance, thread: RunThread, ready: ReadyNode, node: Gat
     if not fitting:
         # Only a spec that no compiler wrote can say so.
         raise ExpressionFailed(f"TypeError: items are tuples of {len(each.names)} values")
-    limit = EACH_LIMIT
+    # Whoever may win a race has to run: where there is no room for all, the run ends by the limit's name.
+    limit = EACH_LIMIT if node.until == "all" else len(items)
     if each.limit is not None:
         limit = _limit(advance.evaluate(ready, "limit"))
     if not items:
@@ -63,7 +64,7 @@ def _enter_each(advance: Advance, thread: RunThread, ready: ReadyNode, node: Gat
     advance.stored = True
     thread.wait = GatherWait(thread.node, len(given), given=given, limit=limit, held=size)
     # At least one, which tells by name if there is no room at all.
-    room = max(1, RUN_THREADS_MAX - len(advance.state.threads))
+    room = max(1, RUN_THREADS_MAX - len(advance.state.threads)) if node.until == "all" else len(given)
     for _ in range(min(limit, len(given), room)):
         advance.branches.start_next(thread)
 
