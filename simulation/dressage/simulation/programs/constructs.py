@@ -323,6 +323,8 @@ def fanned(program: Program, depth: int) -> None:
     branch, result = program.random.choice(calls)
     only = f" if {number} != {integer()}" if program.random.random() < 0.3 else ""
     written = f"{branch} for {names} in {items}{only}"
+    if ":=" in written:  # No variable may be set in a comprehension.
+        written, result = "number(n - b) for n in [a, b, x]", "sum(got_{0})"
     written = program.pick(f"*({written})", f"*[{written}]")
     limit = program.pick("", f", limit=({integer()}) % 3", ", limit=2", f", limit=1 + ({integer()}) % 4")
     got = f"got_{len(program.lines)}"
