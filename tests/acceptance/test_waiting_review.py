@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,7 +27,7 @@ from dressage.flow import (
     sleep,
     workflow,
 )
-from dressage.protocol.errors import BadInput, NotFound, Refused
+from dressage.protocol.errors import BadInput, EventConflict, NotFound, Refused
 from dressage.protocol.events import Published, decode_data
 from dressage.testing import WorkflowTest
 
@@ -713,7 +712,6 @@ async def polled_later(number: str) -> int:
         return -1
 
 
-@pytest.mark.xfail(strict=True, reason="the timer of a wait at a key runs while the key is still being asked")
 def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there() -> None:
     """On an engine of one shard it mostly does; of three shards about every third run is told that it is late."""
     run = WorkflowTest(polled_later).start("o")
@@ -721,7 +719,6 @@ def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there() -> None:
     assert run.post(go).finish().result == 5
 
 
-@pytest.mark.xfail(strict=True, reason="a run remembers ids without the names of their events")
 async def test_one_id_of_two_kinds_of_events_is_two_events(engine: Engine) -> None:
     """As it is at correlation keys. The second one is lost, and its poster is told that it is there."""
     client = await engine.registered(two_kinds)
@@ -739,16 +736,18 @@ async def of_another_team(number: str) -> str:
     return await paid_by.wait(key=number)
 
 
-@pytest.mark.xfail(strict=True, reason="the newest definition of an event is that of all who post it")
-async def test_another_workflow_that_names_an_event_the_same_harms_no_run(engine: Engine) -> None:
-    """A payload that its poster was not refused fails the run that waits for another type."""
+async def test_another_workflow_that_names_an_event_the_same_is_refused(engine: Engine) -> None:
+    """Or a payload that its poster was not refused would fail the run that waits for another type."""
     client = await engine.registered(order_of_one)
     handle = await client.start(order_of_one, {"number": "o"})
-    await client.register(of_another_team)
-    with contextlib.suppress(Refused):
+    with pytest.raises(EventConflict, match=r"event 'paid' of workflow .* 'order-of-one'"):
+        await client.register(of_another_team)
+    with pytest.raises(NotFound):
+        await client.start("of_another_team", {})
+    with pytest.raises(Refused, match="Expected `int`"):
         await client.post_by_key("paid", "o", "Ann")
     await client.post_by_key("paid", "o", 7)
-    assert await handle.result(3) == 7
+    assert await handle.result(5) == 7
 
 
 @workflow

@@ -43,6 +43,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     DeliverEvent,
+    EndWait,
     PostEvent,
     RefuseWait,
     ReturnEvent,
@@ -228,19 +229,76 @@ def test_the_same_event_again_changes_nothing_however_late() -> None:
 
 # -- what comes back ------------------------------------------------------------------------------------
 def test_what_comes_too_late_for_a_wait_is_there_for_the_next() -> None:
-    system = System(waiting(timeout="5"))
+    system = System(waiting())
     system.start("a")
     system.settle()
     system.post("1", 7)  # It is on its way to a ...
-    system.apply(
-        "a", system.timers["a", next(timer for _, timer in system.timers)]
-    )  # ... whose time is over.
-    assert output(system.run("a")) == "late"
+    system.apply("a", CancelRun("c"))  # ... which waits no more.
     system.settle()
     assert [each.event_id for each in system.mailbox.unclaimed] == ["1"]
     system.start("b")
     system.settle()
     assert output(system.run("b")) == 7
+
+
+def timed_out(system: System, run_id: str) -> None:
+    """The timer that the run has set fires."""
+    (timer_id,) = [timer for token, timer in system.timers if token == run_token(run_id)]
+    system.apply(run_token(run_id), system.timers[run_token(run_id), timer_id])
+
+
+def test_what_the_key_gave_before_it_was_told_that_time_is_over_is_in_time() -> None:
+    system = System(waiting(timeout="5"))
+    system.start("a")
+    system.settle()
+    system.post("1", 7)  # It is on its way to a ...
+    timed_out(system, "a")  # ... whose timer fires.
+    assert system.run("a").status == "running"
+    system.settle()
+    assert output(system.run("a")) == 7
+    assert not system.mailbox.unclaimed
+    assert system.apply("a", EndWait("0-0-1")).code == "RUN_FINISHED"
+
+
+def test_what_was_at_the_key_is_in_time_for_a_wait_that_has_none() -> None:
+    system = System(waiting(timeout="0"))
+    system.post("1", 7)
+    system.start("a")
+    timed_out(system, "a")  # Before the key could be asked.
+    system.settle()
+    assert output(system.run("a")) == 7
+
+
+def test_a_wait_whose_time_is_over_ends_once_the_key_says_that_nothing_came() -> None:
+    system = System(waiting(timeout="5"))
+    system.start("a")
+    system.settle()
+    timed_out(system, "a")
+    (timer_id,) = [timer for _, timer in system.timers]
+    assert system.apply("a", TimerFired(timer_id)).code == "RESULT_STALE", "it fires twice"
+    system.forward("a")
+    system.post("1", 7)  # The key knows of the end, and the run does not yet.
+    system.settle()
+    assert output(system.run("a")) == "late"
+    assert [each.event_id for each in system.mailbox.unclaimed] == ["1"]
+
+
+def test_a_run_that_is_cancelled_while_it_asks_for_the_end_of_its_wait_leaves_nothing() -> None:
+    system = System(waiting(timeout="5"))
+    system.start("a")
+    system.settle()
+    timed_out(system, "a")
+    outcome = system.apply("a", CancelRun("c"))
+    assert not any(isinstance(effect, CancelTimer) for effect in outcome.effects)
+    system.settle()
+    assert system.run("a").status == "cancelled"
+    assert system.mailbox.waits == []
+
+
+@pytest.mark.parametrize("run_id", ["", "x" * (RUN_ID_BYTES_MAX + 1)])
+def test_no_run_without_a_name_is_told_of_the_end_of_its_wait(run_id: str) -> None:
+    system = System(waiting())
+    assert system.apply(KEY, WithdrawWait(run_id, "0-0-1", asks=True)).code == "RUN_ID_INVALID"
 
 
 def test_a_cancelled_run_waits_no_more() -> None:

@@ -30,7 +30,7 @@ from dressage.orchestrator.fold.limits import (
     events_bytes,
     thread_bytes,
 )
-from dressage.orchestrator.fold.marks import mark_of
+from dressage.orchestrator.fold.marks import mark_of_event
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
@@ -333,7 +333,7 @@ def test_ids_of_unclaimed_events_count_in_the_state() -> None:
             break
         accepted += 1
     assert run.state is not None
-    assert mark_of("0000".ljust(ACTOR_CHARS_MAX, "\x01")) in run.state.posted
+    assert mark_of_event("called", "0000".ljust(ACTOR_CHARS_MAX, "\x01")) in run.state.posted
     assert 100 < accepted < 2000
     assert len(encode_state(run.state)) < MESSAGE_BYTES
 

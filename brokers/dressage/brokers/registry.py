@@ -10,7 +10,7 @@ import msgspec
 
 from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message
 from dressage.brokers.provision import ensure_queue, require_namespace
-from dressage.protocol.errors import BadInput, BadSpec, NotFound, PublishRefused
+from dressage.protocol.errors import BadInput, BadSpec, EventConflict, NotFound, PublishRefused
 from dressage.protocol.names import Names, check_actor, check_name
 from dressage.protocol.spec import EventDef, RegisteredEvent, RegisteredWorkflow, WorkflowSpec, event_digest
 from dressage.protocol.spec_check import check_spec
@@ -19,10 +19,11 @@ from dressage.protocol.types import TypeDef, needed
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The latest version of a workflow, or of an external event."""
+    """The latest version of a workflow, or of an external event, with the `workflows` that wait for it."""
 
     version: int
     digest: str
+    workflows: tuple[str, ...] = ()
 
 
 _pointer = msgspec.json.Decoder(Pointer)
@@ -40,7 +41,8 @@ class Registry:
         """Registers a spec; gives it with its version, and whether that version is new.
 
         The same spec again is a no-op. Safe to repeat, and to race: versions are created once, and a pointer that
-        a crash left behind is moved on by whoever comes next. Raises `BadSpec` or `BadName`.
+        a crash left behind is moved on by whoever comes next. Raises `BadSpec`, `BadName`, or `EventConflict`, and then
+        nothing is registered.
         """
         check_spec(spec)
         check_spec_size(spec)
@@ -52,12 +54,16 @@ class Registry:
                 await self._ensure_queues(spec)
                 await self._put_events(spec)
                 return await self.get(spec.name, pointer.version), False
+            await self._put_events(spec)
             version = (pointer.version if pointer else 0) + 1
             stamp = datetime.now(UTC).isoformat(timespec="seconds")
             wanted = RegisteredWorkflow(spec, version, digest, actor, stamp)
             stored, created = await self._create(wanted)
             await self._ensure_queues(stored.spec)
-            await self._put_events(stored.spec)
+            with contextlib.suppress(
+                EventConflict
+            ):  # They were put before; somebody may have put others since.
+                await self._put_events(stored.spec)
             await self._point(
                 self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq
             )
@@ -75,29 +81,42 @@ class Registry:
         return wanted, True
 
     async def _put_events(self, spec: WorkflowSpec) -> None:
-        """Before the pointer to the workflow: who starts a run can post what it waits for."""
+        """Before the pointer to the workflow: who starts a run can post what it waits for. Raises `EventConflict`."""
         for event in spec.events:
-            await self.put_event(event, needed(event.type, spec.types))
+            await self.put_event(event, needed(event.type, spec.types), spec.name)
 
-    async def put_event(self, event: EventDef, types: tuple[TypeDef, ...]) -> int:
-        """Registers an external event with the types that it needs; gives its version. The same again is a no-op."""
-        digest = event_digest(event, types)
+    async def put_event(self, event: EventDef, types: tuple[TypeDef, ...], workflow: str) -> int:
+        """Registers an external event with the types that it needs; gives its version. The same again is a no-op.
+
+        It may become another one as long as no other workflow knows it. Raises `EventConflict`.
+        """
+        digest, key = event_digest(event, types), self._names.event_key(event.name)
         while True:
             pointer, pointer_seq = await self._event_pointer(event.name)
+            known = pointer.workflows if pointer is not None else ()
             if pointer is not None and pointer.digest == digest:
-                return pointer.version
+                shared = Pointer(pointer.version, digest, (*known, workflow))
+                if workflow in known or await self._point(key, shared, pointer_seq):
+                    return pointer.version
+                continue
+            others = [each for each in known if each != workflow]
+            if others:
+                raise EventConflict(
+                    f"event {event.name!r} of workflow {workflow!r} is not the one that workflow {others[0]!r} is "
+                    "registered with: who posts it could not know which is meant. Give one another name, or let "
+                    "both use the same Event"
+                )
             version = (pointer.version if pointer else 0) + 1
-            wanted = RegisteredEvent(event, types, version, digest)
-            key = self._names.event_version_key(event.name, version)
-            stored = wanted
+            stored = wanted = RegisteredEvent(event, types, version, digest, workflow)
+            version_key = self._names.event_version_key(event.name, version)
             try:
-                await self._connection.publish(Message(key, _encode(wanted), expect=Expect(0)))
+                await self._connection.publish(Message(version_key, _encode(wanted), expect=Expect(0)))
             except PublishRefused as refused:
                 if refused.err_code != WRONG_LAST_SEQUENCE:
                     raise
                 stored = await self._event(event.name, version)
-            await self._point(self._names.event_key(event.name), Pointer(version, stored.digest), pointer_seq)
-            if stored.digest == digest:
+            latest = Pointer(version, stored.digest, (stored.workflow,))
+            if await self._point(key, latest, pointer_seq) and stored is wanted:
                 return version
 
     async def event_version(self, name: str) -> int:
@@ -115,12 +134,15 @@ class Registry:
     async def _event_pointer(self, name: str) -> tuple[Pointer | None, int]:
         return await self._read_pointer(self._names.event_key(name), f"event {name!r}")
 
-    async def _point(self, key: str, pointer: Pointer, expected_seq: int) -> None:
+    async def _point(self, key: str, pointer: Pointer, expected_seq: int) -> bool:
+        """Whether it does now; somebody else may have been faster."""
         try:
             await self._connection.publish(Message(key, _encode(pointer), expect=Expect(expected_seq)))
         except PublishRefused as refused:
             if refused.err_code != WRONG_LAST_SEQUENCE:
                 raise
+            return False
+        return True
 
     async def _pointer(self, name: str) -> tuple[Pointer | None, int]:
         return await self._read_pointer(self._names.workflow_key(name), f"workflow {name!r}")

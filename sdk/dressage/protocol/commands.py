@@ -128,10 +128,11 @@ class AwaitEvent(msgspec.Struct, tag="await-event", tag_field="type", frozen=Tru
 
 
 class WithdrawWait(msgspec.Struct, tag="withdraw-wait", tag_field="type", frozen=True, omit_defaults=True):
-    """A run tells a correlation key that it waits no more."""
+    """A run tells a correlation key that it waits no more. A wait whose time is over `asks` whether nothing came."""
 
     run_id: str
     wait_id: Short
+    asks: bool = False
 
 
 class DeliverEvent(msgspec.Struct, tag="deliver-event", tag_field="type", frozen=True, omit_defaults=True):
@@ -157,6 +158,12 @@ class RefuseWait(msgspec.Struct, tag="refuse-wait", tag_field="type", frozen=Tru
     message: str
 
 
+class EndWait(msgspec.Struct, tag="end-wait", tag_field="type", frozen=True, omit_defaults=True):
+    """A correlation key tells a run, whose time is over, that nothing had come to this wait before."""
+
+    wait_id: Short
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -169,7 +176,7 @@ REASON_BYTES_MAX = 4096
 ToKey = AwaitEvent | WithdrawWait | ReturnEvent
 """What runs tell a correlation key."""
 
-FromKey = DeliverEvent | RefuseWait
+FromKey = DeliverEvent | RefuseWait | EndWait
 """What a correlation key tells a run."""
 
 Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ToKey | FromKey

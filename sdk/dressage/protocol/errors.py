@@ -82,6 +82,12 @@ class BadSpec(BadInput):
     code = "SPEC_INVALID"
 
 
+class EventConflict(BadInput):
+    """An external event of this name is another one for other workflows."""
+
+    code = "EVENT_CONFLICT"
+
+
 class BadValue(BadInput):
     """A value that is not of the type declared for it."""
 

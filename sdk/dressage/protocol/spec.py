@@ -500,13 +500,14 @@ def catches_named(handler: Handler, failure: FailureInfo, family: tuple[str, ...
 class RegisteredEvent(msgspec.Struct, frozen=True):
     """The definition of an external event with the version that it was given; immutable once stored.
 
-    `types` are the records and enums that it needs.
+    `types` are the records and enums that it needs; `workflow` is the one that it was registered with.
     """
 
     event: EventDef
     types: tuple[TypeDef, ...]
     version: int
     digest: str
+    workflow: str = ""
 
 
 def event_digest(event: EventDef, types: tuple[TypeDef, ...]) -> str:

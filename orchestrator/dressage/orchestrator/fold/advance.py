@@ -180,10 +180,10 @@ class Advance:
         """Names what this fold begins at a node: a timer, or a call with all its attempts."""
         return f"{thread.id}-{node}-{self.stamp.seq}"
 
-    def withdraw(self, wait: Wait | None) -> None:
+    def withdraw(self, wait: Wait | None, *, asks: bool = False) -> None:
         """Tells the correlation key that somebody waited at, if it is one, that nobody does any more."""
         if isinstance(wait, EventWait) and wait.key:
-            told = WithdrawWait(self.state.run_id, wait.wait_id)
+            told = WithdrawWait(self.state.run_id, wait.wait_id, asks)
             self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
 
     def timer_id(self, thread: RunThread) -> str:

@@ -19,7 +19,7 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.mailbox import post_early
 from dressage.orchestrator.fold.nodes import ENTER, LOOK, event
-from dressage.orchestrator.fold.nodes.event import is_posted, on_post, on_refused
+from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
@@ -29,6 +29,7 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     DeliverEvent,
+    EndWait,
     PostEvent,
     RefuseWait,
     StartRun,
@@ -81,7 +82,9 @@ def _outcome(
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
             return _deliver(run, command, stamp, of_workflow)
-        case TaskResult() | TimerFired() | CancelRun() | PostEvent() | RefuseWait() if run is not None:
+        case TaskResult() | TimerFired() | CancelRun() | PostEvent() | RefuseWait() | EndWait() if (
+            run is not None
+        ):
             return _go_on(run, command, stamp, of_workflow)
         case _:
             raise RefuseCommand("RUN_UNKNOWN", f"there is no run {run_id!r}")
@@ -175,7 +178,7 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
 
 def _go_on(
     state: RunState,
-    command: TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait,
+    command: TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait,
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
@@ -184,7 +187,7 @@ def _go_on(
     if isinstance(command, PostEvent) and is_posted(state, command):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
-    actor = "orchestrator" if isinstance(command, RefuseWait) else command.actor
+    actor = "orchestrator" if isinstance(command, RefuseWait | EndWait) else command.actor
     try:
         match command:
             case TimerFired():
@@ -193,6 +196,8 @@ def _go_on(
                 on_post(advance, command)
             case RefuseWait():
                 on_refused(advance, command)
+            case EndWait():
+                on_ended(advance, command)
             case TaskResult():
                 actor = actor or command.by.worker
                 on_result(advance, command)

@@ -26,13 +26,14 @@ from dressage.orchestrator.fold.limits import (
     WAITS_MAX,
     kept_bytes,
 )
-from dressage.orchestrator.fold.marks import mark_of, mark_of_wait
+from dressage.orchestrator.fold.marks import mark_of_event, mark_of_wait
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import MAILBOX_FORMAT, KeyedWait, Mailbox, State
 from dressage.protocol.commands import (
     AwaitEvent,
     Command,
     DeliverEvent,
+    EndWait,
     KeyedEvent,
     PostEvent,
     RefuseWait,
@@ -110,7 +111,7 @@ def _post(
 ) -> Outcome:
     if not command.event_id:
         raise RefuseCommand("EVENT_INVALID", "an external event has an id: give it one that no other has")
-    mark = mark_of(command.event_id)
+    mark = mark_of_event(command.event, command.event_id)
     if mark in after.posted:
         return Outcome(before, existing=True)
     if definition is None:
@@ -200,6 +201,14 @@ def _await(before: Mailbox | None, after: Mailbox, command: AwaitEvent) -> Outco
 
 
 def _withdraw(before: Mailbox | None, after: Mailbox, command: WithdrawWait) -> Outcome:
+    """What the wait was given before is told before its end is, and so is in time, however late it comes."""
+    if command.asks:
+        try:
+            check_run_id(command.run_id)
+        except BadRunId as error:
+            raise RefuseCommand("RUN_ID_INVALID", error.message) from error
+        after.waits = [each for each in after.waits if not _is_same(each, command)]
+        return Outcome(after, [SendCommand(run_token(command.run_id), EndWait(command.wait_id))])
     left = [each for each in after.waits if not _is_same(each, command)]
     if len(left) == len(after.waits):
         return Outcome(before, existing=True)
@@ -209,7 +218,7 @@ def _withdraw(before: Mailbox | None, after: Mailbox, command: WithdrawWait) -> 
 
 def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Outcome:
     event = command.given
-    mark, holder = mark_of(event.event_id), mark_of_wait(command.run_id, command.wait_id)
+    mark, holder = mark_of_event(event.event, event.event_id), mark_of_wait(command.run_id, command.wait_id)
     holders = after.given.get(mark, ())
     if holder not in holders:
         return Outcome(before, existing=True)
@@ -238,7 +247,7 @@ def _hand_out(after: Mailbox, event: KeyedEvent) -> list[Effect]:
 def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[Effect]:
     if waits and not event.lasting:
         # Behind all others: what was given last is remembered longest. A lasting one is here whatever comes back.
-        mark = mark_of(event.event_id)
+        mark = mark_of_event(event.event, event.event_id)
         after.given.pop(mark, None)
         after.given[mark] = tuple(mark_of_wait(wait.run_id, wait.wait_id) for wait in waits)
         remembered = sum(map(len, after.given.values()))

@@ -6,9 +6,14 @@ import base64
 import hashlib
 
 
-def mark_of(event_id: str) -> str:
-    """What is remembered of an event's id, whatever its length."""
-    return base64.b64encode(hashlib.sha256(event_id.encode()).digest()[:12]).decode()
+def mark_of_event(event: str, event_id: str) -> str:
+    """What is remembered of an external event: one id may stand for one of each kind."""
+    return mark_of(f"{event}\0{event_id}")
+
+
+def mark_of(text: str) -> str:
+    """What is remembered of a text, whatever its length."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
 
 
 def mark_of_wait(run_id: str, wait_id: str) -> str:

@@ -68,7 +68,7 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
     """Waits for an external event, since `since_ms`; with a timeout, until `until_ms`, when `timer_id` fires.
 
     `begun` orders the waits of a run: the earliest takes what is posted. One that waits at a correlation `key` is known
-    there by its `wait_id`, and takes only what comes from there.
+    there by its `wait_id`, and takes only what comes from there. When its time is over it has `asked` the key about it.
     """
 
     event: str
@@ -79,6 +79,7 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
     until_ms: int = 0
     key: str = ""
     wait_id: str = ""
+    asked: bool = False
 
 
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -133,7 +134,11 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def timer_id(self) -> str:
         """The timer that this thread waits for, or that delays what it waits for; empty if there is none."""
-        return "" if self.wait is None or isinstance(self.wait, GatherWait) else self.wait.timer_id
+        match self.wait:
+            case None | GatherWait() | EventWait(asked=True):
+                return ""
+            case wait:
+                return wait.timer_id
 
     @property
     def step_id(self) -> str:

@@ -11,7 +11,7 @@ from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import POSTED_MAX, UNCLAIMED_BYTES_MAX, too_large, type_error
 from dressage.orchestrator.fold.mailbox import is_alive
-from dressage.orchestrator.fold.marks import mark_of, mark_of_given
+from dressage.orchestrator.fold.marks import mark_of_event, mark_of_given
 from dressage.orchestrator.fold.nodes.sleep import due_ms_of
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, RunThread, Unclaimed
@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import (
     AwaitEvent,
     DeliverEvent,
+    EndWait,
     FailureInfo,
     PostEvent,
     RefuseWait,
@@ -89,7 +90,7 @@ def on_post(advance: Advance, command: PostEvent) -> None:
             f"run {state.run_id!r} has had {POSTED_MAX} external events, all that are allowed (limit posted-events): "
             "start another run for the rest",
         )
-    state.posted.append(mark_of(command.event_id))
+    state.posted.append(mark_of_event(event, command.event_id))
     codec = advance.definition.events[event]
     value = decode_stored(payload, advance.definition.types)
     advance.emit(
@@ -111,8 +112,8 @@ def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
     """Ends a wait with an event."""
     wait, state = thread.wait, advance.state
     assert isinstance(wait, EventWait)
-    if wait.timer_id:
-        advance.effects.append(CancelTimer(wait.timer_id))
+    if thread.timer_id:
+        advance.effects.append(CancelTimer(thread.timer_id))
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, EventNode)
     waited_ms = float(state.time_ms - wait.since_ms)
@@ -164,8 +165,8 @@ def on_deliver(advance: Advance, thread: RunThread, command: DeliverEvent) -> No
         payload = msgspec.Raw(encode_stored(codec.decode(data)))
     except BadValue as wrong:
         # Posted by a definition of the event that is not the one of this workflow.
-        if wait.timer_id:
-            advance.effects.append(CancelTimer(wait.timer_id))
+        if thread.timer_id:
+            advance.effects.append(CancelTimer(thread.timer_id))
         line = definition.spec.nodes[wait.node].line
         advance.fail(thread, type_error(wrong, line), wait.node)
         return
@@ -204,9 +205,28 @@ def take_over(advance: Advance, early: Mailbox) -> None:
 
 
 def on_timeout(advance: Advance, thread: RunThread, wait: EventWait) -> None:
+    """The time of a wait is over. At a correlation key something may be that is on its way, or that the key was not
+    asked for yet: it tells whether there was."""
     advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
+    if wait.key:
+        advance.threads.own(thread).wait = msgspec.structs.replace(wait, asked=True)
+        advance.withdraw(wait, asks=True)
+        return
+    _time_out(advance, thread, wait)
+
+
+def on_ended(advance: Advance, command: EndWait) -> None:
+    """Nothing had come to the key in time. Raises `RefuseCommand` for a wait that has ended otherwise."""
+    thread = advance.threads.of_step(command.wait_id)
+    match thread:
+        case RunThread(wait=EventWait(wait_id=command.wait_id, asked=True) as wait):
+            _time_out(advance, thread, wait)
+        case _:
+            raise RefuseCommand("RESULT_STALE", f"no thread of run {advance.state.run_id!r} waits there")
+
+
+def _time_out(advance: Advance, thread: RunThread, wait: EventWait) -> None:
     advance.turn_to(thread)
-    advance.withdraw(wait)
     advance.emit(EventTimedOut(wait.node, wait.event, wait.timer_id))
     waited = (wait.until_ms - wait.since_ms) / 1000
     message = f"event {wait.event} did not come within {waited:g} s"
@@ -216,7 +236,7 @@ def on_timeout(advance: Advance, thread: RunThread, wait: EventWait) -> None:
 
 def is_posted(state: RunState, command: PostEvent) -> bool:
     """Whether this event has come to the run before."""
-    return mark_of(command.event_id) in state.posted
+    return mark_of_event(command.event, command.event_id) in state.posted
 
 
 def _payload(advance: Advance, command: PostEvent) -> msgspec.Raw:

@@ -23,7 +23,7 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
             case ConditionWait(timer_id=command.timer_id) as wait:
                 condition.on_timeout(advance, thread, wait)
                 return
-            case EventWait(timer_id=command.timer_id) as wait:
+            case EventWait(timer_id=command.timer_id, asked=False) as wait:
                 event.on_timeout(advance, thread, wait)
                 return
             case _:
