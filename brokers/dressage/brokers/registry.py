@@ -18,7 +18,7 @@ from dressage.protocol.spec_reading import check_spec_size, read_event, read_reg
 from dressage.protocol.types import TypeDef, needed
 
 
-class Pointer(msgspec.Struct, frozen=True):
+class Pointer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The latest version of a workflow, or of an external event, with the `workflows` that wait for it."""
 
     version: int
