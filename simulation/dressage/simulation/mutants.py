@@ -332,7 +332,7 @@ def older_release_goes_on() -> Iterator[None]:
 
 
 # -- sends to other shards ------------------------------------------------------------------------------
-@mutant("H10: a turn that holds a send goes as singles, as any other does", "sends-once-in-order", first=4)
+@mutant("H10: a turn that holds a send goes as singles, as any other does", "sends-once-in-order", first=9)
 def sends_as_singles() -> Iterator[None]:
     def few(self: Any, turn: Turn) -> bool:
         return len(turn.effects) > self._singles_max or bool(turn.cancels)
@@ -350,7 +350,7 @@ def sends_as_singles() -> Iterator[None]:
         yield
 
 
-@mutant("H10: effects that the cursor covers are stored again at a take-over", "sends-once-in-order")
+@mutant("H10: effects that the cursor covers are stored again at a take-over", "sends-once-in-order", first=6)
 def effects_again() -> Iterator[None]:
     record, commit = Folder._record_effects, Committer.commit
 
@@ -427,7 +427,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=269,
+    first=311,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -510,7 +510,7 @@ def published_side_by_side() -> Iterator[None]:
     "events are stored without looking at the position",
     "replaced-owner-stores-nothing",
     "events-once-in-order",
-    first=11,
+    first=40,
 )
 def events_without_cas() -> Iterator[None]:
     def unguarded(seq: int, subject: str | None = None) -> Any:
@@ -760,7 +760,7 @@ def _fields(struct: Any) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
-@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=3)
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=150)
 def any_timer_of_the_place() -> Iterator[None]:
     original = fold_module.on_timer
 
@@ -848,7 +848,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=11)
+@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=37)
 def nothing_comes_back() -> Iterator[None]:
     with mock.patch.object(mailbox, "_return", lambda before, *_: Outcome(before, existing=True)):
         yield
