@@ -31,7 +31,7 @@ from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
 
 from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, watching
 from dressage.flow.models import to_plain
-from dressage.protocol.errors import DefinitionError
+from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, FILED, TOLD
 
@@ -277,10 +277,16 @@ def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
             if not any(reason in refused.message for reason in REFUSED):
                 raise
             return None
-        endings = [
-            _compared(module, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
-            for number, trouble in enumerate(TROUBLE)
-        ]
+        try:
+            endings = [
+                _compared(module, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
+                for number, trouble in enumerate(TROUBLE)
+            ]
+        except BadSpec as refused:
+            # Who registers it is told: what functions hold stands in a spec once for each call of theirs.
+            if "(limit spec-size)" not in refused.message:
+                raise
+            return None
     return program, endings
 
 
