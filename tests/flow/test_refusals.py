@@ -452,6 +452,21 @@ CASES = {
         "a limit is for branches whose number is not known here",
         "write `gather(ship(order), bill(order))`",
     ),
+    "limit that lets none run": Case(
+        "await gather(*(one(i) for i in items), limit=‸0)",
+        "a limit is a number of branches, and not 0",
+        "write 1 or more",
+    ),
+    "limit below none": Case(
+        "await gather(*(one(i) for i in items), limit=‸-2)",
+        "a limit is a number of branches, and not -2",
+        "write 1 or more",
+    ),
+    "limit of text": Case(
+        "await gather(*(one(i) for i in items), limit=‸'3')",
+        "a limit is a number of branches, and not '3'",
+        "write 1 or more",
+    ),
     "race with a limit": Case(
         "await first_completed(*(one(i) for i in items), ‸limit=2)",
         "first_completed() takes branches only",
@@ -504,6 +519,21 @@ CASES = {
     ),
     "publish result": Case("y = ‸await publish('a.b', x)", "publish() has no result", "as a statement"),
     "publish nothing": Case("await ‸publish('a.b')", "publish() misses data", "it is publish(subject, data)"),
+    "publish to a wildcard": Case(
+        "await publish(‸'orders.*', x)",
+        "subject 'orders.*' is not valid",
+        "write one such as `orders.accepted`",
+    ),
+    "publish to the engine": Case(
+        "await publish(‸'dressage.sim.events', x)",
+        "subject 'dressage.sim.events' is none of yours",
+        "write one such as `orders.accepted`",
+    ),
+    "wait at no key": Case(
+        "await came.wait(key=‸'')",
+        "correlation key '' is not valid",
+        "write what names the thing, such as `order.number`",
+    ),
     "publish with more": Case(
         "await publish('a.b', x, ‸key=1)", "publish() has no parameter key", "publish(subject, data)"
     ),

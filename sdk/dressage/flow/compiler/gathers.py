@@ -120,8 +120,22 @@ def _each_of(
     listed = translate_each(items, context.scope, given)
     branch = made[0]
     names, branch.draft.args = tuple(branch.draft.args), {}
-    limit = context.translate(call.keywords[0].value) if call.keywords else None
+    limit = _limit(context, call.keywords[0].value) if call.keywords else None
     return branch, Each(listed, names, limit)
+
+
+def _limit(context: Context, node: ast.expr) -> Expr:
+    """How many branches run at a time. Refuses a number that lets none of them run."""
+    written = context.translate(node)
+    value = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
+    is_number = (
+        isinstance(value, ast.Constant) and type(value.value) is int and value is node and value.value > 0
+    )
+    if isinstance(value, ast.Constant) and value.value is not None and not is_number:
+        raise context.refusal(
+            node, f"a limit is a number of branches, and not {ast.unparse(node)}", "write 1 or more"
+        )
+    return written
 
 
 class _Branch:

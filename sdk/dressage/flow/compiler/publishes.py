@@ -8,6 +8,7 @@ from typing import Any, Final
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context
 from dressage.flow.publishing import publish
+from dressage.protocol.names import wrong_with_subject
 from dressage.protocol.types import ANY, Field, Scalar
 
 _FIELDS: Final = (Field("subject", Scalar("str")), Field("data", ANY))
@@ -23,4 +24,9 @@ def given_to(context: Context, call: ast.Call) -> dict[str, Any]:
     given = calls.bound(call, "publish", _FIELDS, _PLACES, context.scope)
     if tuple(given) != _PLACES:
         raise context.refusal(call, "the subject is looked at before the data", "write it first")
+    subject = call.args[0] if call.args else call.keywords[0].value
+    if isinstance(subject, ast.Constant) and isinstance(subject.value, str):
+        wrong = wrong_with_subject(subject.value)
+        if wrong:
+            raise context.refusal(subject, wrong, "write one such as `orders.accepted`")
     return given

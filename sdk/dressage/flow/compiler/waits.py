@@ -7,7 +7,9 @@ from typing import Any
 
 from dressage.flow.compiler.context import Context
 from dressage.flow.events import Event
+from dressage.protocol.errors import BadInput
 from dressage.protocol.expressions import Expr
+from dressage.protocol.names import check_key
 
 
 def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
@@ -51,11 +53,24 @@ def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for each in call.keywords:
         if each.arg == "key":
+            _check_written_key(context, each.value)
             options["key"] = context.translate(each.value)
     timeout = written_timeout(context, call.keywords)
     if timeout is not None:
         options["timeout"] = timeout
     return options
+
+
+def _check_written_key(context: Context, node: ast.expr) -> None:
+    """Refuses a constant that is no correlation key."""
+    if not isinstance(node, ast.Constant):
+        return
+    try:
+        check_key(node.value)
+    except BadInput as wrong:
+        raise context.refusal(
+            node, wrong.message, "write what names the thing, such as `order.number`"
+        ) from wrong
 
 
 def written_timeout(context: Context, keywords: list[ast.keyword]) -> Expr | None:
