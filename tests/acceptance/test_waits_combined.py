@@ -702,7 +702,7 @@ async def test_an_owner_that_is_killed_while_many_runs_are_given_one_event(
     assert (await client.key(paid, "o")).unclaimed == ()
 
 
-# -- what does not hold yet ------------------------------------------------------------------------------
+# -- who decides -----------------------------------------------------------------------------------------
 @workflow
 async def polled_later(number: str) -> int:
     await go.wait()
@@ -712,15 +712,33 @@ async def polled_later(number: str) -> int:
         return -1
 
 
-def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there() -> None:
-    """On an engine of one shard it mostly does; of three shards about every third run is told that it is late."""
+def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there_in_a_unit_test() -> None:
     run = WorkflowTest(polled_later).start("o")
     run.post(paid, 5, key="o")
     assert run.post(go).finish().result == 5
+    assert WorkflowTest(polled_later).start("o").post(go).finish().result == -1
+
+
+@workflow
+async def polled(number: str) -> int:
+    try:
+        return await paid.wait(key=number, timeout=0)
+    except TimeoutError:
+        return -1
+
+
+async def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there(sharded: Engine) -> None:
+    """Keys of all shards: the timer may well fire before the key could be asked."""
+    client = await sharded.registered(polled)
+    for number in range(0, 60, 2):
+        await client.post_by_key(paid, f"n-{number}", number)
+    handles = [await client.start(polled, {"number": f"n-{number}"}) for number in range(60)]
+    taken = [await handle.result(20) for handle in handles]
+    assert taken == [-1 if number % 2 else number for number in range(60)]
 
 
 async def test_one_id_of_two_kinds_of_events_is_two_events(engine: Engine) -> None:
-    """As it is at correlation keys. The second one is lost, and its poster is told that it is there."""
+    """As it is at correlation keys: an order's number may be the id of both."""
     client = await engine.registered(two_kinds)
     handle = await client.start(two_kinds, {"n": 1})
     await client.post(handle.run_id, paid, 1, event_id="order-7")
@@ -753,3 +771,18 @@ async def test_another_workflow_that_names_an_event_the_same_is_refused(engine: 
 @workflow
 async def order_of_one(number: str) -> int:
     return await paid.wait(key=number)
+
+
+@workflow
+async def of_no_key(text: str, seconds: list[int]) -> str:
+    try:
+        await paid.wait(key=text, timeout=seconds[3])
+    except LookupError:
+        return "no such second"
+    return "came"
+
+
+async def test_all_that_a_wait_is_given_is_evaluated_before_any_of_it_is_checked() -> None:
+    """As Python evaluates the arguments of a call."""
+    assert await of_no_key("", [1]) == "no such second"
+    assert WorkflowTest(of_no_key).run("", [1]).result == "no such second"

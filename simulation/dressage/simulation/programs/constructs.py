@@ -182,7 +182,7 @@ def published(program: Program, depth: int) -> None:
         program.write(depth, f"await publish({subject}, {data})")
         return
     subject = program.pick(
-        f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s + ' '", f"'{SHOP}.{{}}.*'", f"'{SHOP}.' + t * 300"
+        f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s + ' '", f"'{SHOP}.{{}}.' + '*'", f"'{SHOP}.' + t * 300"
     )
     if program.random.random() < 0.3:
         program.write(depth, f"await publish({subject}, {data})")
@@ -259,6 +259,7 @@ def missed(program: Program, depth: int) -> None:
         gathered(program, depth + 1)
     program.block(depth + 1, program.random.randint(0, 2))
     key = program.pick("", "key='k', ", f"key={program.string()}, ")
+    key = key.replace("key='',", "key=s[:0],")  # The constant is refused where it is written.
     program.write(depth + 1, f"await never.wait({key}timeout={program.naps.format(program.integer())})")
     _error_clause(
         program, depth, program.pick("TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception")

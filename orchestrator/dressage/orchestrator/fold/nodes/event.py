@@ -42,10 +42,11 @@ from dressage.protocol.spec import EventNode
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, EventNode)
-    key = "" if node.key is None else _key(advance.evaluate(ready, "key"))
-    due_ms = 0
-    if node.timeout is not None:
-        due_ms = due_ms_of(advance, advance.evaluate(ready, "timeout"), "timeout")
+    # As in a call of Python's, all that is given is evaluated before any of it is looked at.
+    given = None if node.key is None else advance.evaluate(ready, "key")
+    timeout = None if node.timeout is None else advance.evaluate(ready, "timeout")
+    key = "" if node.key is None else _key(given)
+    due_ms = 0 if node.timeout is None else due_ms_of(advance, timeout, "timeout")
     found = None if key else _earliest(advance, node.event)
     if found is not None:
         advance.emit(EventReceived(thread.node, node.event, found.event_id))
