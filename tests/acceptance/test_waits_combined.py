@@ -720,7 +720,7 @@ def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there_in_a_unit_test() -
 
 
 @workflow
-async def polled(number: str) -> int:
+async def polled_at_once(number: str) -> int:
     try:
         return await paid.wait(key=number, timeout=0)
     except TimeoutError:
@@ -729,10 +729,10 @@ async def polled(number: str) -> int:
 
 async def test_a_wait_at_a_key_that_has_no_time_takes_what_is_there(sharded: Engine) -> None:
     """Keys of all shards: the timer may well fire before the key could be asked."""
-    client = await sharded.registered(polled)
+    client = await sharded.registered(polled_at_once)
     for number in range(0, 60, 2):
         await client.post_by_key(paid, f"n-{number}", number)
-    handles = [await client.start(polled, {"number": f"n-{number}"}) for number in range(60)]
+    handles = [await client.start(polled_at_once, {"number": f"n-{number}"}) for number in range(60)]
     taken = [await handle.result(20) for handle in handles]
     assert taken == [-1 if number % 2 else number for number in range(60)]
 
@@ -761,8 +761,8 @@ async def test_another_workflow_that_names_an_event_the_same_is_refused(engine: 
     with pytest.raises(EventConflict, match=r"event 'paid' of workflow .* 'order-of-one'"):
         await client.register(of_another_team)
     with pytest.raises(NotFound):
-        await client.start("of_another_team", {})
-    with pytest.raises(Refused, match="Expected `int`"):
+        await client.start("of-another-team", {})
+    with pytest.raises(Refused, match="Expected int"):
         await client.post_by_key("paid", "o", "Ann")
     await client.post_by_key("paid", "o", 7)
     assert await handle.result(5) == 7
