@@ -21,11 +21,17 @@ PROGRAM_DEADLINE_S: Final = 40.0
 
 LONG: Final = (
     "tests/faults/test_kills.py",
-    "tests/simulation/test_seeds.py",
     "tests/faults/test_cluster.py",
-    "tests/faults/test_soak.py",
-    "tests/orchestrator/test_crash_points.py",
+    "tests/simulation/test_seeds.py",
     "tests/acceptance/test_processes.py",
+    "tests/acceptance/test_races.py",
+    "tests/faults/test_upgrade.py",
+    "tests/faults/test_soak.py",
+    "tests/faults/test_waiting_kills.py",
+    "tests/flow/test_mutants.py",
+    "tests/orchestrator/test_crash_points.py",
+    "tests/flow/test_equal_to_python.py",
+    "tests/acceptance/test_proof_simulate.py",
 )
 """They come first: a process that begins a file of some minutes last leaves the other one idle."""
 

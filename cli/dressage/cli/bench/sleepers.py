@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
-from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.interface import ConsumerConfig, Delivery
-from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.starting import started_engine
 from dressage.cli.bench.workload import nap
-from dressage.cli.children import Child, dressage
 from dressage.client import Client
 from dressage.protocol.errors import DressageError
 from dressage.protocol.events import ReceivedEvent, decode_event
@@ -37,23 +32,15 @@ WINDOW: Final = 500
 
 async def measure_sleepers(runs: int) -> dict[str, Any]:
     """Starts `runs` runs that sleep `SLEEP_S` seconds, all at once, and reads off the output events when they woke."""
-    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
-        base = Path(folder)
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(EmbeddedServer(base / "engine"))
-            orchestrator = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
-            await stack.enter_async_context(orchestrator)
-            client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
-            version = (await client.register(nap)).version
-            began = time.perf_counter()
-            await asyncio.gather(
-                *(client.start(nap, {"seconds": SLEEP_S}, version=version) for _ in range(runs))
-            )
-            starting_s = time.perf_counter() - began
-            times = Times()
-            async for event, stored_s in stored_events(client, runs * EVENTS_PER_RUN):
-                times.add(event, stored_s)
-            orchestrator.check()
+    async with started_engine() as (_, orchestrator, client):
+        version = (await client.register(nap)).version
+        began = time.perf_counter()
+        await asyncio.gather(*(client.start(nap, {"seconds": SLEEP_S}, version=version) for _ in range(runs)))
+        starting_s = time.perf_counter() - began
+        times = Times()
+        async for event, stored_s in stored_events(client, runs * EVENTS_PER_RUN):
+            times.add(event, stored_s)
+        orchestrator.check()
     return {
         "sleepers": runs,
         "sleep_s": SLEEP_S,

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
-from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.starting import started_engine
 from dressage.cli.bench.workload import nap
-from dressage.cli.children import Child, dressage
 from dressage.client import Client
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
@@ -36,19 +31,13 @@ SHARD: Final = 0
 
 async def measure_sleeping(runs: int) -> dict[str, Any]:
     """Starts `runs` runs that sleep, kills their orchestrator, and takes the shard over with empty memory."""
-    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
-        base = Path(folder)
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(EmbeddedServer(base / "engine"))
-            orchestrator = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
-            await stack.enter_async_context(orchestrator)
-            client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
-            began = time.perf_counter()
-            await _put_to_sleep(client, runs)
-            await _settled(client)
-            started_s = time.perf_counter() - began
-            os.kill(orchestrator.pid, signal.SIGKILL)
-            took = [await _take_over(server.url, client, number) for number in range(TAKE_OVERS)]
+    async with started_engine() as (url, orchestrator, client):
+        began = time.perf_counter()
+        await _put_to_sleep(client, runs)
+        await _settled(client)
+        started_s = time.perf_counter() - began
+        os.kill(orchestrator.pid, signal.SIGKILL)
+        took = [await _take_over(url, client, number) for number in range(TAKE_OVERS)]
     slowest_s = max(serving for serving, _ in took)
     return {
         "sleeping": runs,

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
-from dressage.brokers.embedded import EmbeddedServer
 from dressage.cli.bench.sleepers import stored_events
-from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.starting import started_engine
 from dressage.cli.bench.workload import told, told_by_key
-from dressage.cli.children import Child, dressage
 from dressage.client import Client
 from dressage.protocol.errors import DressageError
 
@@ -31,34 +26,28 @@ QUIET_S: Final = 30.0
 
 async def measure_wakes(runs: int) -> dict[str, Any]:
     """Lets `runs` runs wait, each at a key of its own, and posts an event to every key as fast as they are accepted."""
-    with tempfile.TemporaryDirectory(prefix="dressage-bench-") as folder:
-        base = Path(folder)
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(EmbeddedServer(base / "engine"))
-            orchestrator = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
-            await stack.enter_async_context(orchestrator)
-            client = await stack.enter_async_context(await namespace_client(server.url, orchestrator))
-            version = (await client.register(told_by_key)).version
-            began = time.perf_counter()
-            await asyncio.gather(
-                *(
-                    client.start(told_by_key, {"key": f"key-{n}"}, run_id=f"run-{n}", version=version)
-                    for n in range(runs)
-                )
+    async with started_engine() as (_, orchestrator, client):
+        version = (await client.register(told_by_key)).version
+        began = time.perf_counter()
+        await asyncio.gather(
+            *(
+                client.start(told_by_key, {"key": f"key-{n}"}, run_id=f"run-{n}", version=version)
+                for n in range(runs)
             )
-            waiting_s = time.perf_counter() - began
-            await _settled(client, runs)
-            posting = asyncio.gather(*(client.post_by_key(told, f"key-{n}", n) for n in range(runs)))
-            wrong, first_s, last_s = 0, float("inf"), 0.0
-            async for event, stored_s in stored_events(client, runs * EVENTS_PER_RUN):
-                if event.kind == "event-posted":
-                    first_s = min(first_s, stored_s)
-                elif event.kind == "run-completed":
-                    last_s = max(last_s, stored_s)
-                    output = msgspec.json.decode(event.data)["output"]
-                    wrong += event.subject != f"run-{output}"
-            await posting
-            orchestrator.check()
+        )
+        waiting_s = time.perf_counter() - began
+        await _settled(client, runs)
+        posting = asyncio.gather(*(client.post_by_key(told, f"key-{n}", n) for n in range(runs)))
+        wrong, first_s, last_s = 0, float("inf"), 0.0
+        async for event, stored_s in stored_events(client, runs * EVENTS_PER_RUN):
+            if event.kind == "event-posted":
+                first_s = min(first_s, stored_s)
+            elif event.kind == "run-completed":
+                last_s = max(last_s, stored_s)
+                output = msgspec.json.decode(event.data)["output"]
+                wrong += event.subject != f"run-{output}"
+        await posting
+        orchestrator.check()
     if wrong:
         raise DressageError(f"{wrong} runs were given what was posted to another key", code="BENCH_WRONG")
     return {
