@@ -284,7 +284,10 @@ class Client:
 
     # -- definitions -------------------------------------------------------------------------------
     async def register(self, workflow: WorkflowSpec | Workflow[..., Any]) -> RegisteredWorkflow:
-        """Registers a workflow. The same one again is a no-op, a changed one becomes a new version."""
+        """Registers a workflow. The same one again is a no-op, a changed one becomes a new version.
+
+        Raises `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to others.
+        """
         spec = workflow if isinstance(workflow, WorkflowSpec) else workflow.spec
         registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor))
         return registered
