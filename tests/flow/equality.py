@@ -224,7 +224,12 @@ def run_as_spec(
     return told, outcome.branches
 
 
-REFUSED: Final = ("never gets here", "no failure gets to", "Python might change it in place")
+REFUSED: Final = (
+    "never gets here",
+    "no failure gets to",
+    "Python might change it in place",
+    "cannot be set inside a comprehension, a lambda",
+)
 """What the generator does not keep track of, so that a program of its may be refused for it."""
 
 
