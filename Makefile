@@ -37,7 +37,7 @@ contracts: $(INSTALLED) ## who may import whom
 	@$(BIN)/lint-imports
 
 pytest: $(INSTALLED) ## the tests alone, the kill tests included
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 fuzz: $(INSTALLED) ## every decoder under coverage-guided fuzzing, and random workflows beside Python; FUZZ_S=3600 FUZZ_PROGRAMS=20000 for long
 	@$(BIN)/python tests/fuzz/guided.py --seconds $(FUZZ_S)
