@@ -182,7 +182,11 @@ def published(program: Program, depth: int) -> None:
         program.write(depth, f"await publish({subject}, {data})")
         return
     subject = program.pick(
-        f"f'{SHOP}.{{s}}'", f"'{SHOP}.' + {string()}", "s + ' '", f"'{SHOP}.{{}}.' + '*'", f"'{SHOP}.' + t * 300"
+        f"f'{SHOP}.{{s}}'",
+        f"'{SHOP}.' + {string()}",
+        "s + ' '",
+        f"'{SHOP}.{{}}.' + '*'",
+        f"'{SHOP}.' + t * 300",
     )
     if program.random.random() < 0.3:
         program.write(depth, f"await publish({subject}, {data})")
