@@ -74,14 +74,22 @@ class Record:
     )
 
     def __init__(
-        self, stream: str, seq: int, publish: Publish, time_ns: int, writer: object, due_ns: int = 0
+        self,
+        stream: str,
+        seq: int,
+        publish: Publish,
+        block: bytes,
+        time_ns: int,
+        writer: object,
+        due_ns: int = 0,
     ) -> None:
+        """`block` is the header block as it is stored."""
         self.stream = stream
         self.seq = seq
         self.subject = publish.subject
         self.data = publish.data
-        self.block = publish.block
-        self.headers: Mapping[str, str] | None = LazyHeaders(publish.block) if publish.block else None
+        self.block = block
+        self.headers: Mapping[str, str] | None = LazyHeaders(block) if block else None
         self.time_ns = time_ns
         self.writer = writer
         self.never_expires = publish.never_expires

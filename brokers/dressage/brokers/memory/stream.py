@@ -150,9 +150,8 @@ class Stream:
         """Gives the consumers that have it to deliver now."""
         now = self.now_ns()
         log, subject = self.log, publish.subject
-        record = Record(self.name, log.last_seq + 1, publish, now, writer, due_ns)
-        if due_ns and not publish.rollup:
-            record.block = with_rollup(record.block)
+        block = with_rollup(publish.block) if due_ns and not publish.rollup else publish.block
+        record = Record(self.name, log.last_seq + 1, publish, block, now, writer, due_ns)
         log.append(record)
         if publish.msg_id:
             self._remember(publish.msg_id, record.seq, now)
