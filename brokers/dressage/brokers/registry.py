@@ -42,7 +42,7 @@ class Registry:
 
         The same spec again is a no-op. Safe to repeat, and to race: versions are created once, and a pointer that
         a crash left behind is moved on by whoever comes next. Raises `BadSpec`, `BadName`, or `EventConflict`, and then
-        nothing is registered.
+        there is no new version of the workflow; events of it that come before the one in conflict are registered.
         """
         check_spec(spec)
         check_spec_size(spec)
@@ -60,9 +60,8 @@ class Registry:
             wanted = RegisteredWorkflow(spec, version, digest, actor, stamp)
             stored, created = await self._create(wanted)
             await self._ensure_queues(stored.spec)
-            with contextlib.suppress(
-                EventConflict
-            ):  # They were put before; somebody may have put others since.
+            # They were put before; somebody may have put others since.
+            with contextlib.suppress(EventConflict):
                 await self._put_events(stored.spec)
             await self._point(
                 self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq
