@@ -19,6 +19,7 @@ from dressage.flow import (
     Saga,
     Searchable,
     TaskError,
+    Workflow,
     WorkflowFailure,
     first_completed,
     first_successful,
@@ -786,3 +787,20 @@ async def test_all_that_a_wait_is_given_is_evaluated_before_any_of_it_is_checked
     """As Python evaluates the arguments of a call."""
     assert await of_no_key("", [1]) == "no such second"
     assert WorkflowTest(of_no_key).run("", [1]).result == "no such second"
+
+
+async def test_of_two_workflows_that_mean_different_events_at_once_one_is_refused(sharded: Engine) -> None:
+    """Whoever is first, and also if each of them is registered twice at the same time."""
+    client = await sharded.client()
+    asked: list[Workflow[..., Any]] = [order_of_one, of_another_team, order_of_one, of_another_team]
+    ended = await asyncio.gather(*(client.register(each) for each in asked), return_exceptions=True)
+    refused = [isinstance(each, EventConflict) for each in ended]
+    assert refused in ([False, True, False, True], [True, False, True, False]), ended
+    assert all(isinstance(each, EventConflict) or not isinstance(each, BaseException) for each in ended)
+
+
+async def test_workflows_that_share_an_event_are_all_known_to_it_if_they_come_at_once(engine: Engine) -> None:
+    client = await engine.client()
+    await asyncio.gather(client.register(order_of_one), client.register(polled_at_once))
+    with pytest.raises(EventConflict):
+        await client.register(of_another_team)
