@@ -40,6 +40,11 @@ def test_a_wide_run_is_measured_beside_as_many_runs(start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_is_over_before_its_state_is_written_has_a_size_too(start: Start) -> None:
+    assert figures(start, "--branches", 50)["state_bytes"] > 0
+
+
+@pytest.mark.slow
 def test_every_run_is_woken_by_the_event_of_its_key(start: Start) -> None:
     assert "dressage bench --wakes 10000" in PAGE
     assert "WAKES ?= 10000" in MAKEFILE

@@ -28,6 +28,7 @@ STATE_GOAL_BYTES: Final = 4 * 1024 * 1024
 
 WARM_UP: Final = 500
 LOOK_S: Final = 0.2
+WRITTEN_S: Final = 30.0
 SHARD: Final = 0
 WIDE: Final = "wide"
 
@@ -74,7 +75,10 @@ async def _measure(base: Path, branches: int) -> tuple[Throughput, Throughput, i
         sizes: list[int] = []
         looking = asyncio.create_task(_look_at_state(client, sizes))
         together = await measured(pids, _together(client, branches), branches, 1)
-        await asyncio.sleep(LOOK_S)
+        # A run that is over before its shard writes states behind is written once, when it has ended.
+        async with asyncio.timeout(WRITTEN_S):
+            while not sizes:
+                await asyncio.sleep(LOOK_S)
         looking.cancel()
         with suppress(asyncio.CancelledError):
             await looking
