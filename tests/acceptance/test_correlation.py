@@ -14,6 +14,7 @@ from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
 from dressage.flow import Event, Masked, first_completed, gather, sleep, workflow
+from dressage.orchestrator.fold.limits import MARKS_MAX
 from dressage.protocol.errors import BadInput, BadValue, NotFound, Refused
 from dressage.testing import WorkflowTest
 
@@ -178,6 +179,35 @@ async def test_the_same_event_counts_once_however_late(sharded: Engine) -> None:
     await waiting_at(client, paid, "o")
     assert not (await client.post_by_key(paid, "o", Payment(8), event_id="mail 2")).existing
     assert await second.result(5) == 8
+
+
+async def test_an_event_counts_once_after_thousands_of_others(sharded: Engine) -> None:
+    client = await sharded.registered(brief)
+    numbers = iter(range(MARKS_MAX + 200))
+
+    async def post_all() -> None:
+        for number in numbers:
+            await client.post_by_key(short, "apple", number, event_id=f"mail {number}")
+
+    await asyncio.gather(*(post_all() for _ in range(50)))
+
+    async def posted() -> int:
+        return (await client.key(short, "apple")).posted
+
+    async def all_there() -> bool:
+        return await posted() == MARKS_MAX + 200
+
+    await until(all_there, "all are there")
+    again = [client.post_by_key(short, "apple", -1, event_id=f"mail {number}") for number in range(100)]
+    await asyncio.sleep(0.4)
+    await sharded.down()
+    posting = asyncio.gather(*again)
+    await sharded.up()
+    await posting
+    handle = await client.start(brief, {"item": "apple"})
+    await client.post_by_key(short, "apple", 7, event_id="mail x")
+    assert await handle.result(10) == 7
+    assert await posted() == MARKS_MAX + 201
 
 
 async def test_what_nobody_waited_for_in_time_is_there_for_the_next(sharded: Engine) -> None:

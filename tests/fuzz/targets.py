@@ -85,6 +85,7 @@ from dressage.protocol.names import (
     check_run_id,
     is_reply_subject,
     key_token,
+    marks_token,
     place_of,
     run_id_of,
     run_token,
@@ -234,6 +235,7 @@ STARTED: Final = fold(
 ).run
 KEY: Final = key_token("fuzzed", "k")
 KEYED: Final = EventDefinition(RegisteredEvent(EventDef("fuzzed", ANY), (), 1, ""))
+MARKED: Final = marks_token("fuzzed", "k", "6")
 WAITED_AT: Final = fold_key(None, AwaitEvent("r", "0-0-1"), KEY, Stamp(1, 1000), None).state
 
 
@@ -248,6 +250,7 @@ def folded_key(state: State | None, command: Command) -> None:
     outcome = fold_key(state, command, KEY, Stamp(2, 2000), KEYED)
     looked_at(outcome)
     looked_at(fold_key(outcome.state, PostEvent("fuzzed", "1"), KEY, Stamp(3, 3000), KEYED))
+    looked_at(fold_key(None, command, MARKED, Stamp(2, 2000), None))
 
 
 def looked_at(outcome: Outcome) -> None:
@@ -648,6 +651,10 @@ KEYED_COMMANDS: Final = (
     b'{"type":"deliver-event","wait_id":"0-0-1","key":"k","given":%b}' % _GIVEN,
     b'{"type":"return-event","run_id":"r","wait_id":"0-0-1","given":%b}' % _GIVEN,
     b'{"type":"refuse-wait","wait_id":"0-0-1","message":"m"}',
+    b'{"type":"keep-marks","marks":["b07YPqi+LjPHmbYF"]}',
+    b'{"type":"marks-kept","marks":["b07YPqi+LjPHmbYF"]}',
+    b'{"type":"ask-mark","number":1,"mark":"b07YPqi+LjPHmbYF"}',
+    b'{"type":"tell-mark","number":1,"known":true}',
 )
 START: Final = encoder.encode(StartRun("fuzzed", 1, msgspec.Raw(b'{"order":{"id":"a"}}'), "c", "ann"))
 EXPRESSIONS: Final = (

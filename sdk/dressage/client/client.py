@@ -473,10 +473,11 @@ class Client:
     ) -> Posted:
         """Posts an external event to a correlation key: all runs that wait there take it, or else the first that comes.
 
-        The same `event_id` at the same key is the same event, however late and by whomever it is posted again (of the
-        newest 4,096 events of the key); without one each call is an event of its own. Raises `BadValue` for a payload
-        that is not of the event's type, `BadInput` (KEY_INVALID), `NotFound` (EVENT_UNKNOWN) for an event that no
-        registered workflow waits for, `Refused` (EVENT_INVALID, EVENTS_FULL), or `NoAnswer` after `timeout_s`.
+        The same `event_id` at the same key is the same event, however late and by whomever it is posted again; without
+        one each call is an event of its own. `existing` is said of the key's last thousands of events only. Raises
+        `BadValue` for a payload that is not of the event's type, `BadInput` (KEY_INVALID), `NotFound` (EVENT_UNKNOWN)
+        for an event that no registered workflow waits for, `Refused` (EVENT_INVALID, EVENTS_FULL), or `NoAnswer` after
+        `timeout_s`.
         """
         check_key(key)
         command = await self._post_of(event, payload, event_id, actor)

@@ -164,6 +164,32 @@ class EndWait(msgspec.Struct, tag="end-wait", tag_field="type", frozen=True, omi
     wait_id: Short
 
 
+class KeepMarks(msgspec.Struct, tag="keep-marks", tag_field="type", frozen=True, omit_defaults=True):
+    """A correlation key, or a part of its marks, has no room for these marks of events that it has had."""
+
+    marks: tuple[Short, ...]
+
+
+class MarksKept(msgspec.Struct, tag="marks-kept", tag_field="type", frozen=True, omit_defaults=True):
+    """These marks are kept now, and can be forgotten where they came from."""
+
+    marks: tuple[Short, ...]
+
+
+class AskMark(msgspec.Struct, tag="ask-mark", tag_field="type", frozen=True, omit_defaults=True):
+    """A correlation key asks whether it has had an event before. `number` is that of the question."""
+
+    number: int
+    mark: Short
+
+
+class TellMark(msgspec.Struct, tag="tell-mark", tag_field="type", frozen=True, omit_defaults=True):
+    """The answer to an `AskMark`."""
+
+    number: int
+    known: bool = False
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -179,7 +205,10 @@ ToKey = AwaitEvent | WithdrawWait | ReturnEvent
 FromKey = DeliverEvent | RefuseWait | EndWait
 """What a correlation key tells a run."""
 
-Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ToKey | FromKey
+OfMarks = KeepMarks | MarksKept | AskMark | TellMark
+"""What a correlation key and the parts of its marks tell each other."""
+
+Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ToKey | FromKey | OfMarks
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -293,7 +322,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A correlation key as readers see it: the runs that wait there, and the ids of the events that nobody has claimed.
 
-    `posted` is how many events are remembered.
+    `posted` is how many events it has had.
     """
 
     event: str

@@ -35,7 +35,9 @@ OUT: Final = "out"
 
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}}")
 KEY_BYTES_MAX: Final = 128
-_KEY_TOKEN: Final = re.compile(rf"=key_([a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}})_(.+)")
+_KEY_TOKEN: Final = re.compile(
+    rf"=key_([a-z0-9][a-z0-9-]{{0,{NAME_CHARS_MAX - 1}}})_(?:=marks([0-9a-f]+)_)?(.+)"
+)
 EVENT_BUCKETS: Final = 64
 """How many subjects the events of one (shard, workflow, kind) are spread over; bounds the server's memory."""
 
@@ -186,24 +188,39 @@ def key_token(event: str, key: str) -> str:
     return f"=key_{check_name(event, 'event')}_{_encoded(check_key(key))}"
 
 
+def marks_token(event: str, key: str, path: str) -> str:
+    """One token for a part of the marks of a correlation key's events: those that begin with `path`, in hexadecimal."""
+    return f"=key_{check_name(event, 'event')}_=marks{path}_{_encoded(check_key(key))}"
+
+
 def is_key(token: str) -> bool:
-    """Whether a token stands for an event's name and a correlation key, and not for a run."""
+    """Whether a token stands for an event's name and a correlation key, or a part of its marks, and not for a run."""
     return token.startswith("=key_")
 
 
 def key_of(token: str) -> tuple[str, str]:
     """The event's name and the key that `key_token` encoded. Raises `BadRunId` for anything else."""
+    event, key, path = marks_of(token)
+    if path:
+        raise BadRunId(f"subject token {_shown(token)} encodes no correlation key, but a part of its marks")
+    return event, key
+
+
+def marks_of(token: str) -> tuple[str, str, str]:
+    """The event's name, the key and the path that `marks_token` encoded; a key's own token has no path.
+
+    Raises `BadRunId` for anything else.
+    """
     found = _KEY_TOKEN.fullmatch(token)
     if found is None:
         raise BadRunId(f"subject token {_shown(token)} does not encode a correlation key")
-    event, key = found[1], run_id_of(found[2])
-    return event, key
+    return found[1], run_id_of(found[3]), found[2] or ""
 
 
 def place_of(token: str) -> str:
     """What says on which shard that lives for which a token stands: a run's id, a key's token. Raises `BadRunId`."""
     if is_key(token):
-        key_of(token)
+        marks_of(token)
         return token
     return run_id_of(token)
 

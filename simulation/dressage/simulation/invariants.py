@@ -73,7 +73,8 @@ RULES: Final = {
     "publishes-complete": "at the end the user's stream has all that runs published, and no dead letter has any",
     "events-complete": "at the end all output events of all runs are stored",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
-    "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there",
+    "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
+    "none counts twice",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
     "one-owner": "at the end every shard has one owner, with the only consumers there are",
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",

@@ -22,8 +22,8 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
+from dressage.orchestrator.fold import archive, mailbox
 from dressage.orchestrator.fold import fold as fold_module
-from dressage.orchestrator.fold import mailbox
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
@@ -864,6 +864,21 @@ def given_and_kept() -> Iterator[None]:
         return give(after, event, waits)
 
     with mock.patch.object(mailbox, "_give", keeping):
+        yield
+
+
+@mutant(
+    "of an event whose mark has moved a key does not know that it was there before", "filed-once", first=11
+)
+def earlier_ids_forgotten() -> Iterator[None]:
+    keep = archive._keep
+
+    def keeping_nothing(before: Any, after: Any, marks: Any, place: Any) -> Any:
+        outcome = keep(before, after, marks, place)
+        after.marks = []
+        return outcome
+
+    with mock.patch.object(archive, "_keep", keeping_nothing):
         yield
 
 

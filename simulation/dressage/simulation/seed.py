@@ -16,8 +16,9 @@ from unittest import mock
 
 from dressage.brokers import registry
 from dressage.orchestrator import api
-from dressage.orchestrator.fold import definition
+from dressage.orchestrator.fold import archive, definition, mailbox
 from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.limits import MARKS_MAX
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.spec import WorkflowSpec
@@ -103,6 +104,7 @@ def plan(seed: int, without: frozenset[int] = frozenset()) -> Plan:
         states_linger_s=chance.choice([0.05, 0.3, 0.8]),
         runs_max=chance.choice([3, 50_000]),
         link_delay_s=chance.choice([0.0, 0.0005, 0.005]),
+        marks_max=chance.choice([2, 2, MARKS_MAX]),
     )
     clients = [f"client-{number}" for number in range(shape.clients)]
     script, workloads = Script(seed), random.Random(f"workloads {seed}")
@@ -149,7 +151,13 @@ def run_seed(
     world = World(seed, planned.shape, planned.script, loop)
     asyncio.set_event_loop(loop)
     struck: list[PlannedFault] = []
-    with _seeded_ids(seed), _virtual_dates(world), _definitions_once(), releases():
+    with (
+        _seeded_ids(seed),
+        _virtual_dates(world),
+        _definitions_once(),
+        _room_for_marks(planned.shape),
+        releases(),
+    ):
         story = loop.create_task(_story(world, planned, struck))
         world.watch.on_broken = lambda rule: loop.stop() if rule in until else None
         story.add_done_callback(lambda _: loop.stop())
@@ -216,6 +224,15 @@ def _seeded_ids(seed: int) -> Iterator[None]:
         return uuid.UUID(int=chance.getrandbits(128), version=4)
 
     with mock.patch.object(uuid, "uuid4", side_effect=drawn):
+        yield
+
+
+@contextmanager
+def _room_for_marks(shape: Shape) -> Iterator[None]:
+    with (
+        mock.patch.object(mailbox, "MARKS_MAX", shape.marks_max),
+        mock.patch.object(archive, "MARKS_MAX", shape.marks_max),
+    ):
         yield
 
 

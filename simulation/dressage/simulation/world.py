@@ -51,6 +51,8 @@ class Shape:
     states_linger_s: float
     runs_max: int
     link_delay_s: float
+    marks_max: int
+    """For so many marks of events a correlation key has room."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 
-FOLD_VERSION = 6
+FOLD_VERSION = 7
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 

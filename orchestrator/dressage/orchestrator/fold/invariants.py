@@ -17,7 +17,9 @@ from dressage.orchestrator.fold.state import (
     EventWait,
     GatherWait,
     Mailbox,
+    Marks,
     RunState,
+    State,
     Wait,
     begun_by,
 )
@@ -26,24 +28,24 @@ from dressage.protocol.errors import InvariantBroken
 from dressage.protocol.events import Published
 
 
-def check(before: RunState | Mailbox | None, outcome: Outcome) -> None:
+def check(before: State | None, outcome: Outcome) -> None:
     """Raises `InvariantBroken`."""
     broken = _broken(before, outcome)
     if broken:
         raise InvariantBroken(broken)
 
 
-def _broken(before: RunState | Mailbox | None, outcome: Outcome) -> str:
+def _broken(before: State | None, outcome: Outcome) -> str:
     """The first rule that does not hold, in words; empty when all hold."""
     after = outcome.state
     if after is None or after is before:
         happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
         return "nothing changed, yet something happened" if happened else ""
-    if isinstance(before, Mailbox):
+    if isinstance(before, Mailbox | Marks):
         early, before = before, None
         if after.seq <= early.seq or after.time_ms < early.time_ms:
             return "a command was folded twice, or time ran backwards"
-    if isinstance(after, Mailbox):
+    if not isinstance(after, RunState):
         return ""
     counted = 0 if before is None else before.events
     if outcome.first_event != counted or after.events != counted + len(outcome.events):

@@ -52,7 +52,11 @@ ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
 
 MARKS_MAX = 4_096
-"""External events of one correlation key whose ids are remembered: the newest ones."""
+"""External events whose ids a correlation key remembers in its own state: the newest ones; those before have entries of
+their own, each of at most so many before it is divided."""
+
+REMEMBERED_MAX = 2 * MARKS_MAX
+"""The same with those whose marks are on their way to an entry of their own, which takes some milliseconds."""
 
 GIVEN_MAX = 4_000
 """Waits at one correlation key of which is remembered what they were given: the last ones. They matter for seconds."""
@@ -69,7 +73,7 @@ KEYED_BYTES_MAX = 64 * 1024
 KEPT_BYTES_MAX = 256 * 1024
 """Bytes that the unclaimed events of a correlation key take in its state, with their ids and who posted them."""
 
-RETURNED_BYTES_MAX = 512 * 1024
+RETURNED_BYTES_MAX = 400 * 1024
 """The same with those that came back: what comes back was accepted before. Beside what is remembered of others, and
 the runs that wait, it has to fit into one message."""
 

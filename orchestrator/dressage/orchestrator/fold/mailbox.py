@@ -6,12 +6,19 @@ come twice: a wait that is announced again when it was served already is given a
 and an event comes back only from the waits that it was given to last, and only once from each. So of each event one of
 these holds: it is unclaimed, it is on its way to a wait, or it was taken. docs/decisions/0032 has the cases.
 
+What was posted before is posted no more, however late it comes again: of so many events as a state has room for the key
+knows that itself, of earlier ones it asks the entries to which their marks have moved (`archive`). Until it has the
+answer the event is held, and so is what comes behind it and depends on it: events that are new, and the ends of waits.
+
 A mailbox is also kept for a run that does not exist yet, with what was posted to it; the start takes it over.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from dressage.expressions.errors import LimitExceeded
+from dressage.orchestrator.fold import archive
 from dressage.orchestrator.fold.definition import EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
 from dressage.orchestrator.fold.limits import (
@@ -20,6 +27,7 @@ from dressage.orchestrator.fold.limits import (
     KEYED_BYTES_MAX,
     MARKS_MAX,
     POSTED_MAX,
+    REMEMBERED_MAX,
     RETURNED_BYTES_MAX,
     UNCLAIMED_BYTES_MAX,
     WAITS_BYTES_MAX,
@@ -28,34 +36,38 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.marks import mark_of_event, mark_of_wait
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
-from dressage.orchestrator.fold.state import MAILBOX_FORMAT, KeyedWait, Mailbox, State
+from dressage.orchestrator.fold.state import MAILBOX_FORMAT, Held, KeyedWait, Mailbox, State
 from dressage.protocol.commands import (
     AwaitEvent,
     Command,
     DeliverEvent,
     EndWait,
     KeyedEvent,
+    MarksKept,
     PostEvent,
     RefuseWait,
     ReturnEvent,
+    TellMark,
     WithdrawWait,
 )
 from dressage.protocol.errors import BadRunId, BadValue
-from dressage.protocol.names import check_run_id, key_of, run_token
+from dressage.protocol.names import check_run_id, marks_of, run_token
 
 
 def fold_key(
     state: State | None, command: Command, token: str, stamp: Stamp, definition: EventDefinition | None
 ) -> Outcome:
-    """Applies one command to one correlation key.
+    """Applies one command to one correlation key, or to a part of its marks.
 
     `definition` is the version of the event's that a `PostEvent` names; None if there is no such version. The state
     that is passed in is never changed.
     """
-    event, key = key_of(token)
+    event, key, path = marks_of(token)
     before = state if isinstance(state, Mailbox) else None
     after = _next(before, event, key, stamp)
     try:
+        if path:
+            return archive.fold_marks(state, command, token, stamp)
         match command:
             case PostEvent():
                 if command.event != event:
@@ -70,6 +82,10 @@ def fold_key(
                 return _withdraw(before, after, command)
             case ReturnEvent():
                 return _return(before, after, command)
+            case TellMark():
+                return _told(before, after, command)
+            case MarksKept():
+                return _forget(before, after, command)
             case _:
                 raise RefuseCommand(
                     "RUN_UNKNOWN", f"{key!r} is a correlation key of event {event!r}, and no run"
@@ -112,7 +128,7 @@ def _post(
     if not command.event_id:
         raise RefuseCommand("EVENT_INVALID", "an external event has an id: give it one that no other has")
     mark = mark_of_event(command.event, command.event_id)
-    if mark in after.posted:
+    if mark in after.posted or any(_event_id(held) == command.event_id for held in after.held):
         return Outcome(before, existing=True)
     if definition is None:
         raise RefuseCommand(
@@ -126,31 +142,93 @@ def _post(
             f"run {after.key!r}, which does not exist yet, has had {POSTED_MAX} external events, all that are allowed "
             "(limit posted-events)",
         )
-    after.number += 1
-    after.posted = [*after.posted[-MARKS_MAX + 1 :], mark]
     until_ms = 0 if definition.keep_ms is None else after.time_ms + definition.keep_ms
     event = KeyedEvent(
         command.event,
         command.event_id,
-        after.number,
+        after.number + 1,
         after.time_ms,
         command.payload,
         until_ms,
         definition.lasting,
         command.actor,
     )
-    if event.lasting or not after.waits:
+    if event.lasting or after.archived or not after.waits:
         _limit_kept(after, event)
-    return Outcome(after, _hand_out(after, event), actor=command.actor)
+    if after.archived:
+        after.asked += 1
+        after.held.append(Held(after.asked, event))
+        return Outcome(after, [archive.ask(after.asked, mark, after.event, after.key)], actor=command.actor)
+    return Outcome(after, _accept(after, event, mark), actor=command.actor)
+
+
+def _accept(after: Mailbox, event: KeyedEvent, mark: str) -> list[Effect]:
+    """An event that is new here."""
+    after.number = event.number
+    after.posted = [*after.posted, mark]
+    effects = _hand_out(after, event)
+    if after.event and len(after.posted) - after.leaving > MARKS_MAX:
+        begin, after.leaving = after.leaving, after.leaving + MARKS_MAX // 2
+        after.archived = True
+        effects += archive.move(after.posted[begin : after.leaving], after.event, after.key)
+    return effects
+
+
+def _told(before: Mailbox | None, after: Mailbox, command: TellMark) -> Outcome:
+    """Whether a held event is new is known now; and so is what to do with all that was held behind it alone."""
+    for place, held in enumerate(after.held):
+        if held.number == command.number != 0 and not held.new:
+            if command.known:
+                del after.held[place]
+            else:
+                after.held[place] = msgspec.structs.replace(held, new=True)
+            break
+    else:
+        return Outcome(before, existing=True)
+    effects: list[Effect] = []
+    while after.held and (after.held[0].wait or after.held[0].new):
+        held = after.held.pop(0)
+        if held.event is None:
+            effects += _end(after, held.wait)
+            continue
+        event = msgspec.structs.replace(held.event, number=after.number + 1)
+        effects += _accept(after, event, mark_of_event(event.event, event.event_id))
+    return Outcome(after, effects)
+
+
+def _end(after: Mailbox, wait: str) -> list[Effect]:
+    """Ends a wait of which this is the mark, if it was given nothing."""
+    for each in after.waits:
+        if mark_of_wait(each.run_id, each.wait_id) == wait:
+            after.waits = [other for other in after.waits if other is not each]
+            return [SendCommand(run_token(each.run_id), EndWait(each.wait_id))]
+    return []
+
+
+def _forget(before: Mailbox | None, after: Mailbox, command: MarksKept) -> Outcome:
+    kept = set(command.marks)
+    leaving, staying = after.posted[: after.leaving], after.posted[after.leaving :]
+    left = [mark for mark in leaving if mark not in kept]
+    if len(left) == len(leaving):
+        return Outcome(before, existing=True)
+    after.posted, after.leaving = [*left, *staying], len(left)
+    return Outcome(after)
 
 
 def _limit_kept(after: Mailbox, event: KeyedEvent) -> None:
     """Raises `RefuseCommand` for an event that there is no room to keep."""
+    kept = _kept(after)
     whose = f"of {after.key!r}" if after.event else f"for run {after.key!r}, which does not exist yet,"
-    if sum(len(each.payload) for each in after.unclaimed) + len(event.payload) > UNCLAIMED_BYTES_MAX:
+    if sum(len(each.payload) for each in kept) + len(event.payload) > UNCLAIMED_BYTES_MAX:
         what = f"unclaimed events {whose} take {UNCLAIMED_BYTES_MAX} bytes"
-    elif kept_bytes([*after.unclaimed, event]) > KEPT_BYTES_MAX:
+    elif kept_bytes([*kept, event]) > KEPT_BYTES_MAX:
         what = f"unclaimed events {whose} take with their ids {KEPT_BYTES_MAX} bytes"
+    elif after.leaving and len(after.posted) + len(after.held) >= REMEMBERED_MAX:
+        raise RefuseCommand(
+            "EVENTS_FULL",
+            f"events {whose} come faster than the marks of earlier ones are stored, {REMEMBERED_MAX} are in the key's "
+            "state: post it again in some seconds",
+        )
     else:
         return
     raise RefuseCommand(
@@ -207,6 +285,9 @@ def _withdraw(before: Mailbox | None, after: Mailbox, command: WithdrawWait) -> 
             check_run_id(command.run_id)
         except BadRunId as error:
             raise RefuseCommand("RUN_ID_INVALID", error.message) from error
+        if after.held and any(_is_same(each, command) for each in after.waits):
+            after.held.append(Held(wait=mark_of_wait(command.run_id, command.wait_id)))
+            return Outcome(after)
         after.waits = [each for each in after.waits if not _is_same(each, command)]
         return Outcome(after, [SendCommand(run_token(command.run_id), EndWait(command.wait_id))])
     left = [each for each in after.waits if not _is_same(each, command)]
@@ -231,7 +312,7 @@ def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Out
         return Outcome(
             after
         )  # Another one has taken it, or will give it back; or it is here; or nobody may have it.
-    if kept_bytes([*after.unclaimed, event]) > RETURNED_BYTES_MAX:
+    if kept_bytes([*_kept(after), event]) > RETURNED_BYTES_MAX:
         return Outcome(after)
     return Outcome(after, _hand_out(after, event))
 
@@ -256,6 +337,15 @@ def _give(after: Mailbox, event: KeyedEvent, waits: list[KeyedWait]) -> list[Eff
     return [
         SendCommand(run_token(wait.run_id), DeliverEvent(wait.wait_id, after.key, event)) for wait in waits
     ]
+
+
+def _kept(after: Mailbox) -> list[KeyedEvent]:
+    """The events that nobody has taken, with those that may be new."""
+    return [*after.unclaimed, *(held.event for held in after.held if held.event is not None)]
+
+
+def _event_id(held: Held) -> str | None:
+    return None if held.event is None else held.event.event_id
 
 
 def _is_same(wait: KeyedWait, command: AwaitEvent | WithdrawWait) -> bool:

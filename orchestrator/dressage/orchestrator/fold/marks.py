@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Final
+
+MARK_CHARS: Final = 16
 
 
 def mark_of_event(event: str, event_id: str) -> str:
@@ -14,6 +17,14 @@ def mark_of_event(event: str, event_id: str) -> str:
 def mark_of(text: str) -> str:
     """What is remembered of a text, whatever its length."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
+
+
+def path_of(mark: str) -> str:
+    """The hexadecimal digits of a mark; empty for what is none."""
+    try:
+        return base64.b64decode(mark, validate=True).hex() if len(mark) == MARK_CHARS else ""
+    except ValueError:
+        return ""
 
 
 def mark_of_wait(run_id: str, wait_id: str) -> str:

@@ -16,6 +16,7 @@ from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, RunStatus
 
 STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
+MARKS_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -235,12 +236,27 @@ class KeyedWait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     seen: int = 0
 
 
+class Held(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a correlation key does only when it knows whether it has had an earlier event before.
+
+    It is that `event`, of which it asks with this `number`, and which is `new` when the answer says so; or the end of a
+    wait, of which the mark stands here.
+    """
+
+    number: int = 0
+    event: KeyedEvent | None = None
+    new: bool = False
+    wait: str = ""
+
+
 class Mailbox(msgspec.Struct, omit_defaults=True, gc=False):
     """What is kept for a correlation key, or for a run that does not exist yet: who waits, and what nobody has claimed.
 
     `event` and `key` are those of a correlation key; for a run `event` is empty, and `key` its id. `number` counts the
     events, `posted` are marks of the ids of the last ones, and `given` says of those that were claimed to which waits
-    they went, also by marks: from there an event may come back.
+    they went, also by marks: from there an event may come back. A key that has had more events than that has entries
+    for the marks of the earlier ones (`archived`): `leaving` of `posted` are on their way there, `asked` counts its
+    questions to them, and `held` waits for the answers.
     """
 
     mailbox: Literal[1]
@@ -253,6 +269,10 @@ class Mailbox(msgspec.Struct, omit_defaults=True, gc=False):
     unclaimed: list[KeyedEvent] = []
     posted: list[str] = []
     given: dict[str, tuple[str, ...]] = {}
+    archived: bool = False
+    leaving: int = 0
+    asked: int = 0
+    held: list[Held] = []
 
     def copy(self) -> Mailbox:
         """A copy that can be changed without touching this one."""
@@ -262,6 +282,7 @@ class Mailbox(msgspec.Struct, omit_defaults=True, gc=False):
             unclaimed=list(self.unclaimed),
             posted=list(self.posted),
             given=dict(self.given),
+            held=list(self.held),
         )
 
     @property
@@ -270,14 +291,39 @@ class Mailbox(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox
+class Marks(msgspec.Struct, omit_defaults=True, gc=False):
+    """A part of the marks of a correlation key's events.
+
+    One that is `divided` hands them on to sixteen smaller ones, and holds those that are on their way.
+    """
+
+    marks_format: Literal[1]
+    seq: int
+    time_ms: int
+    marks: list[str] = []
+    divided: bool = False
+
+    def copy(self) -> Marks:
+        """A copy that can be changed without touching this one."""
+        return msgspec.structs.replace(self, marks=list(self.marks))
+
+    @property
+    def finished(self) -> bool:
+        """Never, as the key."""
+        return False
+
+
+State = RunState | Mailbox | Marks
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
 _decoder = msgspec.json.Decoder(RunState)
 _mailbox_decoder = msgspec.json.Decoder(Mailbox)
+_marks_decoder = msgspec.json.Decoder(Marks)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
+
+_MARKS = b'{"marks_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -288,4 +334,6 @@ def decode_state(payload: bytes) -> State:
     """Raises `msgspec.MsgspecError` for what no release has written."""
     if payload.startswith(_MAILBOX):
         return _mailbox_decoder.decode(payload)
+    if payload.startswith(_MARKS):
+        return _marks_decoder.decode(payload)
     return _decoder.decode(payload)

@@ -296,7 +296,7 @@ class Asking:
 def _key_view(state: Mailbox, shard: int) -> KeyView:
     alive = [each.event_id for each in state.unclaimed]
     waiting = [each.run_id for each in state.waits]
-    return KeyView(state.event, state.key, state.seq, tuple(waiting), tuple(alive), len(state.posted), shard)
+    return KeyView(state.event, state.key, state.seq, tuple(waiting), tuple(alive), state.number, shard)
 
 
 def _at_path(fields: Any, path: str) -> dict[str, Any]:
