@@ -174,11 +174,11 @@ def _judge_keys(watch: Watch) -> None:
         for token, state in shard.states.items():
             if is_key(token) and isinstance(state, Mailbox):
                 kept |= {(token, each.event_id) for each in state.unclaimed}
-                filed = {each for other in shards for each in other.filed if each[0] == token}
-                if state.held or state.number != len(filed):
+                all_filed = {each for other in shards for each in other.filed if each[0] == token}
+                if state.held or state.number != len(all_filed):
                     watch.broken(
                         "filed-once",
-                        f"{token} had {len(filed)} events, and counts {state.number}; {len(state.held)} are held",
+                        f"{token} had {len(all_filed)} events, and counts {state.number}; {len(state.held)} are held",
                     )
     for filed in (each for shard in shards for each in shard.filed):
         if (filed in taken) == (filed in kept):
