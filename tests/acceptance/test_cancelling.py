@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
+from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
-from dressage.client import RunCancelled, RunFailed
-from dressage.flow import App, WorkflowFailure, sleep, workflow
+from dressage.client import Client, RunCancelled, RunFailed
+from dressage.flow import App, Event, Saga, WorkflowFailure, sleep, workflow
 from dressage.protocol.commands import REASON_BYTES_MAX
 from dressage.protocol.errors import Refused
-
-if TYPE_CHECKING:
-    from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
@@ -140,3 +139,88 @@ async def test_a_cancelled_id_stays_the_cancelled_run(shared: Engine) -> None:
     assert again.existing
     with pytest.raises(RunCancelled):
         await again.result(5)
+
+
+# -- tidying up -----------------------------------------------------------------------------------------
+left = Event("left", of=str)
+released: list[str] = []
+
+
+@app.task
+async def release(room: str) -> None:
+    released.append(room)
+
+
+@workflow
+async def stay(room: str) -> str:
+    async with Saga() as saga:
+        saga.undo(release, room)
+        try:
+            return await left.wait()
+        finally:
+            await left.wait()
+
+
+async def cancelling(client: Client, run_id: str) -> None:
+    async def fact() -> bool:
+        return (await client.get(run_id)).cancelling
+
+    await until(fact, "the run is being cancelled")
+
+
+async def test_a_cancelled_run_tidies_up_also_behind_another_owner(sharded: Engine) -> None:
+    client = await sharded.registered(stay)
+    handle = await client.start(stay, {"room": "blue"})
+    waiting = asyncio.create_task(handle.result(20))
+    await client.cancel(handle.run_id, "the guest called", actor="ann")
+    view = await handle.state()
+    assert (view.status, view.cancelling, view.reason) == ("running", True, "the guest called")
+    assert view.waiting_for == "event left"
+    await handle.cancel("once more")
+    await sharded.down()
+    await sharded.up()
+    await cancelling(client, handle.run_id)
+    await handle.post(left, "the key is back")
+    async with sharded.working(app):
+        with pytest.raises(RunCancelled, match="the guest called"):
+            await waiting
+    assert released == ["blue"]
+    released.clear()
+    view = await handle.state()
+    assert (view.status, view.cancelling, view.reason) == ("cancelled", False, "the guest called")
+    told = [(event.kind, event.actor) async for event in handle.history()]
+    assert told.count(("run-cancelling", "ann")) == 1
+    assert told[-1][0] == "run-cancelled"
+
+
+async def test_a_run_that_cannot_tidy_up_is_ended_at_once(sharded: Engine) -> None:
+    client = await sharded.registered(stay)
+    handle = await client.start(stay, {"room": "red"})
+    await handle.cancel("gently")
+    assert (await handle.state()).cancelling
+    await handle.cancel("now", at_once=True)
+    with pytest.raises(RunCancelled, match="now"):
+        await handle.result(5)
+    assert released == []
+    assert (await client.cancel(handle.run_id)) > 0
+
+
+async def test_the_micro_service_and_the_command_line_cancel_at_once(engine: Engine, start: Start) -> None:
+    client = await engine.registered(stay)
+    for run_id in ("a", "b"):
+        await client.start(stay, {"room": run_id}, run_id=run_id)
+    assert (await engine.call("cancel", {"run_id": "a", "reason": "r"}))["ok"] is True
+    run = (await engine.call("get", {"run_id": "a"}))["run"]
+    assert (run["status"], run["cancelling"], run["reason"]) == ("running", True, "r")
+    assert (await engine.call("cancel", {"run_id": "a", "at_once": True}))["ok"] is True
+    assert (await engine.call("get", {"run_id": "a"}))["run"]["status"] == "cancelled"
+
+    async def said(*arguments: str) -> str:
+        program = start("run", *arguments, "--server", engine.url, "--namespace", engine.namespace)
+        assert await asyncio.to_thread(program.ended) == 0, program.said
+        return program.said
+
+    await said("cancel", "b", "--reason", "twice")
+    assert "running, being cancelled" in await said("get", "b")
+    await said("cancel", "b", "--at-once")
+    assert "cancelled" in await said("get", "b")

@@ -30,7 +30,15 @@ from dressage.orchestrator.fold.state import (
     decode_state,
     encode_state,
 )
-from dressage.protocol.commands import Command, FailureInfo, PostEvent, StartRun, TaskResult, WorkerInfo
+from dressage.protocol.commands import (
+    CancelRun,
+    Command,
+    FailureInfo,
+    PostEvent,
+    StartRun,
+    TaskResult,
+    WorkerInfo,
+)
 from dressage.protocol.events import (
     BranchStarted,
     ConditionAwaited,
@@ -114,8 +122,11 @@ class Engine:
         self._due: list[tuple[float, int, Any]] = []
         self._order = 0
 
-    def run(self, given: Mapping[str, Any], early: int = 0) -> Outcome:
-        """`early` is how many of each external event come before the run could wait for them."""
+    def run(self, given: Mapping[str, Any], early: int = 0, cancel_ms: float | None = None) -> Outcome:
+        """`early` is how many of each external event come before the run could wait for them; at `cancel_ms` it is
+        cancelled."""
+        if cancel_ms is not None:
+            heapq.heappush(self._due, (cancel_ms, 0, CancelRun("cancel", "for a test")))
         self._fold(StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c"))
         for event in self.come.keys() - self.keyed if not self._ended else ():
             for _ in range(early if event in self.definition.events else 0):
@@ -126,7 +137,9 @@ class Engine:
                 self._post(*awaited)
                 continue
             self._now, _, waiting = heapq.heappop(self._due)
-            if isinstance(waiting, SetTimer):
+            if isinstance(waiting, CancelRun):
+                self._fold(waiting)
+            elif isinstance(waiting, SetTimer):
                 self._fold(waiting.command)
             elif self._waits_for(waiting):
                 self._fold(self._called(waiting))
@@ -139,6 +152,8 @@ class Engine:
                 self.outcome.failure = told[1:]
             else:
                 self.outcome.error = told[1]
+        elif state.status == "cancelled":
+            self.outcome.error = "CancelledError"
         else:
             self.outcome.result = msgspec.json.decode(bytes(state.output or b"null"))
         return self.outcome
@@ -216,7 +231,11 @@ class Engine:
                 delay = max(0, effect.not_before_ms - self.state.time_ms)
                 self._wait(effect, effect.task_id, delay)
             elif isinstance(effect, CancelTimer):
-                self._due = [each for each in self._due if each[2].timer_id != effect.timer_id]
+                self._due = [
+                    each
+                    for each in self._due
+                    if isinstance(each[2], CancelRun) or each[2].timer_id != effect.timer_id
+                ]
                 heapq.heapify(self._due)
             elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
                 length = effect.due_ms - self.state.time_ms

@@ -197,17 +197,23 @@ async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:
     return await coroutine
 
 
-def run_as_python(module: ModuleType, fakes: Fakes, x: int) -> tuple[Any, ...]:
+def run_as_python(module: ModuleType, fakes: Fakes, x: int, cancel_ms: float | None) -> tuple[Any, ...]:
+    async def run() -> Any:
+        task = asyncio.ensure_future(_branch((), module.flow(x)))
+        if cancel_ms is not None:
+            asyncio.get_running_loop().call_at(cancel_ms, task.cancel)
+        return await task
+
     with fakes.in_place():
         try:
             with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-                return ("result", runner.run(_branch((), module.flow(x))))
-        except Exception as error:
+                return ("result", runner.run(run()))
+        except (Exception, asyncio.CancelledError) as error:
             return told_by_python(error)
 
 
 def run_as_spec(
-    module: ModuleType, seed: int, x: int, trouble: float
+    module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None
 ) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
     tasks: dict[str, Callable[..., Any]] = {}
     engine = Engine(module.flow.spec, tasks)
@@ -217,7 +223,7 @@ def run_as_spec(
     engine.come[TOLD] = lambda: fakes.told(None)
     engine.come[FILED] = lambda key: fakes.filed(None, key)
     engine.keyed = {FILED}
-    outcome = engine.run({"x": x}, early=seed % 3)
+    outcome = engine.run({"x": x}, early=seed % 3, cancel_ms=cancel_ms)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches
     told = ("error", outcome.error) if outcome.error else ("result", outcome.result)
@@ -296,9 +302,18 @@ def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
 
 
 def _compared(module: ModuleType, seed: int, x: int, trouble: float, text: str) -> str:
+    expected, called = _ways(module, seed, x, trouble, None, text)
+    _ways(module, seed, x, trouble, random.Random(f"{seed} cancel").uniform(0, 60 * max(1, called)), text)
+    return expected
+
+
+def _ways(
+    module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None, text: str
+) -> tuple[str, int]:
+    """How a run ended both ways, and how much it called."""
     python = Fakes(module, seed, trouble=trouble)
-    expected = run_as_python(module, python, x)
-    compiled, branches = run_as_spec(module, seed, x, trouble)
+    expected = run_as_python(module, python, x, cancel_ms)
+    compiled, branches = run_as_spec(module, seed, x, trouble, cancel_ms)
     assert compiled == expected, text
     assert branches == python.branches, text
-    return str(expected[0])
+    return str(expected[0]), sum(map(len, branches.values()))

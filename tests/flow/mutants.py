@@ -377,6 +377,26 @@ def empty_is_true() -> Iterator[None]:
         yield
 
 
+@mutant("a run that is cancelled ends where it is, and tidies nothing up")
+def nothing_tidied() -> Iterator[None]:
+    def ending(self: Advance, reason: str) -> None:
+        self.cancel_run(reason)
+
+    with mock.patch.object(Advance, "cancel", ending):
+        yield
+
+
+@mutant("a run that is cancelled does not wait for its branches")
+def branches_left() -> Iterator[None]:
+    def alone(self: Any) -> None:
+        thread = self.advance.thread(0)
+        thread.cancel = "raised"
+        self.advance.fail(thread, CANCELLED, thread.wait.node)
+
+    with mock.patch.object(Branches, "cancel_all", alone):
+        yield
+
+
 def first_shown(name: str, first: int, count: int) -> int | None:
     """The first of so many programs by which the comparison notices this mutant."""
     from tests.flow.equality import compare, input_of  # pyright: ignore[reportMissingImports]

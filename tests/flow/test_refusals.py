@@ -732,6 +732,11 @@ CASES = {
     "in a loop": Case("while x: y = 1\nreturn ‸y", "y may have no value here", "assign y on every way"),
     "read before": Case("z = ‸y\ny = 1", "y may have no value here", "assign y on every way"),
     "augmented before": Case("‸y += 1", "y may have no value here", "assign y"),
+    "in a finally of a run that may be cancelled": Case(
+        "try:\n    await sleep(1)\n    y = 1\nfinally:\n    await one(‸y)\nreturn x",
+        "y may have no value here",
+        "assign y on every way",
+    ),
     "after a caught failure": Case(
         "try: y = await one(x)\nexcept Declined: pass\nreturn ‸y",
         "y may have no value",

@@ -156,20 +156,21 @@ def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_j
 @runs.command()
 @click.argument("run_id")
 @click.option("--reason", default="", help="Kept with the run, for whoever looks at it later.")
+@click.option("--at-once", is_flag=True, help="End it where it stands, without letting it tidy up.")
 @options.actor
 @options.server
 @options.namespace
-def cancel(run_id: str, reason: str, actor: str, server: str, namespace: str) -> None:
-    """End a run where it stands. To cancel a cancelled run again changes nothing.
+def cancel(run_id: str, reason: str, at_once: bool, actor: str, server: str, namespace: str) -> None:
+    """Cancel a run. To cancel a cancelled run again changes nothing.
 
-    No handler of the workflow runs any more. An attempt that is with a worker is still executed; its result is
-    refused.
+    Its `finally` clauses and sagas tidy up before it ends, if it has any. An attempt that is with a worker is still
+    executed; its result is refused.
     """
 
     async def end() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            await client.cancel(run_id, reason)
+            await client.cancel(run_id, reason, at_once=at_once)
 
     run(end())
 
@@ -304,7 +305,7 @@ def _print_view(view: RunView) -> None:
     rows: dict[str, Any] = {
         "run": view.run_id,
         "workflow": f"{view.workflow} v{view.version}",
-        "status": view.status,
+        "status": f"{view.status}, being cancelled" if view.cancelling else view.status,
         "waiting for": view.waiting_for,
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,

@@ -65,6 +65,7 @@ class WaitRequest(msgspec.Struct, forbid_unknown_fields=True):
 class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     reason: str = ""
+    at_once: bool = False
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -329,7 +330,11 @@ class Api:
     async def _cancel(self, request: CancelRequest) -> Accepted:
         return Accepted(
             await self._client.cancel(
-                request.run_id, request.reason, timeout_s=request.timeout_s, actor=request.actor
+                request.run_id,
+                request.reason,
+                at_once=request.at_once,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
             )
         )
 

@@ -166,9 +166,9 @@ class RunHandle(Generic[R]):
         raise_without_output(view)
         return self._decode(bytes(view.output) if view.output else b"null")
 
-    async def cancel(self, reason: str = "") -> int:
+    async def cancel(self, reason: str = "", *, at_once: bool = False) -> int:
         """As `Client.cancel`."""
-        return await self._client.cancel(self.run_id, reason)
+        return await self._client.cancel(self.run_id, reason, at_once=at_once)
 
     @overload
     async def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Posted: ...
@@ -362,16 +362,25 @@ class Client:
         return (await self._ask_for(run_token(run_id), result, timeout_s)).seq
 
     async def cancel(
-        self, run_id: str, reason: str = "", *, timeout_s: float = START_TIMEOUT_S, actor: str = ""
+        self,
+        run_id: str,
+        reason: str = "",
+        *,
+        at_once: bool = False,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
     ) -> int:
-        """Ends a run where it stands, and returns the command's sequence once that is committed.
+        """Cancels a run, and returns the command's sequence once that is committed.
 
-        A run that is cancelled already stays so, and that is no error. Nothing of the workflow runs any more, no
-        handler and no `finally`. An attempt that a worker has, or that waits in its queue, is still executed; its
-        result is refused. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after
-        `timeout_s`.
+        `CancelledError` is raised where the run waits, as asyncio does: its `finally` clauses and sagas run, and then it
+        ends as cancelled, or as failed if they fail. `at_once` ends it where it stands instead, and nothing of the
+        workflow runs any more; so it also ends a run that is tidying up. An attempt that a worker has, or that waits in
+        its queue, is still executed; its result is refused.
+
+        A run that is being cancelled, or is cancelled already, stays so, and that is no error. Raises `Refused`
+        (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
         """
-        command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor))
+        command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor), at_once)
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload

@@ -75,16 +75,18 @@ class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=Tru
 
 
 class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True, omit_defaults=True):
-    """Ends a run where it stands. A run that is cancelled already stays so, and the command is accepted.
+    """Cancels a run, once: `CancelledError` is raised where it waits, its `finally` clauses and sagas tidy up, and then
+    it ends. A run that is being cancelled, or is cancelled already, stays so, and the command is accepted.
 
-    It takes effect at once: handlers and `finally` clauses of the workflow do not run. An attempt that is with a
-    worker goes on there; its result is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8.
-    `command_id` is the same in each repeat of one cancel.
+    `at_once` ends it where it stands, also while it tidies up. An attempt that is with a worker goes on there; its
+    result is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the same in
+    each repeat of one cancel.
     """
 
     command_id: Short
     reason: str = ""
     actor: Short = ""
+    at_once: bool = False
 
 
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
@@ -296,7 +298,7 @@ RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault
 class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
 
-    `reason` is what a cancelled run was cancelled for.
+    `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
     """
 
     run_id: str
@@ -313,6 +315,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
     reason: str = ""
+    cancelling: bool = False
     waiting_for: str = ""
     ended_at: str = ""
     actor: str = ""

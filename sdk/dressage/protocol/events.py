@@ -246,8 +246,20 @@ class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_ms: float
 
 
+class RunCancelling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-cancelling: somebody (the event's actor) cancelled the run; `reason` is what they said.
+
+    It tidies up from here on. A run that has nothing of the kind ends at once, and there is no such event of it.
+    """
+
+    reason: str = ""
+
+
 class RunCancelled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind run-cancelled: somebody (the event's actor) ended the run; `reason` is what they said."""
+    """kind run-cancelled: the run has ended as somebody cancelled it; `reason` is what they said.
+
+    The event's actor is whoever cancelled it, or, where it tidied up before, whoever was waited for last.
+    """
 
     duration_ms: float
     reason: str = ""
@@ -282,6 +294,7 @@ EventData = (
     | EventExpired
     | EventRefused
     | Published
+    | RunCancelling
     | RunCompleted
     | RunFailed
     | RunCancelled
@@ -310,6 +323,7 @@ KIND: dict[type[EventData], str] = {
     EventExpired: "event-expired",
     EventRefused: "event-refused",
     Published: "published",
+    RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
     RunCancelled: "run-cancelled",

@@ -259,9 +259,9 @@ class Run(Generic[R]):
         self._drive(None)
         return self
 
-    def cancel(self, reason: str = "") -> Self:
-        """Ends the run where it stands, as somebody with the client or the command line does."""
-        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test"), asked=True)
+    def cancel(self, reason: str = "", *, at_once: bool = False) -> Self:
+        """Cancels the run, as somebody with the client or the command line does: it tidies up, unless `at_once`."""
+        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test", at_once), asked=True)
         return self.advance(timedelta(0))
 
     @overload

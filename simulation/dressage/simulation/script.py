@@ -49,6 +49,9 @@ class PlannedRun:
     accepted: dict[int, bool] = field(default_factory=dict[int, bool])
     """Sequence of each start that was accepted, and whether the run was there before."""
 
+    tidies: bool = False
+    """It is cancelled, and tidies up then, so it may complete or fail in any way."""
+
     told: set[str] = field(default_factory=set[str])
     """What clients that cancelled it were told: that it is "cancelled", or was "finished" before."""
 

@@ -34,6 +34,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
+from dressage.protocol.spec import CANCELLED_ERROR
 from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
@@ -277,21 +278,36 @@ def deadly_tasks(script: Script, chance: random.Random, clients: list[str], seco
 # -- cancels -----------------------------------------------------------------------------------------
 @workload
 def cancels(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
-    """Runs cancelled at some time, by one or two clients: each ends as Python says, or as cancelled."""
+    """Runs cancelled at some time, by one or two clients: each ends as Python says, or as cancelled.
+
+    How one ends that tidies up depends on where it was; wherever that is, it is ended at once some time later.
+    """
     for run in chance.sample(list(script.runs.values()), 4):
         run.may_end.append(Ending("cancelled", commands=2))
         first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
+        at_once = chance.random() < 0.4
         for _ in range(chance.randint(1, 2)):
             at_s = first + chance.random() * chance.choice([0.5, 5.0, seconds])
-            script.actions.append(_cancel(run, chance.choice(clients), at_s))
+            script.actions.append(_cancel(run, chance.choice(clients), at_s, at_once=at_once))
+        if not at_once and _tidies(run):
+            run.tidies = True
+            at_s = max(first, seconds * (1 - 0.2 * chance.random()))
+            script.actions.append(_cancel(run, chance.choice(clients), at_s, at_once=True))
 
 
-def _cancel(run: PlannedRun, client: str, at_s: float) -> Action:
+def _tidies(run: PlannedRun) -> bool:
+    return any(
+        CANCELLED_ERROR in each.names for scope in run.module.flow.spec.scopes for each in scope.handlers
+    )
+
+
+def _cancel(run: PlannedRun, client: str, at_s: float, *, at_once: bool) -> Action:
     async def act(world: World, client: Client) -> None:
         await _until(lambda: bool(run.accepted))
         try:
-            await client.cancel(run.run_id, reason="simulated")
-            run.told.add("cancelled")
+            await client.cancel(run.run_id, reason="simulated", at_once=at_once)
+            if at_once or not run.tidies:
+                run.told.add("cancelled")
         except Refused as refused:
             if refused.code != "RUN_FINISHED":
                 raise

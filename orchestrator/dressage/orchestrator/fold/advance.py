@@ -37,6 +37,7 @@ from dressage.protocol.events import (
     EventData,
     FailureCaught,
     RunCancelled,
+    RunCancelling,
     RunCompleted,
     RunFailed,
     VariableChanged,
@@ -344,10 +345,12 @@ class Advance:
                         self.emit(FailureCaught(node, failure))
                     return
             scope = spec.scopes[scope].parent
-        if thread.parent is None:
-            self.fail_run(failure)
-        else:
+        if thread.parent is not None:
             self.branches.end(thread, failure)
+        elif failure.kind == "cancelled":
+            self.cancel_run(self.state.reason)
+        else:
+            self.fail_run(failure)
 
     def _family(self, failure: FailureInfo) -> tuple[str, ...]:
         """By what it can be caught. The spec knows families of business failures: an error of such a name is none."""
@@ -362,6 +365,15 @@ class Advance:
         self._end("failed")
         self.emit(RunFailed(failure, self.state.ended_ms - self.state.started_ms))
 
+    def cancel(self, reason: str) -> None:
+        """Raises `CancelledError` where the run waits; it ends when that has passed all that takes it.
+
+        Raises `LimitExceeded`.
+        """
+        self.state.reason, self.state.cancelling = reason, True
+        self.emit(RunCancelling(reason))
+        self.branches.cancel_all()
+
     def cancel_run(self, reason: str) -> None:
         """Ends the run where it stands. No handler of the workflow is asked."""
         self.state.reason = reason
@@ -374,7 +386,9 @@ class Advance:
         self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
-        self.state.status = status
+        self.state.status, self.state.cancelling = status, False
+        if status != "cancelled":
+            self.state.reason = ""  # It was cancelled in vain, as the history tells.
         self.state.ended_ms = self.state.time_ms
         self.state.threads = []
         self.state.unclaimed = []

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from dressage.orchestrator.fold.advance import Advance
 
 CANCELLED: Final = FailureInfo(
-    "cancelled", "another branch was first", "cancelled", family=(CANCELLED_ERROR,)
+    "cancelled", "nobody waits for it any more", "cancelled", family=(CANCELLED_ERROR,)
 )
-"""What is raised in the branches that have lost a race."""
+"""What is raised in a branch that has lost a race, and in a run that is cancelled."""
 
 
 class Branches:
@@ -142,6 +142,10 @@ class Branches:
         self.advance.go_on_with(thread, wait.node, node.next, node.target, value)
 
     # -- cancelling branches -----------------------------------------------------------------------
+    def cancel_all(self) -> None:
+        """Cancels the run's main thread, and with it all others. Raises `LimitExceeded`."""
+        self._cancel(self.advance.thread(0))
+
     def _cancel_branches(self, parent: RunThread) -> None:
         """Cancels those branches of a thread that have not ended. Raises `LimitExceeded`."""
         for thread in [each for each in self.advance.state.threads if each.parent == parent.id]:

@@ -12,6 +12,7 @@ from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.expressions import Expr, variables_in
 from dressage.protocol.spec import (
+    CANCELLED_ERROR,
     ConditionNode,
     GatherNode,
     Limits,
@@ -74,6 +75,11 @@ class Definition:
         self.temporaries = {variable.name for variable in spec.variables if variable.temporary}
         self.searchable = _searchable(spec, self.types)
         """The paths of the run's view that can be searched for, by the field that they begin with."""
+        self.tidies = any(
+            CANCELLED_ERROR in handler.names for scope in spec.scopes for handler in scope.handlers
+        )
+        """Whether anything in it takes `CancelledError`: a `finally`, or a saga."""
+
         self.declared = {
             each.name: self.types.codec(each.type) for each in spec.variables if each.declared and each.type
         }

@@ -223,11 +223,11 @@ def _deliver(state: RunState, command: DeliverEvent, stamp: Stamp, definition: D
 
 
 def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Definition | None) -> Outcome:
-    """The immediate form: the run ends here, whatever it waits for. (No construct of this release can object.)
+    """Once a run is cancelled every cancel of it is accepted, a repeat of the first and one by somebody else alike.
 
-    Once a run is cancelled every cancel of it is accepted, a repeat of the first and one by somebody else alike.
+    Where there is nothing to tidy up, and where nothing more could be told of it, it ends here.
     """
-    if state.status == "cancelled":
+    if state.status == "cancelled" or (state.cancelling and not command.at_once):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     size = len(command.reason.encode())
@@ -236,7 +236,13 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
             "REASON_TOO_LONG",
             f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit reason-size)",
         )
-    advance.cancel_run(command.reason)
+    if command.at_once or advance.history_full or not advance.definition.tidies:
+        advance.cancel_run(command.reason or state.reason)
+        return _finish(advance, command.actor)
+    try:
+        advance.cancel(command.reason)
+    except LimitExceeded as error:
+        advance.fail_run(failure_of(error))
     return _finish(advance, command.actor)
 
 

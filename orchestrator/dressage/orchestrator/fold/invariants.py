@@ -88,9 +88,11 @@ def _broken_end(after: RunState) -> str:
 
 
 def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
-    """A cancelled run leaves no timer behind."""
+    """A cancelled run leaves no timer behind. (One that has tidied up before may end by a timer that has fired.)"""
     after = outcome.state
-    if before is None or not isinstance(after, RunState) or after.status != "cancelled":
+    if not isinstance(after, RunState) or after.status != "cancelled":
+        return ""
+    if before is None or before.cancelling:
         return ""
     pending = {thread.timer_id for thread in before.threads} - {""}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}

@@ -184,7 +184,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `threads_made` is how many run threads it has had: each has an id of its own.
     `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
     `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
-    `reason` is what a cancelled run was cancelled for.
+    `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
     """
 
     format: Literal[1]
@@ -207,6 +207,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
     reason: str = ""
+    cancelling: bool = False
     ended_ms: int = 0
     actor: str = ""
 

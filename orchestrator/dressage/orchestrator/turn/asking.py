@@ -251,6 +251,7 @@ class Asking:
             output=state.output if ask.revealed else await self._shown_output(state),
             failure=state.failure,
             reason=state.reason,
+            cancelling=state.cancelling,
             waiting_for=waiting_for(state, await self._definition_of_waits(state)),
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,

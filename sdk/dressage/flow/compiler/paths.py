@@ -43,6 +43,9 @@ _TIMEOUTS: Final = frozenset({TIMEOUT_ERROR, "OSError"})
 _OF_WAITS: Final = frozenset({TASK_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
 """What comes of waiting: no expression raises it."""
 
+_CANCELLED: Final = frozenset({CANCELLED_ERROR})
+"""What may come wherever a thread waits: its run is cancelled, or it loses a race."""
+
 Catch = tuple[int, int]
 """An except clause: number of its scope, and its place there."""
 
@@ -62,13 +65,6 @@ class Paths:
         self.families = {each.name: each.family for each in failures}
         self.declared = declared
         """The variables that take values of their declared type only."""
-
-        self.cancelled = (
-            {CANCELLED_ERROR}
-            if any(isinstance(node, GatherNode) and node.until != "all" for node in nodes)
-            else set[str]()
-        )
-        """What may come wherever a thread waits: it matters where there are races."""
 
         self.taken: set[Catch] = set()
         """The clauses to which some failure leads."""
@@ -125,20 +121,20 @@ class Paths:
             raised.add(_ERRORS)
         match node:
             case TaskNode():
-                raised |= {_FAILURES, TASK_ERROR} | self.cancelled
+                raised |= {_FAILURES, TASK_ERROR} | _CANCELLED
             case EventNode() | ConditionNode():
-                raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | self.cancelled
+                raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | _CANCELLED
                 if isinstance(node, EventNode) and node.key is not None:
                     raised.add(_ERRORS)
             case SleepNode():
-                raised |= self.cancelled
+                raised |= _CANCELLED
             case PublishNode():
                 raised.add(_ERRORS)
             case SleepUntilNode():
                 # A moment without a time zone is none.
-                raised |= {_ERRORS} | self.cancelled
+                raised |= {_ERRORS} | _CANCELLED
             case GatherNode():
-                raised |= {GROUP_ERROR} | self.cancelled
+                raised |= {GROUP_ERROR} | _CANCELLED
                 if node.until == "completed":
                     raised |= {_FAILURES, _ERRORS, TASK_ERROR, TIMEOUT_ERROR}
             case RaiseNode():
