@@ -229,7 +229,7 @@ def test_a_late_result_changes_nothing() -> None:
     test = WorkflowTest(tasked, app=app)
     test.task(reserve).takes(timedelta(hours=2))
     run = test.start("x").cancel()
-    assert run.status == "running"
+    assert run.waiting_for.startswith("time ")
     run.advance(timedelta(minutes=90))
     assert run.status == "cancelled"
     assert "task-completed" not in kinds(run)[: kinds(run).index("run-cancelling")]

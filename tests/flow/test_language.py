@@ -101,6 +101,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "patient_order",
             "best_price",
             "book_trip",
+            "hold_table",
             "describe",
             "summarize",
         )
@@ -347,14 +348,24 @@ async def test_the_pages_contract_means_the_same_in_python(page: ModuleType) -> 
         await page.contract(1, 1)
 
 
-def test_a_cancelled_run_runs_no_finally(page: ModuleType) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_cancelled_run_runs_its_finally_and_one_that_is_ended_at_once_does_not(
+    page: ModuleType, *, at_once: bool
+) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(page.best_price)
     test.task(page.fetch_price).hangs()
     run = test.start(["lamp"], Decimal(1))
-    run.cancel("no longer wanted")
+    run.cancel("no longer wanted", at_once=at_once)
     assert run.status == "cancelled"
-    assert run.variables["looked"] == 0
-    assert run.view.status == "RECEIVED"
+    assert run.variables["looked"] == (0 if at_once else 1)
+    assert run.view.status == ("RECEIVED" if at_once else "LOOKED")
+
+
+def test_the_pages_table_is_given_back_when_its_run_is_cancelled(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.hold_table, app=page.app)
+    run = test.start("Ghent").cancel("ill")
+    assert [call.task for call in run.calls] == ["reserve-room", "cancel-seat", "cancel-room"]
+    assert (run.status, run.reason) == ("cancelled", "ill")
 
 
 def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], ModuleType]) -> None:

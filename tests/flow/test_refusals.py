@@ -733,7 +733,7 @@ CASES = {
     "read before": Case("z = ‸y\ny = 1", "y may have no value here", "assign y on every way"),
     "augmented before": Case("‸y += 1", "y may have no value here", "assign y"),
     "in a finally of a run that may be cancelled": Case(
-        "try:\n    await sleep(1)\n    y = 1\nfinally:\n    await one(‸y)\nreturn x",
+        "try:\n    await sleep(1)\n    y = 1\nfinally:\n    await one(‸y)",
         "y may have no value here",
         "assign y on every way",
     ),
