@@ -198,9 +198,12 @@ async def test_a_run_that_cannot_tidy_up_is_ended_at_once(sharded: Engine) -> No
     handle = await client.start(stay, {"room": "red"})
     await handle.cancel("gently")
     assert (await handle.state()).cancelling
-    await handle.cancel("now", at_once=True)
-    with pytest.raises(RunCancelled, match="now"):
-        await handle.result(5)
+    async with sharded.working(app):
+        await handle.cancel("now", at_once=True)
+        with pytest.raises(RunCancelled, match="now"):
+            await handle.result(5)
+    kinds = [event.kind async for event in handle.history()]
+    assert "task-scheduled" not in kinds
     assert released == []
     assert (await client.cancel(handle.run_id)) > 0
 

@@ -1167,7 +1167,7 @@ async def test_a_race_of_255_branches(engine: Engine, gates: Gates, tmp_path: Pa
 
 
 # -- runs that are cancelled ---------------------------------------------------------------------------
-async def test_a_run_that_is_cancelled_in_a_race_tidies_nothing_up(
+async def test_a_run_that_is_cancelled_in_a_race_tidies_up_and_ends(
     sharded: Engine, gates: Gates, until: Until
 ) -> None:
     client = await sharded.registered(tidied)
@@ -1175,16 +1175,20 @@ async def test_a_run_that_is_cancelled_in_a_race_tidies_nothing_up(
     handle = await client.start(tidied, {"a": "a", "b": "b"})
     await until(lambda: gates.begun.keys() >= {"a", "b"}, "both branches wait")
     await handle.cancel("enough")
+    await until(lambda: gates.begun["a-clean"] == 1, "it tidies up")
     gates.of("b").set()
+    await until(lambda: gates.ended["b"] == 1, "the attempt has ended")
+    assert (await handle.state()).cancelling
+    gates.of("a-clean").set()
     with pytest.raises(RunCancelled, match="enough"):
         await handle.result(5)
-    await until(lambda: gates.ended["b"] == 1, "the attempt has ended")
-    await asyncio.sleep(0.3)
-    assert gates.begun["a-clean"] == 0
-    assert (await told(handle))[-1][0] == "run-cancelled"
+    history = await told(handle)
+    told_once(history)
+    assert ends(history) == [(1, "cancelled"), (0, "cancelled")]
+    assert history[-1][0] == "run-cancelled"
 
 
-async def test_a_run_that_is_cancelled_while_a_loser_tidies_up_ends_there(
+async def test_a_run_that_is_cancelled_while_a_loser_tidies_up_ends_behind_that(
     sharded: Engine, gates: Gates, until: Until
 ) -> None:
     client = await sharded.registered(tidied)
@@ -1194,6 +1198,40 @@ async def test_a_run_that_is_cancelled_while_a_loser_tidies_up_ends_there(
     gates.of("b").set()
     await until(lambda: gates.begun["a-clean"] == 1, "the loser tidies up")
     await handle.cancel("enough")
+    assert (await handle.state()).waiting_for == "task make (attempt 1) on queue races"
+    gates.of("a-clean").set()
+    with pytest.raises(RunCancelled):
+        await handle.result(5)
+    assert gates.said == []
+
+
+async def test_a_run_that_is_ended_at_once_in_a_race_tidies_nothing_up(
+    sharded: Engine, gates: Gates, until: Until
+) -> None:
+    client = await sharded.registered(tidied)
+    await sharded.worker(app)
+    handle = await client.start(tidied, {"a": "a", "b": "b"})
+    await until(lambda: gates.begun.keys() >= {"a", "b"}, "both branches wait")
+    await handle.cancel("enough", at_once=True)
+    gates.of("b").set()
+    with pytest.raises(RunCancelled, match="enough"):
+        await handle.result(5)
+    await until(lambda: gates.ended["b"] == 1, "the attempt has ended")
+    await asyncio.sleep(0.3)
+    assert gates.begun["a-clean"] == 0
+    assert (await told(handle))[-1][0] == "run-cancelled"
+
+
+async def test_a_run_that_is_ended_at_once_while_a_loser_tidies_up_ends_there(
+    sharded: Engine, gates: Gates, until: Until
+) -> None:
+    client = await sharded.registered(tidied)
+    await sharded.worker(app)
+    handle = await client.start(tidied, {"a": "a", "b": "b"})
+    await until(lambda: gates.begun.keys() >= {"a", "b"}, "both branches wait")
+    gates.of("b").set()
+    await until(lambda: gates.begun["a-clean"] == 1, "the loser tidies up")
+    await handle.cancel("enough", at_once=True)
     history = await told(handle)
     for item in ("a", "a-clean"):
         gates.of(item).set()

@@ -20,6 +20,10 @@ class Broken(WorkflowFailure):
     pass
 
 
+class Loud(WorkflowFailure):
+    text: str
+
+
 @app.task
 def reserve(what: str) -> str:
     return what
@@ -120,6 +124,39 @@ async def short_of_events(what: str) -> None:
 @workflow
 async def quick() -> None:
     return None
+
+
+@workflow
+async def two_at_a_time(names: list[str]) -> list[str]:
+    return [*await gather(*(napping(each) for each in names), limit=2)]
+
+
+@workflow
+async def stubborn(what: str) -> str:
+    try:
+        try:
+            await sleep(timedelta(days=1))
+        finally:
+            raise Broken(what)
+    except Broken:
+        pass
+    return await called.wait()
+
+
+async def loud(number: int) -> str:
+    if number == 0:
+        return await called.wait()
+    try:
+        await sleep(timedelta(days=1))
+    finally:
+        await sleep(timedelta(minutes=number))
+        raise Loud("x", text="y" * 30_000)
+
+
+@workflow
+async def loud_losers(count: int) -> int:
+    place, _ = await first_completed(*(loud(number) for number in range(count)))
+    return place
 
 
 @workflow
@@ -227,13 +264,38 @@ def test_a_finally_that_it_had_got_to_by_itself_is_cut_as_in_python() -> None:
 
 def test_a_late_result_changes_nothing() -> None:
     test = WorkflowTest(tasked, app=app)
-    test.task(reserve).takes(timedelta(hours=2))
+    test.task(reserve).takes(timedelta(minutes=30))
     run = test.start("x").cancel()
+    run.advance(timedelta(minutes=45))
     assert run.waiting_for.startswith("time ")
-    run.advance(timedelta(minutes=90))
+    assert "task-completed" not in kinds(run)
+    run.advance(timedelta(minutes=45))
     assert run.status == "cancelled"
-    assert "task-completed" not in kinds(run)[: kinds(run).index("run-cancelling")]
     assert calls(run) == [("reserve", "x"), ("note", "gone")]
+
+
+def test_branches_that_have_not_begun_never_do() -> None:
+    run = WorkflowTest(two_at_a_time, app=app).start(["a", "b", "c", "d"]).cancel()
+    assert (run.status, calls(run)) == ("cancelled", [("note", "a"), ("note", "b")])
+
+
+def test_a_failure_that_takes_the_place_of_the_cancelling_can_be_caught() -> None:
+    run = WorkflowTest(stubborn).start("x").cancel("enough")
+    assert run.waiting_for == "event called"
+    run.cancel("again")
+    assert run.status == "running"
+    assert run.cancel("now", at_once=True).reason == "now"
+
+
+def test_what_branches_fail_with_while_they_tidy_up_has_a_limit() -> None:
+    """Also of what had failed before, when the race was over and its losers tidied up."""
+    run = WorkflowTest(loud_losers).start(60).post(called, "now")
+    run.advance(timedelta(minutes=25, seconds=30))
+    run.cancel().finish()
+    failure = run.failure
+    assert failure is not None
+    assert (failure.kind, failure.name) == ("limit", "state-size")
+    assert timedelta(minutes=30) < run.elapsed < timedelta(minutes=35)
 
 
 def test_the_limit_on_events_leaves_no_room_to_tidy_up() -> None:

@@ -540,7 +540,7 @@ def test_waits_take_no_more_than_a_message_has() -> None:
     assert isinstance(sent.command, RefuseWait)
     assert isinstance(mailbox, Mailbox)
     assert 100 < len(mailbox.waits) < WAITS_MAX
-    room = WAITS_BYTES_MAX - kept_bytes([*mailbox.waits, KeyedWait("r", "")])
+    room = WAITS_BYTES_MAX - kept_bytes([*mailbox.waits, KeyedWait("r", "", seq=9_999)])
     for size, refused in ((room, False), (room + 1, True)):
         outcome = fold_key(mailbox, AwaitEvent("r", "w" * size), KEY, Stamp(9_999, 1), None)
         assert bool(outcome.effects) == refused

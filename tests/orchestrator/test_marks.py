@@ -50,6 +50,7 @@ from dressage.protocol.commands import (
     MarksKept,
     PostEvent,
     TellMark,
+    WithdrawWait,
 )
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.names import (
@@ -175,6 +176,53 @@ def test_of_a_wait_that_is_withdrawn_while_its_end_is_held_nothing_is_left() -> 
     assert [each.event_id for each in system.mailbox.unclaimed] == ["new"]
 
 
+def test_of_those_that_came_to_wait_since_it_was_posted_the_first_takes_it() -> None:
+    system = archived()
+    system.post("new", 7)
+    for run_id in ("a", "b"):
+        system.start(run_id)
+        system.forward(run_id)
+    system.settle()
+    assert output(system.run("a")) == 7
+    assert system.run("b").status == "running"
+    assert [each.run_id for each in system.mailbox.waits] == ["b"]
+
+
+def test_those_that_waited_when_it_was_posted_take_it_all() -> None:
+    system = archived()
+    for run_id in ("a", "b"):
+        system.start(run_id)
+    system.settle()
+    system.post("new", 7)
+    system.start("c")
+    system.forward("c")
+    system.settle()
+    assert [system.run(each).status for each in "abc"] == ["completed", "completed", "running"]
+
+
+def test_an_event_that_expires_while_it_is_asked_about_is_gone() -> None:
+    system = archived()
+    system.event = EventDefinition(RegisteredEvent(EventDef("e", ANY, 60.0), (), 1, ""))
+    system.post("new", 7)
+    system.now_ms += 61_000
+    system.start("a")
+    system.forward("a")
+    system.settle()
+    assert system.run("a").status == "running"
+    assert system.mailbox.unclaimed == []
+    assert system.post("new", 7).existing
+
+
+def test_the_end_of_a_wait_that_is_asked_for_again_is_held_once() -> None:
+    system = archived("5")
+    system.start("a")
+    system.settle()
+    system.post("new", 7)
+    for _ in range(2):
+        system.apply(KEY, WithdrawWait("a", system.mailbox.waits[0].wait_id, asks=True))
+    assert len(system.mailbox.held) == 2
+
+
 def test_an_event_that_is_asked_about_is_there_already() -> None:
     system = archived()
     assert not system.post("new", 7).existing
@@ -238,6 +286,18 @@ def test_what_is_no_mark_of_a_part_is_refused(mark: str) -> None:
         assert (outcome.code, outcome.state) == ("EVENT_INVALID", None)
 
 
+def test_a_part_takes_so_many_marks_at_a_time() -> None:
+    numbers = (str(number) for number in itertools.count())
+    marks = tuple(
+        itertools.islice(
+            (m for n in numbers if path_of(m := mark_of_event("e", n))[0] == "0"), REMEMBERED_MAX + 1
+        )
+    )
+    token = marks_token("e", "k", "0")
+    assert fold_key(None, KeepMarks(marks[1:]), token, Stamp(1, 1), None).code is None
+    assert fold_key(None, KeepMarks(marks), token, Stamp(1, 1), None).code == "EVENT_INVALID"
+
+
 def test_a_part_of_marks_takes_nothing_else() -> None:
     with pytest.raises(RefuseCommand, match="stands for marks") as refused:
         fold_marks(None, PostEvent("e", "1"), marks_token("e", "k", "0"), Stamp(1, 1))
@@ -283,7 +343,7 @@ def test_all_that_a_key_may_hold_fits_into_one_message() -> None:
         leaving=MARKS_MAX,
         asked=10**12,
         held=[
-            *(Held(10**12, each, new=True) for each in full(KEPT_BYTES_MAX // 2, [])),
+            *(Held(10**12, 10**12, each, new=True) for each in full(KEPT_BYTES_MAX // 2, [])),
             *(Held(wait=mark_of_wait(each.run_id, each.wait_id)) for each in waits),
         ],
     )

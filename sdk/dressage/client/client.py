@@ -373,9 +373,9 @@ class Client:
         """Cancels a run, and returns the command's sequence once that is committed.
 
         `CancelledError` is raised where the run waits, as asyncio does: its `finally` clauses and sagas run, and then
-        it ends as cancelled, or as failed if they fail. `at_once` ends it where it stands instead, and nothing of the
-        workflow runs any more; so it also ends a run that is tidying up. An attempt that a worker has, or that waits
-        in its queue, is still executed; its result is refused.
+        it ends as cancelled, or as failed if they fail; it goes on if the workflow catches that. `at_once` ends it
+        where it stands instead, and nothing of the workflow runs any more; so it also ends a run that is tidying up. An
+        attempt that a worker has, or that waits in its queue, is still executed; its result is refused.
 
         A run that is being cancelled, or is cancelled already, stays so, and that is no error. Raises `Refused`
         (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.

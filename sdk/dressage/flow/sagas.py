@@ -26,7 +26,8 @@ class Saga:
     Whatever is raised in the block, a business failure or a technical error, the tasks that were registered are called
     with the arguments that they were registered with, the last one first, and then it is raised again. An undo that
     fails does not keep the others from being called; then all that was raised, the first failure in front, is raised as
-    an `ExceptionGroup`. A branch that loses a race undoes its steps, too, and to the end if it was about it already.
+    an `ExceptionGroup`. A branch that loses a race, and a run that is cancelled, undo their steps, too, and to the end
+    if they were about it already.
     Leaving the block in another way, by `return` too, undoes nothing.
 
     In a run the list is part of the run's state, as durable as the rest. (A pattern of Garcia-Molina and Salem,

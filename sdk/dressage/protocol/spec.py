@@ -30,7 +30,8 @@ TASK_ERROR = "TaskError"
 
 TIMEOUT_ERROR = "TimeoutError"
 CANCELLED_ERROR = "CancelledError"
-"""The class of what is raised where a branch waits that has lost a race. Only a `finally` and a saga take it."""
+"""The class of what is raised where a branch waits that has lost a race, and where a run does that is cancelled. Only a
+`finally` and a saga take it."""
 
 LEAVING_ERRORS = (ANY_ERROR, CANCELLED_ERROR)
 """What a `finally` and a saga take: all that can be raised."""
@@ -305,7 +306,8 @@ class RaiseNode(
 
     `message` is evaluated before `details`, which gives the record that the failure's definition names, or JSON.
     `group` gives a list of failures that were caught. `undone` marks the end of a saga's undoing: in a branch that has
-    lost a race meanwhile it raises `CancelledError` instead, or of a group the failures behind the first one alone.
+    lost a race meanwhile, or in a run that was cancelled, it raises `CancelledError` instead, or of a group the
+    failures behind the first one alone.
     """
 
     failure: str | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dressage.orchestrator.fold.effects import Effect, SendCommand
-from dressage.orchestrator.fold.limits import MARKS_MAX
+from dressage.orchestrator.fold.limits import MARKS_MAX, REMEMBERED_MAX
 from dressage.orchestrator.fold.marks import path_of
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import MARKS_FORMAT, Marks, State
@@ -82,6 +82,10 @@ def _above(event: str, key: str, path: str) -> str:
 
 def _check(marks: tuple[str, ...], path: str) -> None:
     """Raises `RefuseCommand` for what the engine has not sent here."""
+    if len(marks) > REMEMBERED_MAX:
+        raise RefuseCommand(
+            "EVENT_INVALID", f"{len(marks)} marks at a time: at most {REMEMBERED_MAX} are moved"
+        )
     for mark in marks:
         found = path_of(mark)
         if not found.startswith(path) or found == path:

@@ -178,7 +178,10 @@ class Branches:
             before = {place for place in wait.failures if wait.won is None or place == wait.won}
             left = {place: failure for place, failure in wait.failures.items() if place not in before}
             dropped = wait.dropped + len(before) + len(wait.outputs) + len(wait.given)
-            thread.wait = structs.replace(wait, outputs={}, failures=left, dropped=dropped, given=[], held=0)
+            held = sum(map(bytes_of, left.values()))
+            thread.wait = structs.replace(
+                wait, outputs={}, failures=left, dropped=dropped, given=[], held=held
+            )
             self._cancel_branches(thread)
             return
         node = self.advance.definition.spec.nodes[wait.node]

@@ -39,7 +39,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 
-FOLD_VERSION = 7
+FOLD_VERSION = 8
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -94,7 +94,7 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
     """What becomes of a run when folding its command raised: it stops where it was, and says so."""
     faulted = state.copy()
     faulted.seq, faulted.time_ms = stamp.seq, max(state.time_ms, stamp.time_ms)
-    faulted.status = "engine-fault"
+    faulted.status, faulted.cancelling = "engine-fault", False
     faulted.ended_ms = faulted.time_ms
     faulted.events += 1
     return Outcome(
@@ -236,7 +236,9 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
             "REASON_TOO_LONG",
             f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit reason-size)",
         )
-    if command.at_once or advance.history_full or not advance.definition.tidies:
+    # Beside its begin something has to be told of what is tidied up.
+    untold = state.events + 2 > advance.definition.limits.history_events
+    if command.at_once or untold or not advance.definition.tidies:
         advance.cancel_run(command.reason or state.reason)
         return _finish(advance, command.actor)
     try:

@@ -88,15 +88,15 @@ def _broken_end(after: RunState) -> str:
 
 
 def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
-    """A cancelled run leaves no timer behind. (One that has tidied up before may end by a timer that has fired.)"""
+    """A cancelled run leaves no timer behind. (One that has tidied up may end by a timer that has fired.)"""
     after = outcome.state
     if not isinstance(after, RunState) or after.status != "cancelled":
         return ""
-    if before is None or before.cancelling:
+    if before is None:
         return ""
     pending = {thread.timer_id for thread in before.threads} - {""}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
-    return f"timers {left} outlive their run" if left else ""
+    return f"timers {left} outlive their run" if len(left) > before.cancelling else ""
 
 
 def _broken_threads(before: RunState | None, outcome: Outcome) -> str:

@@ -157,16 +157,16 @@ def _post(
         _limit_kept(after, event)
     if after.archived:
         after.asked += 1
-        after.held.append(Held(after.asked, event))
+        after.held.append(Held(after.asked, after.seq, event))
         return Outcome(after, [archive.ask(after.asked, mark, after.event, after.key)], actor=command.actor)
-    return Outcome(after, _accept(after, event, mark), actor=command.actor)
+    return Outcome(after, _accept(after, event, mark, after.seq), actor=command.actor)
 
 
-def _accept(after: Mailbox, event: KeyedEvent, mark: str) -> list[Effect]:
-    """An event that is new here."""
+def _accept(after: Mailbox, event: KeyedEvent, mark: str, posted: int) -> list[Effect]:
+    """An event that is new here, and was posted by the command with this sequence."""
     after.number = event.number
-    after.posted = [*after.posted, mark]
-    effects = _hand_out(after, event)
+    after.posted.append(mark)
+    effects = _hand_out(after, event, posted)
     if after.event and len(after.posted) - after.leaving > MARKS_MAX:
         begin, after.leaving = after.leaving, after.leaving + MARKS_MAX // 2
         after.archived = True
@@ -192,7 +192,7 @@ def _told(before: Mailbox | None, after: Mailbox, command: TellMark) -> Outcome:
             effects += _end(after, held.wait)
             continue
         event = msgspec.structs.replace(held.event, number=after.number + 1)
-        effects += _accept(after, event, mark_of_event(event.event, event.event_id))
+        effects += _accept(after, event, mark_of_event(event.event, event.event_id), held.seq)
     return Outcome(after, effects)
 
 
@@ -259,7 +259,7 @@ def _await(before: Mailbox | None, after: Mailbox, command: AwaitEvent) -> Outco
         check_run_id(command.run_id)
     except BadRunId as error:
         raise RefuseCommand("RUN_ID_INVALID", error.message) from error
-    wait = KeyedWait(command.run_id, command.wait_id, command.seen)
+    wait = KeyedWait(command.run_id, command.wait_id, command.seen, after.seq)
     if any(_is_same(each, command) for each in after.waits):
         return Outcome(before, existing=True)
     for event in after.unclaimed:
@@ -286,7 +286,10 @@ def _withdraw(before: Mailbox | None, after: Mailbox, command: WithdrawWait) -> 
         except BadRunId as error:
             raise RefuseCommand("RUN_ID_INVALID", error.message) from error
         if after.held and any(_is_same(each, command) for each in after.waits):
-            after.held.append(Held(wait=mark_of_wait(command.run_id, command.wait_id)))
+            ends = Held(wait=mark_of_wait(command.run_id, command.wait_id))
+            if ends in after.held:
+                return Outcome(before, existing=True)
+            after.held.append(ends)
             return Outcome(after)
         after.waits = [each for each in after.waits if not _is_same(each, command)]
         return Outcome(after, [SendCommand(run_token(command.run_id), EndWait(command.wait_id))])
@@ -317,11 +320,21 @@ def _return(before: Mailbox | None, after: Mailbox, command: ReturnEvent) -> Out
     return Outcome(after, _hand_out(after, event))
 
 
-def _hand_out(after: Mailbox, event: KeyedEvent) -> list[Effect]:
-    """Gives an event to all that wait, or keeps it at its place among the unclaimed."""
-    waits, after.waits = after.waits, []
+def _hand_out(after: Mailbox, event: KeyedEvent, posted: int | None = None) -> list[Effect]:
+    """Gives an event to all that wait, or keeps it at its place among the unclaimed.
+
+    One that was `posted` before it was known to be new goes to those that waited then, or else to the first since.
+    """
+    waits = after.waits
+    if posted is not None and not event.lasting:
+        waits = [each for each in after.waits if each.seq < posted] or after.waits[:1]
+        if waits and waits[0].seq > posted and not is_alive(event, after.time_ms):
+            return []
+    after.waits = [each for each in after.waits if each not in waits] if len(waits) < len(after.waits) else []
     if event.lasting or not waits:
-        after.unclaimed = sorted([*after.unclaimed, event], key=lambda each: each.number)
+        after.unclaimed.append(event)
+        if len(after.unclaimed) > 1 and after.unclaimed[-2].number > event.number:
+            after.unclaimed.sort(key=lambda each: each.number)
     return _give(after, event, waits)
 
 

@@ -230,21 +230,24 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class KeyedWait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A run that waits at a correlation key. Of the lasting events there it has had those up to `seen`."""
+    """A run that waits at a correlation key, since the command with sequence `seq`. Of the lasting events there it has
+    had those up to `seen`."""
 
     run_id: str
     wait_id: str
     seen: int = 0
+    seq: int = 0
 
 
 class Held(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a correlation key does only when it knows whether it has had an earlier event before.
 
-    It is that `event`, of which it asks with this `number`, and which is `new` when the answer says so; or the end of a
-    wait, of which the mark stands here.
+    It is that `event`, posted by the command with sequence `seq`, of which it asks with this `number`, and which is
+    `new` when the answer says so; or the end of a wait, of which the mark stands here.
     """
 
     number: int = 0
+    seq: int = 0
     event: KeyedEvent | None = None
     new: bool = False
     wait: str = ""
