@@ -16,6 +16,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pytest
+from hypothesis import settings
+
+# An example that takes long on a busy machine is not wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 PROGRAM_DEADLINE_S: Final = 40.0
 

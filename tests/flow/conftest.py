@@ -49,7 +49,7 @@ from dressage.protocol.events import (
     SleepStarted,
     TaskScheduled,
 )
-from dressage.protocol.names import key_of, key_token
+from dressage.protocol.names import is_key, key_of, key_token, run_id_of
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
 from dressage.simulation import programs
 from dressage.worker.calls import technical
@@ -78,23 +78,40 @@ class Outcome:
     branches: dict[Path_, list[Any]] = field(default_factory=dict[Path_, list[Any]])
 
 
+@dataclass
+class Made:
+    """A run that the engine makes: its place among the branches is that of the one that has started it."""
+
+    run_id: str
+    definition: Definition
+    paths: dict[int, Path_]
+    state: RunState | None = None
+
+    def path_of(self, step_id: str) -> Path_:
+        return self.paths[int(step_id.split("-")[0])]
+
+
+Due = SetTimer | DispatchTask | CancelRun
+
+
 class Engine:
-    """Runs one spec by the real fold. The state is encoded and read again between commands, as a store would."""
+    """Runs one spec by the real fold, and its `children` by their names. The state is encoded and read again between
+    commands, as a store would."""
 
     def __init__(
         self,
         spec: WorkflowSpec,
         tasks: Mapping[str, Callable[..., Any]],
         takes: Callable[[Path_, int], float] | None = None,
+        children: Mapping[str, WorkflowSpec] | None = None,
     ) -> None:
-        # What runs is what a registry would hand out, not the objects that the compiler made.
-        read = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
-        self.definition = Definition(RegisteredWorkflow(read, 1, read.digest()))
+        specs = {spec.name: spec, **(children or {})}
+        self.definitions = {name: _registered(each) for name, each in specs.items()}
+        self.root = Made("r", self.definitions[spec.name], {0: ()})
+        self.runs: dict[str, Made] = {"r": self.root}
         self.tasks = tasks
         self.outcome = Outcome()
-        self.state: RunState | None = None
-        self.paths: dict[int, Path_] = {0: ()}
-        self.gathers: dict[int, int] = {}
+        self.gathers: dict[Path_, int] = {}
         self.path: Path_ = ()
         """Of the branch whose task is being called."""
 
@@ -111,38 +128,47 @@ class Engine:
         """How many milliseconds the n-th call or sleep of a branch takes, beyond the length of the sleep."""
 
         self._begun: Counter[Path_] = Counter()
-        self._numbers: dict[str, int] = {}
-        """Of each call, sleep and timeout which one it is in its branch."""
+        self._numbers: dict[tuple[str, str], int] = {}
+        """Of each call, sleep and timeout of a run which one it is in its branch."""
 
         self._posted = 0
         self._seq = 0
         self._now = 0.0
         """In milliseconds since the start. The engine's own time has no fractions of them."""
 
-        self._due: list[tuple[float, int, Any]] = []
+        self._due: list[tuple[float, int, Made, Due]] = []
         self._order = 0
+
+    @property
+    def state(self) -> RunState | None:
+        return self.root.state
+
+    @property
+    def definition(self) -> Definition:
+        return self.root.definition
 
     def run(self, given: Mapping[str, Any], early: int = 0, cancel_ms: float | None = None) -> Outcome:
         """`early` is how many of each external event come before the run could wait for them; at `cancel_ms` it is
         cancelled."""
         if cancel_ms is not None:
-            heapq.heappush(self._due, (cancel_ms, 0, CancelRun("cancel", "for a test")))
-        self._fold(StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c"))
+            heapq.heappush(self._due, (cancel_ms, 0, self.root, CancelRun("cancel", "for a test")))
+        start = StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c")
+        self._fold(self.root, start)
         for event in self.come.keys() - self.keyed if not self._ended else ():
             for _ in range(early if event in self.definition.events else 0):
                 if not self._ended:
-                    self._post(event)
+                    self._post(self.root, event)
         while (self._due or self._awaited()) and not self._ended:
             if (awaited := self._awaited()) is not None:
                 self._post(*awaited)
                 continue
-            self._now, _, waiting = heapq.heappop(self._due)
+            self._now, _, made, waiting = heapq.heappop(self._due)
             if isinstance(waiting, CancelRun):
-                self._fold(waiting)
+                self._fold(made, waiting)
             elif isinstance(waiting, SetTimer):
-                self._fold(waiting.command)
-            elif self._waits_for(waiting):
-                self._fold(self._called(waiting))
+                self._fold(made, waiting.command)
+            elif self._waits_for(made, waiting):
+                self._fold(made, self._called(made, waiting))
         state = self.state
         assert state is not None
         assert state.finished, state
@@ -156,46 +182,53 @@ class Engine:
             self.outcome.error = "CancelledError"
         else:
             self.outcome.result = msgspec.json.decode(bytes(state.output or b"null"))
+        open_runs = [each.run_id for each in self.runs.values() if each.state and not each.state.finished]
+        assert not open_runs, "a child run outlives the one that waits for it"
         return self.outcome
 
     @property
     def _ended(self) -> bool:
         return self.state is not None and self.state.finished
 
-    def _waits_for(self, effect: DispatchTask) -> bool:
+    def _waits_for(self, made: Made, effect: DispatchTask) -> bool:
         """Whether the call is still wanted: the branch that made it may have lost a race."""
-        waits = (thread.wait for thread in self.state.threads) if self.state is not None else ()
+        waits = (thread.wait for thread in made.state.threads) if made.state is not None else ()
         return any(isinstance(wait, TaskWait) and wait.task_id == effect.task_id for wait in waits)
 
-    def _awaited(self) -> tuple[str, str] | None:
-        """An external event that the run waits for, and that comes, and the key that it waits at."""
-        threads = self.state.threads if self.state is not None else []
-        waits = [thread.wait for thread in threads if isinstance(thread.wait, EventWait)]
-        return next(((wait.event, wait.key) for wait in waits if wait.event in self.come), None)
+    def _awaited(self) -> tuple[Made, str, str] | None:
+        """An external event that a run waits for, and that comes, and the key that it waits at."""
+        for made in self.runs.values():
+            threads = made.state.threads if made.state is not None else []
+            waits = [thread.wait for thread in threads if isinstance(thread.wait, EventWait)]
+            for wait in waits:
+                if wait.event in self.come:
+                    return made, wait.event, wait.key
+        return None
 
-    def _comes_before(self, timer_id: str) -> bool:
+    def _comes_before(self, made: Made, timer_id: str) -> bool:
         """Whether this is the timeout of an event that comes, and so comes in time."""
-        assert self.state is not None
-        waits = (thread.wait for thread in self.state.threads)
+        assert made.state is not None
+        waits = (thread.wait for thread in made.state.threads)
         return any(
             isinstance(wait, EventWait) and wait.timer_id == timer_id and wait.event in self.come
             for wait in waits
         )
 
-    def _post(self, event: str, key: str = "") -> None:
+    def _post(self, made: Made, event: str, key: str = "") -> None:
         self._posted += 1
         brought = self.come[event](key) if key else self.come[event]()
         command = PostEvent(event, f"event-{self._posted}", msgspec.Raw(msgspec.json.encode(brought)))
         if key:
             self._fold_key(key_token(event, key), command)
         else:
-            self._fold(command)
+            self._fold(made, command)
 
     def _fold_key(self, token: str, command: Command) -> None:
         self._seq += 1
         event, _ = key_of(token)
-        of = next(each for each in self.definition.spec.events if each.name == event)
-        definition = EventDefinition(RegisteredEvent(of, self.definition.spec.types, 1, ""))
+        specs = (each.spec for each in self.definitions.values())
+        of, types = next((each, spec.types) for spec in specs for each in spec.events if each.name == event)
+        definition = EventDefinition(RegisteredEvent(of, types, 1, ""))
         stamp = Stamp(self._seq, BEGAN_MS + int(self._now))
         outcome = fold_key(self.mailboxes.get(token), command, token, stamp, definition)
         assert outcome.code is None, outcome.message
@@ -203,83 +236,92 @@ class Engine:
         self.mailboxes[token] = outcome.state
         for effect in outcome.effects:
             assert isinstance(effect, SendCommand)
-            self._fold(effect.command)
+            self._fold(self.runs[run_id_of(effect.token)], effect.command)
 
-    def _fold(self, command: Command) -> None:
+    def _fold(self, made: Made, command: Command) -> None:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
         stamp = Stamp(self._seq, BEGAN_MS + int(self._now))
-        before = None if self.state is None else encode_state(self.state)
-        outcome = fold(self.state, command, "r", stamp, self.definition)
-        now = None if self.state is None else encode_state(self.state)
+        before = None if made.state is None else encode_state(made.state)
+        outcome = fold(made.state, command, made.run_id, stamp, made.definition)
+        now = None if made.state is None else encode_state(made.state)
         assert now == before, "a fold changed the state before it"
+        if isinstance(command, CancelRun) and outcome.code == "RUN_FINISHED":
+            return  # A child run that has ended, as its parent will hear.
         assert outcome.code is None, outcome.message
         assert isinstance(outcome.state, RunState)
         stored = decode_state(encode_state(outcome.state))
         assert isinstance(stored, RunState)
-        self.state = stored
+        made.state = stored
         for event in outcome.events:
             if isinstance(event, BranchStarted):
-                self._note_branch(event)
+                self._note_branch(made, event)
             elif isinstance(event, Published):
                 told = event.subject, msgspec.json.decode(event.data)
-                self.outcome.branches.setdefault(self.paths[event.thread], []).append(told)
+                self.outcome.branches.setdefault(made.paths[event.thread], []).append(told)
             else:
-                self._note_wait(event)
+                self._note_wait(made, event)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
-                delay = max(0, effect.not_before_ms - self.state.time_ms)
-                self._wait(effect, effect.task_id, delay)
+                delay = max(0, effect.not_before_ms - stored.time_ms)
+                self._wait(made, effect, effect.task_id, delay)
             elif isinstance(effect, CancelTimer):
-                self._due = [
-                    each
-                    for each in self._due
-                    if isinstance(each[2], CancelRun) or each[2].timer_id != effect.timer_id
-                ]
+                self._due = [each for each in self._due if not _is_timer(each, made, effect.timer_id)]
                 heapq.heapify(self._due)
-            elif isinstance(effect, SetTimer) and not self._comes_before(effect.timer_id):
-                length = effect.due_ms - self.state.time_ms
-                self._wait(effect, effect.timer_id, length)
+            elif isinstance(effect, SetTimer) and not self._comes_before(made, effect.timer_id):
+                length = effect.due_ms - stored.time_ms
+                self._wait(made, effect, effect.timer_id, length)
         for effect in outcome.effects:
             if isinstance(effect, SendCommand):
-                self._fold_key(effect.token, effect.command)
+                self._send(made, effect)
 
-    def _note_branch(self, event: BranchStarted) -> None:
+    def _send(self, made: Made, effect: SendCommand) -> None:
+        if is_key(effect.token):
+            self._fold_key(effect.token, effect.command)
+            return
+        run_id = run_id_of(effect.token)
+        if isinstance(effect.command, StartRun):
+            assert effect.command.parent is not None
+            path = made.path_of(effect.command.parent.wait_id)
+            self.runs[run_id] = Made(run_id, self.definitions[effect.command.workflow], {0: path})
+        self._fold(self.runs[run_id], effect.command)
+
+    def _note_branch(self, made: Made, event: BranchStarted) -> None:
+        around = made.paths[event.parent]
         if event.branch == 0:
-            self.gathers[event.parent] = self.gathers.get(event.parent, -1) + 1
-        self.paths[event.thread] = (*self.paths[event.parent], (self.gathers[event.parent], event.branch))
+            self.gathers[around] = self.gathers.get(around, -1) + 1
+        made.paths[event.thread] = (*around, (self.gathers[around], event.branch))
 
-    def _note_wait(self, event: EventData) -> None:
+    def _note_wait(self, made: Made, event: EventData) -> None:
         """What begins to wait, also if it is cancelled before anybody could set its timer."""
-        assert self.state is not None
+        assert made.state is not None
         if isinstance(event, TaskScheduled):
-            self._number(event.task_id)
+            self._number(made, event.task_id)
         if not isinstance(event, SleepStarted | SleepMoved | EventAwaited | ConditionAwaited):
             return
         if not event.timer_id or (isinstance(event, EventAwaited) and event.event in self.come):
             return
-        self._number(event.timer_id)
+        self._number(made, event.timer_id)
         until = datetime.fromisoformat(event.until)
-        length = round(until.timestamp() * 1000) - self.state.time_ms
+        length = round(until.timestamp() * 1000) - made.state.time_ms
         self.outcome.slept.append(length)
-        self.outcome.branches.setdefault(self._path_of(event.timer_id), []).append(length)
+        self.outcome.branches.setdefault(made.path_of(event.timer_id), []).append(length)
 
-    def _number(self, step_id: str) -> None:
-        path = self._path_of(step_id)
-        self._numbers[step_id], self._begun[path] = self._begun[path], self._begun[path] + 1
+    def _number(self, made: Made, step_id: str) -> None:
+        path = made.path_of(step_id)
+        self._numbers[made.run_id, step_id], self._begun[path] = self._begun[path], self._begun[path] + 1
 
-    def _path_of(self, step_id: str) -> Path_:
-        return self.paths[int(step_id.split("-")[0])]
-
-    def _wait(self, effect: DispatchTask | SetTimer, step_id: str, length: int) -> None:
+    def _wait(self, made: Made, effect: DispatchTask | SetTimer, step_id: str, length: int) -> None:
         self._order += 1
-        more = self.takes(self._path_of(step_id), self._numbers[step_id]) if self.takes is not None else 0.0
-        heapq.heappush(self._due, (self._now + (length + more), self._order, effect))
+        more = 0.0
+        if self.takes is not None:
+            more = self.takes(made.path_of(step_id), self._numbers[made.run_id, step_id])
+        heapq.heappush(self._due, (self._now + (length + more), self._order, made, effect))
 
-    def _called(self, effect: DispatchTask) -> TaskResult:
+    def _called(self, made: Made, effect: DispatchTask) -> TaskResult:
         by = WorkerInfo("w", 1.0)
-        self.path = self._path_of(effect.task_id)
-        args = self.definition.task_params[effect.task].decode(bytes(effect.args))
+        self.path = made.path_of(effect.task_id)
+        args = made.definition.task_params[effect.task].decode(bytes(effect.args))
         if effect.attempt == 1:
             self.outcome.calls.append((effect.task, args))
             self.outcome.branches.setdefault(self.path, []).append((effect.task, args))
@@ -290,6 +332,17 @@ class Engine:
         except Exception as error:
             return TaskResult(effect.task_id, by, error=technical(error))
         return TaskResult(effect.task_id, by, output=output)
+
+
+def _registered(spec: WorkflowSpec) -> Definition:
+    """What runs is what a registry would hand out, not the objects that the compiler made."""
+    read = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
+    children = {child.workflow: 1 for child in read.children}
+    return Definition(RegisteredWorkflow(read, 1, read.digest(), children=children))
+
+
+def _is_timer(due: tuple[float, int, Made, Due], made: Made, timer_id: str) -> bool:
+    return due[2] is made and not isinstance(due[3], CancelRun) and due[3].timer_id == timer_id
 
 
 def told_of(info: FailureInfo) -> tuple[Any, ...]:

@@ -216,7 +216,8 @@ def run_as_spec(
     module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None
 ) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
     tasks: dict[str, Callable[..., Any]] = {}
-    engine = Engine(module.flow.spec, tasks)
+    children = {each.name: each.spec for each in module.flow.with_children()[:-1]}
+    engine = Engine(module.flow.spec, tasks, children=children)
     fakes = Fakes(module, seed, engine, trouble)
     engine.takes = fakes.takes
     tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)

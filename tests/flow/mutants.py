@@ -21,8 +21,8 @@ from dressage.flow.compiler.graph import Graph, ScopeDraft
 from dressage.orchestrator.fold import advance, branches
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, event, publish
-from dressage.orchestrator.fold.state import GatherWait, RunThread
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, publish
+from dressage.orchestrator.fold.state import ChildWait, GatherWait, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
 from dressage.protocol.spec import (
@@ -63,7 +63,7 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- events ------------------------------------------------------------------------------------------
-@mutant("of several unclaimed events the last one is taken", first=116)
+@mutant("of several unclaimed events the last one is taken", first=28)
 def last_event_first() -> Iterator[None]:
     earliest = event._earliest
 
@@ -126,7 +126,7 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=128)
+@mutant("reversed() goes forward", first=25)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
@@ -150,7 +150,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=694)
+@mutant("what is returned is computed behind finally", first=115)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -184,7 +184,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses", first=157)
+@mutant("a failure in the else of a try is caught by its clauses", first=69)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -216,7 +216,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=150)
+@mutant("a guard is not looked at", first=14)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
@@ -268,15 +268,20 @@ def losers_tidy_nothing() -> Iterator[None]:
         if isinstance(wait, GatherWait):
             self._cancel_branches(thread)
             return
+        if isinstance(wait, ChildWait):
+            self.advance.cancel_child(wait)
+            return
         thread.cancel = "raised"
-        self._abandon(thread, wait)
+        if not self._take_back(thread, wait):
+            self.advance.drop_timer(thread.timer_id)
+            self.advance.withdraw(wait)
         self.end(thread, CANCELLED)
 
     with mock.patch.object(Branches, "raise_cancelled", end):
         yield
 
 
-@mutant("what losers fail with while they tidy up is forgotten", first=65)
+@mutant("what losers fail with while they tidy up is forgotten", first=5)
 def failed_tidying_forgotten() -> Iterator[None]:
     end = Branches.end
 
@@ -394,6 +399,31 @@ def branches_left() -> Iterator[None]:
         self.advance.fail(thread, CANCELLED, thread.wait.node)
 
     with mock.patch.object(Branches, "cancel_all", alone):
+        yield
+
+
+@mutant("what a child run fails with is raised as another error")
+def childs_failure_renamed() -> Iterator[None]:
+    def renamed(wait: Any, failure: FailureInfo) -> FailureInfo:
+        return FailureInfo(failure.name, failure.message, "task-error", family=child.CHILD_FAMILY)
+
+    with mock.patch.object(child, "_raised", renamed):
+        yield
+
+
+@mutant("a child run goes on when nobody waits for it any more")
+def child_left_alone() -> Iterator[None]:
+    def cutting(self: Branches, thread: RunThread) -> None:
+        wait = thread.wait
+        if isinstance(wait, ChildWait):
+            thread.cancel = "raised"
+            self._take_back(thread, wait)
+            self.advance.fail(thread, CANCELLED, wait.node)
+        else:
+            raise_cancelled(self, thread)
+
+    raise_cancelled = Branches.raise_cancelled
+    with mock.patch.object(Branches, "raise_cancelled", cutting):
         yield
 
 

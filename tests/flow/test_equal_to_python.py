@@ -23,6 +23,7 @@ def seen() -> Counter[str]:
     return Counter()
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**40), x=st.integers(-2, 5))
 def test_a_compiled_program_does_what_python_does(seed: int, x: int, seen: Counter[str]) -> None:

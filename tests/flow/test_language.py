@@ -101,6 +101,9 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "patient_order",
             "best_price",
             "book_trip",
+            "book_room",
+            "book_rooms",
+            "spend_night",
             "hold_table",
             "describe",
             "summarize",
@@ -359,6 +362,17 @@ def test_a_cancelled_run_runs_its_finally_and_one_that_is_ended_at_once_does_not
     assert run.status == "cancelled"
     assert run.variables["looked"] == (0 if at_once else 1)
     assert run.view.status == ("RECEIVED" if at_once else "LOOKED")
+
+
+def test_the_pages_rooms_are_runs_of_their_own(page: ModuleType) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(page.book_rooms, app=page.app)
+    run = test.run(["Bonn", "Ghent"])
+    assert run.result == ["room in Bonn", "room in Ghent"]
+    assert [child.result for child in run.children] == run.result
+    night: WorkflowTest[..., Any] = WorkflowTest(page.spend_night, app=page.app)
+    spent = night.run("")
+    assert spent.result == "at home: nowhere to go"
+    assert [call.task for call in spent.children[0].calls] == ["reserve-room", "cancel-room"]
 
 
 def test_the_pages_table_is_given_back_when_its_run_is_cancelled(page: ModuleType) -> None:

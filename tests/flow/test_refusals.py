@@ -104,6 +104,8 @@ def dress(f: Any) -> Any: return f
 async def again(x: int) -> None: await again(x - 1)
 @dress
 async def dressed(x: int) -> None: await one(x)
+@workflow
+async def part(x: int) -> int: return x
 
 """
 
@@ -400,8 +402,14 @@ CASES = {
     "gather of a plain function": Case(
         "await gather(one(1), ‸plain(2))",
         "plain() cannot be a branch",
-        "write a task, a sleep, a wait, publish(), or an async function that awaits the rest",
+        "write a task, a sleep, a wait, publish(), a workflow, or an async function that awaits the rest",
     ),
+    "child in an expression": Case(
+        "y = 1 + len([‸part(x)])",
+        "part() is called inside an expression",
+        "await it in a statement of its own",
+    ),
+    "child without an argument": Case("await ‸part()", "part() misses x", "it is part(x)"),
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
     ),

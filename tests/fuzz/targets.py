@@ -655,6 +655,10 @@ KEYED_COMMANDS: Final = (
     b'{"type":"marks-kept","marks":["b07YPqi+LjPHmbYF"]}',
     b'{"type":"ask-mark","number":1,"mark":"b07YPqi+LjPHmbYF"}',
     b'{"type":"tell-mark","number":1,"known":true}',
+    b'{"type":"child-ended","wait_id":"0-0-1","output":7}',
+    b'{"type":"child-ended","wait_id":"0-0-1","failure":{"name":"a","family":["b"]}}',
+    b'{"type":"start-run","workflow":"fuzzed","version":1,"input":{"order":{"id":"a"}},"command_id":"0-0-1",'
+    b'"parent":{"run_id":"p","wait_id":"0-0-1","depth":2}}',
 )
 START: Final = encoder.encode(StartRun("fuzzed", 1, msgspec.Raw(b'{"order":{"id":"a"}}'), "c", "ann"))
 EXPRESSIONS: Final = (

@@ -37,6 +37,7 @@ from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, EXPI
 from dressage.protocol.spec_reading import check_spec_size, read_spec
 from dressage.protocol.spec_sizes import (
     BRANCHES_MAX,
+    CHILDREN_MAX,
     CONDITION_CHARS_MAX,
     EVENTS_MAX,
     EXPRESSION_PARTS_MAX,
@@ -90,6 +91,13 @@ def of_tasks(count: int) -> Tree:
 def of_events(count: int, **more: Any) -> Tree:
     kind = {"kind": "scalar", "name": "any"}
     return spec(events=[{"name": f"e{number}", "type": kind, **more} for number in range(count)])
+
+
+def of_children(count: int) -> Tree:
+    kind = {"kind": "scalar", "name": "any"}
+    return spec(
+        children=[{"workflow": f"w{number}", "params": [], "output": kind} for number in range(count)]
+    )
 
 
 def of_members(count: int) -> Tree:
@@ -208,6 +216,13 @@ EDGES: Final = [
         "spec-size",
         of_branches(BRANCHES_MAX),
         of_branches(BRANCHES_MAX + 1),
+    ),
+    edge(
+        "children",
+        SIZES + "CHILDREN_MAX",
+        "spec-size",
+        of_children(CHILDREN_MAX),
+        of_children(CHILDREN_MAX + 1),
     ),
     edge("events", SIZES + "EVENTS_MAX", "spec-size", of_events(EVENTS_MAX), of_events(EVENTS_MAX + 1)),
     edge(

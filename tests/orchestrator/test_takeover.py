@@ -52,6 +52,16 @@ async def names(connection: Connection, namespace: str) -> Names:
     return names
 
 
+async def _until_attempts_are_removed(connection: Connection, names: Names) -> None:
+    """What a worker has acknowledged goes every second."""
+    async with asyncio.timeout(20):
+        while True:
+            state = await connection.stream_state(names.shard_stream(0), names.task(0, "*"))
+            if state is None or not sum(state.subjects.values()):
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_an_owner_that_is_stopped_waits_for_no_company(
     broker: JetStreamBroker, connection: Connection, namespace: str
 ) -> None:
@@ -61,6 +71,7 @@ async def test_an_owner_that_is_stopped_waits_for_no_company(
         handle = await client.start(steps, {"n": 1}, run_id="stopped")
         assert await handle.result() == 4
     names, key = Names(namespace), Names(namespace).run_key(0, run_token("stopped"))
+    await _until_attempts_are_removed(connection, names)
     assert await connection.last_message(names.runs_stream(), key) is None
     orchestrator.stop()
     await asyncio.wait_for(task, 20)

@@ -12,7 +12,15 @@ from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, 
 from dressage.brokers.provision import ensure_queue, require_namespace
 from dressage.protocol.errors import BadInput, BadSpec, EventConflict, NotFound, PublishRefused
 from dressage.protocol.names import Names, check_actor, check_name
-from dressage.protocol.spec import EventDef, RegisteredEvent, RegisteredWorkflow, WorkflowSpec, event_digest
+from dressage.protocol.spec import (
+    ChildDef,
+    EventDef,
+    RegisteredEvent,
+    RegisteredWorkflow,
+    WorkflowSpec,
+    event_digest,
+    registered_digest,
+)
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_reading import check_spec_size, read_event, read_registered
 from dressage.protocol.types import TypeDef, needed
@@ -40,15 +48,19 @@ class Registry:
     async def put(self, spec: WorkflowSpec, actor: str = "") -> tuple[RegisteredWorkflow, bool]:
         """Registers a spec; gives it with its version, and whether that version is new.
 
-        The same spec again is a no-op. Safe to repeat, and to race: versions are created once, and a pointer that
-        a crash left behind is moved on by whoever comes next. Raises `BadSpec`, `BadName`, or `EventConflict`, and then
-        there is no new version of the workflow; events of it that come before the one in conflict are registered.
+        The same spec again is a no-op, unless there are other versions of its children now. Safe to repeat, and to
+        race: versions are created once, and a pointer that a crash left behind is moved on by whoever comes next.
+
+        Raises `BadSpec`, `BadName`, `NotFound` (WORKFLOW_UNKNOWN) for a child that is not registered, or
+        `EventConflict`, and then there is no new version of the workflow; events of it that come before the one in
+        conflict are registered.
         """
         check_spec(spec)
         check_spec_size(spec)
         check_actor(actor)
-        digest = spec.digest()
         while True:
+            children = await self._children(spec)
+            digest = registered_digest(spec, children)
             pointer, pointer_seq = await self._pointer(spec.name)
             if pointer is not None and pointer.digest == digest:
                 await self._ensure_queues(spec)
@@ -57,7 +69,7 @@ class Registry:
             await self._put_events(spec)
             version = (pointer.version if pointer else 0) + 1
             stamp = datetime.now(UTC).isoformat(timespec="seconds")
-            wanted = RegisteredWorkflow(spec, version, digest, actor, stamp)
+            wanted = RegisteredWorkflow(spec, version, digest, actor, stamp, children)
             stored, created = await self._create(wanted)
             await self._ensure_queues(stored.spec)
             # They were put before; somebody may have put others since.
@@ -68,6 +80,23 @@ class Registry:
             )
             if stored.digest == digest:
                 return stored, created
+
+    async def _children(self, spec: WorkflowSpec) -> dict[str, int]:
+        """The latest versions of the workflows that it starts runs of.
+
+        Raises `NotFound`, or `BadSpec` where one has become another since this spec was made.
+        """
+        versions: dict[str, int] = {}
+        for child in spec.children:
+            found = await self.get(child.workflow)
+            known = ChildDef(found.spec.name, found.spec.params, found.spec.output)
+            if known != child or _types_of(child, spec) != _types_of(child, found.spec):
+                raise BadSpec(
+                    f"workflow {spec.name!r} starts runs of {child.workflow!r} with other parameters, or for another "
+                    f"result, than its version {found.version} has: deploy both from one state of their source"
+                )
+            versions[child.workflow] = found.version
+        return versions
 
     async def _create(self, wanted: RegisteredWorkflow) -> tuple[RegisteredWorkflow, bool]:
         key = self._names.workflow_version_key(wanted.spec.name, wanted.version)
@@ -202,6 +231,11 @@ class Registry:
         )
         prefix = len(self._names.workflow_key(""))
         return sorted(subject[prefix:] for subject in state.subjects) if state else []
+
+
+def _types_of(child: ChildDef, spec: WorkflowSpec) -> dict[str, TypeDef]:
+    refs = (child.output, *(field.type for field in child.params))
+    return {each.name: each for ref in refs for each in needed(ref, spec.types)}
 
 
 def _queues(spec: WorkflowSpec) -> list[str]:

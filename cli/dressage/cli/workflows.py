@@ -26,7 +26,7 @@ def workflow() -> None:
 @options.namespace
 @options.actor
 def deploy(target: str, server: str, namespace: str, actor: str) -> None:
-    """Register a workflow of a module, or all of them.
+    """Register a workflow of a module, or all of them, each behind those that it starts runs of.
 
     The same definition again is a no-op, a changed one is a new version. Runs stay on the version they began with.
     """
@@ -35,7 +35,8 @@ def deploy(target: str, server: str, namespace: str, actor: str) -> None:
     async def register() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            for each in found:
+            ordered = {each.name: each for one in found for each in one.with_children()}
+            for each in ordered.values():
                 registered, created = await client.registry.put(each.spec, actor)
                 was = "registered" if created else "unchanged"
                 click.echo(f"{registered.spec.name} v{registered.version} {was}")

@@ -284,11 +284,17 @@ class Client:
 
     # -- definitions -------------------------------------------------------------------------------
     async def register(self, workflow: WorkflowSpec | Workflow[..., Any]) -> RegisteredWorkflow:
-        """Registers a workflow. The same one again is a no-op, a changed one becomes a new version.
+        """Registers a workflow, and before it those that it starts runs of.
 
-        Raises `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to others.
+        The same one again is a no-op, a changed one becomes a new version, and so does one whose children have changed.
+        Raises `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to others; for
+        a spec, whose children are to be there, also `NotFound` (WORKFLOW_UNKNOWN).
         """
-        spec = workflow if isinstance(workflow, WorkflowSpec) else workflow.spec
+        if isinstance(workflow, WorkflowSpec):
+            return await self._register(workflow)
+        return [await self._register(each.spec) for each in workflow.with_children()][-1]
+
+    async def _register(self, spec: WorkflowSpec) -> RegisteredWorkflow:
         registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor))
         return registered
 

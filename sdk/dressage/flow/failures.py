@@ -6,6 +6,7 @@
     |- WorkflowFailure              a business outcome; never retried
     |  '- CardDeclined ...          subclasses of the author's
     |- TaskError                    a task failed technically, after its retries
+    |- ChildError                   a child run was not started, was cancelled, or passed a limit
     |- ExceptionGroup               what branches of a `gather` failed with
     |- TimeoutError                 what was waited for did not come in time; an OSError, as in Python
     '- ArithmeticError, LookupError, TypeError, ValueError ...   an expression failed, as it does in Python
@@ -196,6 +197,13 @@ class TaskError(Exception):
     """
 
 
+class ChildError(Exception):
+    """A child run did not do what it was to: it could not be started, was cancelled, or passed one of its limits.
+
+    What its workflow fails with otherwise comes as that failure or error itself.
+    """
+
+
 def _errors_of_python() -> Iterator[type[Exception]]:
     """The classes of the errors that an expression can end with, and those that they derive from."""
     leaves = (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -205,6 +213,6 @@ def _errors_of_python() -> Iterator[type[Exception]]:
 
 
 CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
-    {Exception, TaskError, ExceptionGroup, TimeoutError, OSError, *_errors_of_python()}
+    {Exception, TaskError, ChildError, ExceptionGroup, TimeoutError, OSError, *_errors_of_python()}
 )
 """What an `except` clause can name beside subclasses of `WorkflowFailure`."""

@@ -12,6 +12,7 @@ import msgspec
 from dressage.flow.compiler import Compiled, compile_workflow
 from dressage.flow.failures import wire_name
 from dressage.flow.retries import Exponential, retry_options
+from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import source_of
 from dressage.protocol.errors import BadSpec, DefinitionError
@@ -23,10 +24,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Workflow(Generic[P, R]):
+class Workflow(Runnable, Generic[P, R]):
     """A compiled workflow, made by `@workflow`; `spec` is what the engine runs.
 
-    Calling it runs the function itself as plain Python, for unit tests against fake tasks.
+    In another workflow `receipt = await bill(order)` starts a run of it, a child, and waits for its end. Elsewhere
+    calling it runs the function itself as plain Python, for unit tests against fake tasks.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class Workflow(Generic[P, R]):
         """The tasks that it calls, by name."""
         self.events = compiled.events
         """The external events that it waits for, by name."""
+        self.children = compiled.children
+        """The workflows that it starts runs of, by name."""
         self.classes = compiled.classes
         """The author's classes of the records and enums that the spec names."""
         update_wrapper(cast("Any", self), function)
@@ -48,7 +52,14 @@ class Workflow(Generic[P, R]):
         return self.spec.name
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.function(*args, **kwargs)
+        return cast("R", await self.function(*args, **kwargs))
+
+    def with_children(self) -> list[Workflow[..., Any]]:
+        """This workflow behind all those that it starts runs of, in the order in which they can be registered."""
+        found: dict[str, Workflow[..., Any]] = {}
+        for child in self.children.values():
+            found.update({each.name: each for each in cast("Workflow[..., Any]", child).with_children()})
+        return [*found.values(), self]
 
     def encode_input(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
         """The input of a run with these arguments: a JSON object by name. Raises `BadValue`."""

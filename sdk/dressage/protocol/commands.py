@@ -49,11 +49,19 @@ class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     duration_ms: float
 
 
+class Parent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The run that has started another one, the wait of it that is told of the end, and how many are above that."""
+
+    run_id: str
+    wait_id: Short
+    depth: int = 1
+
+
 class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, omit_defaults=True):
     """Starts a run of exactly this version. The same run id again is the same run.
 
     `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
-    start with the same id.
+    start with the same id. A child run is told its `parent`.
     """
 
     workflow: str
@@ -61,6 +69,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     input: msgspec.Raw
     command_id: Short
     actor: Short = ""
+    parent: Parent | None = None
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
@@ -192,6 +201,14 @@ class TellMark(msgspec.Struct, tag="tell-mark", tag_field="type", frozen=True, o
     known: bool = False
 
 
+class ChildEnded(msgspec.Struct, tag="child-ended", tag_field="type", frozen=True, omit_defaults=True):
+    """A child run tells its parent how it ended: with an output, or with a failure, also if it was not started."""
+
+    wait_id: Short
+    output: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -210,7 +227,7 @@ FromKey = DeliverEvent | RefuseWait | EndWait
 OfMarks = KeepMarks | MarksKept | AskMark | TellMark
 """What a correlation key and the parts of its marks tell each other."""
 
-Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ToKey | FromKey | OfMarks
+Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ChildEnded | ToKey | FromKey | OfMarks
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",

@@ -113,6 +113,38 @@ class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     cancelled: bool = False
 
 
+class ChildStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind child-started: a run of another workflow was asked for."""
+
+    node: int
+    workflow: str
+    version: int
+    run_id: str
+    wait_id: str
+
+
+class ChildCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind child-completed"""
+
+    node: int
+    workflow: str
+    run_id: str
+    wait_id: str
+    waited_ms: float
+    output: msgspec.Raw
+
+
+class ChildFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind child-failed: it failed, was cancelled, or was not started."""
+
+    node: int
+    workflow: str
+    run_id: str
+    wait_id: str
+    waited_ms: float
+    failure: FailureInfo
+
+
 class SleepStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind sleep-started: until a moment that has passed nothing sleeps, and nothing is told."""
 
@@ -281,6 +313,9 @@ EventData = (
     | FailureCaught
     | BranchStarted
     | BranchEnded
+    | ChildStarted
+    | ChildCompleted
+    | ChildFailed
     | SleepStarted
     | SleepMoved
     | SleepEnded
@@ -310,6 +345,9 @@ KIND: dict[type[EventData], str] = {
     FailureCaught: "failure-caught",
     BranchStarted: "branch-started",
     BranchEnded: "branch-ended",
+    ChildStarted: "child-started",
+    ChildCompleted: "child-completed",
+    ChildFailed: "child-failed",
     SleepStarted: "sleep-started",
     SleepMoved: "sleep-moved",
     SleepEnded: "sleep-ended",

@@ -225,6 +225,11 @@ def place_of(token: str) -> str:
     return run_id_of(token)
 
 
+def child_id(parent: str, wait_id: str) -> str:
+    """The id of a child run: it shares the shard of its parent, and no two waits have the same."""
+    return f"{parent}~{wait_id}"
+
+
 def shard_of(place: str, shards: int) -> int:
     """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's.
 

@@ -7,6 +7,7 @@ Nodes are numbered by their place in `nodes`; control starts at `entry` and foll
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -27,6 +28,9 @@ ANY_ERROR = "Exception"
 TASK_ERROR = "TaskError"
 """The class of what a task failed with technically, after its retries: a worker's exception, or no fitting result."""
 
+
+CHILD_ERROR = "ChildError"
+"""The class of what a child run did not do: it was not started, was cancelled, or passed one of its limits."""
 
 TIMEOUT_ERROR = "TimeoutError"
 CANCELLED_ERROR = "CancelledError"
@@ -137,6 +141,14 @@ class EventDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     lasting: bool = False
 
 
+class ChildDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Another workflow that this one starts runs of: what it takes and gives."""
+
+    workflow: str
+    params: tuple[Field, ...]
+    output: TypeRef
+
+
 class Handler(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An `except` clause: control goes on at `node` after a failure that `catches` says is one of `names`.
 
@@ -172,6 +184,22 @@ class TaskNode(
     target: str | None = None
     retry: RetryOptions | None = None
     undoes: bool = False
+    scope: int | None = None
+    line: int = 0
+
+
+class ChildNode(
+    msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Starts a run of another workflow and waits for its end; `target` takes its output.
+
+    What it fails with is raised here. `args` are evaluated in their order.
+    """
+
+    workflow: str
+    args: dict[str, Expr]
+    next: int
+    target: str | None = None
     scope: int | None = None
     line: int = 0
 
@@ -401,6 +429,7 @@ Node = (
     | SleepUntilNode
     | ConditionNode
     | EventNode
+    | ChildNode
     | RaiseNode
     | ReturnNode
     | GatherNode
@@ -441,6 +470,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     tasks: tuple[TaskDef, ...] = ()
     failures: tuple[FailureDef, ...] = ()
     events: tuple[EventDef, ...] = ()
+    children: tuple[ChildDef, ...] = ()
     types: tuple[TypeDef, ...] = ()
     retry: RetryOptions | None = None
     limits: Limits | None = None
@@ -518,13 +548,24 @@ def event_digest(event: EventDef, types: tuple[TypeDef, ...]) -> str:
 
 
 class RegisteredWorkflow(msgspec.Struct, frozen=True):
-    """A spec with the version it was given; immutable once stored."""
+    """A spec with the version it was given; immutable once stored.
+
+    `children` are the versions of the workflows that it starts runs of: those that were the latest at registration.
+    """
 
     spec: WorkflowSpec
     version: int
     digest: str
     actor: str = ""
     registered_at: str = ""
+    children: dict[str, int] = {}
+
+
+def registered_digest(spec: WorkflowSpec, children: Mapping[str, int]) -> str:
+    """Identity of a version: of the spec, and of the versions of its children."""
+    if not children:
+        return spec.digest()
+    return hashlib.sha256(_encoder.encode((spec.digest(), sorted(children.items())))).hexdigest()
 
 
 # Objects keep their order: that of arguments and fields is the order of their evaluation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dressage.protocol.errors import BadSpec
@@ -13,6 +13,8 @@ from dressage.protocol.spec import (
     AssignNode,
     Branch,
     BranchNode,
+    ChildDef,
+    ChildNode,
     ConditionNode,
     Each,
     EventNode,
@@ -57,6 +59,7 @@ def check_spec(spec: WorkflowSpec) -> None:
     _check_names(spec)
     nodes, scopes = len(spec.nodes), len(spec.scopes)
     tasks = {task.name: _Callee(task) for task in spec.tasks}
+    children = {child.workflow: _Callee(child) for child in spec.children}
     events = {event.name for event in spec.events}
     for number, node in enumerate(spec.nodes):
         for target in _targets(node):
@@ -68,7 +71,10 @@ def check_spec(spec: WorkflowSpec) -> None:
             raise BadSpec(f"node {number} names scope {node.scope}, but the spec has {scopes} scopes")
         _check_node(number, node)
         if isinstance(node, TaskNode):
-            _check_call(number, node, tasks.get(node.task))
+            _check_call(number, f"task {node.task!r}", node.args, tasks.get(node.task))
+            _check_retry(f"node {number}", node.retry)
+        if isinstance(node, ChildNode):
+            _check_call(number, f"workflow {node.workflow!r}", node.args, children.get(node.workflow))
         if isinstance(node, EventNode) and node.event not in events:
             raise BadSpec(f"node {number} waits for event {node.event!r}, which the spec does not define")
     if not 0 <= spec.entry < nodes:
@@ -130,7 +136,7 @@ def _check_node(number: int, node: Node) -> None:
             "(limit line-number)"
         )
     match node:
-        case TaskNode() | AssignNode() | EventNode():
+        case TaskNode() | AssignNode() | EventNode() | ChildNode():
             if node.target is not None:
                 check_identifier(node.target, f"the variable of node {number}")
         case RaiseNode():
@@ -193,6 +199,7 @@ def _targets(node: Node) -> tuple[int, ...]:
             | SleepUntilNode()
             | ConditionNode()
             | EventNode()
+            | ChildNode()
         ):
             return (node.next,)
         case BranchNode():
@@ -206,23 +213,20 @@ def _targets(node: Node) -> tuple[int, ...]:
 class _Callee:
     """What a call has to give."""
 
-    def __init__(self, task: TaskDef) -> None:
-        self.params = frozenset(param.name for param in task.params)
-        self.required = tuple(param.name for param in task.params if param.required)
+    def __init__(self, called: TaskDef | ChildDef) -> None:
+        self.params = frozenset(param.name for param in called.params)
+        self.required = tuple(param.name for param in called.params if param.required)
 
 
-def _check_call(number: int, node: TaskNode, task: _Callee | None) -> None:
-    if task is None:
-        raise BadSpec(f"node {number} calls task {node.task!r}, which the spec does not define")
-    for name in node.args:
-        if name not in task.params:
-            raise BadSpec(
-                f"node {number} gives task {node.task!r} an argument {name!r}, which it does not have"
-            )
-    for name in task.required:
-        if name not in node.args:
-            raise BadSpec(f"node {number} calls task {node.task!r} without its argument {name!r}")
-    _check_retry(f"node {number}", node.retry)
+def _check_call(number: int, what: str, args: Mapping[str, Expr], callee: _Callee | None) -> None:
+    if callee is None:
+        raise BadSpec(f"node {number} calls {what}, which the spec does not define")
+    for name in args:
+        if name not in callee.params:
+            raise BadSpec(f"node {number} gives {what} an argument {name!r}, which it does not have")
+    for name in callee.required:
+        if name not in args:
+            raise BadSpec(f"node {number} calls {what} without its argument {name!r}")
 
 
 def _check_retry(where: str, options: RetryOptions | None) -> None:
@@ -263,6 +267,11 @@ def _check_names(spec: WorkflowSpec) -> None:
         check_name(failure_def.name, "failure")
         for name in failure_def.family:
             check_name(name, f"family of failure {failure_def.name}:")
+    for child in spec.children:
+        check_name(child.workflow, "workflow")
+        for param in child.params:
+            check_identifier(param.name, f"a parameter of workflow {child.workflow}")
+        _refuse_twice(f"parameter of workflow {child.workflow}", (param.name for param in child.params))
     for event in spec.events:
         check_name(event.name, "event")
         if event.expires_s is not None and not 0 < event.expires_s <= EXPIRES_S_MAX:
@@ -286,6 +295,7 @@ def _check_names(spec: WorkflowSpec) -> None:
     _refuse_twice("task", (task.name for task in spec.tasks))
     _refuse_twice("failure", (failure_def.name for failure_def in spec.failures))
     _refuse_twice("event", (event.name for event in spec.events))
+    _refuse_twice("child workflow", (child.workflow for child in spec.children))
     _refuse_twice("parameter", (param.name for param in spec.params))
     _refuse_twice("variable", (variable.name for variable in spec.variables))
 

@@ -15,6 +15,7 @@ from dressage.protocol.spec import (
     LIMITS_MAX,
     AssignNode,
     BranchNode,
+    ChildNode,
     ConditionNode,
     EventNode,
     GatherNode,
@@ -56,6 +57,9 @@ HANDLERS_MAX: Final = 100
 TASKS_MAX: Final = 500
 FAILURES_MAX: Final = 1_000
 EVENTS_MAX: Final = 300
+CHILDREN_MAX: Final = 100
+"""Other workflows that one starts runs of."""
+
 TYPES_MAX: Final = 300
 FIELDS_MAX: Final = 255
 """Fields of a record, parameters of a task or of the workflow, and keywords of a call."""
@@ -91,6 +95,7 @@ def check_sizes(spec: WorkflowSpec) -> None:
     _limit("tasks", len(spec.tasks), TASKS_MAX)
     _limit("failures", len(spec.failures), FAILURES_MAX)
     _limit("events", len(spec.events), EVENTS_MAX)
+    _limit("children", len(spec.children), CHILDREN_MAX)
     _limit("types", len(spec.types), TYPES_MAX)
     _limit("variables", len(spec.variables), VARIABLES_MAX)
     _limit("parameters", len(spec.params), FIELDS_MAX)
@@ -107,7 +112,9 @@ def check_sizes(spec: WorkflowSpec) -> None:
         _limit(f"parameters of task {task.name[:63]!r}", len(task.params), FIELDS_MAX)
     for definition in spec.types:
         _check_type_definition(definition)
-    fields = sum(len(task.params) for task in spec.tasks)
+    for child in spec.children:
+        _limit(f"parameters of workflow {child.workflow[:63]!r}", len(child.params), FIELDS_MAX)
+    fields = sum(len(task.params) for task in spec.tasks) + sum(len(each.params) for each in spec.children)
     fields += sum(len(each.fields) for each in spec.types if isinstance(each, RecordType))
     _limit("fields and parameters together", fields, FIELDS_TOTAL_MAX)
     for ref in types_in(spec):
@@ -151,6 +158,9 @@ def types_in(spec: WorkflowSpec) -> Iterator[TypeRef]:
         yield from (field.type for field in task.params)
     for event in spec.events:
         yield event.type
+    for child in spec.children:
+        yield child.output
+        yield from (field.type for field in child.params)
     for definition in spec.types:
         if isinstance(definition, RecordType):
             yield from (field.type for field in definition.fields)
@@ -160,7 +170,7 @@ def types_in(spec: WorkflowSpec) -> Iterator[TypeRef]:
 def expressions_of(node: Node) -> dict[str, Expr]:
     """The expressions of a node by the name of what they give, in the order of their evaluation."""
     match node:
-        case TaskNode():
+        case TaskNode() | ChildNode():
             return node.args
         case AssignNode():
             return {"value": node.value}

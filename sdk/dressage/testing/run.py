@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -25,7 +25,7 @@ from dressage.orchestrator.fold.effects import (
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import Mailbox, RunState
+from dressage.orchestrator.fold.state import Mailbox, Marks, RunState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.asking import waiting_for
 from dressage.protocol.commands import (
@@ -42,7 +42,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted
-from dressage.protocol.names import is_key, key_of, key_token
+from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
 from dressage.protocol.spec import RegisteredEvent
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
@@ -94,8 +94,8 @@ class Attempted:
     error: BaseException | None = None
 
 
-Execute = Callable[[TaskMessage, datetime, Branch], Attempted]
-"""Executes one attempt, at a virtual time, in a branch."""
+Execute = Callable[[TaskMessage, datetime, Branch, "Run[Any]"], Attempted]
+"""Executes one attempt, at a virtual time, in a branch of a run."""
 
 
 @dataclass
@@ -106,30 +106,56 @@ class Settings:
     began: datetime
     commands_max: int
     execute: Execute
+    definitions: Mapping[str, Definition]
+    """Of the workflow, and of those that it starts runs of, by their names."""
+
     coming: tuple[tuple[timedelta, str, PostEvent], ...] = ()
     """External events, how long after its start they come, and at which key's token; empty: to the run itself."""
 
 
 @dataclass
 class _Begun:
-    """An attempt that a worker has; it may answer after the run has ended."""
+    """An attempt that a worker has; it may answer after its run has ended."""
 
     dispatched: DispatchTask
+    run: Run[Any]
 
 
 @dataclass
 class _Sent:
-    """A command for the run, or for a correlation key."""
+    """A command for a run, or for a correlation key."""
 
     token: str
     command: Command
 
 
+class _World:
+    """What a run shares with its child runs: time, what is to happen, and what is kept for correlation keys."""
+
+    def __init__(self, began_ms: int) -> None:
+        self.agenda: Agenda[_Begun | _Sent] = Agenda(began_ms)
+        self.runs: dict[str, Run[Any]] = {}
+        """By their tokens."""
+
+        self.mailboxes: dict[str, Mailbox | Marks] = {}
+        """By the tokens of their correlation keys."""
+
+        self.seq = 0
+
+    def stamp(self) -> Stamp:
+        """Of the next command."""
+        self.seq += 1
+        return Stamp(self.seq, self.agenda.now_ms)
+
+
 class Run(Generic[R]):
     """A run of a workflow, as far as it has come. Made by `WorkflowTest.run` and `WorkflowTest.start`."""
 
-    def __init__(self, workflow: Workflow[..., R], definition: Definition, settings: Settings) -> None:
-        self.run_id: Final = settings.run_id
+    def __init__(
+        self, workflow: Workflow[..., R], settings: Settings, world: _World | None = None, run_id: str = ""
+    ) -> None:
+        """A child run has the `world` of the one that it belongs to, and a `run_id` of its own."""
+        self.run_id: Final = run_id or settings.run_id
         self.events: list[RunEvent] = []
         """The output events so far, in their order."""
         self.calls: list[TaskCall] = []
@@ -138,14 +164,15 @@ class Run(Generic[R]):
         """The sleeps that were begun so far, in their order."""
         self.published: list[Published] = []
         """What was published so far, in its order."""
+        self.children: list[Run[Any]] = []
+        """The child runs that it has started so far, in their order."""
         self._workflow = workflow
-        self._definition = definition
+        self._definition = settings.definitions[workflow.name]
         self._settings = settings
-        self._agenda: Agenda[_Begun | _Sent | Command] = Agenda(_milliseconds(settings.began))
+        self._world = world or _World(_milliseconds(settings.began))
+        self._world.runs[run_token(self.run_id)] = self
+        self._agenda = self._world.agenda
         self._state: RunState | None = None
-        self._mailboxes: dict[str, Mailbox] = {}
-        """By the tokens of their correlation keys."""
-
         self._branches: dict[int, Branch] = {0: ()}
         """By their run threads."""
 
@@ -155,7 +182,6 @@ class Run(Generic[R]):
         self._timed: set[str] = set()
         """The timers of the sleeps that the last command began; a timeout has one, too."""
 
-        self._seq = 0
         self._error: BaseException | None = None
 
     # -- how it stands -----------------------------------------------------------------------------
@@ -243,7 +269,7 @@ class Run(Generic[R]):
         command = StartRun(self._workflow.name, 1, msgspec.Raw(given), f"start-{self.run_id}")
         for after, token, event in self._settings.coming:
             due_ms = self._agenda.now_ms + _length(after)
-            self._agenda.enter(due_ms, _Sent(token, event) if token else event)
+            self._agenda.enter(due_ms, _Sent(token or run_token(self.run_id), event))
         self._fold(command)
         return self.advance(timedelta(0))
 
@@ -261,7 +287,7 @@ class Run(Generic[R]):
 
     def cancel(self, reason: str = "", *, at_once: bool = False) -> Self:
         """Cancels the run, as somebody with the client or the command line does: it tidies up, unless `at_once`."""
-        self._fold(CancelRun(f"cancel-{self._seq}", reason, "test", at_once), asked=True)
+        self._fold(CancelRun(f"cancel-{self._world.seq}", reason, "test", at_once), asked=True)
         return self.advance(timedelta(0))
 
     @overload
@@ -273,7 +299,7 @@ class Run(Generic[R]):
     ) -> Self:
         """Posts an external event now: to the run, or to a correlation key. Raises `Refused` as the client does, and
         `BadValue`."""
-        chosen = f"event-{self._seq}" if event_id is None else event_id
+        chosen = f"event-{self._world.seq}" if event_id is None else event_id
         command = PostEvent(event.name, chosen, msgspec.Raw(event.encode(payload)), "test")
         if key:
             self._fold_key(key_token(event.name, key), command)
@@ -292,11 +318,9 @@ class Run(Generic[R]):
                 raise self._endless()
             due = self._agenda.take()
             if isinstance(due, _Begun):
-                self._attempt(due.dispatched)
-            elif isinstance(due, _Sent):
-                self._sent(due)
+                due.run._attempt(due.dispatched)
             else:
-                self._fold(due)
+                self._sent(due)
 
     def _endless(self) -> DressageError:
         return DressageError(
@@ -309,12 +333,13 @@ class Run(Generic[R]):
     # -- the engine's part -------------------------------------------------------------------------
     def _fold(self, command: Command, *, asked: bool = False) -> None:
         """`asked` says that the test itself wants it, and wants to know if it comes too late."""
-        self._seq += 1
-        stamp = Stamp(self._seq, self._agenda.now_ms)
         sent = decode_command(encoder.encode(command))
-        outcome = fold(self._state, sent, self.run_id, stamp, self._definition)
+        outcome = fold(self._state, sent, self.run_id, self._world.stamp(), self._definition)
         if outcome.code is not None:
-            if outcome.code in _LATE and not asked:
+            if (outcome.code in _LATE and not asked) or outcome.effects:
+                # Of a child that cannot be started its parent is told.
+                for effect in outcome.effects:
+                    self._perform(effect)
                 return
             raise Refused(outcome.message, code=outcome.code)
         assert isinstance(outcome.state, RunState)
@@ -327,21 +352,21 @@ class Run(Generic[R]):
         if is_key(sent.token):
             self._fold_key(sent.token, sent.command)
         else:
-            self._fold(sent.command)
+            self._world.runs[sent.token]._fold(sent.command)
 
     def _fold_key(self, token: str, command: Command) -> None:
-        self._seq += 1
-        stamp = Stamp(self._seq, self._agenda.now_ms)
-        event, _ = key_of(token)
-        spec = self._definition.spec
-        known = next((each for each in spec.events if each.name == event), None)
-        definition = None if known is None else EventDefinition(RegisteredEvent(known, spec.types, 1, ""))
+        event, _, _ = marks_of(token)
+        specs = [each.spec for each in self._settings.definitions.values()]
+        known = next(((each, spec) for spec in specs for each in spec.events if each.name == event), None)
+        definition = (
+            None if known is None else EventDefinition(RegisteredEvent(known[0], known[1].types, 1, ""))
+        )
         sent = decode_command(encoder.encode(command))
-        outcome = fold_key(self._mailboxes.get(token), sent, token, stamp, definition)
+        outcome = fold_key(self._world.mailboxes.get(token), sent, token, self._world.stamp(), definition)
         if outcome.code is not None:
             raise Refused(outcome.message, code=outcome.code)
-        if isinstance(outcome.state, Mailbox):
-            self._mailboxes[token] = outcome.state
+        if isinstance(outcome.state, Mailbox | Marks):
+            self._world.mailboxes[token] = outcome.state
         for effect in outcome.effects:
             self._perform(effect)
 
@@ -372,21 +397,33 @@ class Run(Generic[R]):
     def _perform(self, effect: Effect) -> None:
         match effect:
             case DispatchTask():
-                self._agenda.enter(effect.not_before_ms, _Begun(effect), effect.timer_id)
+                self._agenda.enter(effect.not_before_ms, _Begun(effect, self), self._named(effect.timer_id))
             case SetTimer():
                 length = timedelta(milliseconds=effect.due_ms - self._agenda.now_ms)
                 if effect.timer_id in self._timed:
                     self.sleeps.append(Sleep(length, self.now, self._branch_of(effect.timer_id)))
-                self._agenda.enter(effect.due_ms, effect.command, effect.timer_id)
+                fired = _Sent(run_token(self.run_id), effect.command)
+                self._agenda.enter(effect.due_ms, fired, self._named(effect.timer_id))
             case CancelTimer():
-                self._agenda.cancel(effect.timer_id)
+                self._agenda.cancel(self._named(effect.timer_id))
             case SendCommand():
+                if isinstance(effect.command, StartRun):
+                    self._start_child(effect.token, effect.command)
                 self._agenda.enter(self._agenda.now_ms, _Sent(effect.token, effect.command))
             case Publish():
                 at, branch = _time(self._known.time_ms), self._branches[effect.thread]
                 self.published.append(Published(effect.subject, msgspec.json.decode(effect.data), at, branch))
             case _:
                 raise InvariantBroken(f"a run of a unit test cannot have the effect {type(effect).__name__}")
+
+    def _named(self, timer_id: str) -> str:
+        """A timer's name in the world: a child run may have one of the same name."""
+        return timer_id and f"{self.run_id} {timer_id}"
+
+    def _start_child(self, token: str, start: StartRun) -> None:
+        if token not in self._world.runs:
+            workflow = cast("Workflow[..., Any]", self._workflow.children[start.workflow])
+            self.children.append(Run(workflow, self._settings, self._world, run_id_of(token)))
 
     def _attempt(self, dispatched: DispatchTask) -> None:
         message = TaskMessage(
@@ -401,10 +438,11 @@ class Run(Generic[R]):
             reply="",
             scheduled_at=rfc3339(dispatched.scheduled_ms),
         )
-        ended = self._settings.execute(message, self.now, self._branch_of(message.task_id))
+        ended = self._settings.execute(message, self.now, self._branch_of(message.task_id), self)
         self._error = ended.error
         if ended.result is not None:
-            self._agenda.enter(self._agenda.now_ms + _length(ended.takes), ended.result)
+            answer = _Sent(run_token(self.run_id), ended.result)
+            self._agenda.enter(self._agenda.now_ms + _length(ended.takes), answer)
 
     def _failed(self, failure: FailureInfo) -> RunFailed:
         error = RunFailed(self.run_id, failure)

@@ -10,11 +10,12 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 import msgspec
 
 from dressage.flow import App, Event, Handler, Task, Workflow
+from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult, WorkerInfo
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_run_id, key_token
-from dressage.protocol.spec import RegisteredWorkflow
+from dressage.protocol.spec import RegisteredWorkflow, registered_digest
 from dressage.protocol.spec_reading import check_spec_size
 from dressage.testing.awaiting import await_here
 from dressage.testing.fakes import Branch, FakeTask, TaskCall
@@ -54,11 +55,11 @@ class WorkflowTest(Generic[P, R]):
         commands_max: int = COMMANDS_MAX,
     ) -> None:
         """Raises `BadSpec` for a workflow that no engine would take."""
-        spec = workflow.spec
-        check_spec_size(spec)
-        registered = RegisteredWorkflow(spec, 1, spec.digest())
         self.workflow = workflow
-        self._definition = load_definition(spec.name, 1, msgspec.json.encode(registered))
+        self._workflows = {each.name: each for each in workflow.with_children()}
+        self._definitions = {name: _definition(each) for name, each in self._workflows.items()}
+        self._tasks = {name: task for each in self._workflows.values() for name, task in each.tasks.items()}
+        self._events = {name for each in self._workflows.values() for name in each.events}
         self._app = app
         self._began = began
         self._commands_max = commands_max
@@ -68,8 +69,8 @@ class WorkflowTest(Generic[P, R]):
 
     def task(self, task: Task[P2, R2]) -> FakeTask[P2, R2]:
         """What the test says and learns of one task. Raises `BadInput` for one that the workflow never calls."""
-        if task.name not in self.workflow.tasks:
-            known = ", ".join(sorted(self.workflow.tasks)) or "none"
+        if task.name not in self._tasks:
+            known = ", ".join(sorted(self._tasks)) or "none"
             raise BadInput(
                 f"workflow {self.workflow.name!r} does not call task {task.name!r}: it calls {known}",
                 code="TASK_NOT_CALLED",
@@ -90,8 +91,8 @@ class WorkflowTest(Generic[P, R]):
 
         Raises `BadInput` for one that the workflow never waits for, `BadValue` for a payload of another type.
         """
-        if event.name not in self.workflow.events:
-            known = ", ".join(sorted(self.workflow.events)) or "none"
+        if event.name not in self._events:
+            known = ", ".join(sorted(self._events)) or "none"
             raise BadInput(
                 f"workflow {self.workflow.name!r} does not wait for event {event.name!r}: it waits for {known}",
                 code="EVENT_NOT_AWAITED",
@@ -114,18 +115,14 @@ class WorkflowTest(Generic[P, R]):
         given = self.workflow.encode_input(*args, **kwargs)
         self._started += 1
         run_id = check_run_id(f"{self.workflow.name}-{self._started}")
-        run: Run[R]
+        settings = Settings(
+            run_id, self._began, self._commands_max, self._attempt, self._definitions, tuple(self._coming)
+        )
+        return Run(self.workflow, settings).begin(given)
 
-        def execute(message: TaskMessage, at: datetime, branch: Branch) -> Attempted:
-            return self._attempt(message, at, branch, run)
-
-        settings = Settings(run_id, self._began, self._commands_max, execute, tuple(self._coming))
-        run = Run(self.workflow, self._definition, settings)
-        return run.begin(given)
-
-    def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[R]) -> Attempted:
+    def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[Any]) -> Attempted:
         """One attempt, as a worker executes it."""
-        fake = self.task(self.workflow.tasks[message.task])
+        fake = self.task(self._tasks[message.task])
         handler = fake.handler(self._handler(message.task))
         arguments = arguments_of(handler, message.args)
         if isinstance(arguments, Ended):
@@ -144,7 +141,7 @@ class WorkflowTest(Generic[P, R]):
                 raise
             if (
                 isinstance(error, NotImplementedError)
-                and handler.function is self.workflow.tasks[message.task].function
+                and handler.function is self._tasks[message.task].function
             ):
                 raise self._unfaked(message.task) from error
             return Attempted(_result(message, ended_by(error)), fake.duration, error)
@@ -154,7 +151,7 @@ class WorkflowTest(Generic[P, R]):
         """Who executes a task of which the test has said nothing."""
         if self._app is not None and task in self._app.handlers:
             return self._app.handlers[task]
-        found = self.workflow.tasks[task]
+        found = self._tasks[task]
         return Handler(found.definition, found.body, found.signature, inspect.iscoroutinefunction(found.body))
 
     def _unfaked(self, task: str) -> BadInput:
@@ -174,6 +171,14 @@ def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage) -> 
     enter_task(message)
     value = handler.function(**arguments)
     return await_here(value) if handler.is_async else value
+
+
+def _definition(workflow: Workflow[..., Any]) -> Definition:
+    spec = workflow.spec
+    check_spec_size(spec)
+    children = {child.workflow: 1 for child in spec.children}
+    registered = RegisteredWorkflow(spec, 1, registered_digest(spec, children), children=children)
+    return load_definition(spec.name, 1, msgspec.json.encode(registered))
 
 
 def _result(message: TaskMessage, ended: Ended) -> TaskResult:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
+import msgspec
 from msgspec import structs
 
 from dressage.brokers.interface import Message
@@ -24,6 +25,7 @@ from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
 from dressage.orchestrator.fold import archive, mailbox
 from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
@@ -892,6 +894,36 @@ def waits_in_silence() -> Iterator[None]:
         return effect(self, wanted, state, token)
 
     with mock.patch.object(MessageMaker, "effect", silent):
+        yield
+
+
+@mutant("a child run that fails does not tell its parent", "nothing-hangs", first=6)
+def failed_children_silent() -> Iterator[None]:
+    tell = Advance._tell
+
+    def silent(self: Any, parent: Any) -> None:
+        if self.state.status == "completed":
+            tell(self, parent)
+
+    with mock.patch.object(Advance, "_tell", silent):
+        yield
+
+
+@mutant(
+    "the end of a child run is told to its parent as another one's",
+    "outcome-as-python",
+    "nothing-hangs",
+    first=6,
+)
+def ends_mixed_up() -> Iterator[None]:
+    tell = Advance._tell
+
+    def mixing(self: Any, parent: Any) -> None:
+        if self.state.status == "completed":
+            self.state.output = msgspec.Raw(b"7")
+        tell(self, parent)
+
+    with mock.patch.object(Advance, "_tell", mixing):
         yield
 
 

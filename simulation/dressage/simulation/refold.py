@@ -173,7 +173,8 @@ class Refold:
             command = read_command(delivery)
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
-        if isinstance(command, StartRun) and not isinstance(before, RunState) and self._is_full(number):
+        new = isinstance(command, StartRun) and command.parent is None and not isinstance(before, RunState)
+        if new and self._is_full(number):
             return Outcome(before, code="OPEN_RUNS")
         stamp = stamp_of(delivery)
         if is_key(token):

@@ -296,6 +296,8 @@ def cancels(script: Script, chance: random.Random, clients: list[str], seconds: 
 
 
 def _tidies(run: PlannedRun) -> bool:
+    if run.module.flow.spec.children:
+        return True  # Its child runs may.
     return any(
         CANCELLED_ERROR in each.names for scope in run.module.flow.spec.scopes for each in scope.handlers
     )

@@ -28,10 +28,10 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
-from dressage.orchestrator.fold.state import EventWait, RunState, RunThread, Wait
+from dressage.orchestrator.fold.state import ChildWait, EventWait, RunState, RunThread, Wait
 from dressage.orchestrator.fold.threads import Threads
 from dressage.orchestrator.fold.watches import Watches
-from dressage.protocol.commands import FailureInfo, WithdrawWait
+from dressage.protocol.commands import CancelRun, ChildEnded, FailureInfo, Parent, WithdrawWait
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     EventData,
@@ -42,8 +42,8 @@ from dressage.protocol.events import (
     RunFailed,
     VariableChanged,
 )
-from dressage.protocol.names import key_token
-from dressage.protocol.spec import catches_named
+from dressage.protocol.names import key_token, run_token
+from dressage.protocol.spec import CANCELLED_ERROR, catches_named
 
 EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
@@ -186,6 +186,12 @@ class Advance:
         if isinstance(wait, EventWait) and wait.key:
             told = WithdrawWait(self.state.run_id, wait.wait_id, asks)
             self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
+
+    def cancel_child(self, wait: ChildWait, *, at_once: bool = False) -> None:
+        """Cancels the child run that somebody waited for."""
+        reason = f"run {self.state.run_id} waits for it no more"
+        told = CancelRun(wait.wait_id, reason, self.state.actor, at_once)
+        self.effects.append(SendCommand(run_token(wait.run_id), told))
 
     def timer_id(self, thread: RunThread) -> str:
         """Names a timer for ever, also where this fold sets several at one node: an event tells of each of them."""
@@ -386,6 +392,8 @@ class Advance:
         self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
+            if isinstance(thread.wait, ChildWait):
+                self.cancel_child(thread.wait, at_once=status == "cancelled")
         self.state.status, self.state.cancelling = status, False
         if status != "cancelled":
             self.state.reason = ""  # It was cancelled in vain, as the history tells.
@@ -393,6 +401,17 @@ class Advance:
         self.state.threads = []
         self.state.unclaimed = []
         self.ready.clear()
+        if self.state.parent is not None:
+            self._tell(self.state.parent)
+
+    def _tell(self, parent: Parent) -> None:
+        """Tells the run that waits for this one how it has ended."""
+        state = self.state
+        failure = state.failure if state.status == "failed" else None
+        if state.status == "cancelled":
+            failure = FailureInfo("cancelled", state.reason, "cancelled", family=(CANCELLED_ERROR,))
+        ended = ChildEnded(parent.wait_id, state.output, failure)
+        self.effects.append(SendCommand(run_token(parent.run_id), ended))
 
 
 def wire(value: Any) -> bytes:

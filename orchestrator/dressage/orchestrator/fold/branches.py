@@ -13,15 +13,15 @@ from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
-    ConditionWait,
+    ChildWait,
     EventWait,
     GatherWait,
+    Leaf,
     RunThread,
-    SleepWait,
     TaskWait,
     begun_by,
 )
-from dressage.protocol.commands import AwaitEvent, FailureInfo
+from dressage.protocol.commands import AwaitEvent, FailureInfo, StartRun
 from dressage.protocol.events import BranchEnded, BranchStarted
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
@@ -166,8 +166,8 @@ class Branches:
             self.raise_cancelled(thread)
 
     def raise_cancelled(self, thread: RunThread) -> None:
-        """Raises `CancelledError` where the thread waits; if it waits for branches, when they have ended, and if it
-        undoes a saga, when that is undone.
+        """Raises `CancelledError` where the thread waits; if it waits for branches or a child run, when these have
+        ended, and if it undoes a saga, when that is undone.
 
         Nothing waits for its task or timer any more. Raises `LimitExceeded`.
         """
@@ -187,30 +187,36 @@ class Branches:
         node = self.advance.definition.spec.nodes[wait.node]
         if isinstance(node, TaskNode) and node.undoes:
             return  # The end of the undoing raises it.
+        begun = self._take_back(thread, wait)
+        if isinstance(wait, ChildWait) and not begun:
+            self.advance.cancel_child(wait)
+            return  # Its end raises it.
         thread.cancel = "raised"
-        self._abandon(thread, wait)
+        if not begun:
+            self.advance.drop_timer(thread.timer_id)
+            self.advance.withdraw(wait)
         self.advance.fail(thread, CANCELLED, wait.node)
 
-    def _abandon(self, thread: RunThread, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> None:
-        """What this very fold asked for is not asked for; what was asked for before is cancelled, or comes in vain."""
+    def _take_back(self, thread: RunThread, wait: Leaf) -> bool:
+        """What this very fold asked for is not asked for; whether it was."""
         effects = self.advance.effects
-        if begun_by(thread.step_id, self.advance.stamp.seq):
-            begun = [place for place, effect in enumerate(effects) if _begins(effect, wait)]
-            for place in reversed(begun):
-                del effects[place]
-            if begun:
-                return
-        self.advance.drop_timer(thread.timer_id)
-        self.advance.withdraw(wait)
+        if not begun_by(thread.step_id, self.advance.stamp.seq):
+            return False
+        begun = [place for place, effect in enumerate(effects) if _begins(effect, wait)]
+        for place in reversed(begun):
+            del effects[place]
+        return bool(begun)
 
 
-def _begins(effect: Effect, wait: TaskWait | SleepWait | ConditionWait | EventWait) -> bool:
+def _begins(effect: Effect, wait: Leaf) -> bool:
     """Whether an effect belongs to the begin of a wait."""
     match effect:
         case DispatchTask(task_id=asked):
             return isinstance(wait, TaskWait) and asked == wait.task_id
         case SetTimer(timer_id=asked):
-            return asked == wait.timer_id
+            return not isinstance(wait, ChildWait) and asked == wait.timer_id
+        case SendCommand(command=StartRun(command_id=asked)):
+            return isinstance(wait, ChildWait) and asked == wait.wait_id
         case SendCommand(command=AwaitEvent(wait_id=asked)):
             return isinstance(wait, EventWait) and asked == wait.wait_id
         case _:

@@ -71,14 +71,19 @@ class Definition:
 
         self.task_params = {task.name: ParamsCodec(task.params, self.types) for task in spec.tasks}
         self.task_outputs = {task.name: self.types.codec(task.output) for task in spec.tasks}
+        self.child_params = {child.workflow: ParamsCodec(child.params, self.types) for child in spec.children}
+        self.child_outputs = {child.workflow: self.types.codec(child.output) for child in spec.children}
+        self.children = registered.children
+        """The versions of the workflows that it starts runs of."""
+
         self.views = {variable.name for variable in spec.variables if variable.view}
         self.temporaries = {variable.name for variable in spec.variables if variable.temporary}
         self.searchable = _searchable(spec, self.types)
         """The paths of the run's view that can be searched for, by the field that they begin with."""
-        self.tidies = any(
+        self.tidies = bool(spec.children) or any(
             CANCELLED_ERROR in handler.names for scope in spec.scopes for handler in scope.handlers
         )
-        """Whether anything in it takes `CancelledError`: a `finally`, or a saga."""
+        """Whether anything in it takes `CancelledError`: a `finally`, a saga, or perhaps a child run."""
 
         self.declared = {
             each.name: self.types.codec(each.type) for each in spec.variables if each.declared and each.type

@@ -18,7 +18,7 @@ from dressage.orchestrator.fold.limits import (
     variables_too_large,
 )
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, event
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.state import STATE_FORMAT, Mailbox, RunState, Ru
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     CancelRun,
+    ChildEnded,
     Command,
     DeliverEvent,
     EndWait,
@@ -36,11 +37,16 @@ from dressage.protocol.commands import (
     TaskResult,
     TimerFired,
 )
-from dressage.protocol.errors import BadValue
+from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
+from dressage.protocol.names import check_run_id
 
 FOLD_VERSION = 8
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
+
+
+GoesOn = TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait | ChildEnded
+"""Commands for a run that there is."""
 
 
 def fold(
@@ -59,7 +65,8 @@ def fold(
     try:
         outcome = _outcome(state, command, run_id, stamp, definition)
     except RefuseCommand as refusal:
-        return Outcome(state, code=refusal.code, message=refusal.message)
+        told = child.refused(command, refusal.code, refusal.message)
+        return Outcome(state, told, code=refusal.code, message=refusal.message)
     check(state, outcome)
     return outcome
 
@@ -82,9 +89,9 @@ def _outcome(
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
             return _deliver(run, command, stamp, of_workflow)
-        case TaskResult() | TimerFired() | CancelRun() | PostEvent() | RefuseWait() | EndWait() if (
-            run is not None
-        ):
+        case ChildEnded() if run is not None and run.finished:
+            return Outcome(run, existing=True)
+        case _ if isinstance(command, GoesOn) and run is not None:
             return _go_on(run, command, stamp, of_workflow)
         case _:
             raise RefuseCommand("RUN_UNKNOWN", f"there is no run {run_id!r}")
@@ -115,6 +122,11 @@ def _start(
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
+    if command.parent is not None:
+        try:
+            check_run_id(command.parent.run_id)
+        except BadRunId as error:
+            raise RefuseCommand("RUN_ID_INVALID", error.message) from error
     if definition is None:
         raise RefuseCommand(
             "WORKFLOW_UNKNOWN",
@@ -141,6 +153,7 @@ def _start(
         input=given,
         actor=command.actor,
         variables=variables,
+        parent=command.parent,
     )
     advance = Advance(fresh, definition, stamp)
     advance.begin(RunThread(id=0, node=definition.spec.entry))
@@ -167,6 +180,10 @@ def _input(data: bytes, definition: Definition) -> tuple[msgspec.Raw, dict[str, 
 
 def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outcome:
     """The same id is the same run, whoever asks and however often; other input is a conflict."""
+    if state.parent != command.parent and command.parent is not None:
+        raise RefuseCommand(
+            "RUN_ID_CONFLICT", f"run {state.run_id!r} exists, and was started by another: no run waits for it"
+        )
     if state.workflow != command.workflow or bytes(state.input) != bytes(given):
         what = "workflow" if state.workflow != command.workflow else "input"
         raise RefuseCommand(
@@ -178,7 +195,7 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
 
 def _go_on(
     state: RunState,
-    command: TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait,
+    command: GoesOn,
     stamp: Stamp,
     definition: Definition | None,
 ) -> Outcome:
@@ -187,7 +204,7 @@ def _go_on(
     if isinstance(command, PostEvent) and is_posted(state, command):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
-    actor = "orchestrator" if isinstance(command, RefuseWait | EndWait) else command.actor
+    actor = "orchestrator" if isinstance(command, RefuseWait | EndWait | ChildEnded) else command.actor
     try:
         match command:
             case TimerFired():
@@ -198,6 +215,8 @@ def _go_on(
                 on_refused(advance, command)
             case EndWait():
                 on_ended(advance, command)
+            case ChildEnded():
+                child.on_ended(advance, command)
             case TaskResult():
                 actor = actor or command.by.worker
                 on_result(advance, command)

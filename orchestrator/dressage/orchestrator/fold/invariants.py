@@ -23,7 +23,7 @@ from dressage.orchestrator.fold.state import (
     Wait,
     begun_by,
 )
-from dressage.protocol.commands import AwaitEvent, ReturnEvent
+from dressage.protocol.commands import AwaitEvent, ChildEnded, ReturnEvent, StartRun
 from dressage.protocol.errors import InvariantBroken
 from dressage.protocol.events import Published
 
@@ -65,8 +65,9 @@ def _broken(before: State | None, outcome: Outcome) -> str:
 
 
 def _returns(effect: Effect) -> bool:
-    """A run that has no wait for an event gives it back, and is the same as before."""
-    return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent)
+    """A run that has no wait for an event gives it back, and one that is not started tells its parent: neither changes
+    anything."""
+    return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent | ChildEnded)
 
 
 def _published(outcome: Outcome) -> list[int]:
@@ -166,6 +167,8 @@ def _asked(effect: Effect) -> str:
             return effect.timer_id
         case SendCommand(command=AwaitEvent(wait_id=wait_id)):
             return f"key {wait_id}"
+        case SendCommand(command=StartRun(command_id=wait_id)):
+            return wait_id
         case _:
             return ""
 

@@ -11,7 +11,15 @@ import msgspec
 
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded, error_family
 from dressage.expressions.limits import VALUE_MAX_DEPTH
-from dressage.orchestrator.fold.state import EventWait, GatherWait, KeyedWait, RunState, RunThread, TaskWait
+from dressage.orchestrator.fold.state import (
+    ChildWait,
+    EventWait,
+    GatherWait,
+    KeyedWait,
+    RunState,
+    RunThread,
+    TaskWait,
+)
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent
 from dressage.protocol.errors import BadValue
 from dressage.protocol.names import is_name
@@ -24,6 +32,9 @@ they make the state, which is one message: below a server's default max_payload 
 
 RUN_THREADS_MAX = 1_000
 """Run threads of one run at a time."""
+
+CHILD_DEPTH_MAX = 8
+"""Runs that wait for each other, one for the end of the next."""
 
 DETAILS_BYTES_MAX = 32 * 1024
 MESSAGE_CHARS_MAX = 8192
@@ -155,6 +166,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
         rest += len(wait.args) + len(wait.task) + len(wait.queue)
     elif type(wait) is GatherWait:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
+    elif type(wait) is ChildWait:
+        rest += len(wait.run_id.encode()) + len(wait.workflow)
     elif type(wait) is EventWait and wait.key:
         rest += len(_to_json(wait.key))
     return variables, rest

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
-from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, RunStatus
+from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus
 
 STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
@@ -83,6 +83,16 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
     asked: bool = False
 
 
+class ChildWait(msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Waits for the end of child run `run_id`, since `since_ms`; its end names this `wait_id`."""
+
+    run_id: str
+    wait_id: str
+    workflow: str
+    node: int
+    since_ms: int
+
+
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the branches of the gather at `node`; of those that have ended it holds the result, in stored form,
     or what they failed with, by their place.
@@ -108,7 +118,10 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
         return len(self.outputs) + len(self.failures) + self.dropped
 
 
-Wait = TaskWait | SleepWait | ConditionWait | EventWait | GatherWait
+Leaf = TaskWait | SleepWait | ConditionWait | EventWait | ChildWait
+"""What a thread waits for that has no branches."""
+
+Wait = Leaf | GatherWait
 
 
 class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
@@ -136,23 +149,25 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     def timer_id(self) -> str:
         """The timer that this thread waits for, or that delays what it waits for; empty if there is none."""
         match self.wait:
-            case None | GatherWait() | EventWait(asked=True):
+            case None | GatherWait() | ChildWait() | EventWait(asked=True):
                 return ""
             case wait:
                 return wait.timer_id
 
     @property
     def step_id(self) -> str:
-        """The attempt, the timer or the wait at a correlation key that this thread waits for; else empty."""
+        """The attempt, the timer, or the wait at a key or for a child run that this thread waits for; else empty."""
         match self.wait:
-            case TaskWait(task_id=step_id) | EventWait(wait_id=step_id) if step_id:
+            case TaskWait(task_id=step_id) | EventWait(wait_id=step_id) | ChildWait(wait_id=step_id) if (
+                step_id
+            ):
                 return step_id
             case _:
                 return self.timer_id
 
 
 def begun_by(step_id: str, seq: int) -> bool:
-    """Whether an attempt, a timer or a wait at a key was begun by the command with this sequence."""
+    """Whether an attempt, a timer or a wait was begun by the command with this sequence."""
     return step_id != "" and step_id.split("-")[2] == str(seq)
 
 
@@ -185,6 +200,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
     `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
+    `parent` is told how it ended.
     """
 
     format: Literal[1]
@@ -210,6 +226,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     cancelling: bool = False
     ended_ms: int = 0
     actor: str = ""
+    parent: Parent | None = None
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads

@@ -16,6 +16,7 @@ from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.state import (
+    ChildWait,
     ConditionWait,
     EventWait,
     GatherWait,
@@ -323,6 +324,8 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
             case EventWait() as wait:
                 at = f" at key {wait.key}" if wait.key else ""
                 waits[f"event {wait.event}{at}{_until(wait)}"] += 1
+            case ChildWait() as wait:
+                waits[f"run {wait.run_id} of workflow {wait.workflow}"] += 1
             case GatherWait(limit=limit) as wait if limit:
                 waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
             case GatherWait() | None:

@@ -17,6 +17,7 @@ from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import HandOn, Publish, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold
 from dressage.orchestrator.fold.mailbox import fold_key
+from dressage.orchestrator.fold.nodes import child
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState, State
 from dressage.orchestrator.metrics import EngineMetrics
@@ -306,13 +307,20 @@ class Folder:
         await self._record(delivery, Run(MAP_TOKEN), Outcome(None), None)
 
     async def _outcome(self, delivery: Delivery, run: Run) -> Outcome:
-        stamp = _stamp(delivery)
         try:
             command = read_command(delivery)
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
             return _refused(run.state, unreadable.code, unreadable.message)
-        if isinstance(command, StartRun) and not isinstance(run.state, RunState):
+        outcome = await self._outcome_of(delivery, run, command)
+        if outcome.code is not None and not outcome.effects:
+            outcome.effects = child.refused(command, outcome.code, outcome.message)
+        return outcome
+
+    async def _outcome_of(self, delivery: Delivery, run: Run, command: Command) -> Outcome:
+        stamp = _stamp(delivery)
+        # A child is part of what was admitted with the run above it.
+        if isinstance(command, StartRun) and command.parent is None and not isinstance(run.state, RunState):
             refusal = await self._refusal(delivery.stream_seq)
             if refusal:
                 return _refused(run.state, "OPEN_RUNS", refusal)
@@ -351,8 +359,6 @@ class Folder:
     def _made(self, outcome: Outcome, token: str) -> _Made:
         """The messages of an outcome. Raises `InvariantBroken` for one that no server would store."""
         state = outcome.state
-        if state is None:
-            return _Made([], [])
         effects = [self._maker.effect(effect, state, token) for effect in outcome.effects]
         events: list[Message] = []
         if isinstance(state, RunState):

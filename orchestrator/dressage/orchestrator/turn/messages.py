@@ -53,7 +53,7 @@ class MessageMaker:
         self._maps = shard_map
         self._source = f"/dressage/{names.namespace}/{shard}"
 
-    def effect(self, effect: Effect, state: State, token: str) -> Message | TimerCancel:
+    def effect(self, effect: Effect, state: State | None, token: str) -> Message | TimerCancel:
         match effect:
             case DispatchTask():
                 assert isinstance(state, RunState)

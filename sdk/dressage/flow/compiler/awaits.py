@@ -1,5 +1,5 @@
-"""What a workflow awaits: a task's result, time, an event, branches, a function with statements of its own, or nothing
-but that a domain event is on its way."""
+"""What a workflow awaits: a task's result, time, an event, a child run, branches, a function with statements of its
+own, or nothing but that a domain event is on its way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ast
 import asyncio
 
 from dressage.flow.compiler import calls, functions, helpers
+from dressage.flow.compiler.children import child_args, child_of
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
@@ -16,7 +17,15 @@ from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_of, wait_options
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import ConditionNode, EventNode, PublishNode, SleepNode, SleepUntilNode, TaskNode
+from dressage.protocol.spec import (
+    ChildNode,
+    ConditionNode,
+    EventNode,
+    PublishNode,
+    SleepNode,
+    SleepUntilNode,
+    TaskNode,
+)
 
 
 def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
@@ -49,6 +58,10 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         options = wait_options(context, call)
         context.use_event(call, event)
         context.graph.emit(EventNode, node, event=event.name, target=target, **options)
+    elif (child := child_of(context, call)) is not None:
+        args = child_args(context, call, child)
+        context.use_child(call, child)
+        context.graph.emit(ChildNode, node, workflow=child.spec.name, args=args, target=target)
     elif (until := until_of(context, call)) is not None:
         emit_gather(context, node, call, target, until)
     else:
@@ -83,10 +96,6 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
     if found in (asyncio.wait, asyncio.as_completed, asyncio.wait_for):
         advice = "use `first_completed` or `first_successful` of `dressage.flow`"
         return context.refusal(call, f"{name}() would not be durable", advice)
-    if type(found).__name__ == "Workflow":
-        return context.refusal(
-            call, f"{name} is a workflow: child runs are not supported yet", "await its tasks"
-        )
     if helpers.helper_of(call.func, context.scope) is not None:
         return context.refusal(call, f"{name}() is not async", "call it without await")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.functions:

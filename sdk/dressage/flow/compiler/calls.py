@@ -19,6 +19,7 @@ from dressage.flow.members import Unsupported, record_form
 from dressage.flow.models import is_model
 from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
+from dressage.flow.runnable import Runnable
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Call, Const, DictOfExpr, Expr, Make
@@ -83,7 +84,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         raise scope.refusal(node, f"failure {name} is no value", f"raise it: `raise {name}(...)`")
     if isinstance(node.func, ast.Name) and scope.is_undefined_helper(name):
         raise scope.refusal(node, f"{name}() is not defined so far", "define it above")
-    if inspect.iscoroutinefunction(kind) or (isinstance(node.func, ast.Name) and scope.is_function(name)):
+    own = isinstance(node.func, ast.Name) and scope.is_function(name)
+    if own or isinstance(kind, Runnable) or inspect.iscoroutinefunction(kind):
         raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
     if kind is MISSING and isinstance(node.func, ast.Name) and not scope.has_variable(name):
         raise scope.refusal(node, f"name {name} is not known", "define it above the workflow, or import it")

@@ -21,6 +21,7 @@ from dressage.flow.compiler.statements import admits_none, block
 from dressage.flow.compiler.walk import expressions_of, targets_of
 from dressage.flow.describe import TypeBook
 from dressage.flow.events import Event
+from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
@@ -29,11 +30,12 @@ from dressage.protocol.spec import Node, RetryOptions, ReturnNode, Variable, Wor
 
 
 class Compiled(NamedTuple):
-    """A spec, and the objects of the source that its names stand for: tasks, events, and classes."""
+    """A spec, and the objects of the source that its names stand for: tasks, events, workflows, and classes."""
 
     spec: WorkflowSpec
     tasks: Mapping[str, Task[..., Any]]
     events: Mapping[str, Event[Any]]
+    children: Mapping[str, Runnable]
     classes: Mapping[str, type]
 
 
@@ -74,6 +76,7 @@ def compile_workflow(
         tasks=tuple(task.definition for task in context.tasks.values()),
         failures=context.failure_definitions(),
         events=tuple(event.definition for event in context.events.values()),
+        children=tuple(each.child for each in context.children.values()),
         types=tuple(book.definitions.values()),
         retry=retry,
         module=function.__module__,
@@ -81,7 +84,9 @@ def compile_workflow(
         first_line=source.first_line,
         description=inspect.getdoc(function) or "",
     )
-    return Compiled(spec, dict(context.tasks), dict(context.events), dict(book.classes))
+    return Compiled(
+        spec, dict(context.tasks), dict(context.events), dict(context.children), dict(book.classes)
+    )
 
 
 def _check_definition(source: Source) -> None:

@@ -13,12 +13,13 @@ from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.events import Event
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported
+from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Function, Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.spec import AssignNode, EventNode, FailureDef, Node, TaskNode
+from dressage.protocol.spec import AssignNode, ChildNode, EventNode, FailureDef, Node, TaskNode
 from dressage.protocol.types import TypeRef
 
 Block = Callable[["Context", list[ast.stmt]], None]
@@ -121,6 +122,7 @@ class Context:
     """The records of the failures that a variable may hold, by its name."""
 
     events: dict[str, Event[Any]] = field(default_factory=dict[str, Event[Any]])
+    children: dict[str, Runnable] = field(default_factory=dict[str, Runnable])
     declared: dict[str, TypeRef] = field(default_factory=dict[str, TypeRef])
     augmented: list[Augmented] = field(default_factory=list[Augmented])
     frames: list[Loop | Final] = field(default_factory=list["Loop | Final"])
@@ -231,6 +233,20 @@ class Context:
         except Unsupported as error:
             raise self.refusal(node, error.what, error.advice) from error
 
+    def use_child(self, node: ast.AST, child: Runnable) -> None:
+        """Takes a workflow of which a run is started into the spec, with its types."""
+        known = self.children.setdefault(child.spec.name, child)
+        if known is not child:
+            raise self.refusal(
+                node,
+                f"two workflows are named {child.spec.name}, and differ",
+                "give one of them another name",
+            )
+        try:
+            self.scope.book.merge(child.signature.book)
+        except Unsupported as error:
+            raise self.refusal(node, error.what, error.advice) from error
+
     def output_of(self, node: Node) -> TypeRef | None:
         """The type of what a node waits for and gives to a variable."""
         match node:
@@ -238,6 +254,8 @@ class Context:
                 return self.tasks[node.task].definition.output
             case EventNode():
                 return self.events[node.event].definition.type
+            case ChildNode():
+                return self.children[node.workflow].spec.output
             case _:
                 return None
 

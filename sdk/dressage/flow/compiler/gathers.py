@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from dressage.expressions.parse import Scope, translate_each
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
+from dressage.flow.compiler.children import child_args, child_of
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -18,6 +19,7 @@ from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until,
 from dressage.flow.compiler.waits import event_of, wait_of, wait_options
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
 from dressage.protocol.spec import (
+    ChildNode,
     ConditionNode,
     Each,
     EventNode,
@@ -161,7 +163,8 @@ class _Branch:
         self.moment = moment_of(context, node) if is_sleep_until(context, node) else None
         self.condition = condition_of(context, node) if is_wait_until(context, node) else None
         waits = is_sleep(context, node) or is_publish(context, node) or self.moment or self.condition
-        plain = self.task or self.event or waits
+        self.child = child_of(context, node)
+        plain = self.task or self.event or self.child or waits
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
@@ -172,6 +175,8 @@ class _Branch:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
             given = wait_options(context, call)
+        elif self.child is not None:
+            given = child_args(context, call, self.child)
         elif self.callee is not None:
             given = functions.arguments(context, call, self.callee)
         elif self.moment is not None:
@@ -192,7 +197,7 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, a sleep, a wait, publish(), or an async function that awaits the rest",
+                "write a task, a sleep, a wait, publish(), a workflow, or an async function that awaits the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -219,6 +224,9 @@ class _Branch:
             context.use_event(self.call, self.event)
             fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}
             graph.emit(EventNode, self.call, **fields)
+        elif self.child is not None:
+            context.use_child(self.call, self.child)
+            graph.emit(ChildNode, self.call, workflow=self.child.spec.name, args=given, target=result)
         elif self.callee is not None:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)

@@ -28,6 +28,7 @@ from dressage.protocol.expressions import (
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ChildNode,
     ConditionNode,
     EventNode,
     Node,
@@ -119,6 +120,9 @@ def _given(context: Context, node: Node) -> Iterator[tuple[Expr, Field]]:
     if isinstance(node, TaskNode):
         params = {param.name: param for param in context.tasks[node.task].definition.params}
         yield from ((expr, params[name]) for name, expr in node.args.items())
+    elif isinstance(node, ChildNode):
+        params = {param.name: param for param in context.children[node.workflow].spec.params}
+        yield from ((expr, params[name]) for name, expr in node.args.items())
     elif isinstance(node, AssignNode) and node.attribute is not None:
         kind = context.names.views[node.target]
         record = context.scope.book.definitions.get(kind.__name__) if kind else None
@@ -149,7 +153,7 @@ def _refusal(context: Context, place: ast.AST) -> DefinitionError:
 def check_declared(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     """Refuses a value that no run could give to a variable of the declared type."""
     kind: TypeRef | None
-    if isinstance(node, TaskNode | EventNode):
+    if isinstance(node, TaskNode | EventNode | ChildNode):
         name, kind = node.target, context.output_of(node)
     elif isinstance(node, AssignNode) and node.attribute is None:
         name, kind = node.target, types.of(node.value)

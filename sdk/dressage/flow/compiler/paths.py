@@ -14,11 +14,13 @@ from dressage.protocol.spec import (
     ANY_ERROR,
     ANY_FAILURE,
     CANCELLED_ERROR,
+    CHILD_ERROR,
     GROUP_ERROR,
     TASK_ERROR,
     TIMEOUT_ERROR,
     AssignNode,
     BranchNode,
+    ChildNode,
     ConditionNode,
     EventNode,
     FailureDef,
@@ -40,7 +42,7 @@ _ERRORS: Final = "AnyError"
 """Stands for whatever errors of Python's own an expression may end with."""
 
 _TIMEOUTS: Final = frozenset({TIMEOUT_ERROR, "OSError"})
-_OF_WAITS: Final = frozenset({TASK_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
+_OF_WAITS: Final = frozenset({TASK_ERROR, CHILD_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
 """What comes of waiting: no expression raises it."""
 
 _CANCELLED: Final = frozenset({CANCELLED_ERROR})
@@ -96,7 +98,7 @@ class Paths:
     def _successors(self, node: Node) -> Iterator[tuple[int, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
         match node:
-            case TaskNode() | EventNode():
+            case TaskNode() | EventNode() | ChildNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case GatherNode():
                 names = frozenset[str]() if node.each is None else frozenset(node.each.names)
@@ -116,12 +118,25 @@ class Paths:
     def _raised(self, node: Node) -> frozenset[str]:
         """What a node may raise: wire names of failures, and Python's classes of errors."""
         raised: set[str] = set()
-        target = node.target if isinstance(node, TaskNode | EventNode | AssignNode | GatherNode) else None
+        target = (
+            node.target
+            if isinstance(node, TaskNode | EventNode | ChildNode | AssignNode | GatherNode)
+            else None
+        )
         if target in self.declared or any(_may_fail(expr) for expr in expressions_of(node)):
             raised.add(_ERRORS)
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR} | _CANCELLED
+            case ChildNode():
+                raised |= {
+                    _FAILURES,
+                    _ERRORS,
+                    TASK_ERROR,
+                    CHILD_ERROR,
+                    GROUP_ERROR,
+                    TIMEOUT_ERROR,
+                } | _CANCELLED
             case EventNode() | ConditionNode():
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | _CANCELLED
                 if isinstance(node, EventNode) and node.key is not None:
@@ -136,7 +151,7 @@ class Paths:
             case GatherNode():
                 raised |= {GROUP_ERROR} | _CANCELLED
                 if node.until == "completed":
-                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, TIMEOUT_ERROR}
+                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, CHILD_ERROR, TIMEOUT_ERROR}
             case RaiseNode():
                 raised.add(GROUP_ERROR if node.group is not None else node.failure or _FAILURES)
                 if node.reraise is not None:
@@ -155,7 +170,7 @@ class Paths:
         if found & _TIMEOUTS or ANY_ERROR in found:
             found.add(TIMEOUT_ERROR)
         if ANY_ERROR in found:
-            found |= {_ERRORS, TASK_ERROR, GROUP_ERROR}
+            found |= {_ERRORS, TASK_ERROR, CHILD_ERROR, GROUP_ERROR}
         elif found - _OF_WAITS:
             found.add(_ERRORS)
         return found - {ANY_ERROR}

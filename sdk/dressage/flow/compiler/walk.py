@@ -24,7 +24,16 @@ from dressage.protocol.expressions import (
     parts_of,
     variables_in,
 )
-from dressage.protocol.spec import AssignNode, EventNode, GatherNode, Node, RaiseNode, ReturnNode, TaskNode
+from dressage.protocol.spec import (
+    AssignNode,
+    ChildNode,
+    EventNode,
+    GatherNode,
+    Node,
+    RaiseNode,
+    ReturnNode,
+    TaskNode,
+)
 
 
 def expressions_of(node: Node) -> list[Expr]:
@@ -60,7 +69,9 @@ def bindings_in(node: Node) -> list[Bind]:
 
 def targets_of(node: Node) -> list[str]:
     """The variables that a node may set."""
-    target = node.target if isinstance(node, TaskNode | EventNode | AssignNode | GatherNode) else None
+    target = (
+        node.target if isinstance(node, TaskNode | EventNode | ChildNode | AssignNode | GatherNode) else None
+    )
     given: list[str] = []
     if isinstance(node, GatherNode):
         given = [name for branch in node.branches for name in branch.args]

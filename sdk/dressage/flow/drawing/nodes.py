@@ -13,6 +13,7 @@ from dressage.protocol.spec import (
     Backoff,
     Branch,
     BranchNode,
+    ChildNode,
     ConditionNode,
     EventNode,
     GatherNode,
@@ -85,6 +86,12 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     if node.retry is not None and node.retry.backoff is not None:
         said.append(f"after {backoff_text(node.retry.backoff)}")
     return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")
+
+
+def _child(_: WorkflowSpec, node: ChildNode) -> str:
+    args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
+    target = f"{node.target} = " if node.target else ""
+    return f"{target}await {node.workflow}({args})  # a run of its own"
 
 
 def _wait(_: WorkflowSpec, node: EventNode) -> str:
@@ -169,7 +176,14 @@ def _publish(_: WorkflowSpec, node: PublishNode) -> str:
 
 
 def _next(
-    node: TaskNode | AssignNode | SleepNode | PublishNode | SleepUntilNode | ConditionNode | EventNode,
+    node: TaskNode
+    | AssignNode
+    | SleepNode
+    | PublishNode
+    | SleepUntilNode
+    | ConditionNode
+    | EventNode
+    | ChildNode,
 ) -> tuple[Way, ...]:
     return (Way(node.next),)
 
@@ -191,6 +205,7 @@ NODES: Final[dict[type[Node], Drawn]] = {
     SleepUntilNode: Drawn(_sleep_until, _next, "wait"),
     ConditionNode: Drawn(_condition, _next, "wait"),
     EventNode: Drawn(_wait, _next, "wait"),
+    ChildNode: Drawn(_child, _next, "work"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),
     GatherNode: Drawn(_gather, _branches, "fork"),

@@ -202,7 +202,7 @@ class Program:
 
     def text(self) -> str:
         """The whole module."""
-        around = self._function("common", 0)
+        around = self._function("common", 0) + self._child("apart")
         nested = self._function("part", 1) + self._function("piece", 1)
         nested += self._racer("loser", ends=False) + ("" if self.sure else self._racer("racer", ends=True))
         nested += "".join(self._of_the_view(name, write) for name, write in VIEWERS.items())
@@ -242,6 +242,10 @@ class Program:
         self.functions.append(name)
         self.lines, written = lines, self.lines
         return "".join(written)
+
+    def _child(self, name: str) -> str:
+        """Another workflow, of which a run is started wherever it is awaited."""
+        return f'@workflow(name="{self.name}-{name}")\n{self._function(name, 0)}'
 
     def _racer(self, name: str, *, ends: bool) -> str:
         """A function for races. One that does not end waits for what never comes, and says so when it has lost."""

@@ -9,6 +9,7 @@ from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.nodes import (
     assign,
     branch,
+    child,
     condition,
     event,
     gather,
@@ -23,6 +24,7 @@ from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
+    ChildNode,
     ConditionNode,
     EventNode,
     GatherNode,
@@ -46,6 +48,7 @@ ENTER: dict[type[Node], Act] = {
     SleepUntilNode: sleep_until.enter,
     ConditionNode: condition.enter,
     EventNode: event.enter,
+    ChildNode: child.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
     GatherNode: gather.enter,
