@@ -273,7 +273,7 @@ def losers_tidy_nothing() -> Iterator[None]:
             return
         thread.cancel = "raised"
         if not self._take_back(thread, wait):
-            self.advance.drop_timer(thread.timer_id)
+            self.advance.drop_timers(thread)
             self.advance.withdraw(wait)
         self.end(thread, CANCELLED)
 

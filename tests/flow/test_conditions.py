@@ -636,7 +636,7 @@ def timers(effects: Sequence[Effect]) -> list[str]:
 def fired(run: Folded, thread: int) -> Outcome:
     """The timer of a run thread fires."""
     assert run.state is not None
-    return run.apply(TimerFired(next(each.timer_id for each in run.state.threads if each.id == thread)))
+    return run.apply(TimerFired(next(each.timers[0] for each in run.state.threads if each.id == thread)))
 
 
 def test_a_sleep_is_armed_anew_by_a_timer_of_its_own() -> None:

@@ -400,7 +400,7 @@ def test_the_late_result_of_a_loser_is_refused_and_changes_nothing() -> None:
     assert late.code == "RESULT_STALE"
     assert run.state is not None
     assert encode_state(run.state) == before
-    done = run.apply(TimerFired(outcome.run.threads[0].timer_id))
+    done = run.apply(TimerFired(outcome.run.threads[0].timers[0]))
     assert done.run is not None
     assert done.run.output == raw([1, "came"])
 

@@ -254,7 +254,7 @@ def test_a_run_does_not_grow_for_ever_by_waiting() -> None:
     run.start()
     assert run.state is not None
     while not run.state.finished:
-        run.apply(TimerFired(run.state.threads[0].timer_id))
+        run.apply(TimerFired(run.state.threads[0].timers[0]))
     assert failure_of(Outcome(run.state)).name == "history-limit"
     assert run.state.events <= limits.history_events + 3
 
@@ -437,7 +437,7 @@ def test_a_sleep_into_the_past_is_none(duration: str) -> None:
     run = Run(spec_of([SleepNode(expr(duration), 1), ReturnNode()]))
     run.start()
     assert run.state is not None
-    assert run.apply(TimerFired(run.state.threads[0].timer_id)).code is None
+    assert run.apply(TimerFired(run.state.threads[0].timers[0])).code is None
 
 
 def test_timers_fired_by_hand_do_not_lead_out_of_the_calendar() -> None:
@@ -445,7 +445,7 @@ def test_timers_fired_by_hand_do_not_lead_out_of_the_calendar() -> None:
     run.start()
     assert run.state is not None
     while not run.state.finished:
-        run.apply(TimerFired(run.state.threads[0].timer_id))
+        run.apply(TimerFired(run.state.threads[0].timers[0]))
     assert failure_of(Outcome(run.state)).name == "sleep-length"
 
 

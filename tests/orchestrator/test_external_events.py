@@ -129,7 +129,7 @@ def test_a_timeout_is_pythons_own_error() -> None:
     run = Run(waiting(timeout="5"))
     run.start()
     assert run.state is not None
-    outcome = run.apply(TimerFired(run.state.threads[0].timer_id))
+    outcome = run.apply(TimerFired(run.state.threads[0].timers[0]))
     assert isinstance(outcome.events[0], EventTimedOut)
     failure = failure_of(outcome)
     assert (failure.kind, failure.family) == ("timeout", ("TimeoutError", "OSError", "Exception"))
@@ -148,7 +148,7 @@ def test_a_handler_takes_a_timeout_by_its_class(name: str, *, caught: bool) -> N
     run = Run(spec_of(nodes, events=(EventDef("e", ANY),), scopes=(Scope((Handler((name,), 2),)),)))
     run.start()
     assert run.state is not None
-    outcome = run.apply(TimerFired(run.state.threads[0].timer_id))
+    outcome = run.apply(TimerFired(run.state.threads[0].timers[0]))
     assert outcome.run is not None
     assert outcome.run.status == ("completed" if caught else "failed")
 
@@ -157,7 +157,7 @@ def test_an_event_and_a_timeout_that_cross_each_other_end_one_wait() -> None:
     run = Run(waiting(2, timeout="5"))
     run.start()
     assert run.state is not None
-    timer_id = run.state.threads[0].timer_id
+    timer_id = run.state.threads[0].timers[0]
     post(run, 1, "a")
     assert run.apply(TimerFired(timer_id)).code == "RESULT_STALE"
 

@@ -18,6 +18,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
+from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
 from dressage.flow import Event, Workflow, models
@@ -76,7 +77,6 @@ EVENT_VERSION_S: Final = 10.0
 GET_S: Final = 10.0
 """How long it may take to be told how a run stands."""
 
-_answers = msgspec.json.Decoder(Answer)
 _ask_answers = msgspec.json.Decoder(AskAnswer)
 
 
@@ -231,9 +231,7 @@ class Client:
         self._publisher: GroupPublisher | None = None
         self._registry: Registry | None = None
         self._map = ShardMap()
-        self._inbox = ""
-        self._next = 0
-        self._answers: dict[str, asyncio.Future[Answer]] = {}
+        self._answers = Answers()
         self._event_versions: dict[str, tuple[int, float]] = {}
 
     # -- life --------------------------------------------------------------------------------------
@@ -256,8 +254,7 @@ class Client:
             raise
         self._publisher = GroupPublisher(connection, patience_s=self._patience_s)
         self._registry = Registry(connection, self.names)
-        self._inbox = connection.new_inbox()
-        await connection.serve(f"{self._inbox}.*", self._on_answer)
+        await self._answers.open(connection)
 
     async def close(self) -> None:
         if self._publisher is not None:
@@ -562,12 +559,9 @@ class Client:
         connection; a repeat carries the same id, so it changes nothing.
         """
         connection = self.connection
-        self._next += 1
-        reply = f"{self._inbox}.{self._next}"
-        future = self._answers[reply] = asyncio.get_running_loop().create_future()
         deadline = asyncio.get_running_loop().time() + timeout_s
         shard, pause_s = self._map.first(place_of(token)), ANSWER_S
-        try:
+        with self._answers.one() as (reply, future):
             seq = (await self._publish(token, command, reply, shard)).seq
             while not connection.lost.is_set():
                 left = deadline - asyncio.get_running_loop().time()
@@ -582,8 +576,6 @@ class Client:
                     seq = (await self._publish(token, command, reply, shard)).seq
                 if folded is not None:
                     pause_s = min(2 * pause_s, PAUSE_S_MAX)
-        finally:
-            del self._answers[reply]
         raise NoAnswer(
             f"no answer to the command for {_named(token)} in {timeout_s:g} s. It is safe in the stream and will be "
             "folded when an orchestrator serves its shard; the same call again changes nothing more"
@@ -609,14 +601,6 @@ class Client:
             self._map = (await require_namespace(self.connection, self.names)).map
         except DressageError as error:
             _log.info("reading the shard map: %s", error)
-
-    async def _on_answer(self, subject: str, data: bytes, _: str) -> None:
-        future = self._answers.get(subject)
-        if future is not None and not future.done():
-            try:
-                future.set_result(_answers.decode(data))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                _log.warning("an answer does not decode: %s", error)
 
     async def get(self, run_id: str, *, not_before: int = 0, shard: int | None = None) -> RunView:
         """The run as it stands. Raises `NotFound`, or `NoAnswer` when nobody serves its shard.

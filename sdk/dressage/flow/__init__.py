@@ -11,7 +11,7 @@ from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.conditions import wait_until
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
-from dressage.flow.failures import ChildError, TaskError, WorkflowFailure
+from dressage.flow.failures import ChildError, TaskError, TaskTimeout, WorkflowFailure
 from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
@@ -32,6 +32,7 @@ __all__ = [
     "Searchable",
     "Task",
     "TaskError",
+    "TaskTimeout",
     "Workflow",
     "WorkflowFailure",
     "first_completed",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
-from dressage.flow.retries import Exponential, retry_options
+from dressage.flow.retries import TaskOptions, said_by
 from dressage.flow.signatures import Signature
 from dressage.flow.tasks import Task, TaskDecorator, make_task
 from dressage.protocol.errors import DefinitionError
@@ -74,9 +74,8 @@ class App:
         /,
         *,
         name: str | None = None,
-        retries: int | None = None,
-        backoff: Exponential | None = None,
         queue: str | None = None,
+        **options: Unpack[TaskOptions],
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -84,15 +83,14 @@ class App:
         /,
         *,
         name: str | None = None,
-        retries: int | None = None,
-        backoff: Exponential | None = None,
         queue: str | None = None,
+        **options: Unpack[TaskOptions],
     ) -> Any:
         """Declares a task whose body is its handler, and whose queue is the application's name by default."""
-        retry = retry_options(retries, backoff)
+        said = said_by(options)
 
         def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-            made = make_task(function, name, queue or self.name, retry)
+            made = make_task(function, name, queue or self.name, said)
             self.register(made, function)
             return made
 

@@ -6,6 +6,7 @@
     |- WorkflowFailure              a business outcome; never retried
     |  '- CardDeclined ...          subclasses of the author's
     |- TaskError                    a task failed technically, after its retries
+    |  '- TaskTimeout               it was not done in its time; a TimeoutError, too
     |- ChildError                   a child run was not started, was cancelled, or passed a limit
     |- ExceptionGroup               what branches of a `gather` failed with
     |- TimeoutError                 what was waited for did not come in time; an OSError, as in Python
@@ -197,6 +198,12 @@ class TaskError(Exception):
     """
 
 
+class TaskTimeout(TaskError, TimeoutError):
+    """A task was not done in its time: its last attempt took longer than its `timeout`, or was silent for longer than
+    its `heartbeat`; no worker took it within `start_timeout`; or its `deadline` has passed.
+    """
+
+
 class ChildError(Exception):
     """A child run did not do what it was to: it could not be started, was cancelled, or passed one of its limits.
 
@@ -213,6 +220,15 @@ def _errors_of_python() -> Iterator[type[Exception]]:
 
 
 CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
-    {Exception, TaskError, ChildError, ExceptionGroup, TimeoutError, OSError, *_errors_of_python()}
+    {
+        Exception,
+        TaskError,
+        TaskTimeout,
+        ChildError,
+        ExceptionGroup,
+        TimeoutError,
+        OSError,
+        *_errors_of_python(),
+    }
 )
 """What an `except` clause can name beside subclasses of `WorkflowFailure`."""

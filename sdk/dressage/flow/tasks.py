@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from dressage.flow.failures import TaskError, WorkflowFailure, wire_name
-from dressage.flow.retries import Exponential, retry_options
+from dressage.flow.failures import TaskError, TaskTimeout, WorkflowFailure, wire_name
+from dressage.flow.retries import NOTHING_SAID, Said, TaskOptions, said_by
 from dressage.flow.signatures import Signature
 from dressage.protocol.names import check_name
-from dressage.protocol.spec import RetryOptions, TaskDef
+from dressage.protocol.spec import TaskDef, effective_times
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,12 +36,13 @@ class Task(Generic[P, R]):
         function: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]],
         signature: Signature,
         definition: TaskDef,
-        call_retry: RetryOptions | None = None,
+        call: Said = NOTHING_SAID,
     ) -> None:
+        """`call` are the options of one call."""
         self.function = function
         self.signature = signature
         self.definition = definition
-        self.call_retry = call_retry
+        self.call = call
         self.__name__ = getattr(function, "__name__", definition.name)
         self.__doc__ = function.__doc__
 
@@ -54,6 +56,17 @@ class Task(Generic[P, R]):
         return cast("Callable[P, object]", _fakes.get(self.name, self.function))
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        times = effective_times(self.call.times, self.definition.times)
+        limit_s = min((each for each in (times.attempt_s, times.call_s) if each is not None), default=None)
+        if limit_s is None:
+            return await self._called(*args, **kwargs)
+        try:
+            async with within(limit_s):
+                return await self._called(*args, **kwargs)
+        except TimeoutError as error:
+            raise TaskTimeout(f"task {self.name} was not done in {limit_s:g} s") from error
+
+    async def _called(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             result: object = self.body(*args, **kwargs)
             if inspect.isawaitable(result):
@@ -64,10 +77,9 @@ class Task(Generic[P, R]):
         except Exception as error:
             raise TaskError(f"{error} (task {self.name}, attempt 1 of 1)") from error
 
-    def options(self, *, retries: int | None = None, backoff: Exponential | None = None) -> Task[P, R]:
+    def options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """The same task with options of this call, which go before the definition's and the workflow's."""
-        said = retry_options(retries, backoff)
-        return Task(self.function, self.signature, self.definition, said)
+        return Task(self.function, self.signature, self.definition, said_by(options))
 
     @contextmanager
     def faked(self, function: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]]) -> Iterator[None]:
@@ -86,6 +98,11 @@ class Task(Generic[P, R]):
         return f"<task {self.name}>"
 
 
+def within(seconds: float) -> asyncio.Timeout:
+    """Gives what is done in it so many seconds, where a workflow's function is run as plain Python."""
+    return asyncio.timeout(seconds)
+
+
 class TaskDecorator(Protocol):
     """What `@task(...)` gives: a decorator of async and of plain functions."""
 
@@ -99,7 +116,7 @@ def make_task(
     function: Callable[..., Any],
     name: str | None,
     queue: str | None,
-    retry: RetryOptions | None,
+    said: Said,
 ) -> Task[..., Any]:
     """The task of a function. Raises `DefinitionError` for its types, `BadName` for its names."""
     signature = Signature(function)
@@ -108,7 +125,8 @@ def make_task(
         params=signature.params,
         output=signature.output,
         queue=check_name(queue or DEFAULT_QUEUE, "queue"),
-        retry=retry,
+        retry=said.retry,
+        times=said.times,
     )
     return Task(function, signature, definition)
 
@@ -119,29 +137,24 @@ def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(
-    *,
-    name: str | None = None,
-    retries: int | None = None,
-    backoff: Exponential | None = None,
-    queue: str | None = None,
+    *, name: str | None = None, queue: str | None = None, **options: Unpack[TaskOptions]
 ) -> TaskDecorator: ...
 def task(
     function: Callable[..., Any] | None = None,
     /,
     *,
     name: str | None = None,
-    retries: int | None = None,
-    backoff: Exponential | None = None,
     queue: str | None = None,
+    **options: Unpack[TaskOptions],
 ) -> Any:
-    """Declares a task. Its contract is the function's signature; `retries` counts attempts after the first.
+    """Declares a task. Its contract is the function's signature; the options are those of `TaskOptions`.
 
     A function whose body is `raise NotImplementedError` is a contract alone: a worker registers the handler with
     `App.handles`. Technical errors are retried, a `WorkflowFailure` never is.
     """
-    retry = retry_options(retries, backoff)
+    said = said_by(options)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-        return make_task(function, name, queue, retry)
+        return make_task(function, name, queue, said)
 
     return decorate if function is None else decorate(function)

@@ -83,6 +83,18 @@ class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=Tru
     actor: Short = ""
 
 
+class AttemptProgress(
+    msgspec.Struct, tag="attempt-progress", tag_field="type", frozen=True, omit_defaults=True
+):
+    """A worker has an attempt, and has come so far with it: `progress` is any JSON of the handler's, kept for other
+    executions of the call; without it what was kept stays."""
+
+    task_id: Short
+    worker: Short
+    progress: Json = msgspec.UNSET
+    actor: Short = ""
+
+
 class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True, omit_defaults=True):
     """Cancels a run, once: `CancelledError` is raised where it waits, its `finally` clauses and sagas tidy up, and then
     it ends. A run that is being cancelled, or is cancelled already, stays so, and the command is accepted.
@@ -218,6 +230,9 @@ class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=Tru
 
 REASON_BYTES_MAX = 4096
 
+PROGRESS_BYTES_MAX = 16 * 1024
+"""Bytes of what one call of a task tells of its progress."""
+
 ToKey = AwaitEvent | WithdrawWait | ReturnEvent
 """What runs tell a correlation key."""
 
@@ -227,7 +242,10 @@ FromKey = DeliverEvent | RefuseWait | EndWait
 OfMarks = KeepMarks | MarksKept | AskMark | TellMark
 """What a correlation key and the parts of its marks tell each other."""
 
-Command = StartRun | TaskResult | CancelRun | PostEvent | TimerFired | ChildEnded | ToKey | FromKey | OfMarks
+OfRun = StartRun | TaskResult | AttemptProgress | CancelRun | PostEvent | TimerFired | ChildEnded
+"""What changes a run, from wherever it comes."""
+
+Command = OfRun | ToKey | FromKey | OfMarks
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -240,6 +258,7 @@ RefusalCode = Literal[
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
+    "PROGRESS_INVALID",
     "EVENT_UNKNOWN",
     "EVENT_INVALID",
     "EVENTS_FULL",
@@ -279,6 +298,10 @@ class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     `args` is a JSON object of parameters by name. The result goes, as a `TaskResult` with the same `task_id`,
     to the subject `reply`. `call_id` is the same for all attempts of one call, and for no other call of the run:
     with `run_id` it makes the idempotency key for what the handler does elsewhere.
+
+    Its handler may take `timeout_s` and be silent for `heartbeat_s`; 0: as long as it wants. A worker that begins an
+    attempt which `tells_start` sends an `AttemptProgress` first. `progress` is what was kept last of how far attempts
+    of the call before this one had come.
     """
 
     task: str
@@ -291,6 +314,17 @@ class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     args: msgspec.Raw
     reply: str
     scheduled_at: str = ""
+    timeout_s: float = 0.0
+    heartbeat_s: float = 0.0
+    tells_start: bool = False
+    progress: Json = msgspec.UNSET
+
+
+class AttemptStopped(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Told once on `dressage.<ns>.stop.<queue>` to whoever listens: the run does not wait for this attempt any more."""
+
+    run_id: str
+    task_id: str
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -298,15 +332,17 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
-    for the output with its masked parts in clear, for the caller who awaits the result.
+    for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
+    `task_id` of the run.
     """
 
-    op: Literal["get", "wait", "key"]
+    op: Literal["get", "wait", "key", "attempt"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
     revealed: bool = False
     event: str = ""
+    task_id: str = ""
 
 
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
@@ -354,6 +390,13 @@ class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
     shard: int = 0
 
 
+class AttemptView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An attempt as its worker sees it: whether its run still waits for it, and the last progress that was told of."""
+
+    awaited: bool
+    progress: Json = msgspec.UNSET
+
+
 class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The owner's reply to an `Ask`.
 
@@ -368,6 +411,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: int = 0
     generation: int = 1
     key: KeyView | None = None
+    attempt: AttemptView | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -54,6 +54,20 @@ class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     delay_s: float = 0.0
 
 
+class TaskStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind task-started: a worker has told that it has the attempt, `waited_ms` after it was scheduled.
+
+    Workers tell it of attempts that have a start timeout, and of those whose progress they tell.
+    """
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    worker: str
+    waited_ms: float
+
+
 class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-completed: `waited_ms` from scheduled to result, `duration_ms` inside the handler."""
 
@@ -70,7 +84,8 @@ class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-failed: the attempt ended in a business failure or a technical error.
 
-    `retry` says whether another attempt follows.
+    `retry` says whether another attempt follows. Where the engine has ended the attempt, as it was not done in time,
+    there is no `worker`.
     """
 
     task: str
@@ -308,6 +323,7 @@ EventData = (
     RunStarted
     | VariableChanged
     | TaskScheduled
+    | TaskStarted
     | TaskCompleted
     | TaskFailed
     | FailureCaught
@@ -340,6 +356,7 @@ KIND: dict[type[EventData], str] = {
     RunStarted: "run-started",
     VariableChanged: "variable-changed",
     TaskScheduled: "task-scheduled",
+    TaskStarted: "task-started",
     TaskCompleted: "task-completed",
     TaskFailed: "task-failed",
     FailureCaught: "failure-caught",

@@ -405,6 +405,9 @@ class Names:
     def ask(self, shard: int) -> str:
         return f"{self.root}.ask.{shard}"
 
+    def stop(self, queue: str) -> str:
+        return f"{self.root}.stop.{queue}"
+
     def query(self) -> str:
         return f"{self.root}.query"
 

@@ -32,7 +32,13 @@ TASK_ERROR = "TaskError"
 CHILD_ERROR = "ChildError"
 """The class of what a child run did not do: it was not started, was cancelled, or passed one of its limits."""
 
+TASK_TIMEOUT = "TaskTimeout"
+"""The class of what a task did not do in its time: a `TaskError`, and a `TimeoutError`, too."""
+
 TIMEOUT_ERROR = "TimeoutError"
+TASK_TIMEOUT_FAMILY = (TASK_TIMEOUT, TASK_ERROR, TIMEOUT_ERROR, "OSError", ANY_ERROR)
+"""By what it can be caught that a task was not done in its time."""
+
 CANCELLED_ERROR = "CancelledError"
 """The class of what is raised where a branch waits that has lost a race, and where a run does that is cancelled. Only a
 `finally` and a saga take it."""
@@ -62,10 +68,14 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What one place says about retries; what it leaves at None is asked of the next place (`effective_retry`)."""
+    """What one place says about retries; what it leaves at None is asked of the next place (`effective_retry`).
+
+    `never` are the classes of errors, by their names, after which nothing is tried again.
+    """
 
     retries: int | None = None
     backoff: Backoff | None = None
+    never: tuple[str, ...] | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -76,6 +86,22 @@ class Retry(msgspec.Struct, frozen=True):
     factor: float = 2.0
     limit_s: float = 60.0
     jitter: float = 0.1
+    never: tuple[str, ...] = ()
+
+
+class TaskTimes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How long a call of a task may take, in seconds; what one place leaves at None is asked of the next place
+    (`effective_times`).
+
+    `attempt_s` is for each attempt, from when its handler begins, and `heartbeat_s` for how long that may give no sign
+    of progress; a worker watches over both. `start_s` is from when an attempt may begin until a worker says that it
+    has, and `call_s` for the call with all its attempts; the engine watches over these.
+    """
+
+    attempt_s: float | None = None
+    heartbeat_s: float | None = None
+    start_s: float | None = None
+    call_s: float | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,6 +142,7 @@ class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     queue: str = "default"
     retry: RetryOptions | None = None
     failures: tuple[str, ...] = ()
+    times: TaskTimes | None = None
 
 
 class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -174,8 +201,8 @@ class TaskNode(
 ):
     """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
 
-    `retry` is what the call itself says (see `effective_retry`). A call that `undoes` a step of a saga is not cancelled
-    with its branch: that waits until the saga is undone.
+    `retry` and `times` are what the call itself says (see `effective_retry`, `effective_times`). A call that `undoes` a
+    step of a saga is not cancelled with its branch: that waits until the saga is undone.
     """
 
     task: str
@@ -183,6 +210,7 @@ class TaskNode(
     next: int
     target: str | None = None
     retry: RetryOptions | None = None
+    times: TaskTimes | None = None
     undoes: bool = False
     scope: int | None = None
     line: int = 0
@@ -506,7 +534,19 @@ def effective_retry(spec: WorkflowSpec, node: TaskNode, task: TaskDef | None = N
     said = [place for place in places if place is not None]
     retries = next((place.retries for place in said if place.retries is not None), 0)
     backoff = next((place.backoff for place in said if place.backoff is not None), Backoff())
-    return Retry(retries, backoff.base_s, backoff.factor, backoff.limit_s, backoff.jitter)
+    never = next((place.never for place in said if place.never is not None), ())
+    return Retry(retries, backoff.base_s, backoff.factor, backoff.limit_s, backoff.jitter, never)
+
+
+def effective_times(call: TaskTimes | None, task: TaskTimes | None) -> TaskTimes:
+    """How long a call may take: each time as its own options say, else the task's definition."""
+    if call is None or task is None:
+        return call or task or _NO_TIMES
+    said = {name: getattr(call, name) for name in TaskTimes.__struct_fields__}
+    return msgspec.structs.replace(task, **{name: s for name, s in said.items() if s is not None})
+
+
+_NO_TIMES = TaskTimes()
 
 
 def catches(spec: WorkflowSpec, handler: Handler, failure: FailureInfo) -> bool:

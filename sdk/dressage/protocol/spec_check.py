@@ -28,6 +28,7 @@ from dressage.protocol.spec import (
     SleepUntilNode,
     TaskDef,
     TaskNode,
+    TaskTimes,
     WorkflowSpec,
 )
 from dressage.protocol.spec_sizes import (
@@ -44,6 +45,8 @@ RETRIES_MAX: Final = 10_000
 BACKOFF_S_MAX: Final = 366 * 86_400.0
 EXPIRES_S_MAX: Final = 100 * 365 * 86_400
 BACKOFF_FACTOR_MAX: Final = 1_000.0
+TASK_TIME_S_MIN: Final = 0.001
+TASK_TIME_S_MAX: Final = 10 * 366 * 86_400
 
 _ERROR_CLASS: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
 """How a handler names technical errors: by Python's class. No business failure has a capital letter."""
@@ -73,6 +76,7 @@ def check_spec(spec: WorkflowSpec) -> None:
         if isinstance(node, TaskNode):
             _check_call(number, f"task {node.task!r}", node.args, tasks.get(node.task))
             _check_retry(f"node {number}", node.retry)
+            _check_times(f"node {number}", node.times)
         if isinstance(node, ChildNode):
             _check_call(number, f"workflow {node.workflow!r}", node.args, children.get(node.workflow))
         if isinstance(node, EventNode) and node.event not in events:
@@ -236,6 +240,9 @@ def _check_retry(where: str, options: RetryOptions | None) -> None:
         raise BadSpec(
             f"{where}: retries is {shown_figure(options.retries)}: give 0 to {RETRIES_MAX} (limit retries)"
         )
+    for name in options.never or ():
+        if not name.isidentifier():
+            raise BadSpec(f"{where}: {name!r}, after which nothing is tried again, is the name of no class")
     backoff = options.backoff
     if backoff is None:
         return
@@ -251,12 +258,23 @@ def _check_retry(where: str, options: RetryOptions | None) -> None:
             )
 
 
+def _check_times(where: str, times: TaskTimes | None) -> None:
+    for name in TaskTimes.__struct_fields__:
+        seconds = None if times is None else getattr(times, name)
+        if seconds is not None and not TASK_TIME_S_MIN <= seconds <= TASK_TIME_S_MAX:
+            raise BadSpec(
+                f"{where}: {name} of its times is {seconds:g}: give {TASK_TIME_S_MIN:g} to {TASK_TIME_S_MAX} "
+                "(limit task-time)"
+            )
+
+
 def _check_names(spec: WorkflowSpec) -> None:
     check_name(spec.name, "workflow")
     for task in spec.tasks:
         check_name(task.name, "task")
         check_name(task.queue, f"queue of task {task.name}:")
         _check_retry(f"task {task.name!r}", task.retry)
+        _check_times(f"task {task.name!r}", task.times)
         for param in task.params:
             check_identifier(param.name, f"a parameter of task {task.name}")
         for failure in task.failures:

@@ -1,11 +1,12 @@
-"""Running a handler: async ones are awaited, plain ones run in a thread; what they raise is told from results."""
+"""What a handler is given, and what becomes of what it returns or raises.
+
+A value that is not of the declared type is wrong every time (`type-error`, never retried); any other exception but a
+`WorkflowFailure` is a technical error, with the end of its traceback in the details.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import traceback
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,22 +36,6 @@ class Ended:
         if self.error is not None:
             return "errored"
         return "completed" if self.failure is None else "failed"
-
-
-async def run_handler(handler: Handler, args: msgspec.Raw, threads: Executor) -> Ended:
-    """Never raises, but for a cancellation.
-
-    A value that is not of the declared type is wrong every time (`type-error`, never retried); any other exception
-    but a `WorkflowFailure` is a technical error, with the end of its traceback in the details.
-    """
-    arguments = arguments_of(handler, args)
-    if isinstance(arguments, Ended):
-        return arguments
-    try:
-        value = await _called(handler, arguments, threads)
-    except (Exception, SystemExit) as error:
-        return ended_by(error)
-    return ended_with(handler, value)
 
 
 def arguments_of(handler: Handler, args: msgspec.Raw) -> dict[str, Any] | Ended:
@@ -87,24 +72,21 @@ def ended_with(handler: Handler, value: Any) -> Ended:
         return _mismatch(f"result of task {handler.definition.name!r}: {error.message}")
 
 
-async def _called(handler: Handler, arguments: dict[str, Any], threads: Executor) -> Any:
-    if handler.is_async:
-        return await handler.function(**arguments)
-    context = contextvars.copy_context()
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(threads, lambda: context.run(handler.function, **arguments))
-
-
 def _mismatch(message: str) -> Ended:
     return Ended(error=FailureInfo("type-error", message, "type-error"))
 
 
 def technical(error: Exception | SystemExit) -> FailureInfo:
-    """What is reported of an exception; what is cut of it ends, or begins, with three dots."""
+    """What is reported of an exception, with the classes that it derives from; what is cut ends, or begins, with three
+    dots."""
     trace, message = "".join(traceback.format_exception(error)), str(error)
     if len(trace) > TRACEBACK_CHARS_MAX:
         trace = _CUT + trace[len(_CUT) - TRACEBACK_CHARS_MAX :]
     if len(message) > MESSAGE_CHARS_MAX:
         message = message[: MESSAGE_CHARS_MAX - len(_CUT)] + _CUT
     details = msgspec.Raw(msgspec.json.encode({"traceback": trace}))
-    return FailureInfo(type(error).__name__, message, "task-error", details)
+    family = tuple(kind.__name__ for kind in type(error).__mro__[1:] if kind not in _ANY)
+    return FailureInfo(type(error).__name__, message, "task-error", details, family)
+
+
+_ANY: Final = (Exception, BaseException, object)

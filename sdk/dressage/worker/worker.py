@@ -7,10 +7,12 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -18,18 +20,36 @@ from dressage.brokers.interface import Broker, Connection, Delivery, Message, Pu
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, read_namespace
 from dressage.brokers.publisher import GroupPublisher
+from dressage.client.answers import Answers
 from dressage.flow import App, Handler
-from dressage.protocol.commands import FailureInfo, TaskMessage, TaskResult, WorkerInfo, encoder
+from dressage.protocol.commands import (
+    REPLY_HEADER,
+    Answer,
+    Ask,
+    AskAnswer,
+    AttemptProgress,
+    AttemptStopped,
+    AttemptView,
+    FailureInfo,
+    TaskMessage,
+    TaskResult,
+    WorkerInfo,
+    encoder,
+)
 from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
-from dressage.worker.calls import run_handler
-from dressage.worker.context import enter_task
+from dressage.worker.attempt import Attempt
 
 _log = logging.getLogger("dressage.worker")
 
 SIGN_OF_LIFE_S: Final = TASK_ACK_WAIT_S / 3
-UNKNOWN_TASK_DELAY_S: Final = 5.0
+PUT_BACK_S: Final = 5.0
+"""After so long an attempt comes again that could not be begun here."""
+
+CONFIRM_S: Final = 5.0
+"""How long a worker waits for what the owner says of an attempt."""
+
 NAMESPACE_POLL_S: Final = 0.5
 GROWTH_POLL_S: Final = 2.0
 """How often it looks whether there are more shards to take tasks from."""
@@ -69,6 +89,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
         self._beside: asyncio.Task[None] | None = None
+        self._answers = Answers()
+        self._looking: set[asyncio.Task[None]] = set()
         meters = meters or NoMeters()
         self._handled = meters.counter("worker_attempts_total", "Attempts handled", ["task", "outcome"])
         self._seconds = meters.histogram("worker_attempt_seconds", "Time inside the handler", ["task"])
@@ -103,7 +125,11 @@ class Worker:
         connection = await self._broker.connect(f"dressage-worker-{self._identity}", reconnect=True)
         publisher = GroupPublisher(connection, patience_s=None)
         beat = asyncio.create_task(self._show_life(connection))
+        asking = asyncio.create_task(self._look_after(connection, publisher))
         try:
+            await self._answers.open(connection)
+            for queue in self._app.queues:
+                await connection.serve(self._names.stop(queue), partial(self._on_stopped, publisher))
             shards = await self._await_namespace(connection)
             pulls: list[asyncio.Task[None]] = []
             while not self._stop.is_set():
@@ -119,6 +145,7 @@ class Worker:
             await self._drain(connection)
         finally:
             beat.cancel()
+            asking.cancel()
             publisher.close()
             await connection.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -189,7 +216,7 @@ class Worker:
         self, connection: Connection, publisher: GroupPublisher, shards: int, shard: int, queue: str
     ) -> None:
         """A pull that ends (consumer lost, server restarted) is set up again, for as long as the worker lives."""
-        stream, consumer = self._names.shard_stream(shard), self._names.task_consumer(queue)
+        consumer = self._names.task_consumer(queue)
         while True:
             ended = asyncio.Event()
 
@@ -198,15 +225,15 @@ class Worker:
                 ended.set()
 
             pull: Pull | None = None
-            taking = _Taking()
+            taking = _Taking(shard, self._names.shard_stream(shard))
             try:
                 await ensure_queue(connection, self._names, shards, queue)
 
                 def on_delivery(delivery: Delivery, taking: _Taking = taking) -> None:
-                    self._take(connection, publisher, stream, delivery, taking)
+                    self._take(connection, publisher, delivery, taking)
 
                 pull = taking.pull = await connection.pull(
-                    stream, consumer, self._config.concurrency, on_delivery, on_end
+                    taking.stream, consumer, self._config.concurrency, on_delivery, on_end
                 )
                 self._ready.set()
                 await ended.wait()
@@ -221,80 +248,178 @@ class Worker:
         self,
         connection: Connection,
         publisher: GroupPublisher,
-        stream: str,
         delivery: Delivery,
         taking: _Taking,
     ) -> None:
-        self._held[delivery.reply] = _Held(delivery, asyncio.get_running_loop().time())
-        task = asyncio.create_task(self._attempt(connection, publisher, stream, delivery, taking))
+        held = self._held[delivery.reply] = _Held(delivery, taking, asyncio.get_running_loop().time())
+        task = asyncio.create_task(self._attempt(connection, publisher, held))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _attempt(
-        self,
-        connection: Connection,
-        publisher: GroupPublisher,
-        stream: str,
-        delivery: Delivery,
-        taking: _Taking,
-    ) -> None:
+    async def _attempt(self, connection: Connection, publisher: GroupPublisher, held: _Held) -> None:
         try:
             async with self._slots:
                 if not self._stop.is_set():
-                    await self._handle(connection, publisher, stream, delivery)
+                    await self._handle(connection, publisher, held)
         except DressageError as error:
             _log.warning("an attempt could not be settled with the broker: %s", error)
-            held = self._held.get(delivery.reply)
-            if held is not None and not held.reported:
-                del self._held[delivery.reply]  # Unacknowledged, it is delivered again.
+            if not held.reported:
+                self._held.pop(held.delivery.reply, None)  # Unacknowledged, it is delivered again.
         except Exception:
             # A bug of ours. Held on, the attempt would be shown alive for ever and never be executed again.
             _log.exception("an attempt could not be handled")
-            self._held.pop(delivery.reply, None)
+            self._held.pop(held.delivery.reply, None)
         finally:
-            if taking.pull is not None:
-                await taking.pull.taken()
+            if held.taking.pull is not None:
+                await held.taking.pull.taken()
 
-    async def _handle(
-        self, connection: Connection, publisher: GroupPublisher, stream: str, delivery: Delivery
-    ) -> None:
+    async def _handle(self, connection: Connection, publisher: GroupPublisher, held: _Held) -> None:
+        delivery = held.delivery
         try:
             message = _tasks.decode(delivery.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _log.error("a task message does not decode (%s): %s", delivery.subject, error)
             self._handled.labels("unknown", "malformed").inc()
-            await self._put_back(connection, delivery)
+            await self._put_back(connection, held)
             return
         handler = self._app.handlers.get(message.task)
         if handler is None:
             _log.warning("no handler for task %r of queue %s: put back", message.task, delivery.subject)
             self._handled.labels("unknown", "no-handler").inc()
-            await self._put_back(connection, delivery)
+            await self._put_back(connection, held)
             return
-        result = await self._run(handler, message)
-        await self._report(publisher, stream, message, result)
-        held = self._held[delivery.reply]
+        if message.tells_start or delivery.attempts > 1:
+            begun = await self._begun(connection, publisher, held, message)
+            if begun is None:
+                return
+            message = begun
+        attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held.taking, message))
+        result = await self._run(handler, attempt)
+        if result is not None:
+            if result.error is not None:
+                await attempt.flush()  # The next attempt goes on from there.
+            await self._report(publisher, held.taking.stream, message, result)
         held.reported = True
         await self._acknowledge(connection, held)
+        await attempt.leave()
+
+    async def _begun(
+        self, connection: Connection, publisher: GroupPublisher, held: _Held, message: TaskMessage
+    ) -> TaskMessage | None:
+        """Tells that an attempt is here, before its handler begins; None if it is not to.
+
+        One that comes again may be of a run that waits for it no more, or have come some way with another worker: what
+        that has told last comes with the message that this gives.
+        """
+        answer = await self._confirmed(publisher, held.taking, message)
+        if answer is not None and not answer.accepted and answer.code in _OVER:
+            self._handled.labels(message.task, "stale").inc()
+            held.reported = True
+            await self._acknowledge(connection, held)
+            return None
+        if answer is not None and (not answer.accepted or held.delivery.attempts == 1):
+            return message
+        view = None if answer is None else await self._view(connection, answer.shard, message, answer.seq)
+        if view is None:
+            # Nobody serves the shard. Its run could not go on, and where the attempt had come to is not known.
+            await self._put_back(connection, held)
+            return None
+        return msgspec.structs.replace(message, progress=view.progress)
 
     async def _acknowledge(self, connection: Connection, held: _Held) -> None:
         """Without a connection it stays held, and is tried again: else the attempt would be executed twice."""
         await connection.ack(held.delivery)
         self._held.pop(held.delivery.reply, None)
 
-    async def _put_back(self, connection: Connection, delivery: Delivery) -> None:
-        await connection.nak(delivery, UNKNOWN_TASK_DELAY_S)
-        self._held.pop(delivery.reply, None)
+    async def _put_back(self, connection: Connection, held: _Held) -> None:
+        await connection.nak(held.delivery, PUT_BACK_S)
+        self._held.pop(held.delivery.reply, None)
+
+    # -- whether anybody waits for them ------------------------------------------------------------
+    async def _tell(
+        self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage, progress: msgspec.Raw
+    ) -> None:
+        told = AttemptProgress(message.task_id, self._identity, progress)
+        await publisher.publish(taking.stream, Message(message.reply, encoder.encode(told)))
+
+    async def _confirmed(
+        self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage
+    ) -> Answer | None:
+        """What the owner says of an attempt that this worker has; None if nobody says anything in time.
+
+        It is a command, which is folded behind the one that has made the attempt: an owner that lags, or was replaced,
+        could say of an attempt that it does not know yet that nobody waits for it.
+        """
+        with self._answers.one() as (reply, future):
+            data = encoder.encode(AttemptProgress(message.task_id, self._identity))
+            await publisher.publish(taking.stream, Message(message.reply, data, {REPLY_HEADER: reply}))
+            await asyncio.wait({future}, timeout=CONFIRM_S)
+            return future.result() if future.done() else None
+
+    async def _view(
+        self, connection: Connection, shard: int, message: TaskMessage, not_before: int = 0
+    ) -> AttemptView | None:
+        """The attempt as its run knows it; None if nobody tells."""
+        ask = Ask("attempt", message.run_id, not_before, hold_s=CONFIRM_S, task_id=message.task_id)
+        try:
+            data = await connection.request(self._names.ask(shard), encoder.encode(ask), CONFIRM_S + 1.0)
+            return _ask_answers.decode(data).attempt
+        except (DressageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            _log.info("task %s of run %s: %s", message.task, message.run_id, error)
+            return None
+
+    async def _on_stopped(self, publisher: GroupPublisher, _: str, data: bytes, __: str) -> None:
+        """Somebody says that a run waits for an attempt no more."""
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            told = _stopped.decode(data)
+            for held in list(self._held.values()):
+                attempt = held.attempt
+                if attempt is not None and attempt.message.task_id == told.task_id:
+                    if attempt.message.run_id == told.run_id:
+                        self._beside_it(self._stop_if_over(publisher, held, attempt))
+
+    async def _look_after(self, connection: Connection, publisher: GroupPublisher) -> None:
+        """Asks now and then about the attempts that take long: what is told of their end may get lost."""
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE_S / 2)
+            due = asyncio.get_running_loop().time() - SIGN_OF_LIFE_S
+            long = [held for held in self._held.values() if held.attempt and held.taken_at < due]
+            await asyncio.gather(*(self._look_at(connection, publisher, held) for held in long))
+
+    async def _look_at(self, connection: Connection, publisher: GroupPublisher, held: _Held) -> None:
+        attempt = held.attempt
+        if attempt is None or attempt.stopped or held.reported:
+            return
+        view = await self._view(connection, held.taking.shard, attempt.message)
+        if view is not None and not view.awaited:
+            await self._stop_if_over(publisher, held, attempt)
+
+    async def _stop_if_over(self, publisher: GroupPublisher, held: _Held, attempt: Attempt) -> None:
+        try:
+            answer = await self._confirmed(publisher, held.taking, attempt.message)
+        except DressageError as error:
+            _log.info("whether task %s is still awaited: %s", attempt.message.task, error)
+            return
+        if answer is not None and not answer.accepted and answer.code in _OVER and not held.reported:
+            self._handled.labels(attempt.message.task, "stopped").inc()
+            attempt.stop(f"run {attempt.message.run_id} does not wait for it any more")
+
+    def _beside_it(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
 
     # -- running and reporting ---------------------------------------------------------------------
-    async def _run(self, handler: Handler, message: TaskMessage) -> TaskResult:
-        enter_task(message)
-        loop = asyncio.get_running_loop()
+    async def _run(self, handler: Handler, attempt: Attempt) -> TaskResult | None:
+        """None if nobody waits for the result."""
+        loop, message = asyncio.get_running_loop(), attempt.message
         began = loop.time()
-        ended = await run_handler(handler, message.args, self._threads)
+        ended = await attempt.execute(handler, self._threads)
         seconds = loop.time() - began
-        self._handled.labels(message.task, ended.outcome).inc()
         self._seconds.labels(message.task).observe(seconds)
+        if ended is None:
+            return None
+        self._handled.labels(message.task, ended.outcome).inc()
         by = WorkerInfo(self._identity, seconds * 1000)
         return TaskResult(message.task_id, by, ended.output, ended.failure, ended.error)
 
@@ -318,15 +443,29 @@ class _Held:
     """An attempt that this worker has; `reported` once its result is safe, so that only the acknowledgement is left."""
 
     delivery: Delivery
-    shown_at: float
+    taking: _Taking
+    taken_at: float
+    shown_at: float = field(init=False)
     reported: bool = False
+    attempt: Attempt | None = None
+    """Once its handler has begun."""
+
+    def __post_init__(self) -> None:
+        self.shown_at = self.taken_at
 
 
 class _Taking:
-    """The pull that deliveries came by; it is known only after the first of them may have come."""
+    """Where deliveries come from. The pull is known only after the first of them may have come."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: int, stream: str) -> None:
+        self.shard = shard
+        self.stream = stream
         self.pull: Pull | None = None
 
 
+_OVER: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN"})
+"""How the engine refuses what is told of an attempt that nobody waits for."""
+
 _tasks = msgspec.json.Decoder(TaskMessage)
+_stopped = msgspec.json.Decoder(AttemptStopped)
+_ask_answers = msgspec.json.Decoder(AskAnswer)

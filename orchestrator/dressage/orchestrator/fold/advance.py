@@ -197,6 +197,11 @@ class Advance:
         """Names a timer for ever, also where this fold sets several at one node: an event tells of each of them."""
         return f"{self.begun_id(thread, thread.node)}-{self.state.events}"
 
+    def drop_timers(self, thread: RunThread) -> None:
+        """Nothing waits for the timers of this thread any more."""
+        for timer_id in thread.timers:
+            self.drop_timer(timer_id)
+
     def drop_timer(self, timer_id: str) -> None:
         """Nothing waits for this timer any more, if it is one. What this very fold asked for is not asked for."""
         if timer_id and timer_id.split("-")[2] == str(self.stamp.seq):
@@ -388,8 +393,7 @@ class Advance:
 
     def _end(self, status: Any) -> None:
         """The one way to end: the threads go, and with them the timers that they wait for."""
-        timers = [thread.timer_id for thread in self.state.threads]
-        self.effects += [CancelTimer(timer_id) for timer_id in timers if timer_id]
+        self.effects += [CancelTimer(each) for thread in self.state.threads for each in thread.timers]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
             if isinstance(thread.wait, ChildWait):

@@ -192,8 +192,10 @@ class Branches:
             self.advance.cancel_child(wait)
             return  # Its end raises it.
         thread.cancel = "raised"
+        for timer_id in thread.timers:
+            if not (begun and begun_by(timer_id, self.advance.stamp.seq)):
+                self.advance.drop_timer(timer_id)
         if not begun:
-            self.advance.drop_timer(thread.timer_id)
             self.advance.withdraw(wait)
         self.advance.fail(thread, CANCELLED, wait.node)
 
@@ -213,6 +215,8 @@ def _begins(effect: Effect, wait: Leaf) -> bool:
     match effect:
         case DispatchTask(task_id=asked):
             return isinstance(wait, TaskWait) and asked == wait.task_id
+        case SetTimer(timer_id=asked) if isinstance(wait, TaskWait):
+            return asked in wait.timers
         case SetTimer(timer_id=asked):
             return not isinstance(wait, ChildWait) and asked == wait.timer_id
         case SendCommand(command=StartRun(command_id=asked)):

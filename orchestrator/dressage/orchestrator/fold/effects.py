@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.protocol.commands import Command
+from dressage.protocol.commands import Command, Json
+from dressage.protocol.spec import TaskTimes
 
 
 class DispatchTask(msgspec.Struct, frozen=True, gc=False):
-    """Hand one attempt to the workers of `queue`; `not_before_ms` delays it by a timer named `timer_id`."""
+    """Hand one attempt to the workers of `queue`; `not_before_ms` delays it by a timer named `timer_id`.
+
+    `times` are those that a worker keeps to, `progress` is what attempts before it have said of theirs.
+    """
 
     queue: str
     task: str
@@ -19,6 +23,8 @@ class DispatchTask(msgspec.Struct, frozen=True, gc=False):
     scheduled_ms: int
     not_before_ms: int = 0
     timer_id: str = ""
+    times: TaskTimes = TaskTimes()
+    progress: Json = msgspec.UNSET
 
 
 class SetTimer(msgspec.Struct, frozen=True, gc=False):

@@ -20,12 +20,13 @@ from dressage.orchestrator.fold.limits import (
 from dressage.orchestrator.fold.mailbox import post_early
 from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
-from dressage.orchestrator.fold.nodes.task import on_result
+from dressage.orchestrator.fold.nodes.task import on_progress, on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import STATE_FORMAT, Mailbox, RunState, RunThread, State
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
+    AttemptProgress,
     CancelRun,
     ChildEnded,
     Command,
@@ -41,11 +42,11 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id
 
-FOLD_VERSION = 8
+FOLD_VERSION = 9
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
-GoesOn = TaskResult | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait | ChildEnded
+GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait | ChildEnded
 """Commands for a run that there is."""
 
 
@@ -220,6 +221,9 @@ def _go_on(
             case TaskResult():
                 actor = actor or command.by.worker
                 on_result(advance, command)
+            case AttemptProgress():
+                actor = actor or command.worker
+                on_progress(advance, command)
     except LimitExceeded as error:
         advance.fail_run(failure_of(error))
     return _finish(advance, actor)
@@ -360,7 +364,7 @@ def _look(advance: Advance, thread: RunThread, number: int) -> None:
     except LimitExceeded:
         raise
     except ExpressionFailed as error:
-        advance.drop_timer(thread.timer_id)
+        advance.drop_timers(thread)
         advance.fail(thread, failure_of(error, ready.node.line), number)
 
 

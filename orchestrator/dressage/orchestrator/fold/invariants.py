@@ -20,6 +20,7 @@ from dressage.orchestrator.fold.state import (
     Marks,
     RunState,
     State,
+    TaskWait,
     Wait,
     begun_by,
 )
@@ -95,7 +96,7 @@ def _broken_cancel(before: RunState | None, outcome: Outcome) -> str:
         return ""
     if before is None:
         return ""
-    pending = {thread.timer_id for thread in before.threads} - {""}
+    pending = {timer_id for thread in before.threads for timer_id in thread.timers}
     left = pending - {effect.timer_id for effect in outcome.effects if isinstance(effect, CancelTimer)}
     return f"timers {left} outlive their run" if len(left) > before.cancelling else ""
 
@@ -139,7 +140,7 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
                 return "a gather waits for branches that are not there"
             gathers[now.id] = gathers.get(now.id, 0) + _running(now.wait)
         elif begun_by(now.step_id, after.seq):
-            begun |= _begun(now.wait, now.step_id)
+            begun |= _begun(now.wait, now.step_id, after.seq)
     if not after.threads:
         return "a running run has no threads"
     if count != len(after.threads) or last >= after.threads_made:
@@ -152,8 +153,10 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
     return "" if begun == asked else f"waits {begun} and effects {asked} do not match"
 
 
-def _begun(wait: Wait, step_id: str) -> set[str]:
+def _begun(wait: Wait, step_id: str, seq: int) -> set[str]:
     """What there must be for a wait that has just begun: attempt or timer, and word to a correlation key."""
+    if isinstance(wait, TaskWait):
+        return {step_id} | {each for each in (wait.start_id, wait.deadline_id) if begun_by(each, seq)}
     if isinstance(wait, EventWait):
         return {wait.timer_id, f"key {wait.wait_id}" if wait.key else ""} - {""}
     return {step_id}

@@ -56,6 +56,9 @@ UNCLAIMED_BYTES_MAX = 128 * 1024
 BRANCH_BYTES = 384
 """What a branch takes in the state besides variables, names, and what it gives or is given: ids and counters."""
 
+TIMES_BYTES = 192
+"""What stands in the state of a call that has a deadline or a start timeout, beside what every call has."""
+
 QUOTING_BYTES = 4
 """What stands around the name of a variable in the state, and behind its value."""
 
@@ -163,7 +166,14 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
         rest = BRANCH_BYTES + QUOTING_BYTES * len(thread.variables)
     wait = thread.wait
     if type(wait) is TaskWait:
-        rest += len(wait.args) + len(wait.task) + len(wait.queue)
+        rest += (
+            len(wait.args)
+            + len(wait.task)
+            + len(wait.queue)
+            + TIMES_BYTES * bool(wait.deadline_id or wait.start_id)
+        )
+        if wait.worker:
+            rest += len(_to_json(wait.worker)) + (len(wait.progress) if wait.progress else 0)
     elif type(wait) is GatherWait:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
     elif type(wait) is ChildWait:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
-from dressage.orchestrator.fold.state import RunState, RunThread, State
+from dressage.orchestrator.fold.state import RunState, RunThread, State, TaskWait
 from dressage.protocol.commands import RefusalCode
 from dressage.protocol.events import EventData
 
@@ -37,6 +37,22 @@ class Outcome(msgspec.Struct):
     def run(self) -> RunState | None:
         """The new state, if it is that of a run."""
         return self.state if isinstance(self.state, RunState) else None
+
+
+def stopped(before: RunState, outcome: Outcome, task_id: str) -> Iterator[TaskWait]:
+    """The attempts that a run does not wait for any more, but for that with `task_id`, which has ended."""
+    after = outcome.state
+    if not isinstance(after, RunState) or after is before:
+        return
+    if after.finished or outcome.threads is None:
+        left = {thread.step_id for thread in after.threads}
+        dropped = [thread.wait for thread in before.threads if thread.step_id not in left]
+    else:
+        changes = outcome.threads.values()
+        dropped = [was.wait for was, now in changes if was and (now is None or now.step_id != was.step_id)]
+    for wait in dropped:
+        if isinstance(wait, TaskWait) and wait.task_id != task_id:
+            yield wait
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):

@@ -23,7 +23,9 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     """Waits for the result of exactly one attempt: the one with this `task_id`.
 
     `args` are kept in wire form, so that a retry gets what the first attempt got. `timer_id` names the timer that
-    delays a retry; it may have fired.
+    delays a retry; it may have fired. At `until_ms` the call is over, when `deadline_id` fires; `start_id` is the timer
+    that fires if no worker takes the attempt. `worker` and `progress` are what was told last of who has the attempt,
+    and of how far the call has come.
     """
 
     task_id: str
@@ -35,6 +37,16 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     scheduled_ms: int
     args: msgspec.Raw
     timer_id: str = ""
+    until_ms: int = 0
+    deadline_id: str = ""
+    start_id: str = ""
+    worker: str = ""
+    progress: Json = msgspec.UNSET
+
+    @property
+    def timers(self) -> tuple[str, ...]:
+        """All that may be set for it."""
+        return tuple(filter(None, (self.timer_id, self.start_id, self.deadline_id)))
 
 
 class SleepWait(msgspec.Struct, tag="sleep", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -146,13 +158,15 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
         return msgspec.structs.replace(self, variables=dict(self.variables))
 
     @property
-    def timer_id(self) -> str:
-        """The timer that this thread waits for, or that delays what it waits for; empty if there is none."""
+    def timers(self) -> tuple[str, ...]:
+        """The timers that this thread waits for, or that are set for what it waits for."""
         match self.wait:
             case None | GatherWait() | ChildWait() | EventWait(asked=True):
-                return ""
+                return ()
+            case TaskWait() as wait:
+                return wait.timers
             case wait:
-                return wait.timer_id
+                return (wait.timer_id,) if wait.timer_id else ()
 
     @property
     def step_id(self) -> str:
@@ -163,7 +177,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
             ):
                 return step_id
             case _:
-                return self.timer_id
+                return next(iter(self.timers), "")
 
 
 def begun_by(step_id: str, seq: int) -> bool:

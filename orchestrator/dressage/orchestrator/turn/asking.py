@@ -30,7 +30,7 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
-from dressage.protocol.commands import Ask, AskAnswer, Json, KeyView, RunView
+from dressage.protocol.commands import Ask, AskAnswer, AttemptView, Json, KeyView, RunView
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
@@ -41,6 +41,9 @@ TICK_S: Final = 0.25
 
 WAITS_SHOWN: Final = 20
 """Of more different things that a run waits for, the number is told."""
+
+PROGRESS_SHOWN: Final = 200
+"""Characters of a task's progress that are told with what a run waits for."""
 
 _decoder = msgspec.json.Decoder(Ask)
 _encode = msgspec.json.Encoder().encode
@@ -174,6 +177,8 @@ class Asking:
             await self._reply(waiter.reply, AskAnswer(code="RETRY", message=message))
         elif state is None:
             await self._reply(waiter.reply, self._absent(token, waiter.ask, place))
+        elif waiter.ask.op == "attempt":
+            await self._reply(waiter.reply, AskAnswer(attempt=_attempt_view(state, waiter.ask.task_id)))
         elif waiter.ask.op == "wait" and not state.finished and not final:
             self._ends.setdefault(token, []).append(waiter)
         else:
@@ -301,6 +306,13 @@ def _key_view(state: Mailbox, shard: int) -> KeyView:
     return KeyView(state.event, state.key, state.seq, tuple(waiting), tuple(alive), state.number, shard)
 
 
+def _attempt_view(state: RunState, task_id: str) -> AttemptView:
+    for thread in state.threads:
+        if isinstance(thread.wait, TaskWait) and thread.wait.task_id == task_id:
+            return AttemptView(True, thread.wait.progress)
+    return AttemptView(False)
+
+
 def _at_path(fields: Any, path: str) -> dict[str, Any]:
     """What a path of the view leads to, by the path; nothing where a record on the way is None."""
     for name in path.split("."):
@@ -316,7 +328,8 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     for thread in state.threads:
         match thread.wait:
             case TaskWait() as wait:
-                waits[f"task {wait.task} (attempt {wait.attempt}) on queue {wait.queue}"] += 1
+                at = f"with worker {wait.worker}" if wait.worker else f"on queue {wait.queue}"
+                waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}"] += 1
             case SleepWait() as wait:
                 waits[f"time {rfc3339(wait.until_ms)}"] += 1
             case ConditionWait() as wait:
@@ -334,6 +347,13 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     told = [f"{what}, {count} times" if count > 1 else what for what, count in waits.items()]
     more = [f"{len(told) - WAITS_SHOWN} more"] if len(told) > WAITS_SHOWN else []
     return "; ".join(told[:WAITS_SHOWN] + more)
+
+
+def _progress(wait: TaskWait) -> str:
+    if wait.progress is msgspec.UNSET:
+        return ""
+    said = bytes(wait.progress).decode(errors="replace")
+    return f", which has come to {said if len(said) <= PROGRESS_SHOWN else said[:PROGRESS_SHOWN] + '...'}"
 
 
 def _until(wait: ConditionWait | EventWait) -> str:

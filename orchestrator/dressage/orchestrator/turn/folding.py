@@ -18,7 +18,7 @@ from dressage.orchestrator.fold.effects import HandOn, Publish, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.nodes import child
-from dressage.orchestrator.fold.outcome import Outcome, Stamp
+from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.state import RunState, State
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
@@ -37,7 +37,16 @@ from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, older_plac
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.starting import Starts
 from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
-from dressage.protocol.commands import REPLY_HEADER, Answer, Command, PostEvent, RefusalCode, StartRun
+from dressage.protocol.commands import (
+    REPLY_HEADER,
+    Answer,
+    AttemptStopped,
+    Command,
+    PostEvent,
+    RefusalCode,
+    StartRun,
+    TaskResult,
+)
 from dressage.protocol.errors import BadSpec, InvariantBroken
 from dressage.protocol.events import (
     EventData,
@@ -259,13 +268,13 @@ class Folder:
             # No growth is finished while a run is open where the new map would not look. Should one be, it lives there.
             await self._hand_on(delivery, run, HandOn(token, run.ended_at, checked=False))
             return
-        outcome = await self._outcome(delivery, run)
+        outcome, command = await self._outcome(delivery, run)
         try:
             made = self._made(outcome, token)
         except InvariantBroken as broken:
             outcome = self._fault(delivery, run, broken.message)
             made = self._made(outcome, token)
-        await self._record(delivery, run, outcome, made)
+        await self._record(delivery, run, outcome, made, command=command)
 
     def _place(self, delivery: Delivery, token: str) -> Route:
         """Where a command belongs whose run is not here. Raises `Unreadable` at a wrong shard."""
@@ -306,16 +315,16 @@ class Folder:
         self._runs.forget_absent()
         await self._record(delivery, Run(MAP_TOKEN), Outcome(None), None)
 
-    async def _outcome(self, delivery: Delivery, run: Run) -> Outcome:
+    async def _outcome(self, delivery: Delivery, run: Run) -> tuple[Outcome, Command | None]:
         try:
             command = read_command(delivery)
         except Unreadable as unreadable:
             self._bury(delivery, unreadable.code, unreadable.message)
-            return _refused(run.state, unreadable.code, unreadable.message)
+            return _refused(run.state, unreadable.code, unreadable.message), None
         outcome = await self._outcome_of(delivery, run, command)
         if outcome.code is not None and not outcome.effects:
             outcome.effects = child.refused(command, outcome.code, outcome.message)
-        return outcome
+        return outcome, command
 
     async def _outcome_of(self, delivery: Delivery, run: Run, command: Command) -> Outcome:
         stamp = _stamp(delivery)
@@ -399,13 +408,20 @@ class Folder:
 
     # -- recording ---------------------------------------------------------------------------------
     async def _record(
-        self, delivery: Delivery, run: Run, outcome: Outcome, made: _Made | None, *, answered: bool = True
+        self,
+        delivery: Delivery,
+        run: Run,
+        outcome: Outcome,
+        made: _Made | None,
+        *,
+        command: Command | None = None,
+        answered: bool = True,
     ) -> None:
         seq = delivery.stream_seq
         if made is not None:
             await self._record_effects(seq, outcome, made.effects)
             self._record_events(seq, outcome, made.events)
-        turn = self._open
+        turn, before = self._open, run.state
         turn.commands += 1
         self.commands += 1
         turn.place = max(turn.place, (seq, len(outcome.effects)))
@@ -417,6 +433,8 @@ class Folder:
             turn.stateless.append(seq)
         if answered:
             self._record_answer(delivery, outcome)
+        if isinstance(before, RunState):
+            self._record_stopped(before, outcome, command)
         self.ready.set()
 
     async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message | TimerCancel]) -> None:
@@ -472,6 +490,15 @@ class Folder:
             early=outcome.early,
         )
         self._open.answers.append((reply, answer))
+
+    def _record_stopped(self, before: RunState, outcome: Outcome, command: Command | None) -> None:
+        """Workers hear at once of attempts that nobody waits for; who does not hear finds out by asking."""
+        ended = command.task_id if isinstance(command, TaskResult) else ""
+        if ended and len(before.threads) == 1:
+            return
+        for wait in stopped(before, outcome, ended):
+            told = AttemptStopped(before.run_id, wait.task_id)
+            self._open.answers.append((self._names.stop(wait.queue), told))
 
 
 @dataclass(slots=True, frozen=True)

@@ -89,6 +89,10 @@ class MessageMaker:
                 args=effect.args,
                 reply=names.command(shard, token),
                 scheduled_at=rfc3339(effect.scheduled_ms),
+                timeout_s=effect.times.attempt_s or 0.0,
+                heartbeat_s=effect.times.heartbeat_s or 0.0,
+                tells_start=effect.times.start_s is not None,
+                progress=effect.progress,
             )
         )
         if not effect.not_before_ms:

@@ -11,7 +11,7 @@ from dressage.brokers.interface import Message
 from dressage.orchestrator.fold.state import State
 from dressage.orchestrator.turn.routing import MapSince
 from dressage.orchestrator.turn.runs import Run
-from dressage.protocol.commands import Answer
+from dressage.protocol.commands import Answer, AttemptStopped
 
 EFFECTS_MAX: Final = 900
 """Messages of one commit; JetStream takes 1,000 in a batch, the cursor among them."""
@@ -67,7 +67,9 @@ class Turn:
     changed: dict[str, Run] = field(default_factory=dict[str, Run])
     frozen: list[Frozen] = field(default_factory=list[Frozen])
     stateless: list[int] = field(default_factory=list[int])
-    answers: list[tuple[str, Answer]] = field(default_factory=list[tuple[str, Answer]])
+    answers: list[tuple[str, Answer | AttemptStopped]] = field(
+        default_factory=list[tuple[str, Answer | AttemptStopped]]
+    )
     dead: list[Message] = field(default_factory=list[Message])
     commands: int = 0
     through: int = 0

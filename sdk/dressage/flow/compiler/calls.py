@@ -18,7 +18,7 @@ from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
 from dressage.flow.models import is_model
 from dressage.flow.publishing import publish
-from dressage.flow.retries import Exponential
+from dressage.flow.retries import Exponential, TaskOptions
 from dressage.flow.runnable import Runnable
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
@@ -247,10 +247,9 @@ def _with_options(task: Task[..., Any], node: ast.Call, scope: FlowScope) -> Tas
         raise scope.refusal(node.args[0], "options are given by name", "write `.options(retries=3)`")
     options: dict[str, Any] = {}
     for keyword in node.keywords:
-        if keyword.arg not in ("retries", "backoff"):
-            raise scope.refusal(
-                keyword, f"there is no option {keyword.arg}", "the options are retries and backoff"
-            )
+        if keyword.arg not in TaskOptions.__annotations__:
+            known = ", ".join(TaskOptions.__annotations__)
+            raise scope.refusal(keyword, f"there is no option {keyword.arg}", f"the options are {known}")
         options[keyword.arg] = _fixed(keyword.value, scope)
     try:
         return task.options(**options)
@@ -271,6 +270,8 @@ def _fixed(node: ast.expr, scope: FlowScope) -> Any:
     found = scope.names.object(node)
     if found is not MISSING:
         return found
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_fixed(each, scope) for each in node.elts)
     if isinstance(node, ast.Call):
         kind = scope.names.object(node.func)
         if kind is Exponential or kind is timedelta:

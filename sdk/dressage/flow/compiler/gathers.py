@@ -218,7 +218,8 @@ class _Branch:
                 task=self.task.name,
                 args=given,
                 target=result,
-                retry=self.task.call_retry,
+                retry=self.task.call.retry,
+                times=self.task.call.times,
             )
         elif self.event is not None:
             context.use_event(self.call, self.event)

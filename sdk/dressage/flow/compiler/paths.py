@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from dressage.expressions.errors import error_family
@@ -17,6 +17,8 @@ from dressage.protocol.spec import (
     CHILD_ERROR,
     GROUP_ERROR,
     TASK_ERROR,
+    TASK_TIMEOUT,
+    TASK_TIMEOUT_FAMILY,
     TIMEOUT_ERROR,
     AssignNode,
     BranchNode,
@@ -32,7 +34,10 @@ from dressage.protocol.spec import (
     Scope,
     SleepNode,
     SleepUntilNode,
+    TaskDef,
     TaskNode,
+    TaskTimes,
+    effective_times,
 )
 
 _FAILURES: Final = "any-failure"
@@ -41,7 +46,7 @@ _FAILURES: Final = "any-failure"
 _ERRORS: Final = "AnyError"
 """Stands for whatever errors of Python's own an expression may end with."""
 
-_TIMEOUTS: Final = frozenset({TIMEOUT_ERROR, "OSError"})
+_TIMEOUTS: Final = frozenset({TASK_TIMEOUT, TIMEOUT_ERROR, "OSError"})
 _OF_WAITS: Final = frozenset({TASK_ERROR, CHILD_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
 """What comes of waiting: no expression raises it."""
 
@@ -61,10 +66,12 @@ class Paths:
         scopes: Sequence[Scope],
         failures: Sequence[FailureDef],
         declared: Collection[str],
+        tasks: Iterable[TaskDef],
     ) -> None:
         self.nodes = nodes
         self.scopes = scopes
         self.families = {each.name: each.family for each in failures}
+        self.times = {each.name: each.times for each in tasks}
         self.declared = declared
         """The variables that take values of their declared type only."""
 
@@ -128,11 +135,14 @@ class Paths:
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR} | _CANCELLED
+                if effective_times(node.times, self.times.get(node.task)) != TaskTimes():
+                    raised.add(TASK_TIMEOUT)
             case ChildNode():
                 raised |= {
                     _FAILURES,
                     _ERRORS,
                     TASK_ERROR,
+                    TASK_TIMEOUT,
                     CHILD_ERROR,
                     GROUP_ERROR,
                     TIMEOUT_ERROR,
@@ -151,7 +161,7 @@ class Paths:
             case GatherNode():
                 raised |= {GROUP_ERROR} | _CANCELLED
                 if node.until == "completed":
-                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, CHILD_ERROR, TIMEOUT_ERROR}
+                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, TASK_TIMEOUT, CHILD_ERROR, TIMEOUT_ERROR}
             case RaiseNode():
                 raised.add(GROUP_ERROR if node.group is not None else node.failure or _FAILURES)
                 if node.reraise is not None:
@@ -169,6 +179,8 @@ class Paths:
                     found |= {name for name in handler.names if name[:1].isupper()}
         if found & _TIMEOUTS or ANY_ERROR in found:
             found.add(TIMEOUT_ERROR)
+        if found & {TASK_ERROR, *_TIMEOUTS}:
+            found.add(TASK_TIMEOUT)
         if ANY_ERROR in found:
             found |= {_ERRORS, TASK_ERROR, CHILD_ERROR, GROUP_ERROR}
         elif found - _OF_WAITS:
@@ -211,6 +223,8 @@ class Paths:
     def _family_of(self, raised: str) -> set[str]:
         if raised == CANCELLED_ERROR:
             return {raised}
+        if raised == TASK_TIMEOUT:
+            return set(TASK_TIMEOUT_FAMILY)
         return {raised, *error_family(raised)} if raised[:1].isupper() else self._with_family(raised)
 
     def _with_family(self, failure: str) -> set[str]:
@@ -224,7 +238,8 @@ def _may_fail(expr: Expr) -> bool:
 
 def check_paths(context: Context, nodes: Sequence[Node], scopes: Sequence[Scope]) -> None:
     """Refuses a variable that may have no value when it is read, and a clause that nothing can reach."""
-    paths = Paths(nodes, scopes, context.failure_definitions(), context.declared)
+    tasks = [each.definition for each in context.tasks.values()]
+    paths = Paths(nodes, scopes, context.failure_definitions(), context.declared, tasks)
     known = paths.assigned(context.names.params)
     for number, scope in enumerate(context.graph.scopes):
         for place, handler in enumerate(scope.handlers):

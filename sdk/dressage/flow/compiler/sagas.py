@@ -135,7 +135,8 @@ def _call(context: Context, undo: Undo, entry: str, failures: str) -> None:
         task=undo.task.name,
         args=args,
         target=None,
-        retry=undo.task.call_retry,
+        retry=undo.task.call.retry,
+        times=undo.task.call.times,
         undoes=True,
     )
     graph.close_scope()

@@ -113,8 +113,7 @@ def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
     """Ends a wait with an event."""
     wait, state = thread.wait, advance.state
     assert isinstance(wait, EventWait)
-    if thread.timer_id:
-        advance.effects.append(CancelTimer(thread.timer_id))
+    advance.effects += map(CancelTimer, thread.timers)
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, EventNode)
     waited_ms = float(state.time_ms - wait.since_ms)
@@ -166,8 +165,7 @@ def on_deliver(advance: Advance, thread: RunThread, command: DeliverEvent) -> No
         payload = msgspec.Raw(encode_stored(codec.decode(data)))
     except BadValue as wrong:
         # Posted by a definition of the event that is not the one of this workflow.
-        if thread.timer_id:
-            advance.effects.append(CancelTimer(thread.timer_id))
+        advance.effects += map(CancelTimer, thread.timers)
         line = definition.spec.nodes[wait.node].line
         advance.fail(thread, type_error(wrong, line), wait.node)
         return

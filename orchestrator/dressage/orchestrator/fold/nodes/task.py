@@ -1,7 +1,8 @@
-"""Calling a task: dispatch, result, business failure, retry with backoff."""
+"""Calling a task: dispatch, result, business failure, retry with backoff, and what is not done in time."""
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import msgspec
@@ -9,15 +10,31 @@ import msgspec
 from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
-from dressage.orchestrator.fold.effects import DispatchTask
+from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
 from dressage.orchestrator.fold.limits import bounded, limit_details, too_large
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunThread, TaskWait
-from dressage.protocol.commands import FailureInfo, TaskResult
+from dressage.protocol.commands import (
+    PROGRESS_BYTES_MAX,
+    AttemptProgress,
+    FailureInfo,
+    TaskResult,
+    TimerFired,
+    WorkerInfo,
+)
 from dressage.protocol.errors import BadValue
-from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled
+from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled, TaskStarted
 from dressage.protocol.names import is_name
-from dressage.protocol.spec import ANY_ERROR, TASK_ERROR, Retry, TaskNode, effective_retry
+from dressage.protocol.spec import (
+    ANY_ERROR,
+    TASK_ERROR,
+    TASK_TIMEOUT_FAMILY,
+    Retry,
+    TaskNode,
+    TaskTimes,
+    effective_retry,
+    effective_times,
+)
 
 TASK_FAMILY = (TASK_ERROR, ANY_ERROR)
 """By what a technical error of a task can be caught."""
@@ -33,20 +50,37 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         raise too_large(
             "arguments-size", f"the arguments of task {task.name}", wire_args, advance.definition.limits
         )
+    call_id, now_ms = advance.begun_id(thread, thread.node), advance.state.time_ms
+    times = effective_times(node.times, task.times)
+    limited = times.call_s is not None
     wait = TaskWait(
         task_id=advance.attempt_id(thread, thread.node, 1),
-        call_id=advance.begun_id(thread, thread.node),
+        call_id=call_id,
         task=task.name,
         queue=task.queue,
         node=thread.node,
         attempt=1,
-        scheduled_ms=advance.state.time_ms,
+        scheduled_ms=now_ms,
         args=msgspec.Raw(wire_args),
+        until_ms=now_ms + _ms(times.call_s) if limited else 0,
+        deadline_id=f"{call_id}-deadline" if limited else "",
     )
-    _dispatch(advance, thread, wait)
+    if limited:
+        advance.effects.append(SetTimer(wait.deadline_id, wait.until_ms, TimerFired(wait.deadline_id)))
+    _dispatch(advance, thread, wait, times)
 
 
-def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int = 0) -> None:
+def _ms(seconds: float | None) -> int:
+    return math.ceil((seconds or 0.0) * 1000)
+
+
+def _dispatch(
+    advance: Advance, thread: RunThread, wait: TaskWait, times: TaskTimes, delay_ms: int = 0
+) -> None:
+    if times.start_s is not None:
+        wait = msgspec.structs.replace(wait, start_id=f"{wait.task_id}-start")
+        due_ms = wait.scheduled_ms + _ms(times.start_s)
+        advance.effects.append(SetTimer(wait.start_id, due_ms, TimerFired(wait.start_id)))
     thread.wait = wait
     advance.effects.append(
         DispatchTask(
@@ -59,6 +93,8 @@ def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
             scheduled_ms=wait.scheduled_ms,
             not_before_ms=wait.scheduled_ms if delay_ms else 0,
             timer_id=wait.timer_id,
+            times=times,
+            progress=wait.progress,
         )
     )
     advance.emit(
@@ -68,16 +104,45 @@ def _dispatch(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
 
 def on_result(advance: Advance, result: TaskResult) -> None:
     """Applies the result of the attempt that a thread waits for; any other is stale and changes nothing."""
-    thread = advance.threads.of_step(result.task_id)
+    thread, wait = _awaiting(advance, result.task_id)
+    advance.turn_to(thread)
+    _apply(advance, thread, wait, result)
+
+
+def on_progress(advance: Advance, told: AttemptProgress) -> None:
+    """A worker tells that it has an attempt, and how far it has come. Raises `RefuseCommand`, also for a stale one."""
+    thread, wait = _awaiting(advance, told.task_id)
+    progress = wait.progress if told.progress is msgspec.UNSET else told.progress
+    size = len(progress) if progress else 0
+    if size > PROGRESS_BYTES_MAX:
+        raise RefuseCommand(
+            "PROGRESS_INVALID",
+            f"progress of task {wait.task} takes {size} bytes of {PROGRESS_BYTES_MAX} allowed (limit progress-size): "
+            "keep it elsewhere, and tell where",
+        )
+    if wait.worker != told.worker and not advance.history_full:
+        waited_ms = float(advance.state.time_ms - wait.scheduled_ms)
+        advance.emit(TaskStarted(wait.task, wait.task_id, wait.node, wait.attempt, told.worker, waited_ms))
+    advance.drop_timer(wait.start_id)
+    thread.wait = msgspec.structs.replace(wait, worker=told.worker, progress=progress, start_id="")
+    try:
+        advance.check_sizes()
+    except LimitExceeded as error:
+        message = (
+            f"run {advance.state.run_id!r} has no room for progress of task {wait.task}: {error.message}"
+        )
+        raise RefuseCommand("PROGRESS_INVALID", message) from error
+
+
+def _awaiting(advance: Advance, task_id: str) -> tuple[RunThread, TaskWait]:
+    """The thread that waits for this attempt, as this fold may change it. Raises `RefuseCommand`."""
+    thread = advance.threads.of_step(task_id)
     wait = None if thread is None else thread.wait
-    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == result.task_id:
-        thread = advance.threads.own(thread)
-        advance.turn_to(thread)
-        _apply(advance, thread, wait, result)
-        return
+    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == task_id:
+        return advance.threads.own(thread), wait
     raise RefuseCommand(
         "RESULT_STALE",
-        f"run {advance.state.run_id!r} does not wait for attempt {result.task_id!r}: its result was applied before, "
+        f"run {advance.state.run_id!r} does not wait for attempt {task_id!r}: its result was applied before, "
         "or another attempt took its place",
     )
 
@@ -90,6 +155,7 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     ]
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
+    advance.drop_timer(wait.start_id)
     if result.error is not None:
         _errored(advance, thread, wait, result, bounded(_technical(result.error)))
     elif result.failure is not None:
@@ -105,7 +171,8 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
             _errored(advance, thread, wait, result, odd)
             return
         failure = bounded(failure)
-        _report_failure(advance, wait, result, failure, retry=False)
+        _report_failure(advance, wait, result.by, failure, retry=False)
+        advance.drop_timer(wait.deadline_id)
         advance.fail(thread, failure, wait.node)
     elif result.output:
         _completed(advance, thread, wait, result, bytes(result.output))
@@ -133,8 +200,9 @@ def _wrong_details(advance: Advance, failure: FailureInfo, result: TaskResult) -
 
 def _technical(error: FailureInfo) -> FailureInfo:
     """What a worker reports as an error is one of its task, whatever else it says of it."""
-    known = error.kind in ("task-error", "type-error", "limit")
-    return FailureInfo(error.name, error.message, error.kind if known else "task-error", error.details)
+    known = error.kind in ("task-error", "type-error", "limit", "timeout")
+    kind = error.kind if known else "task-error"
+    return FailureInfo(error.name, error.message, kind, error.details, error.family)
 
 
 def _completed(
@@ -167,6 +235,7 @@ def _completed(
             msgspec.Raw(advance.definition.task_outputs[wait.task].shown(output, value)),
         )
     )
+    advance.drop_timer(wait.deadline_id)
     advance.go_on_with(thread, wait.node, node.next, node.target, value)
 
 
@@ -176,37 +245,73 @@ def _errored(
     """A technical error: another attempt while the policy allows it; a wrong type is wrong every time."""
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, TaskNode)
-    retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
-    again = error.kind == "task-error" and wait.attempt <= retry.retries and not advance.history_full
-    _report_failure(advance, wait, result, error, retry=again)
+    task = advance.definition.task(wait.task)
+    retry = effective_retry(advance.definition.spec, node, task)
+    delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
+    again = (
+        error.kind in ("task-error", "timeout")
+        and wait.attempt <= retry.retries
+        and not advance.history_full
+        and not {error.name, *error.family} & set(retry.never)
+        and not (wait.until_ms and advance.state.time_ms + delay_ms >= wait.until_ms)
+    )
+    _report_failure(advance, wait, result.by, error, retry=again)
     if not again:
         where = f"task {wait.task}, attempt {wait.attempt} of {retry.retries + 1}"
-        family = () if error.kind == "limit" else TASK_FAMILY
+        family = {"limit": (), "timeout": TASK_TIMEOUT_FAMILY}.get(error.kind, TASK_FAMILY)
         told = msgspec.structs.replace(error, message=f"{error.message} ({where})", family=family)
+        advance.drop_timer(wait.deadline_id)
         advance.fail(thread, told, wait.node)
         return
-    delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
     following = msgspec.structs.replace(
         wait,
         task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),
         attempt=wait.attempt + 1,
         scheduled_ms=advance.state.time_ms + delay_ms,
         timer_id=advance.begun_id(thread, wait.node),
+        start_id="",
+        worker="",
     )
-    _dispatch(advance, thread, following, delay_ms)
+    _dispatch(advance, thread, following, effective_times(node.times, task.times), delay_ms)
+
+
+def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str) -> None:
+    """No worker has taken the attempt in its time, or the time of the call is over. Raises `LimitExceeded`."""
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, TaskNode)
+    times = effective_times(node.times, advance.definition.task(wait.task).times)
+    if timer_id == wait.deadline_id:
+        name, due_ms = "deadline", wait.until_ms
+        message = f"task {wait.task} was not done in {times.call_s or 0:g} s (attempt {wait.attempt})"
+    else:
+        name, due_ms = "start-timeout", wait.scheduled_ms + _ms(times.start_s)
+        message = (
+            f"no worker has taken task {wait.task} from queue {wait.queue} in {times.start_s or 0:g} s "
+            f"(attempt {wait.attempt})"
+        )
+    advance.state.time_ms = max(advance.state.time_ms, due_ms)
+    thread = advance.threads.own(thread)
+    advance.turn_to(thread)
+    for other in wait.timers:
+        if other != timer_id:
+            advance.drop_timer(other)
+    failure = FailureInfo(name, message, "timeout", family=TASK_TIMEOUT_FAMILY)
+    _report_failure(advance, wait, None, failure, retry=False)
+    advance.fail(thread, failure, wait.node)
 
 
 def _report_failure(
-    advance: Advance, wait: TaskWait, result: TaskResult, failure: FailureInfo, *, retry: bool
+    advance: Advance, wait: TaskWait, by: WorkerInfo | None, failure: FailureInfo, *, retry: bool
 ) -> None:
+    """`by` is None where no worker has told of it."""
     advance.emit(
         TaskFailed(
             wait.task,
             wait.task_id,
             wait.node,
             wait.attempt,
-            result.by.worker,
-            result.by.duration_ms,
+            "" if by is None else by.worker,
+            0.0 if by is None else by.duration_ms,
             advance.state.time_ms - wait.scheduled_ms,
             failure,
             retry,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import condition, event, sleep
+from dressage.orchestrator.fold.nodes import condition, event, sleep, task
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait
+from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait, TaskWait
 from dressage.protocol.commands import TimerFired
 
 
@@ -25,6 +25,9 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
                 return
             case EventWait(timer_id=command.timer_id, asked=False) as wait:
                 event.on_timeout(advance, thread, wait)
+                return
+            case TaskWait(deadline_id=command.timer_id) | TaskWait(start_id=command.timer_id) as wait:
+                task.on_timer(advance, thread, wait, command.timer_id)
                 return
             case _:
                 pass

@@ -1,0 +1,230 @@
+"""One attempt while a worker has it: its handler under a watch for its times, and what the handler tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from dressage.flow import Handler
+from dressage.protocol.commands import FailureInfo, TaskMessage
+from dressage.protocol.errors import DressageError
+from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with
+from dressage.worker.context import enter_task
+
+_log = logging.getLogger("dressage.worker")
+
+TELL_S: Final = 1.0
+"""Progress is told at most so often; of what comes in between only the last is."""
+
+GRACE_S: Final = 1.0
+"""How long a handler that is cancelled may take to end before the worker tells of it."""
+
+
+class Attempt:
+    """Executes a handler, once. `tell` stores what it says of its progress."""
+
+    def __init__(self, message: TaskMessage, tell: Callable[[msgspec.Raw], Awaitable[None]]) -> None:
+        self.message: Final = message
+        self.stopped = False
+        """Whether nobody waits for it any more."""
+
+        self.ending = ""
+        """Why its handler is to end; empty as long as it is not."""
+
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._seen_at = self._loop.time()
+        self._told_at = self._seen_at - TELL_S
+        self._untold: msgspec.Raw | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._over = False
+        self._cancel: Callable[[], object] | None = None
+        self._left: asyncio.Future[Any] | None = None
+
+    # -- what the handler says, from whichever thread ----------------------------------------------
+    def beat(self, progress: msgspec.Raw | None) -> None:
+        """A sign of life of the handler."""
+        self._seen_at = self._loop.time()
+        if progress is not None:
+            self._untold = progress
+            self._in_loop(self._tell_soon)
+
+    async def keep(self, progress: msgspec.Raw) -> None:
+        """Returns when this progress is stored."""
+        self._seen_at, self._untold = self._loop.time(), progress
+        await self.flush()
+
+    def keep_from_thread(self, progress: msgspec.Raw) -> None:
+        """`keep` for a handler that runs in a thread."""
+        asyncio.run_coroutine_threadsafe(self.keep(progress), self._loop).result()
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        try:
+            running = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            running = False
+        if running:
+            function()
+        else:
+            self._loop.call_soon_threadsafe(function)
+
+    def _tell_soon(self) -> None:
+        if self._telling is None and not self._over:
+            self._telling = self._loop.create_task(self._tell_in_time())
+
+    async def _tell_in_time(self) -> None:
+        await asyncio.sleep(self._told_at + TELL_S - self._loop.time())
+        self._telling = None
+        try:
+            await self.flush()
+        except DressageError as error:
+            _log.info("progress of task %s could not be told: %s", self.message.task, error)
+
+    async def flush(self) -> None:
+        """Tells of the progress that nobody was told of yet."""
+        progress, self._untold = self._untold, None
+        if progress is not None:
+            self._told_at = self._loop.time()
+            await self._tell(progress)
+
+    # -- executing ---------------------------------------------------------------------------------
+    def stop(self, why: str) -> None:
+        """Nobody waits for it any more: its handler is cancelled, a plain one finds out by what it tells or asks."""
+        self.stopped, self.ending = True, self.ending or why
+        if self._cancel is not None:
+            self._cancel()
+
+    async def execute(self, handler: Handler, threads: ThreadPoolExecutor) -> Ended | None:
+        """How the handler ended; None if it was stopped. Never raises, but for a cancellation of the worker's.
+
+        A handler that is not done in time, and does not end when it is cancelled, goes on: `leave` waits for it.
+        """
+        arguments = arguments_of(handler, self.message.args)
+        if isinstance(arguments, Ended):
+            return arguments
+        enter_task(self.message, self)
+        try:
+            if handler.is_async and not (self.message.timeout_s or self.message.heartbeat_s):
+                value = await self._awaited(handler.function(**arguments))
+            else:
+                value = await self._watched(self._begun(handler, arguments, threads))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.stopped:
+                return None
+            if task is not None and task.cancelling():
+                raise
+            return Ended(
+                error=FailureInfo("CancelledError", "the handler has cancelled itself", "task-error")
+            )
+        except _Late as late:
+            return Ended(error=FailureInfo(late.name, late.message, "timeout"))
+        except _Exited as exited:
+            return ended_by(exited.error)
+        except (Exception, SystemExit) as error:
+            return None if self.stopped else ended_by(error)
+        finally:
+            self._over, self._cancel = True, None
+            if self._telling is not None and self._untold is not None:
+                self._telling.cancel()  # It waits for its time, and has told nothing.
+        return None if self.stopped else ended_with(handler, value)
+
+    async def leave(self) -> None:
+        """Returns when nothing of the handler goes on any more."""
+        if self._left is not None:
+            await asyncio.wait({self._left})
+
+    async def _awaited(self, handling: Awaitable[Any]) -> Any:
+        """The value of a handler that may take as long as it wants."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._cancel = task.cancel
+        try:
+            return await handling
+        except asyncio.CancelledError:
+            if self.stopped:
+                task.uncancel()
+            raise
+
+    def _begun(
+        self, handler: Handler, arguments: dict[str, Any], threads: ThreadPoolExecutor
+    ) -> asyncio.Future[Any]:
+        """The handler, on its way. A plain one that has begun cannot be cancelled."""
+        if handler.is_async:
+            task = self._loop.create_task(_kept_in(handler.function(**arguments)))
+            self._cancel = task.cancel
+            return task
+        context = contextvars.copy_context()
+        begun = threads.submit(context.run, partial(handler.function, **arguments))
+        self._cancel = begun.cancel
+        return asyncio.wrap_future(begun)
+
+    async def _watched(self, work: asyncio.Future[Any]) -> Any:
+        """The value of a handler that has its times. Raises what it raises, or `_Late`."""
+        message = self.message
+        began = self._seen_at = self._loop.time()
+        try:
+            while not work.done():
+                late = self._late(began)
+                if late is not None:
+                    return await self._ended_late(work, late)
+                due = [message.timeout_s and began + message.timeout_s]
+                due.append(message.heartbeat_s and self._seen_at + message.heartbeat_s)
+                left = min(filter(None, due), default=None)
+                await asyncio.wait({work}, timeout=None if left is None else left - self._loop.time())
+        except asyncio.CancelledError:
+            # It is the worker that ends.
+            if self._cancel is not None:
+                self._cancel()
+            raise
+        return work.result()
+
+    def _late(self, began: float) -> _Late | None:
+        message, now = self.message, self._loop.time()
+        if message.timeout_s and now >= began + message.timeout_s:
+            return _Late("attempt-timeout", f"the handler has taken more than {message.timeout_s:g} s")
+        if message.heartbeat_s and now >= self._seen_at + message.heartbeat_s:
+            return _Late("heartbeat-timeout", f"the handler was silent for {message.heartbeat_s:g} s")
+        return None
+
+    async def _ended_late(self, work: asyncio.Future[Any], late: _Late) -> Any:
+        """Cancels it. A handler that ends with a value all the same, before anybody was told, has done its work."""
+        self.ending = self.ending or late.message
+        if self._cancel is not None:
+            self._cancel()
+        await asyncio.wait({work}, timeout=GRACE_S)
+        if work.done() and not work.cancelled() and work.exception() is None:
+            return work.result()
+        if not work.done():
+            self._left = work
+        raise late
+
+
+async def _kept_in(handling: Coroutine[Any, Any, Any]) -> Any:
+    """An event loop ends with a task that raises SystemExit; a handler means its own end, and no other."""
+    try:
+        return await handling
+    except SystemExit as error:
+        raise _Exited(error) from error
+
+
+class _Exited(Exception):
+    def __init__(self, error: SystemExit) -> None:
+        super().__init__()
+        self.error = error
+
+
+class _Late(Exception):
+    """A handler was not done in its time."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
