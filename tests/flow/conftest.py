@@ -50,7 +50,13 @@ from dressage.protocol.events import (
     TaskScheduled,
 )
 from dressage.protocol.names import is_key, key_of, key_token, run_id_of
-from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import (
+    RegisteredEvent,
+    RegisteredWorkflow,
+    TaskNode,
+    WorkflowSpec,
+    effective_times,
+)
 from dressage.simulation import programs
 from dressage.worker.calls import technical
 
@@ -263,6 +269,8 @@ class Engine:
                 self._note_wait(made, event)
         for effect in outcome.effects:
             if isinstance(effect, DispatchTask):
+                if effect.task not in self.tasks:
+                    continue  # It is never done.
                 delay = max(0, effect.not_before_ms - stored.time_ms)
                 self._wait(made, effect, effect.task_id, delay)
             elif isinstance(effect, CancelTimer):
@@ -296,6 +304,7 @@ class Engine:
         """What begins to wait, also if it is cancelled before anybody could set its timer."""
         assert made.state is not None
         if isinstance(event, TaskScheduled):
+            self._note_deadline(made, event)
             self._number(made, event.task_id)
         if not isinstance(event, SleepStarted | SleepMoved | EventAwaited | ConditionAwaited):
             return
@@ -306,6 +315,17 @@ class Engine:
         length = round(until.timestamp() * 1000) - made.state.time_ms
         self.outcome.slept.append(length)
         self.outcome.branches.setdefault(made.path_of(event.timer_id), []).append(length)
+
+    def _note_deadline(self, made: Made, event: TaskScheduled) -> None:
+        assert made.state is not None
+        node = made.definition.spec.nodes[event.node]
+        assert isinstance(node, TaskNode)
+        times = effective_times(node.times, made.definition.task(event.task).times)
+        if times.call_s is not None and event.attempt == 1:
+            call_id = event.task_id.rpartition("-")[0]
+            self._number(made, f"{call_id}-deadline")
+            length = round(times.call_s * 1000)
+            self.outcome.branches.setdefault(made.path_of(call_id), []).append(length)
 
     def _number(self, made: Made, step_id: str) -> None:
         path = made.path_of(step_id)

@@ -29,7 +29,7 @@ from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
     told_by_python,
 )
 
-from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, watching
+from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, tasks, watching
 from dressage.flow.models import to_plain
 from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
@@ -123,6 +123,15 @@ class Fakes:
     def both(self, x: int) -> tuple[int, str]:
         return self._outcome("both", {"x": x}), "b"
 
+    async def hung(self, x: int) -> int:
+        self._takes_now()
+        forever: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    def within(self, seconds: float) -> asyncio.Timeout:
+        """What calls with a deadline are made in, on the clock of this loop."""
+        return asyncio.timeout(self._noted(seconds) + self._takes_now())
+
     def publish(self, subject: str, data: Any) -> None:
         told = msgspec.json.decode(msgspec.json.encode(data, enc_hook=to_plain))
         self.branches.setdefault(_path.get()[0], []).append((subject, told))
@@ -155,7 +164,9 @@ class Fakes:
     def in_place(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for name in TASKS:
-                stack.enter_context(getattr(self.module, name).faked(self._in_time(getattr(self, name))))
+                done = self.hung if name == "hung" else self._in_time(getattr(self, name))
+                stack.enter_context(getattr(self.module, name).faked(done))
+            stack.enter_context(mock.patch.object(tasks, "within", self.within))
             stack.enter_context(self.module.publish.faked(self.publish))
             stack.enter_context(self.module.told.faked(self.told))
             stack.enter_context(self.module.filed.faked(self.filed))
@@ -215,12 +226,12 @@ def run_as_python(module: ModuleType, fakes: Fakes, x: int, cancel_ms: float | N
 def run_as_spec(
     module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None
 ) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
-    tasks: dict[str, Callable[..., Any]] = {}
+    done: dict[str, Callable[..., Any]] = {}
     children = {each.name: each.spec for each in module.flow.with_children()[:-1]}
-    engine = Engine(module.flow.spec, tasks, children=children)
+    engine = Engine(module.flow.spec, done, children=children)
     fakes = Fakes(module, seed, engine, trouble)
     engine.takes = fakes.takes
-    tasks.update(number=fakes.number, word=fakes.word, both=fakes.both)
+    done.update(number=fakes.number, word=fakes.word, both=fakes.both)
     engine.come[TOLD] = lambda: fakes.told(None)
     engine.come[FILED] = lambda key: fakes.filed(None, key)
     engine.keyed = {FILED}

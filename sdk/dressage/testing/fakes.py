@@ -73,6 +73,7 @@ class FakeTask(Generic[P, R]):
         self.calls: list[TaskCall] = []
         self.duration = timedelta(0)
         self.answers = True
+        self.taken = True
 
     # -- what it does ------------------------------------------------------------------------------
     def returns(self, value: R, *, times: int = 1) -> Self:
@@ -129,12 +130,17 @@ class FakeTask(Generic[P, R]):
         return self
 
     def hangs(self) -> Self:
-        """Never answers, as a worker that is lost."""
+        """Takes each attempt and never answers: it ends by its `timeout`, its `heartbeat`, or the call's `deadline`."""
         self.answers = False
         return self
 
+    def stays_queued(self) -> Self:
+        """Takes no attempt, as if there were no worker: it ends by its `start_timeout`, or the call's `deadline`."""
+        self.taken = False
+        return self
+
     def _anew(self) -> Self:
-        self._script, self.answers = None, True
+        self._script, self.answers, self.taken = None, True, True
         return self
 
     def _then(self, act: Callable[..., Any], times: int, raises: BaseException | None = None) -> Self:

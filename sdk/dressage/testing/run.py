@@ -29,14 +29,17 @@ from dressage.orchestrator.fold.state import Mailbox, Marks, RunState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.asking import waiting_for
 from dressage.protocol.commands import (
+    AttemptProgress,
     CancelRun,
     Command,
     FailureInfo,
+    Json,
     PostEvent,
     RunStatus,
     StartRun,
     TaskMessage,
     TaskResult,
+    WorkerInfo,
     decode_command,
     encoder,
 )
@@ -50,6 +53,9 @@ from dressage.testing.fakes import Branch, TaskCall
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+WORKER: Final = WorkerInfo("test", 0.0)
+"""Who executes all attempts."""
 
 _LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED"})
 """How the engine refuses what came after its time, of which nobody needs to hear."""
@@ -437,12 +443,20 @@ class Run(Generic[R]):
             args=dispatched.args,
             reply="",
             scheduled_at=rfc3339(dispatched.scheduled_ms),
+            timeout_s=dispatched.times.attempt_s or 0.0,
+            heartbeat_s=dispatched.times.heartbeat_s or 0.0,
+            tells_start=dispatched.times.start_s is not None,
+            progress=dispatched.progress,
         )
         ended = self._settings.execute(message, self.now, self._branch_of(message.task_id), self)
         self._error = ended.error
         if ended.result is not None:
             answer = _Sent(run_token(self.run_id), ended.result)
             self._agenda.enter(self._agenda.now_ms + _length(ended.takes), answer)
+
+    def tell(self, message: TaskMessage, progress: Json = msgspec.UNSET) -> None:
+        """A worker tells that it has an attempt, and how far it has come."""
+        self._fold(AttemptProgress(message.task_id, WORKER.worker, progress))
 
     def _failed(self, failure: FailureInfo) -> RunFailed:
         error = RunFailed(self.run_id, failure)

@@ -12,15 +12,15 @@ import msgspec
 from dressage.flow import App, Event, Handler, Task, Workflow
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn.definitions import load_definition
-from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult, WorkerInfo
+from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_run_id, key_token
 from dressage.protocol.spec import RegisteredWorkflow, registered_digest
 from dressage.protocol.spec_reading import check_spec_size
 from dressage.testing.awaiting import await_here
 from dressage.testing.fakes import Branch, FakeTask, TaskCall
-from dressage.testing.run import Attempted, Run, Settings
-from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with
+from dressage.testing.run import WORKER, Attempted, Run, Settings
+from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with, took_too_long, was_silent
 from dressage.worker.context import enter_task
 
 P = ParamSpec("P")
@@ -34,8 +34,6 @@ COMMANDS_MAX: Final = 10_000
 
 BEGAN: Final = datetime(2030, 1, 1, tzinfo=UTC)
 """When the virtual time begins, if the test says nothing else: always the same, so that each test repeats."""
-
-_WORKER: Final = WorkerInfo("test", 0.0)
 
 
 class WorkflowTest(Generic[P, R]):
@@ -123,6 +121,10 @@ class WorkflowTest(Generic[P, R]):
     def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[Any]) -> Attempted:
         """One attempt, as a worker executes it."""
         fake = self.task(self._tasks[message.task])
+        if not fake.taken:
+            return Attempted(None)
+        if message.tells_start:
+            run.tell(message)
         handler = fake.handler(self._handler(message.task))
         arguments = arguments_of(handler, message.args)
         if isinstance(arguments, Ended):
@@ -133,9 +135,9 @@ class WorkflowTest(Generic[P, R]):
         fake.calls.append(call)
         run.calls.append(call)
         if not fake.answers:
-            return Attempted(None)
+            return _given_up(message)
         try:
-            value = contextvars.copy_context().run(_call, handler, arguments, message)
+            value = contextvars.copy_context().run(_call, handler, arguments, message, run)
         except (Exception, SystemExit) as error:
             if isinstance(error, AssertionError) and not fake.declares(error):
                 raise
@@ -144,8 +146,8 @@ class WorkflowTest(Generic[P, R]):
                 and handler.function is self._tasks[message.task].function
             ):
                 raise self._unfaked(message.task) from error
-            return Attempted(_result(message, ended_by(error)), fake.duration, error)
-        return Attempted(_result(message, ended_with(handler, value)), fake.duration)
+            return _in_time(message, Attempted(_result(message, ended_by(error)), fake.duration, error))
+        return _in_time(message, Attempted(_result(message, ended_with(handler, value)), fake.duration))
 
     def _handler(self, task: str) -> Handler:
         """Who executes a task of which the test has said nothing."""
@@ -166,9 +168,46 @@ class WorkflowTest(Generic[P, R]):
         return f"<test of {self.workflow.name}, {self._started} runs>"
 
 
-def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage) -> Any:
+def _in_time(message: TaskMessage, ended: Attempted) -> Attempted:
+    """The same, or that it has taken too long."""
+    if message.timeout_s and ended.takes > timedelta(seconds=message.timeout_s):
+        late = Ended(error=took_too_long(message.timeout_s))
+        return Attempted(_result(message, late), timedelta(seconds=message.timeout_s))
+    return ended
+
+
+def _given_up(message: TaskMessage) -> Attempted:
+    """What becomes of an attempt whose handler does nothing any more."""
+    told = {message.timeout_s: took_too_long, message.heartbeat_s: was_silent}
+    first = min((seconds for seconds in told if seconds), default=None)
+    if first is None:
+        return Attempted(None)
+    return Attempted(_result(message, Ended(error=told[first](first))), timedelta(seconds=first))
+
+
+class _Telling:
+    """What a handler tells goes to its run at once."""
+
+    ending = ""
+
+    def __init__(self, run: Run[Any], message: TaskMessage) -> None:
+        self._run = run
+        self._message = message
+
+    def beat(self, progress: msgspec.Raw | None) -> None:
+        if progress is not None:
+            self._run.tell(self._message, progress)
+
+    async def keep(self, progress: msgspec.Raw) -> None:
+        self.beat(progress)
+
+    def keep_from_thread(self, progress: msgspec.Raw) -> None:
+        self.beat(progress)
+
+
+def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, run: Run[Any]) -> Any:
     """In a context of its own, in which the attempt is the current one."""
-    enter_task(message)
+    enter_task(message, _Telling(run, message))
     value = handler.function(**arguments)
     return await_here(value) if handler.is_async else value
 
@@ -182,4 +221,4 @@ def _definition(workflow: Workflow[..., Any]) -> Definition:
 
 
 def _result(message: TaskMessage, ended: Ended) -> TaskResult:
-    return TaskResult(message.task_id, _WORKER, ended.output, ended.failure, ended.error)
+    return TaskResult(message.task_id, WORKER, ended.output, ended.failure, ended.error)

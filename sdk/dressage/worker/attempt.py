@@ -15,7 +15,7 @@ import msgspec
 from dressage.flow import Handler
 from dressage.protocol.commands import FailureInfo, TaskMessage
 from dressage.protocol.errors import DressageError
-from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with
+from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with, took_too_long, was_silent
 from dressage.worker.context import enter_task
 
 _log = logging.getLogger("dressage.worker")
@@ -125,7 +125,7 @@ class Attempt:
                 error=FailureInfo("CancelledError", "the handler has cancelled itself", "task-error")
             )
         except _Late as late:
-            return Ended(error=FailureInfo(late.name, late.message, "timeout"))
+            return Ended(error=late.failure)
         except _Exited as exited:
             return ended_by(exited.error)
         except (Exception, SystemExit) as error:
@@ -189,14 +189,14 @@ class Attempt:
     def _late(self, began: float) -> _Late | None:
         message, now = self.message, self._loop.time()
         if message.timeout_s and now >= began + message.timeout_s:
-            return _Late("attempt-timeout", f"the handler has taken more than {message.timeout_s:g} s")
+            return _Late(took_too_long(message.timeout_s))
         if message.heartbeat_s and now >= self._seen_at + message.heartbeat_s:
-            return _Late("heartbeat-timeout", f"the handler was silent for {message.heartbeat_s:g} s")
+            return _Late(was_silent(message.heartbeat_s))
         return None
 
     async def _ended_late(self, work: asyncio.Future[Any], late: _Late) -> Any:
         """Cancels it. A handler that ends with a value all the same, before anybody was told, has done its work."""
-        self.ending = self.ending or late.message
+        self.ending = self.ending or late.failure.message
         if self._cancel is not None:
             self._cancel()
         await asyncio.wait({work}, timeout=GRACE_S)
@@ -224,7 +224,6 @@ class _Exited(Exception):
 class _Late(Exception):
     """A handler was not done in its time."""
 
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.name = name
-        self.message = message
+    def __init__(self, failure: FailureInfo) -> None:
+        super().__init__(failure.message)
+        self.failure = failure

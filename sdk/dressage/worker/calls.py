@@ -72,6 +72,16 @@ def ended_with(handler: Handler, value: Any) -> Ended:
         return _mismatch(f"result of task {handler.definition.name!r}: {error.message}")
 
 
+def took_too_long(seconds: float) -> FailureInfo:
+    """What an attempt has failed with whose handler was not done within its timeout."""
+    return FailureInfo("attempt-timeout", f"the handler has taken more than {seconds:g} s", "timeout")
+
+
+def was_silent(seconds: float) -> FailureInfo:
+    """What an attempt has failed with whose handler has given no sign of life for so long."""
+    return FailureInfo("heartbeat-timeout", f"the handler was silent for {seconds:g} s", "timeout")
+
+
 def _mismatch(message: str) -> Ended:
     return Ended(error=FailureInfo("type-error", message, "type-error"))
 

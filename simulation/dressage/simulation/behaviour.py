@@ -141,7 +141,15 @@ class Executions:
         async def both(x: int) -> Any:
             return await act({"x": x})
 
-        return {"number": number, "word": word, "both": both}[task]
+        async def hung(x: int) -> Any:
+            context = current_task()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended = self.ended.setdefault((context.run_id, context.task_id), [])
+                ended += [("failure", (name, None)) for name in ("attempt-timeout", "heartbeat-timeout")]
+
+        return {"number": number, "word": word, "both": both, "hung": hung}[task]
 
 
 _contracts: dict[str, Any] = {}

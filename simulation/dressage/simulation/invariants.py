@@ -60,7 +60,7 @@ RULES: Final = {
     "state-as-folded": "a stored state is what the fold made of the commands up to it",
     "removed-only-when-covered": "a command is removed only when state, events and cursor cover it",
     "refused-is-kept": "a command that cannot be read is in the dead letters before it is removed",
-    "task-removed-only-with-result": "a task is removed only when its result is in the stream",
+    "task-removed-only-with-result": "a task is removed only when its result is in the stream, or nobody waits for it",
     "send-removed-only-when-forwarded": "a send is removed only when the target's stream has it",
     "timer-until-due": "a sleeping run's timer is in the stream, due when the sleep ends, until then",
     "never-early": "a sleep ends when its time has come on the broker's clock, and not before",
@@ -592,7 +592,9 @@ class Watch:
     def _check_done(self, record: Record, shard: int) -> None:
         message = _tasks.decode(record.data)
         token = message.reply.rsplit(".", 1)[1]
-        if (token, message.task_id) not in self.view(shard).results:
+        over = self.refold.shard(shard).over.get((token, message.task_id))
+        awaited = over is None or self.view(shard).cursor.place[0] < over
+        if awaited and (token, message.task_id) not in self.view(shard).results:
             self.broken("task-removed-only-with-result", f"{message.task_id} of {message.run_id}")
 
     def _check_forwarded(self, record: Record, source: int, target: int) -> None:

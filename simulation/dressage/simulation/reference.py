@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
 from typing import Any, Final, cast
+from unittest import mock
 
-from dressage.flow import Saga, WorkflowFailure
+from dressage.flow import Saga, TaskTimeout, WorkflowFailure, tasks
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import GROUP_TEXT
 from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, result_of
@@ -44,6 +45,20 @@ class Ending:
 
 class _Technical(Exception):
     """What a worker reports as an error; the workflow knows it as a `TaskError`."""
+
+
+class _Hung:
+    """A task that is not done in its time."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def options(self, **_: Any) -> _Hung:
+        return self
+
+    async def __call__(self, x: int) -> int:
+        self._count()
+        raise TaskTimeout
 
 
 class _Asleep(BaseException):
@@ -96,6 +111,10 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         if duration >= PARKED:
             raise _Asleep(_line_awaiting(), duration.total_seconds())
 
+    def overdue() -> None:
+        nonlocal commands
+        commands += 1
+
     def called(task: str, args: dict[str, Any]) -> Any:
         nonlocal commands
         commands += 1 + min(RETRIES, behaviour(run_id, task, args).fails)
@@ -118,6 +137,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         "first_completed": _completed,
         "first_successful": _successful,
         "Saga": _Saga,
+        "hung": _Hung(overdue),
     }
     before = {name: vars(module)[name] for name in faked}
     vars(module).update(faked)
@@ -125,8 +145,9 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         with contextlib.ExitStack() as stack, warnings.catch_warnings():
             # A branch that is made and never started, as the next one's arguments fail.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-            for task in TASKS:
+            for task in {*TASKS} - {"hung"}:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
+            stack.enter_context(mock.patch.object(tasks, "within", contextlib.nullcontext))
             stack.enter_context(module.publish.faked(lambda subject, data: None))
             stack.enter_context(module.told.faked(come))
             stack.enter_context(module.filed.faked(file))

@@ -21,7 +21,7 @@ from dressage.orchestrator.fold.effects import (
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import RunState, SleepWait, State
+from dressage.orchestrator.fold.state import RunState, SleepWait, State, TaskWait
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
@@ -58,6 +58,9 @@ class Shard:
         default_factory=dict[str, list[tuple[int, str, bytes]]]
     )
     tasks: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    over: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """Which command ended the wait for an attempt, by its run and its id."""
+
     timers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """When each timer is due, in milliseconds."""
 
@@ -151,6 +154,9 @@ class Refold:
                 command = read_command(delivery)
                 if isinstance(command, PostEvent):
                     shard.filed.append((token, command.event_id))
+            if isinstance(before, RunState):
+                left = _attempts_of(outcome.state)
+                shard.over |= {(token, each): record.seq for each in _attempts_of(before) - left}
             for thread in before.threads if isinstance(before, RunState) else ():
                 if isinstance(thread.wait, SleepWait) and thread.wait.timer_id in _slept_out(outcome):
                     shard.due_ms[token, record.seq] = thread.wait.until_ms
@@ -238,6 +244,12 @@ def _change_map(shard: Shard, record: Record) -> Outcome:
 
 def stamp_of(delivery: Any) -> Stamp:
     return Stamp(delivery.stream_seq, -(-delivery.time_ns // 1_000_000))
+
+
+def _attempts_of(state: State) -> set[str]:
+    """The attempts that a run waits for."""
+    threads = state.threads if isinstance(state, RunState) else []
+    return {thread.wait.task_id for thread in threads if isinstance(thread.wait, TaskWait)}
 
 
 def _slept_out(outcome: Outcome) -> set[str]:

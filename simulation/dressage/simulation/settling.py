@@ -230,6 +230,8 @@ def judge_executions(world: World) -> None:
     """Every result that was applied, as the stored events tell it, is what an execution of that attempt came to."""
     for (token, task_id), (kind, data) in world.watch.applied.items():
         told = msgspec.json.decode(data)
+        if not told["worker"]:
+            continue  # It was not done in time, whatever its executions come to.
         came_to = world.executions.ended.get((run_id_of(token), task_id), [])
         if not any(_tells(kind, told, *ended) for ended in came_to):
             world.watch.broken("task-executed", f"{told} of {token}, but its executions came to {came_to}")

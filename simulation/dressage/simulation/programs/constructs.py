@@ -257,17 +257,20 @@ def _filed(program: Program, more: str = "") -> str:
 
 @construct(weight=2, nested=True)
 def missed(program: Program, depth: int) -> None:
-    """Waits for an event that does not come in time."""
+    """Waits for an event that does not come in time, or for a task that is not done."""
     program.write(depth, "try:")
     if program.random.random() < 0.3:
         gathered(program, depth + 1)
     program.block(depth + 1, program.random.randint(0, 2))
-    key = program.pick("", "key='k', ", f"key={program.string()}, ")
-    key = key.replace("key='',", "key=s[:0],")  # The constant is refused where it is written.
-    program.write(depth + 1, f"await never.wait({key}timeout={program.naps.format(program.integer())})")
-    _error_clause(
-        program, depth, program.pick("TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception")
-    )
+    classes = ["TimeoutError", "OSError", "(LookupError, TimeoutError)", "Exception"]
+    if program.random.random() < 0.35:
+        program.write(depth + 1, program.hung())
+        classes += ["TaskError", "TaskTimeout"]
+    else:
+        key = program.pick("", "key='k', ", f"key={program.string()}, ")
+        key = key.replace("key='',", "key=s[:0],")  # The constant is refused where it is written.
+        program.write(depth + 1, f"await never.wait({key}timeout={program.naps.format(program.integer())})")
+    _error_clause(program, depth, program.pick(*classes))
 
 
 @construct()
@@ -657,7 +660,14 @@ def parted(program: Program, depth: int) -> None:
         program.write(depth + 1, "t += 'none'")
 
 
-_OF_WAITS: Final = ("TaskError", "Exception", "TimeoutError", "OSError", "(LookupError, TimeoutError)")
+_OF_WAITS: Final = (
+    "TaskError",
+    "TaskTimeout",
+    "Exception",
+    "TimeoutError",
+    "OSError",
+    "(LookupError, TimeoutError)",
+)
 """What is caught under these names may have a text that is no part of the language: the worker's, or the engine's."""
 
 

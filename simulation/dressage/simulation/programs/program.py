@@ -23,7 +23,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
-from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure
+from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, TaskTimeout, WorkflowFailure
 from dressage.flow import first_completed, first_successful, gather, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
@@ -78,9 +78,10 @@ _SIGNATURES: Final = (
     "number(x: int) -> int",
     "word(x: int, y: str = 'w') -> str",
     "both(x: int) -> tuple[int, str]",
+    "hung(x: int) -> int",
 )
 TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
-"""The tasks that every program may call."""
+"""The tasks that every program may call; `hung` is never done."""
 
 TOLD: Final = "told"
 """The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
@@ -406,9 +407,22 @@ class Program:
 
     def call(self) -> tuple[str, str]:
         """A variable and the call whose result it takes."""
+        options = self._deadline() if self.random.random() < 0.12 else ""
         if self.random.random() < 0.5:
-            return self.pick("a", "b"), f"await number({self.integer()})"
-        return self.pick("s", "t"), f"await word({self.integer()}, y={self.string()})"
+            return self.pick("a", "b"), f"await number{options}({self.integer()})"
+        return self.pick("s", "t"), f"await word{options}({self.integer()}, y={self.string()})"
+
+    def _deadline(self) -> str:
+        """Options of a call that is done in time, or may be."""
+        long = self.sure or self.random.random() < 0.3
+        time = "days=30" if long else f"milliseconds={self.random.randint(2, 60)}"
+        return f".options(deadline=timedelta({time}))"
+
+    def hung(self) -> str:
+        """A call that is not done in time."""
+        kind = self.pick("deadline", "timeout", "heartbeat") if self.sure else "deadline"
+        time = f"timedelta(milliseconds={self.random.randint(1, 2000 if self.sure else 60)})"
+        return f"await hung.options({kind}={time})({self.integer()})"
 
     # -- statements --------------------------------------------------------------------------------
     def block(self, depth: int, size: int) -> None:
