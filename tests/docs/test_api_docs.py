@@ -47,6 +47,7 @@ from dressage.protocol.commands import (
     Answer,
     Ask,
     AskAnswer,
+    AttemptProgress,
     CancelRun,
     PostEvent,
     RefusalCode,
@@ -303,7 +304,7 @@ async def test_a_worker_and_a_client_that_know_nothing_of_dressage(
 STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
     for struct in (
-        *(Namespace, Pointer, TaskMessage, TaskResult, StartRun, CancelRun, PostEvent),
+        *(Namespace, Pointer, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

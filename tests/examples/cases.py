@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from tests.testing.ways import Case  # pyright: ignore[reportMissingImports]
 
 from dressage.flow import App, Event, Task, Workflow
+from dressage.worker import current_task
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -20,6 +21,7 @@ sys.path.insert(0, str(EXAMPLES))
 import batch_import.workflow as imports  # noqa: E402
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
+import long_import.workflow as catalogue  # noqa: E402
 import patient_checkout.workflow as patience  # noqa: E402
 import product_reviews.workflow as reviews  # noqa: E402
 import sign_up.workflow as customers  # noqa: E402
@@ -174,6 +176,43 @@ REVIEWS: Final = {
         "published=1",
         "DONE",
         "rate*3 publish",
+    ),
+}
+
+
+# -- long import -----------------------------------------------------------------------------------
+def cataloguing(**others: Any) -> Case:
+    """Python alone has nowhere to keep progress."""
+    return case(catalogue.import_catalogue, catalogue.app, "lamps.csv", plain=False, **others)
+
+
+async def _breaks_twice(file: str, lines: int) -> int:
+    """Each execution comes a thousand lines further."""
+    task = current_task()
+    progress = task.resumed(catalogue.Progress) or catalogue.Progress(0, 0)
+    executions = progress.executions + 1
+    await task.checkpoint(catalogue.Progress(progress.line + 1000, executions))
+    if progress.line + 1000 < lines - 1000:
+        raise OSError("the disk is full")
+    return executions
+
+
+async def _not_utf8(file: str, lines: int) -> int:
+    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+LONG_IMPORTS: Final = {
+    "long import: at once": Way(
+        cataloguing(), "3600 lines in 1 executions", "IMPORTED", "count-lines import-lines"
+    ),
+    "long import: goes on where it was": Way(
+        cataloguing(import_lines=lambda: _breaks_twice),
+        "3600 lines in 3 executions",
+        "IMPORTED",
+        "count-lines import-lines*3",
+    ),
+    "long import: what no retry mends": Way(
+        cataloguing(import_lines=lambda: _not_utf8), "unfinished", "BROKEN", "count-lines import-lines"
     ),
 }
 
@@ -403,6 +442,7 @@ WAYS: Final[dict[str, Way]] = {
     **TRIPS,
     **REVIEWS,
     **IMPORTS,
+    **LONG_IMPORTS,
     **SIGN_UP,
     **SUPPORT,
     **SIGNING,

@@ -601,7 +601,13 @@ CASES = {
     "twice": Case("await text(1, ‸x=2)", "gets x twice", "once"),
     "starred": Case("await text(‸*items)", "hides what is passed", "one by one"),
     "double starred": Case("await text(**‸LIMITS)", "hides what is passed", "by name"),
-    "unknown option": Case("await one.options(‸timeout=1)(x)", "no option timeout", "retries and backoff"),
+    "unknown option": Case("await one.options(‸tries=1)(x)", "no option tries", "the options are retries"),
+    "option of another type": Case(
+        "await ‸one.options(timeout=1)(x)", "timeout is a timedelta", "Task.options"
+    ),
+    "business failure as an error": Case(
+        "await ‸one.options(not_retried=(Declined,))(x)", "is a business failure", "Task.options"
+    ),
     "option by place": Case("await one.options(‸3)(x)", "by name", "retries=3"),
     "option at run time": Case(
         "await one.options(retries=‸x)(x)", "known when the workflow is defined", "literal"

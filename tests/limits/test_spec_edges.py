@@ -33,7 +33,15 @@ from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec, DefinitionError
 from dressage.protocol.nesting import SPEC_DEPTH_MAX
 from dressage.protocol.spec import LIMITS_MAX, WorkflowSpec
-from dressage.protocol.spec_check import BACKOFF_FACTOR_MAX, BACKOFF_S_MAX, EXPIRES_S_MAX, RETRIES_MAX
+from dressage.protocol.spec_check import (
+    BACKOFF_FACTOR_MAX,
+    BACKOFF_S_MAX,
+    EXPIRES_S_MAX,
+    NEVER_MAX,
+    RETRIES_MAX,
+    TASK_TIME_S_MAX,
+    TASK_TIME_S_MIN,
+)
 from dressage.protocol.spec_reading import check_spec_size, read_spec
 from dressage.protocol.spec_sizes import (
     BRANCHES_MAX,
@@ -357,6 +365,27 @@ EDGES: Final = [
         "retries",
         spec(nodes=[call(retry={"retries": RETRIES_MAX}), RETURN], tasks=[task()]),
         spec(nodes=[call(retry={"retries": RETRIES_MAX + 1}), RETURN], tasks=[task()]),
+    ),
+    edge(
+        "errors that are not retried",
+        CHECKS + "NEVER_MAX",
+        "retries",
+        spec(retry={"never": [f"E{n}" for n in range(NEVER_MAX)]}),
+        spec(retry={"never": [f"E{n}" for n in range(NEVER_MAX + 1)]}),
+    ),
+    edge(
+        "the longest time of a task",
+        CHECKS + "TASK_TIME_S_MAX",
+        "task-time",
+        spec(tasks=[task(times={"call_s": TASK_TIME_S_MAX})]),
+        spec(tasks=[task(times={"call_s": TASK_TIME_S_MAX + 1})]),
+    ),
+    edge(
+        "the shortest time of a call",
+        CHECKS + "TASK_TIME_S_MIN",
+        "task-time",
+        spec(nodes=[call(times={"start_s": TASK_TIME_S_MIN}), RETURN], tasks=[task()]),
+        spec(nodes=[call(times={"start_s": TASK_TIME_S_MIN - 0.0001}), RETURN], tasks=[task()]),
     ),
     edge(
         "the base of a backoff",

@@ -42,6 +42,7 @@ from dressage.protocol.spec_sizes import (
 from dressage.protocol.types import Named, RecordType
 
 RETRIES_MAX: Final = 10_000
+NEVER_MAX: Final = 32
 BACKOFF_S_MAX: Final = 366 * 86_400.0
 EXPIRES_S_MAX: Final = 100 * 365 * 86_400
 BACKOFF_FACTOR_MAX: Final = 1_000.0
@@ -240,9 +241,13 @@ def _check_retry(where: str, options: RetryOptions | None) -> None:
         raise BadSpec(
             f"{where}: retries is {shown_figure(options.retries)}: give 0 to {RETRIES_MAX} (limit retries)"
         )
+    if len(options.never or ()) > NEVER_MAX:
+        raise BadSpec(
+            f"{where}: {len(options.never or ())} classes of errors are not retried: name at most {NEVER_MAX}, or what "
+            "they derive from (limit retries)"
+        )
     for name in options.never or ():
-        if not name.isidentifier():
-            raise BadSpec(f"{where}: {name!r}, after which nothing is tried again, is the name of no class")
+        check_identifier(name, f"{where}: a class of errors that are not retried")
     backoff = options.backoff
     if backoff is None:
         return

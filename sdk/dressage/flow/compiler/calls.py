@@ -253,7 +253,11 @@ def _with_options(task: Task[..., Any], node: ast.Call, scope: FlowScope) -> Tas
         options[keyword.arg] = _fixed(keyword.value, scope)
     try:
         return task.options(**options)
-    except (DefinitionError, TypeError, AttributeError) as error:
+    except DefinitionError as error:
+        raise scope.refusal(
+            node, f"these options are not valid: {error.message}", "see Task.options"
+        ) from error
+    except (TypeError, AttributeError) as error:
         raise scope.refusal(node, f"these options are not valid: {error}", "see Task.options") from error
 
 
