@@ -47,6 +47,10 @@ SIGN_OF_LIFE_S: Final = TASK_ACK_WAIT_S / 3
 PUT_BACK_S: Final = 5.0
 """After so long an attempt comes again that could not be begun here."""
 
+TELL_PATIENCE_S: Final = 30.0
+TELL_PAUSE_S: Final = 0.5
+"""For how long progress is told again that a server has refused, and after what pause each time."""
+
 CONFIRM_S: Final = 5.0
 """How long a worker waits for what the owner says of an attempt."""
 
@@ -251,6 +255,10 @@ class Worker:
         delivery: Delivery,
         taking: _Taking,
     ) -> None:
+        if delivery.reply in self._held:  # The very same delivery once more.
+            if taking.pull is not None:
+                self._beside_it(taking.pull.taken())
+            return
         held = self._held[delivery.reply] = _Held(delivery, taking, asyncio.get_running_loop().time())
         task = asyncio.create_task(self._attempt(connection, publisher, held))
         self._running.add(task)
@@ -339,8 +347,18 @@ class Worker:
     async def _tell(
         self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage, progress: msgspec.Raw
     ) -> None:
+        """Stores progress. Raises `DressageError` where that is refused for long: then it is the handler's to go on."""
         told = AttemptProgress(message.task_id, self._identity, progress)
-        await publisher.publish(taking.stream, Message(message.reply, encoder.encode(told)))
+        deadline = asyncio.get_running_loop().time() + TELL_PATIENCE_S
+        while True:
+            try:
+                await publisher.publish(taking.stream, Message(message.reply, encoder.encode(told)))
+            except DressageError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await asyncio.sleep(TELL_PAUSE_S)
+            else:
+                return
 
     async def _confirmed(
         self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage

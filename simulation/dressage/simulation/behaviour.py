@@ -16,7 +16,7 @@ from typing import Any, Final
 from dressage.flow import App, WorkflowFailure
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES
-from dressage.worker import current_task
+from dressage.worker import TaskContext, current_task
 
 RETRIES: Final = 2
 POISON: Final = RETRIES + 1
@@ -46,6 +46,7 @@ class Behaviour:
     value: int
     seconds: float
     wrong_type: bool = False
+    keeps: bool = False
 
 
 def behaviour(run_id: str, task: str, args: Mapping[str, Any]) -> Behaviour:
@@ -66,6 +67,7 @@ def behaviour(run_id: str, task: str, args: Mapping[str, Any]) -> Behaviour:
         value=value,
         seconds=seconds,
         wrong_type=kind == 39 and which == 0,
+        keeps=kind <= RETRIES or slow < 5,
     )
 
 
@@ -90,6 +92,12 @@ class Executions:
     def __init__(self, deadly: Mapping[str, int] | None = None) -> None:
         self.ended: dict[tuple[str, str], list[tuple[str, Any]]] = {}
         """What each execution of an attempt came to: "value" and what it returned, or "failure" and (name, message)."""
+
+        self.kept: dict[tuple[str, str], int] = {}
+        """What a handler has kept of its progress, by run and call."""
+
+        self.lost: list[str] = []
+        """Where an execution did not find what another one before it had kept."""
 
         self.deadly = dict(deadly or {})
         """So many more workers die of a task of each of these runs."""
@@ -117,6 +125,8 @@ class Executions:
                 die()
             plan = behaviour(context.run_id, task, args)
             await asyncio.sleep(plan.seconds)
+            if plan.keeps:
+                await self._goes_on(context)
             ended = self.ended.setdefault((context.run_id, context.task_id), [])
             if context.attempt <= plan.fails:
                 ended.append(("failure", ("Broken", f"attempt {context.attempt} breaks")))
@@ -150,6 +160,15 @@ class Executions:
                 ended += [("failure", (name, None)) for name in ("attempt-timeout", "heartbeat-timeout")]
 
         return {"number": number, "word": word, "both": both, "hung": hung}[task]
+
+    async def _goes_on(self, context: TaskContext) -> None:
+        """Counts how often the call was executed, by its progress."""
+        call = context.run_id, context.call_id
+        known, found = self.kept.get(call, 0), context.resumed(int) or 0
+        if found < known and (context.run_id, context.task_id) not in self.ended:
+            self.lost.append(f"{context.task_id} of {context.run_id} finds {found}, and {known} was kept")
+        await context.checkpoint(found + 1)
+        self.kept[call] = max(known, found + 1)
 
 
 _contracts: dict[str, Any] = {}

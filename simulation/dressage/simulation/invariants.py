@@ -80,6 +80,7 @@ RULES: Final = {
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
     "result-applied-once": "the output events of a run end each attempt of a task at most once",
     "task-executed": "a result that was applied is what an execution of that very attempt came to",
+    "progress-kept": "what a handler has kept of its progress is there for whoever executes its call next",
     "nothing-hangs": "every client gets its answers, and the system comes to rest",
     "no-unhandled-error": "no process ends by an error that is no error of the product",
 }

@@ -30,6 +30,7 @@ from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
+from dressage.orchestrator.fold.nodes import timers
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
 from dressage.orchestrator.fold.state import RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
@@ -760,6 +761,44 @@ def one_retry_less() -> Iterator[None]:
 
 def _fields(struct: Any) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+@mutant("a deadline that has passed changes nothing", "outcome-as-python", "nothing-hangs")
+def deadline_without_effect() -> Iterator[None]:
+    def on_timer(advance: Any, thread: Any, wait: Any, timer_id: str) -> None:
+        raise RefuseCommand("RESULT_STALE", "it goes on")
+
+    with mock.patch.object(timers.task, "on_timer", on_timer):
+        yield
+
+
+@mutant("a worker believes whoever says that nobody waits for an attempt", "task-removed-only-with-result")
+def any_word_is_believed() -> Iterator[None]:
+    async def stop(self: Any, publisher: Any, held: Any, attempt: Any) -> None:
+        attempt.stop("somebody says so")
+
+    with mock.patch.object(Worker, "_stop_if_over", stop):
+        yield
+
+
+@mutant("an attempt that comes again begins from nothing", "progress-kept")
+def begun_from_nothing() -> Iterator[None]:
+    async def begun(self: Any, connection: Any, publisher: Any, held: Any, message: Any) -> Any:
+        return message
+
+    with mock.patch.object(Worker, "_begun", begun):
+        yield
+
+
+@mutant("the next attempt is not told how far the call has come", "progress-kept")
+def progress_not_handed_on() -> Iterator[None]:
+    dispatch = task_node.DispatchTask
+
+    def forgetful(**fields: Any) -> Any:
+        return dispatch(**{**fields, "progress": msgspec.UNSET})
+
+    with mock.patch.object(task_node, "DispatchTask", forgetful):
+        yield
 
 
 @mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=150)

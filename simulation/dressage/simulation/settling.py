@@ -227,7 +227,10 @@ def _judge_publishes(watch: Watch) -> None:
 
 
 def judge_executions(world: World) -> None:
-    """Every result that was applied, as the stored events tell it, is what an execution of that attempt came to."""
+    """Every result that was applied, as the stored events tell it, is what an execution of that attempt came to; and
+    what a handler has kept was there for whoever executed its call next."""
+    for lost in world.executions.lost:
+        world.watch.broken("progress-kept", lost)
     for (token, task_id), (kind, data) in world.watch.applied.items():
         told = msgspec.json.decode(data)
         if not told["worker"]:

@@ -23,7 +23,10 @@ from dressage.client import Client, RunFailed
 from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.protocol.commands import (
+    PROGRESS_BYTES_MAX,
     REASON_BYTES_MAX,
+    AttemptProgress,
+    AttemptStopped,
     CancelRun,
     PostEvent,
     StartRun,
@@ -354,14 +357,17 @@ GARBAGE: Final[dict[str, Garbage]] = {
     "an event of another type": lambda _, __: (None, encode(PostEvent(TOLD, "e", msgspec.Raw(b'"x"')))),
     "an event for nobody": lambda _, __: ("nobody", encode(PostEvent(TOLD, "e", msgspec.Raw(b"1")))),
     "a command for no run": lambda _, record: ("=", record.data),
+    "progress for nobody": lambda _, __: (None, encode(AttemptProgress("0-1-1-1", "w", msgspec.Raw(b"1")))),
+    "progress that is too long": lambda world, record: (None, _long_progress(world, record)),
+    "a word that nobody waits": lambda _, __: (None, None),
 }
 """What is sent in the place of a command that was sent: to which run (None: to the same) and as what."""
 
 
 AIMED: Final[dict[str, Callable[[World, RunState], bool]]] = {
-    "a result without a result": lambda _, state: any(
-        isinstance(thread.wait, TaskWait) for thread in state.threads
-    ),
+    "a result without a result": lambda _, state: bool(_attempts(state)),
+    "progress that is too long": lambda _, state: bool(_attempts(state)),
+    "a word that nobody waits": lambda _, state: bool(_attempts(state)),
     "an event of another type": lambda world, state: not state.finished and _hears(world, state),
 }
 """Which runs something is for that few others would even look at."""
@@ -385,10 +391,19 @@ def _start_of(workflow: str) -> StartRun:
 
 def _empty_result(world: World, record: Record) -> bytes | None:
     """For an attempt that the run waits for, if it waits for one."""
-    state = _state_of(world, record)
+    attempts = _attempts(_state_of(world, record))
+    return encode(TaskResult(attempts[0].task_id, _BY)) if attempts else None
+
+
+def _long_progress(world: World, record: Record) -> bytes | None:
+    attempts = _attempts(_state_of(world, record))
+    long = msgspec.Raw(msgspec.json.encode("x" * PROGRESS_BYTES_MAX))
+    return encode(AttemptProgress(attempts[0].task_id, "w", long)) if attempts else None
+
+
+def _attempts(state: RunState | None) -> list[TaskWait]:
     waits = [] if state is None else [thread.wait for thread in state.threads]
-    attempts = [wait.task_id for wait in waits if isinstance(wait, TaskWait)]
-    return encode(TaskResult(attempts[0], _BY)) if attempts else None
+    return [wait for wait in waits if isinstance(wait, TaskWait)]
 
 
 def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
@@ -402,6 +417,11 @@ def _throw(what: str, dice: float, client: str, at_s: float) -> Action:
             aimed = [each for each, state in states if state is not None and fits(world, state)]
             records = aimed or records
         chosen = records[int(dice * len(records))]
+        if what == "a word that nobody waits":
+            for wait in _attempts(state := _state_of(world, chosen)):
+                assert state is not None
+                told = encode(AttemptStopped(state.run_id, wait.task_id))
+                await client.connection.tell(client.names.stop(wait.queue), told)
         token, data = GARBAGE[what](world, chosen)
         place, _, named = chosen.subject.rpartition(".")
         if data is not None:
