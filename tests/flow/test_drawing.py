@@ -538,3 +538,26 @@ def test_other_lines_are_no_change(shop: ModuleType) -> None:
     spec: WorkflowSpec = shop.process_order.spec
     moved = tuple(msgspec.structs.replace(node, line=node.line + 7) for node in spec.nodes)
     assert changes(spec, msgspec.structs.replace(spec, nodes=moved, first_line=80, module="other")) == []
+
+
+TIMED = """\
+from datetime import timedelta
+from dressage.flow import task, workflow
+
+@task({options})
+async def work(n: int) -> int: ...
+
+@workflow
+async def flow(n: int) -> int:
+    return await work.options(deadline=timedelta(hours=1))(n)
+"""
+
+
+def test_times_of_a_task_are_shown_and_told_when_they_change(define: Callable[[str], ModuleType]) -> None:
+    before = define(TIMED.format(options="timeout=timedelta(minutes=1), deadline=timedelta(days=1)")).flow
+    after = define(TIMED.format(options="heartbeat=timedelta(seconds=5), not_retried=(ValueError,)")).flow
+    shown = [line.text for line in outline(before.spec)]
+    assert any("# an attempt within 60 s, done within 3600 s" in text for text in shown)
+    said = {each.name: each.after for each in changes(before.spec, after.spec) if each.part == "tasks"}
+    assert said["work times"] == "silent for 5 s at most"
+    assert said["work not retried"] == "ValueError"

@@ -177,6 +177,16 @@ async def first(order: Order) -> str:
     return order.id
 
 
+@task(timeout=5)  # bad: timeout
+async def second(order: Order) -> str:
+    return order.id
+
+
+@app.task(not_retried=("ValueError",))  # bad: errors
+async def third(order: Order) -> str:
+    return order.id
+
+
 @app.handles(charge)  # bad: parameter of handler
 def wrong_parameter(order: str, price: Decimal) -> str:
     return order
@@ -191,6 +201,9 @@ async def wrong_result(order: Order, price: Decimal) -> int:
 async def flow(order: Order) -> str:
     view = View()
     charge(order, Decimal(1))  # bad: no await
+    await charge.options(deadline="1 h")(order, Decimal(1))  # bad: deadline
+    await charge.options(tries=1)(order, Decimal(1))  # bad: unknown option
+    await charge.options(deadline=timedelta(hours=1))(order, Decimal(1))
     sleep(timedelta(days=1))  # bad: no await of sleep
     publish("orders.new", order)  # bad: no await of publish
     await publish(order, order)  # bad: subject

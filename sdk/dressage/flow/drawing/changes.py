@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from dressage.expressions.checks import shown
-from dressage.flow.drawing.nodes import backoff_text
+from dressage.flow.drawing.nodes import backoff_text, times_text
 from dressage.flow.drawing.outline import Line, outline, parameter_text
 from dressage.protocol.spec import EventDef, GatherNode, Limits, RetryOptions, TaskDef, Variable, WorkflowSpec
 from dressage.protocol.types import EnumType, Field, TypeDef
@@ -131,6 +131,8 @@ def _retry(retry: RetryOptions | None) -> dict[str, str]:
         said["retries"] = str(retry.retries)
     if retry is not None and retry.backoff is not None:
         said["backoff"] = backoff_text(retry.backoff)
+    if retry is not None and retry.never is not None:
+        said["not retried"] = ", ".join(retry.never)
     return said
 
 
@@ -140,6 +142,8 @@ def _task(task: TaskDef) -> Iterator[tuple[str, str]]:
     yield f"{task.name} queue", task.queue
     for name, text in _retry(task.retry).items():
         yield f"{task.name} {name}", text
+    if task.times is not None:
+        yield f"{task.name} times", ", ".join(times_text(task.times).values())
     if task.failures:
         yield f"{task.name} failures", ", ".join(task.failures)
 

@@ -25,8 +25,10 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    TaskTimes,
     WorkflowSpec,
     effective_retry,
+    effective_times,
 )
 
 Shape = Literal["work", "choice", "wait", "step", "end", "fork"]
@@ -77,6 +79,18 @@ def backoff_text(backoff: Backoff) -> str:
     )
 
 
+def times_text(times: TaskTimes) -> dict[str, str]:
+    """How long a task may take: each of its times that is set, by its name."""
+    texts = {
+        "attempt_s": "an attempt within {:g} s",
+        "heartbeat_s": "silent for {:g} s at most",
+        "start_s": "taken within {:g} s",
+        "call_s": "done within {:g} s",
+    }
+    said = {name: getattr(times, name) for name in texts}
+    return {name: texts[name].format(seconds) for name, seconds in said.items() if seconds is not None}
+
+
 # -- one function for each kind --------------------------------------------------------------------
 def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
@@ -85,6 +99,8 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     said = [f"up to {retries + 1} attempts"] if retries else []
     if node.retry is not None and node.retry.backoff is not None:
         said.append(f"after {backoff_text(node.retry.backoff)}")
+    task = next((each for each in spec.tasks if each.name == node.task), None)
+    said += times_text(effective_times(node.times, task.times if task else None)).values()
     return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")
 
 
