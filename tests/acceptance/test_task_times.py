@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from dressage.flow import (
     workflow,
 )
 from dressage.protocol.errors import BadValue
-from dressage.worker import current_task
+from dressage.worker import TaskLog, current_task
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
@@ -431,6 +433,55 @@ async def test_progress_has_its_limit(shared: Engine) -> None:
     client = await shared.registered(kept)
     assert await (await client.start(kept, {"n": 16_382})).result(15) == "kept"
     assert "limit progress-size" in await (await client.start(kept, {"n": 16_383})).result(15)
+
+
+# -- what it logs ---------------------------------------------------------------------------------------
+logged = App("logging", version="1.4.0")
+logger = logging.getLogger("logged")
+logger.addHandler(TaskLog())
+
+
+@logged.task(retries=1, backoff=FAST)
+def chatty(lines: int) -> int:
+    for number in range(lines):
+        current_task().log(f"line {number}")
+    logger.warning("%d lines", lines)
+    if current_task().attempt == 1:
+        raise OSError("down")
+    return lines
+
+
+@workflow
+async def chats(lines: int) -> int:
+    return await chatty(lines)
+
+
+async def test_the_history_has_what_each_attempt_has_logged(shared: Engine) -> None:
+    await shared.worker(logged)
+    logger.warning("nobody's")
+    client = await shared.registered(chats)
+    handle = await client.start(chats, {"lines": 2})
+    assert await handle.result(15) == 2
+    ends = [
+        json.loads(bytes(event.data))
+        async for event in client.history(handle.run_id)
+        if event.kind in ("task-failed", "task-completed")
+    ]
+    assert [(data["build"], data["log"]) for data in ends] == 2 * [("1.4.0", "line 0\nline 1\n2 lines")]
+
+
+async def test_of_a_long_log_the_end_is_kept(shared: Engine) -> None:
+    await shared.worker(logged)
+    client = await shared.registered(chats)
+    handle = await client.start(chats, {"lines": 5_000})
+    await handle.result(15)
+    (log,) = [
+        json.loads(bytes(event.data))["log"]
+        async for event in client.history(handle.run_id)
+        if event.kind == "task-completed"
+    ]
+    assert log.endswith("\nline 4999\n5000 lines")
+    assert 7_000 < len(log) <= 8_000
 
 
 # -- what nobody waits for ------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ NO_LIMITS: Final = {
     "orchestrator.doctor.LAG_MAX": "what doctor warns of",
     "orchestrator.doctor.SKEW_S_MAX": "what doctor warns of",
     "orchestrator.growth.SHOWN_MAX": "how much of a list is shown",
+    "orchestrator.fold.limits.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/protocol.md",
+    "worker.attempt.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/language.md",
     "client.client.PAUSE_S_MAX": "a pause",
     "orchestrator.membership.REST_S_MAX": "a pause",
     "orchestrator.trying.UNABLE_S_MAX": "a pause",

@@ -13,6 +13,7 @@ from dressage.flow import App, Exponential, TaskTimeout, WorkflowFailure, first_
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.limits import FAMILY_NAMES_MAX, LOG_CHARS_MAX
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
 from dressage.orchestrator.turn.asking import waiting_for
@@ -283,3 +284,22 @@ def test_an_attempt_is_not_over_that_has_ended_or_goes_on(run: Folding) -> None:
     attempt = run.wait.task_id
     run.done(5, 2)
     assert over(run, attempt) == set()
+
+
+# -- what a worker says of itself -----------------------------------------------------------------------
+def test_of_a_log_that_is_too_long_the_end_is_kept(run: Folding) -> None:
+    by = WorkerInfo("w", 1.0, "1.4", "x" * LOG_CHARS_MAX)
+    kept = run.apply(TaskResult(run.wait.task_id, by, error=FailureInfo("OSError", "", "task-error")), 1)
+    more = msgspec.structs.replace(by, log="y" + by.log)
+    cut = run.apply(TaskResult(run.wait.task_id, more, error=FailureInfo("OSError", "", "task-error")), 4)
+    for outcome in (kept, cut):
+        (failed,) = (event for event in outcome.events if isinstance(event, TaskFailed))
+        assert (failed.build, failed.log) == ("1.4", "x" * LOG_CHARS_MAX)
+
+
+def test_of_the_classes_of_an_error_a_few_are_kept(run: Folding) -> None:
+    family = ("x" * 10_000, *(f"E{number}" for number in range(1000)))
+    error = FailureInfo("OSError", "down", "task-error", family=family)
+    outcome = run.apply(TaskResult(run.wait.task_id, BY, error=error), 1)
+    (failed,) = (event for event in outcome.events if isinstance(event, TaskFailed))
+    assert failed.failure.family == tuple(f"E{number}" for number in range(FAMILY_NAMES_MAX - 1))

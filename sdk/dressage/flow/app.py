@@ -13,7 +13,7 @@ from dressage.flow.retries import TaskOptions, said_by
 from dressage.flow.signatures import Signature
 from dressage.flow.tasks import Task, TaskDecorator, make_task
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.names import check_name
+from dressage.protocol.names import check_actor, check_name
 from dressage.protocol.spec import TaskDef
 
 P = ParamSpec("P")
@@ -50,8 +50,10 @@ class App:
     def send(order: Order) -> None: ...
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, version: str = "") -> None:
+        """`version` is that of the code, in whatever form: each attempt's output event has it."""
         self.name = check_name(name, "application")
+        self.version = check_actor(version, "version of an application")
         self._handlers: dict[str, Handler] = {}
 
     @property

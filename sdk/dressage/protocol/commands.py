@@ -43,10 +43,13 @@ class FailureInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who ran an attempt and how long it took there, by the worker's monotonic clock."""
+    """Who ran an attempt and how long it took there, by the worker's monotonic clock; `build` is what its application
+    calls its version, `log` what the handler has logged with the attempt."""
 
     worker: Short
     duration_ms: float
+    build: Short = ""
+    log: str = ""
 
 
 class Parent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

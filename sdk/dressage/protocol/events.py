@@ -69,7 +69,10 @@ class TaskStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind task-completed: `waited_ms` from scheduled to result, `duration_ms` inside the handler."""
+    """kind task-completed: `waited_ms` from scheduled to result, `duration_ms` inside the handler.
+
+    `build` is what the worker's application calls its version, `log` what the handler has logged with the attempt.
+    """
 
     task: str
     task_id: str
@@ -79,6 +82,8 @@ class TaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_ms: float
     waited_ms: float
     output: msgspec.Raw
+    build: str = ""
+    log: str = ""
 
 
 class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -97,6 +102,8 @@ class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     waited_ms: float
     failure: FailureInfo
     retry: bool = False
+    build: str = ""
+    log: str = ""
 
 
 class FailureCaught(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

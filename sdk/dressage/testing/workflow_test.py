@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
@@ -136,8 +137,9 @@ class WorkflowTest(Generic[P, R]):
         run.calls.append(call)
         if not fake.answers:
             return _given_up(message)
+        told = _Telling(run, message)
         try:
-            value = contextvars.copy_context().run(_call, handler, arguments, message, run)
+            value = contextvars.copy_context().run(_call, handler, arguments, message, told)
         except (Exception, SystemExit) as error:
             if isinstance(error, AssertionError) and not fake.declares(error):
                 raise
@@ -146,8 +148,10 @@ class WorkflowTest(Generic[P, R]):
                 and handler.function is self._tasks[message.task].function
             ):
                 raise self._unfaked(message.task) from error
-            return _in_time(message, Attempted(_result(message, ended_by(error)), fake.duration, error))
-        return _in_time(message, Attempted(_result(message, ended_with(handler, value)), fake.duration))
+            failed = _result(message, ended_by(error), told.lines)
+            return _in_time(message, Attempted(failed, fake.duration, error))
+        done = _result(message, ended_with(handler, value), told.lines)
+        return _in_time(message, Attempted(done, fake.duration))
 
     def _handler(self, task: str) -> Handler:
         """Who executes a task of which the test has said nothing."""
@@ -193,6 +197,7 @@ class _Telling:
     def __init__(self, run: Run[Any], message: TaskMessage) -> None:
         self._run = run
         self._message = message
+        self.lines: list[str] = []
 
     def beat(self, progress: msgspec.Raw | None) -> None:
         if progress is not None:
@@ -204,10 +209,13 @@ class _Telling:
     def keep_from_thread(self, progress: msgspec.Raw) -> None:
         self.beat(progress)
 
+    def note(self, line: str) -> None:
+        self.lines.append(line)
 
-def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, run: Run[Any]) -> Any:
+
+def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, told: _Telling) -> Any:
     """In a context of its own, in which the attempt is the current one."""
-    enter_task(message, _Telling(run, message))
+    enter_task(message, told)
     value = handler.function(**arguments)
     return await_here(value) if handler.is_async else value
 
@@ -220,5 +228,6 @@ def _definition(workflow: Workflow[..., Any]) -> Definition:
     return load_definition(spec.name, 1, msgspec.json.encode(registered))
 
 
-def _result(message: TaskMessage, ended: Ended) -> TaskResult:
-    return TaskResult(message.task_id, WORKER, ended.output, ended.failure, ended.error)
+def _result(message: TaskMessage, ended: Ended, log: Sequence[str] = ()) -> TaskResult:
+    by = msgspec.structs.replace(WORKER, log="\n".join(log))
+    return TaskResult(message.task_id, by, ended.output, ended.failure, ended.error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +23,9 @@ _log = logging.getLogger("dressage.worker")
 
 TELL_S: Final = 1.0
 """Progress is told at most so often; of what comes in between only the last is."""
+
+LOG_CHARS_MAX: Final = 8_000
+"""Characters of its log that go with an attempt; the engine cuts behind somewhat more."""
 
 GRACE_S: Final = 1.0
 """How long a handler that is cancelled may take to end before the worker tells of it."""
@@ -44,6 +48,8 @@ class Attempt:
         self._told_at = self._seen_at - TELL_S
         self._untold: msgspec.Raw | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._log = deque[str]()
+        self._log_chars = 0
         self._over = False
         self._cancel: Callable[[], object] | None = None
         self._left: asyncio.Future[Any] | None = None
@@ -64,6 +70,18 @@ class Attempt:
     def keep_from_thread(self, progress: msgspec.Raw) -> None:
         """`keep` for a handler that runs in a thread."""
         asyncio.run_coroutine_threadsafe(self.keep(progress), self._loop).result()
+
+    def note(self, line: str) -> None:
+        """A line of its log, of which the last ones are kept."""
+        self._log.append(line)
+        self._log_chars += len(line) + 1
+        while self._log_chars > LOG_CHARS_MAX and len(self._log) > 1:
+            self._log_chars -= len(self._log.popleft()) + 1
+
+    @property
+    def log(self) -> str:
+        """The lines that are kept."""
+        return "\n".join(self._log)[-LOG_CHARS_MAX:]
 
     def _in_loop(self, function: Callable[[], None]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -27,6 +28,8 @@ class Telling(Protocol):
     async def keep(self, progress: msgspec.Raw) -> None: ...
 
     def keep_from_thread(self, progress: msgspec.Raw) -> None: ...
+
+    def note(self, line: str) -> None: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,6 +95,14 @@ class TaskContext:
             self._check()
             self._telling.keep_from_thread(_encoded(progress, self.task))
 
+    def log(self, text: str) -> None:
+        """Keeps a line with the attempt: its output event has it, for who looks at the run. Of many the last ones.
+
+        `TaskLog` does so with what is logged by `logging`. Nothing is masked.
+        """
+        if self._telling is not None:
+            self._telling.note(text)
+
     def _check(self) -> None:
         if self.stopped and not _in_a_loop():
             raise asyncio.CancelledError(self.stopped)
@@ -116,6 +127,18 @@ def _encoded(progress: object, task: str) -> msgspec.Raw:
             "keep it elsewhere, and tell where"
         )
     return msgspec.Raw(data)
+
+
+class TaskLog(logging.Handler):
+    """Keeps what is logged inside of a handler with its attempt::
+
+    logging.getLogger("payments").addHandler(TaskLog())
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = _current.get(None)
+        if context is not None:
+            context.log(self.format(record))
 
 
 _current: ContextVar[TaskContext] = ContextVar("dressage_task")

@@ -438,7 +438,7 @@ class Worker:
         if ended is None:
             return None
         self._handled.labels(message.task, ended.outcome).inc()
-        by = WorkerInfo(self._identity, seconds * 1000)
+        by = WorkerInfo(self._identity, seconds * 1000, self._app.version, attempt.log)
         return TaskResult(message.task_id, by, ended.output, ended.failure, ended.error)
 
     async def _report(

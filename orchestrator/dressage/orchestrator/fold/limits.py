@@ -41,6 +41,9 @@ MESSAGE_CHARS_MAX = 8192
 ERROR_NAME_CHARS_MAX = 128
 FAMILY_NAMES_MAX = 16
 
+LOG_CHARS_MAX = 8_192
+"""Characters of what an attempt has logged; of more the end is kept."""
+
 POSTED_MAX = 2_000
 """External events of one run: their ids are remembered as long as the run is, so that none counts twice."""
 

@@ -11,7 +11,14 @@ from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
-from dressage.orchestrator.fold.limits import bounded, limit_details, too_large
+from dressage.orchestrator.fold.limits import (
+    ERROR_NAME_CHARS_MAX,
+    FAMILY_NAMES_MAX,
+    LOG_CHARS_MAX,
+    bounded,
+    limit_details,
+    too_large,
+)
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunThread, TaskWait
 from dressage.protocol.commands import (
@@ -202,7 +209,8 @@ def _technical(error: FailureInfo) -> FailureInfo:
     """What a worker reports as an error is one of its task, whatever else it says of it."""
     known = error.kind in ("task-error", "type-error", "limit", "timeout")
     kind = error.kind if known else "task-error"
-    return FailureInfo(error.name, error.message, kind, error.details, error.family)
+    classes = [name for name in error.family[:FAMILY_NAMES_MAX] if len(name) <= ERROR_NAME_CHARS_MAX]
+    return FailureInfo(error.name, error.message, kind, error.details, tuple(classes))
 
 
 def _completed(
@@ -233,6 +241,8 @@ def _completed(
             result.by.duration_ms,
             advance.state.time_ms - wait.scheduled_ms,
             msgspec.Raw(advance.definition.task_outputs[wait.task].shown(output, value)),
+            result.by.build,
+            result.by.log[-LOG_CHARS_MAX:],
         )
     )
     advance.drop_timer(wait.deadline_id)
@@ -315,6 +325,8 @@ def _report_failure(
             advance.state.time_ms - wait.scheduled_ms,
             failure,
             retry,
+            "" if by is None else by.build,
+            "" if by is None else by.log[-LOG_CHARS_MAX:],
         )
     )
 
