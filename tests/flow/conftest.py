@@ -68,6 +68,10 @@ Path_ = tuple[tuple[int, int], ...]
 """Where a branch stands: of each gather around it its number in its own branch, and the place there."""
 
 
+ALONE = -1
+"""The place of a run that was started and is not awaited."""
+
+
 @dataclass
 class Outcome:
     """How a run ended: with a result, a business failure (name, message, details), or an error's class.
@@ -118,6 +122,7 @@ class Engine:
         self.tasks = tasks
         self.outcome = Outcome()
         self.gathers: dict[Path_, int] = {}
+        self.started: dict[Path_, int] = {}
         self.path: Path_ = ()
         """Of the branch whose task is being called."""
 
@@ -194,7 +199,8 @@ class Engine:
 
     @property
     def _ended(self) -> bool:
-        return self.state is not None and self.state.finished
+        """All of them, also those that nobody waits for."""
+        return all(made.state is not None and made.state.finished for made in self.runs.values())
 
     def _waits_for(self, made: Made, effect: DispatchTask) -> bool:
         """Whether the call is still wanted: the branch that made it may have lost a race."""
@@ -291,6 +297,9 @@ class Engine:
         if isinstance(effect.command, StartRun):
             assert effect.command.parent is not None
             path = made.path_of(effect.command.parent.wait_id)
+            if effect.command.parent.detached:
+                number = self.started[path] = self.started.get(path, 0) + 1
+                path = (*path, (number, ALONE))
             self.runs[run_id] = Made(run_id, self.definitions[effect.command.workflow], {0: path})
         self._fold(self.runs[run_id], effect.command)
 

@@ -23,13 +23,23 @@ from unittest import mock
 
 import msgspec
 from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
+    ALONE,
     BEGAN_MS,
     Engine,
     Path_,
     told_by_python,
 )
 
-from dressage.flow import conditions, first_completed, first_successful, gather, sleeping, tasks, watching
+from dressage.flow import (
+    conditions,
+    first_completed,
+    first_successful,
+    gather,
+    sleeping,
+    tasks,
+    watching,
+    workflows,
+)
 from dressage.flow.models import to_plain
 from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
@@ -55,6 +65,8 @@ class Fakes:
 
         self.branches: dict[Path_, list[Any]] = {} if engine is None else engine.outcome.branches
         self._begun: Counter[Path_] = Counter()
+        self.started: dict[Path_, int] = {}
+        self.alone: list[asyncio.Future[Any]] = []
 
     def takes(self, path: Path_, number: int) -> float:
         """How many milliseconds the n-th call of a branch takes, or its n-th sleep beyond its length."""
@@ -132,6 +144,12 @@ class Fakes:
         """What calls with a deadline are made in, on the clock of this loop."""
         return asyncio.timeout(self._noted(seconds) + self._takes_now())
 
+    def beside(self, run: Coroutine[Any, Any, Any]) -> None:
+        """What is started and not awaited, with a place of its own."""
+        path = _path.get()[0]
+        number = self.started[path] = self.started.get(path, 0) + 1
+        self.alone.append(asyncio.ensure_future(_branch((*path, (number, ALONE)), run)))
+
     def publish(self, subject: str, data: Any) -> None:
         told = msgspec.json.decode(msgspec.json.encode(data, enc_hook=to_plain))
         self.branches.setdefault(_path.get()[0], []).append((subject, told))
@@ -167,6 +185,7 @@ class Fakes:
                 done = self.hung if name == "hung" else self._in_time(getattr(self, name))
                 stack.enter_context(getattr(self.module, name).faked(done))
             stack.enter_context(mock.patch.object(tasks, "within", self.within))
+            stack.enter_context(mock.patch.object(workflows, "beside", self.beside))
             stack.enter_context(self.module.publish.faked(self.publish))
             stack.enter_context(self.module.told.faked(self.told))
             stack.enter_context(self.module.filed.faked(self.filed))
@@ -213,7 +232,11 @@ def run_as_python(module: ModuleType, fakes: Fakes, x: int, cancel_ms: float | N
         task = asyncio.ensure_future(_branch((), module.flow(x)))
         if cancel_ms is not None:
             asyncio.get_running_loop().call_at(cancel_ms, task.cancel)
-        return await task
+        try:
+            return await task
+        finally:
+            while fakes.alone:
+                await asyncio.gather(fakes.alone.pop(), return_exceptions=True)
 
     with fakes.in_place():
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import itertools
 from collections.abc import Callable, Coroutine
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
@@ -15,9 +17,9 @@ from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import source_of
-from dressage.protocol.errors import BadSpec, DefinitionError
-from dressage.protocol.names import check_name
-from dressage.protocol.spec import Limits, RetryOptions, WorkflowSpec
+from dressage.protocol.errors import BadRunId, BadSpec, DefinitionError
+from dressage.protocol.names import check_name, check_run_id
+from dressage.protocol.spec import Limits, ParentClose, RetryOptions, WorkflowSpec
 from dressage.protocol.spec_sizes import check_limits
 
 P = ParamSpec("P")
@@ -54,6 +56,21 @@ class Workflow(Runnable, Generic[P, R]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast("R", await self.function(*args, **kwargs))
 
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """In another workflow: starts a child run that nobody waits for, and gives its id, once it has begun.
+
+        In plain Python the function runs beside its caller, and what it fails with goes nowhere.
+        """
+        return await self.options().start(*args, **kwargs)
+
+    def options(self, *, run_id: str | None = None, parent_close: ParentClose = "abandon") -> ChildOf[P, R]:
+        """For a call in another workflow: `run_id` is the child run's id.
+
+        What becomes of one that is started, and not awaited, when its parent ends is said by `parent_close`: "abandon"
+        lets it go on, "request" cancels it so that it tidies up, and "cancel" ends it at once.
+        """
+        return ChildOf(self, run_id)
+
     def with_children(self) -> list[Workflow[..., Any]]:
         """This workflow behind all those that it starts runs of, in the order in which they can be registered."""
         found: dict[str, Workflow[..., Any]] = {}
@@ -71,6 +88,49 @@ class Workflow(Runnable, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
+
+
+class ChildOf(Generic[P, R]):
+    """A workflow with options of one call."""
+
+    def __init__(self, workflow: Workflow[P, R], run_id: str | None) -> None:
+        self._workflow = workflow
+        self._run_id = run_id
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        _check(self._run_id)
+        return await self._workflow(*args, **kwargs)
+
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `Workflow.start`."""
+        _check(self._run_id)
+        beside(self._workflow(*args, **kwargs))
+        return f"plain~{next(_numbers)}" if self._run_id is None else self._run_id
+
+
+def _check(run_id: str | None) -> None:
+    try:
+        if run_id is not None:
+            check_run_id(run_id)
+    except BadRunId as error:
+        raise ValueError(error.message) from error
+
+
+def beside(run: Coroutine[Any, Any, Any]) -> None:
+    """Lets a run go on beside its caller, in plain Python."""
+    task = asyncio.ensure_future(run)
+    _beside.add(task)
+    task.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Future[Any]) -> None:
+    _beside.discard(task)
+    if not task.cancelled():
+        task.exception()  # Nobody waits for it.
+
+
+_beside: set[asyncio.Future[Any]] = set()
+_numbers = itertools.count()
 
 
 class WorkflowDecorator(Protocol):

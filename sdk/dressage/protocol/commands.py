@@ -53,11 +53,16 @@ class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Parent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """The run that has started another one, the wait of it that is told of the end, and how many are above that."""
+    """The run that has started another one, the wait of it that is told of the end, and how many are above that.
+
+    One that does not wait for the end is told when a `detached` run begins, and of its end if it is `told`.
+    """
 
     run_id: str
     wait_id: Short
     depth: int = 1
+    detached: bool = False
+    told: bool = True
 
 
 class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, omit_defaults=True):
@@ -224,6 +229,12 @@ class ChildEnded(msgspec.Struct, tag="child-ended", tag_field="type", frozen=Tru
     failure: FailureInfo | None = None
 
 
+class ChildBegun(msgspec.Struct, tag="child-begun", tag_field="type", frozen=True, omit_defaults=True):
+    """A detached child run tells its parent that there it is."""
+
+    wait_id: Short
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -245,7 +256,7 @@ FromKey = DeliverEvent | RefuseWait | EndWait
 OfMarks = KeepMarks | MarksKept | AskMark | TellMark
 """What a correlation key and the parts of its marks tell each other."""
 
-OfRun = StartRun | TaskResult | AttemptProgress | CancelRun | PostEvent | TimerFired | ChildEnded
+OfRun = StartRun | TaskResult | AttemptProgress | CancelRun | PostEvent | TimerFired | ChildBegun | ChildEnded
 """What changes a run, from wherever it comes."""
 
 Command = OfRun | ToKey | FromKey | OfMarks

@@ -145,6 +145,16 @@ class ChildStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     wait_id: str
 
 
+class ChildBegun(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind child-begun: a child run that is not waited for has begun, and the run goes on."""
+
+    node: int
+    workflow: str
+    run_id: str
+    wait_id: str
+    waited_ms: float
+
+
 class ChildCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind child-completed"""
 
@@ -337,6 +347,7 @@ EventData = (
     | BranchStarted
     | BranchEnded
     | ChildStarted
+    | ChildBegun
     | ChildCompleted
     | ChildFailed
     | SleepStarted
@@ -370,6 +381,7 @@ KIND: dict[type[EventData], str] = {
     BranchStarted: "branch-started",
     BranchEnded: "branch-ended",
     ChildStarted: "child-started",
+    ChildBegun: "child-begun",
     ChildCompleted: "child-completed",
     ChildFailed: "child-failed",
     SleepStarted: "sleep-started",

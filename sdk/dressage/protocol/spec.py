@@ -54,6 +54,10 @@ GROUP_TEXT = "branches failed"
 SAGA_TEXT = "compensation failed"
 
 
+ParentClose = Literal["abandon", "request", "cancel"]
+"""What becomes of a detached child run when its parent ends: nothing, or it is cancelled, gently or at once."""
+
+
 class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How long to wait between attempts.
 
@@ -221,7 +225,9 @@ class ChildNode(
 ):
     """Starts a run of another workflow and waits for its end; `target` takes its output.
 
-    What it fails with is raised here. `args` are evaluated in their order.
+    What it fails with is raised here. `run_id` is the id of the run, if it is to have one of the author's, and is
+    evaluated before `args`, which are in their order. One that is `detached` is not waited for: `target` takes its id,
+    once it has begun, and what becomes of it when this run ends is said by `close`.
     """
 
     workflow: str
@@ -230,6 +236,9 @@ class ChildNode(
     target: str | None = None
     scope: int | None = None
     line: int = 0
+    run_id: Expr | None = None
+    detached: bool = False
+    close: ParentClose = "abandon"
 
 
 class AssignNode(

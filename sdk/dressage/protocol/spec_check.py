@@ -80,6 +80,10 @@ def check_spec(spec: WorkflowSpec) -> None:
             _check_times(f"node {number}", node.times)
         if isinstance(node, ChildNode):
             _check_call(number, f"workflow {node.workflow!r}", node.args, children.get(node.workflow))
+            if node.close != "abandon" and not node.detached:
+                raise BadSpec(
+                    f"node {number} waits for its child run, which is cancelled with it: close says nothing"
+                )
         if isinstance(node, EventNode) and node.event not in events:
             raise BadSpec(f"node {number} waits for event {node.event!r}, which the spec does not define")
     if not 0 <= spec.entry < nodes:

@@ -167,11 +167,17 @@ def types_in(spec: WorkflowSpec) -> Iterator[TypeRef]:
     yield from (variable.type for variable in spec.variables if variable.type is not None)
 
 
+CHILD_ID = ""
+"""The name of the expression that a child run's id comes of: no parameter has it."""
+
+
 def expressions_of(node: Node) -> dict[str, Expr]:
     """The expressions of a node by the name of what they give, in the order of their evaluation."""
     match node:
-        case TaskNode() | ChildNode():
+        case TaskNode():
             return node.args
+        case ChildNode():
+            return node.args if node.run_id is None else {CHILD_ID: node.run_id, **node.args}
         case AssignNode():
             return {"value": node.value}
         case BranchNode():

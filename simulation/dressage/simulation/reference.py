@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final, cast
 from unittest import mock
 
-from dressage.flow import Saga, TaskTimeout, WorkflowFailure, tasks
+from dressage.flow import Saga, TaskTimeout, WorkflowFailure, tasks, workflows
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import GROUP_TEXT
 from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, result_of
@@ -45,6 +45,11 @@ class Ending:
 
 class _Technical(Exception):
     """What a worker reports as an error; the workflow knows it as a `TaskError`."""
+
+
+def _unheard(run: Coroutine[Any, Any, Any]) -> None:
+    """What becomes of a run that nobody waits for makes no difference to the one that has started it."""
+    run.close()
 
 
 class _Hung:
@@ -148,6 +153,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             for task in {*TASKS} - {"hung"}:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
             stack.enter_context(mock.patch.object(tasks, "within", contextlib.nullcontext))
+            stack.enter_context(mock.patch.object(workflows, "beside", _unheard))
             stack.enter_context(module.publish.faked(lambda subject, data: None))
             stack.enter_context(module.told.faked(come))
             stack.enter_context(module.filed.faked(file))

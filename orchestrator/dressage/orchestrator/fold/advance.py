@@ -28,7 +28,7 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
-from dressage.orchestrator.fold.state import ChildWait, EventWait, RunState, RunThread, Wait
+from dressage.orchestrator.fold.state import ChildWait, EventWait, OpenChild, RunState, RunThread, Wait
 from dressage.orchestrator.fold.threads import Threads
 from dressage.orchestrator.fold.watches import Watches
 from dressage.protocol.commands import CancelRun, ChildEnded, FailureInfo, Parent, WithdrawWait
@@ -187,11 +187,18 @@ class Advance:
             told = WithdrawWait(self.state.run_id, wait.wait_id, asks)
             self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
 
-    def cancel_child(self, wait: ChildWait, *, at_once: bool = False) -> None:
-        """Cancels the child run that somebody waited for."""
-        reason = f"run {self.state.run_id} waits for it no more"
-        told = CancelRun(wait.wait_id, reason, self.state.actor, at_once)
-        self.effects.append(SendCommand(run_token(wait.run_id), told))
+    def cancel_child(self, child: ChildWait | OpenChild, *, at_once: bool = False) -> None:
+        """Cancels a child run that somebody waited for, or that ends with this one."""
+        ended = isinstance(child, OpenChild)
+        reason = f"run {self.state.run_id} {'has ended' if ended else 'waits for it no more'}"
+        told = CancelRun(child.wait_id, reason, self.state.actor, at_once)
+        self.effects.append(SendCommand(run_token(child.run_id), told))
+
+    def forget_child(self, wait_id: str) -> bool:
+        """A child run is none any more that ends with this one; whether it was."""
+        left = [child for child in self.state.children if child.wait_id != wait_id]
+        known, self.state.children = len(left) < len(self.state.children), left
+        return known
 
     def timer_id(self, thread: RunThread) -> str:
         """Names a timer for ever, also where this fold sets several at one node: an event tells of each of them."""
@@ -396,8 +403,11 @@ class Advance:
         self.effects += [CancelTimer(each) for thread in self.state.threads for each in thread.timers]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
-            if isinstance(thread.wait, ChildWait):
+            if isinstance(thread.wait, ChildWait) and not thread.wait.detached:
                 self.cancel_child(thread.wait, at_once=status == "cancelled")
+        for child in self.state.children:
+            self.cancel_child(child, at_once=child.close == "cancel")
+        self.state.children = []
         self.state.status, self.state.cancelling = status, False
         if status != "cancelled":
             self.state.reason = ""  # It was cancelled in vain, as the history tells.
@@ -405,7 +415,7 @@ class Advance:
         self.state.threads = []
         self.state.unclaimed = []
         self.ready.clear()
-        if self.state.parent is not None:
+        if self.state.parent is not None and self.state.parent.told:
             self._tell(self.state.parent)
 
     def _tell(self, parent: Parent) -> None:

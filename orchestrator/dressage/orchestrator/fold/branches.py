@@ -188,7 +188,9 @@ class Branches:
         if isinstance(node, TaskNode) and node.undoes:
             return  # The end of the undoing raises it.
         begun = self._take_back(thread, wait)
-        if isinstance(wait, ChildWait) and not begun:
+        if begun and isinstance(wait, ChildWait):
+            self.advance.forget_child(wait.wait_id)
+        if isinstance(wait, ChildWait) and not (begun or wait.detached):
             self.advance.cancel_child(wait)
             return  # Its end raises it.
         thread.cancel = "raised"

@@ -10,9 +10,11 @@ from dressage.expressions.evaluate import compile_for_frames
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
+from dressage.protocol.commands import PROGRESS_BYTES_MAX
 from dressage.protocol.expressions import Expr, variables_in
 from dressage.protocol.spec import (
     CANCELLED_ERROR,
+    ChildNode,
     ConditionNode,
     GatherNode,
     Limits,
@@ -89,7 +91,8 @@ class Definition:
             each.name: self.types.codec(each.type) for each in spec.variables if each.declared and each.type
         }
         self.limits = spec.limits or Limits()
-        self.state_fits = not spec.events and _largest_state(self.limits) <= STATE_BYTES_MAX
+        keeps = any(isinstance(node, ChildNode) and node.close != "abandon" for node in spec.nodes)
+        self.state_fits = not (spec.events or keeps) and _largest_state(self.limits) <= STATE_BYTES_MAX
         """Whether the limits of its parts already keep the state of a run with one thread within its own."""
         self.events_near = (
             self.limits.history_events - EVENTS_UNSEEN
@@ -152,8 +155,8 @@ def _watched(node: Node) -> Expr | None:
 
 
 def _largest_state(limits: Limits) -> int:
-    """Of a run with one thread: input and variables, and arguments or an output."""
-    return 2 * limits.value_bytes + limits.variables_bytes
+    """Of a run with one thread: input and variables, and arguments, with what a task tells of itself, or an output."""
+    return 2 * limits.value_bytes + limits.variables_bytes + PROGRESS_BYTES_MAX
 
 
 def _searchable(spec: WorkflowSpec, types: TypeTable) -> dict[str, tuple[str, ...]]:

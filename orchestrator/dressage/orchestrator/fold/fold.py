@@ -9,6 +9,7 @@ from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
+from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.limits import (
     failure_of,
@@ -28,6 +29,7 @@ from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     AttemptProgress,
     CancelRun,
+    ChildBegun,
     ChildEnded,
     Command,
     DeliverEvent,
@@ -40,13 +42,16 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
-from dressage.protocol.names import check_run_id
+from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 9
+FOLD_VERSION = 10
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
-GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | RefuseWait | EndWait | ChildEnded
+Told = RefuseWait | EndWait | ChildBegun | ChildEnded
+"""What keys and child runs tell a run."""
+
+GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | Told
 """Commands for a run that there is."""
 
 
@@ -90,7 +95,7 @@ def _outcome(
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
             return _deliver(run, command, stamp, of_workflow)
-        case ChildEnded() if run is not None and run.finished:
+        case ChildBegun() | ChildEnded() if run is not None and run.finished:
             return Outcome(run, existing=True)
         case _ if isinstance(command, GoesOn) and run is not None:
             return _go_on(run, command, stamp, of_workflow)
@@ -159,6 +164,9 @@ def _start(
     advance = Advance(fresh, definition, stamp)
     advance.begin(RunThread(id=0, node=definition.spec.entry))
     advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
+    if command.parent is not None and command.parent.detached:
+        told = ChildBegun(command.parent.wait_id)
+        advance.effects.append(SendCommand(run_token(command.parent.run_id), told))
     if early is not None:
         event.take_over(advance, early)
     return _finish(advance, command.actor)
@@ -205,7 +213,7 @@ def _go_on(
     if isinstance(command, PostEvent) and is_posted(state, command):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
-    actor = "orchestrator" if isinstance(command, RefuseWait | EndWait | ChildEnded) else command.actor
+    actor = "orchestrator" if isinstance(command, Told) else command.actor
     try:
         match command:
             case TimerFired():
@@ -216,6 +224,8 @@ def _go_on(
                 on_refused(advance, command)
             case EndWait():
                 on_ended(advance, command)
+            case ChildBegun():
+                child.on_begun(advance, command)
             case ChildEnded():
                 child.on_ended(advance, command)
             case TaskResult():

@@ -33,6 +33,12 @@ they make the state, which is one message: below a server's default max_payload 
 RUN_THREADS_MAX = 1_000
 """Run threads of one run at a time."""
 
+OPEN_CHILDREN_MAX = 1_000
+"""Child runs of one run that are to be cancelled when it ends, and have not ended themselves."""
+
+CHILD_BYTES = 80
+"""What one of them takes in the state beside its id."""
+
 CHILD_DEPTH_MAX = 8
 """Runs that wait for each other, one for the end of the next."""
 
@@ -187,10 +193,11 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
 
 
 def events_bytes(state: RunState) -> int:
-    """What external events take in the state: those that wait to be claimed, and marks of all."""
+    """What external events take in the state, those that wait to be claimed, and marks of all; and open child runs."""
     kept = sum(len(_to_json(each)) for each in state.unclaimed)
     seen = sum(map(len, state.seen)) + SEEN_BYTES * len(state.seen)
-    return kept + seen + POSTED_BYTES * len(state.posted)
+    children = sum(CHILD_BYTES + len(_to_json(each.run_id)) for each in state.children)
+    return kept + seen + POSTED_BYTES * len(state.posted) + children
 
 
 def kept_bytes(kept: list[KeyedEvent] | list[KeyedWait]) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus
+from dressage.protocol.spec import ParentClose
 
 STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
@@ -96,13 +97,15 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
 
 
 class ChildWait(msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
-    """Waits for the end of child run `run_id`, since `since_ms`; its end names this `wait_id`."""
+    """Waits for the end of child run `run_id`, since `since_ms`; its end names this `wait_id`. Of a `detached` one it
+    is the begin that is waited for."""
 
     run_id: str
     wait_id: str
     workflow: str
     node: int
     since_ms: int
+    detached: bool = False
 
 
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -196,6 +199,14 @@ class RunThreads(list[RunThread]):
         self.held: tuple[int, int] | None = threads.held if isinstance(threads, RunThreads) else None
 
 
+class OpenChild(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A child run that was started by the wait `wait_id`, is not waited for, and is cancelled when its parent ends."""
+
+    run_id: str
+    wait_id: str
+    close: ParentClose
+
+
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event that no wait has claimed yet. `payload` is in stored form."""
 
@@ -214,7 +225,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
     `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
-    `parent` is told how it ended.
+    `parent` is told how it ended. `children` are runs that go on beside it, and are cancelled when it ends.
     """
 
     format: Literal[1]
@@ -241,6 +252,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     ended_ms: int = 0
     actor: str = ""
     parent: Parent | None = None
+    children: list[OpenChild] = []
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -253,6 +265,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             unclaimed=list(self.unclaimed),
             posted=list(self.posted),
             seen=dict(self.seen),
+            children=list(self.children),
         )
 
     @property

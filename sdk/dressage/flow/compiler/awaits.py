@@ -68,8 +68,8 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         context.graph.emit(EventNode, node, event=event.name, target=target, **options)
     elif (child := child_of(context, call)) is not None:
         args = child_args(context, call, child)
-        context.use_child(call, child)
-        context.graph.emit(ChildNode, node, workflow=child.spec.name, args=args, target=target)
+        context.use_child(call, child.workflow)
+        context.graph.emit(ChildNode, node, target=target, **child.fields(args))
     elif (until := until_of(context, call)) is not None:
         emit_gather(context, node, call, target, until)
     else:

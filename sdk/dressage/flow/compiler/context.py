@@ -20,7 +20,7 @@ from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr, Name
 from dressage.protocol.spec import AssignNode, ChildNode, EventNode, FailureDef, Node, TaskNode
-from dressage.protocol.types import TypeRef
+from dressage.protocol.types import Scalar, TypeRef
 
 Block = Callable[["Context", list[ast.stmt]], None]
 
@@ -255,7 +255,7 @@ class Context:
             case EventNode():
                 return self.events[node.event].definition.type
             case ChildNode():
-                return self.children[node.workflow].spec.output
+                return Scalar("str") if node.detached else self.children[node.workflow].spec.output
             case _:
                 return None
 

@@ -226,8 +226,8 @@ class _Branch:
             fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}
             graph.emit(EventNode, self.call, **fields)
         elif self.child is not None:
-            context.use_child(self.call, self.child)
-            graph.emit(ChildNode, self.call, workflow=self.child.spec.name, args=given, target=result)
+            context.use_child(self.call, self.child.workflow)
+            graph.emit(ChildNode, self.call, target=result, **self.child.fields(given))
         elif self.callee is not None:
             inner = functions.enter(context, self.call, self.callee, result)
             functions.give(inner, self.call, given)

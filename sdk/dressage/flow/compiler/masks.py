@@ -123,6 +123,8 @@ def _given(context: Context, node: Node) -> Iterator[tuple[Expr, Field]]:
     elif isinstance(node, ChildNode):
         params = {param.name: param for param in context.children[node.workflow].spec.params}
         yield from ((expr, params[name]) for name, expr in node.args.items())
+        if node.run_id is not None:
+            yield node.run_id, Field("the id of a run", Scalar("str"))
     elif isinstance(node, AssignNode) and node.attribute is not None:
         kind = context.names.views[node.target]
         record = context.scope.book.definitions.get(kind.__name__) if kind else None

@@ -137,6 +137,8 @@ class Paths:
                 raised |= {_FAILURES, TASK_ERROR} | _CANCELLED
                 if effective_times(node.times, self.times.get(node.task)) != TaskTimes():
                     raised.add(TASK_TIMEOUT)
+            case ChildNode(detached=True):
+                raised |= {CHILD_ERROR} | _CANCELLED | ({_ERRORS} if node.run_id is not None else set[str]())
             case ChildNode():
                 raised |= {
                     _FAILURES,

@@ -107,7 +107,15 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
 def _child(_: WorkflowSpec, node: ChildNode) -> str:
     args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
     target = f"{node.target} = " if node.target else ""
-    return f"{target}await {node.workflow}({args})  # a run of its own"
+    options = "" if node.run_id is None else f".options(run_id={expression_text(node.run_id)})"
+    said = ["a run of its own", *(["which goes on alone"] if node.detached else [])]
+    said += {
+        "abandon": [],
+        "request": ["and is cancelled with this one"],
+        "cancel": ["and ends with this one"],
+    }[node.close]
+    start = ".start" if node.detached else ""
+    return f"{target}await {node.workflow}{options}{start}({args})  # {', '.join(said)}"
 
 
 def _wait(_: WorkflowSpec, node: EventNode) -> str:

@@ -231,6 +231,17 @@ def awaited(program: Program, depth: int) -> None:
 
 
 @construct()
+def started(program: Program, depth: int) -> None:
+    """A run of another workflow that nobody waits for."""
+    if "apart" not in program.functions:
+        call(program, depth)
+        return
+    policy = program.pick("abandon", "request", "cancel") if program.sure else "abandon"
+    options = program.pick("", f".options(parent_close='{policy}')")
+    program.write(depth, f"await apart{options}.start({program.integer()})")
+
+
+@construct()
 def heard(program: Program, depth: int) -> None:
     """Waits for an event that comes. Not in functions: several branches could wait for it at a time."""
     if program.in_function:

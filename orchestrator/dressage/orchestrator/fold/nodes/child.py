@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
-from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import Effect, SendCommand
-from dressage.orchestrator.fold.limits import CHILD_DEPTH_MAX, bounded, too_large
+from dressage.orchestrator.fold.limits import CHILD_DEPTH_MAX, OPEN_CHILDREN_MAX, bounded, too_large
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import ChildWait, RunThread
-from dressage.protocol.commands import ChildEnded, Command, FailureInfo, Parent, StartRun
+from dressage.orchestrator.fold.state import ChildWait, OpenChild, RunState, RunThread
+from dressage.protocol.commands import ChildBegun, ChildEnded, Command, FailureInfo, Parent, StartRun
 from dressage.protocol.errors import BadRunId, BadValue
+from dressage.protocol.events import ChildBegun as EventBegun
 from dressage.protocol.events import ChildCompleted, ChildFailed, ChildStarted
-from dressage.protocol.names import RUN_ID_BYTES_MAX, child_id, run_token
+from dressage.protocol.names import RUN_ID_BYTES_MAX, check_run_id, child_id, run_token
 from dressage.protocol.spec import ANY_ERROR, CHILD_ERROR, ChildNode
+from dressage.protocol.spec_sizes import CHILD_ID
 
 CHILD_FAMILY = (CHILD_ERROR, ANY_ERROR)
 """By what it can be caught that a child run did not do what it was to."""
@@ -25,17 +27,13 @@ CHILD_FAMILY = (CHILD_ERROR, ANY_ERROR)
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node, state, definition = ready.node, advance.state, advance.definition
     assert isinstance(node, ChildNode)
+    chosen = None if node.run_id is None else advance.evaluate(ready, CHILD_ID)
     args = {name: advance.evaluate(ready, name) for name in node.args}
     given = definition.child_params[node.workflow].encode(args)
     if len(given) > definition.limits.value_bytes:
         raise too_large("arguments-size", f"the input of workflow {node.workflow}", given, definition.limits)
-    depth = 1 if state.parent is None else state.parent.depth + 1
     wait_id = advance.begun_id(thread, thread.node)
-    run_id = child_id(state.run_id, wait_id)
-    if depth > CHILD_DEPTH_MAX:
-        raise LimitExceeded(
-            "child-depth", f"{depth} runs would wait for each other, of {CHILD_DEPTH_MAX} that may"
-        )
+    run_id = child_id(state.run_id, wait_id) if node.run_id is None else _checked(chosen)
     size = len(run_id.encode())
     if size > RUN_ID_BYTES_MAX:
         raise LimitExceeded(
@@ -43,26 +41,74 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
             f"the id of the child run, {run_id!r}, takes {size} bytes of {RUN_ID_BYTES_MAX} allowed: give the run "
             "itself a shorter one",
         )
+    told = not node.detached or node.close != "abandon"
+    parent = Parent(state.run_id, wait_id, _depth(state, node), node.detached, told)
+    if node.detached and told:
+        _keep(advance, OpenChild(run_id, wait_id, node.close))
     version = definition.children[node.workflow]
-    thread.wait = ChildWait(run_id, wait_id, node.workflow, thread.node, state.time_ms)
-    start = StartRun(
-        node.workflow,
-        version,
-        msgspec.Raw(given),
-        wait_id,
-        state.actor,
-        Parent(state.run_id, wait_id, depth),
-    )
+    thread.wait = ChildWait(run_id, wait_id, node.workflow, thread.node, state.time_ms, node.detached)
+    start = StartRun(node.workflow, version, msgspec.Raw(given), wait_id, state.actor, parent)
     advance.effects.append(SendCommand(run_token(run_id), start))
     advance.emit(ChildStarted(thread.node, node.workflow, version, run_id, wait_id))
 
 
+def _checked(run_id: object) -> str:
+    """Raises `ExpressionFailed` for what is no run id."""
+    if not isinstance(run_id, str):
+        raise ExpressionFailed(f"TypeError: a run id is a text, not {type(run_id).__name__}")
+    try:
+        return check_run_id(run_id)
+    except BadRunId as error:
+        raise ExpressionFailed(f"ValueError: {error.message}") from error
+
+
+def _depth(state: RunState, node: ChildNode) -> int:
+    """How many runs wait for the child's end, one for the other. Raises `LimitExceeded`."""
+    if node.detached:
+        return 0
+    depth = 1 if state.parent is None else state.parent.depth + 1
+    if depth > CHILD_DEPTH_MAX:
+        raise LimitExceeded(
+            "child-depth", f"{depth} runs would wait for each other, of {CHILD_DEPTH_MAX} that may"
+        )
+    return depth
+
+
+def _keep(advance: Advance, child: OpenChild) -> None:
+    children = advance.state.children
+    if len(children) >= OPEN_CHILDREN_MAX:
+        raise LimitExceeded(
+            "open-children",
+            f"{OPEN_CHILDREN_MAX} child runs are open that are to be cancelled with this one, all that are allowed: "
+            "let some end, or abandon them",
+        )
+    children.append(child)
+
+
+def on_begun(advance: Advance, command: ChildBegun) -> None:
+    """A detached child run is there. Raises `RefuseCommand` where no thread waits for that."""
+    thread, wait = _waiting(advance, command.wait_id)
+    if thread is None or wait is None or not wait.detached:
+        raise _nobody(advance)
+    thread = advance.threads.own(thread)
+    advance.turn_to(thread)
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, ChildNode)
+    waited_ms = float(advance.state.time_ms - wait.since_ms)
+    advance.emit(EventBegun(wait.node, wait.workflow, wait.run_id, wait.wait_id, waited_ms))
+    advance.go_on_with(thread, wait.node, node.next, node.target, wait.run_id)
+
+
 def on_ended(advance: Advance, command: ChildEnded) -> None:
-    """Applies the end of the child run that a thread waits for. Raises `RefuseCommand` where none does."""
-    found = advance.threads.of_step(command.wait_id)
-    if found is None or not isinstance(found.wait, ChildWait) or found.wait.wait_id != command.wait_id:
-        raise RefuseCommand("RESULT_STALE", f"run {advance.state.run_id!r} does not wait for this child run")
-    thread, wait = advance.threads.own(found), found.wait
+    """Applies the end of a child run: that a thread waits for, or that would have ended with this run. Raises
+    `RefuseCommand` for any other."""
+    known = advance.forget_child(command.wait_id)
+    found, wait = _waiting(advance, command.wait_id)
+    if found is None or wait is None:
+        if known:
+            return
+        raise _nobody(advance)
+    thread = advance.threads.own(found)
     advance.turn_to(thread)
     if thread.cancel == "asked":
         thread.cancel = "raised"
@@ -77,6 +123,17 @@ def on_ended(advance: Advance, command: ChildEnded) -> None:
         _completed(
             advance, thread, wait, b"null" if command.output is msgspec.UNSET else bytes(command.output)
         )
+
+
+def _waiting(advance: Advance, wait_id: str) -> tuple[RunThread | None, ChildWait | None]:
+    found = advance.threads.of_step(wait_id)
+    if found is None or not isinstance(found.wait, ChildWait) or found.wait.wait_id != wait_id:
+        return None, None
+    return found, found.wait
+
+
+def _nobody(advance: Advance) -> RefuseCommand:
+    return RefuseCommand("RESULT_STALE", f"run {advance.state.run_id!r} does not wait for this child run")
 
 
 def _completed(advance: Advance, thread: RunThread, wait: ChildWait, output: bytes) -> None:
