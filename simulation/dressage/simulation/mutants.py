@@ -777,7 +777,7 @@ def any_word_is_believed() -> Iterator[None]:
     async def stop(self: Any, publisher: Any, held: Any, attempt: Any) -> None:
         attempt.stop("somebody says so")
 
-    with mock.patch.object(Worker, "_stop_if_over", stop):
+    with mock.patch.object(Worker, "_ask_of", stop):
         yield
 
 
