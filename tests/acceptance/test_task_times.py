@@ -25,7 +25,8 @@ from dressage.flow import (
     task,
     workflow,
 )
-from dressage.protocol.errors import BadValue
+from dressage.protocol.errors import BadInput, BadValue
+from dressage.protocol.names import shard_of
 from dressage.worker import TaskLog, current_task
 
 if TYPE_CHECKING:
@@ -435,6 +436,88 @@ async def test_progress_has_its_limit(shared: Engine) -> None:
     assert "limit progress-size" in await (await client.start(kept, {"n": 16_383})).result(15)
 
 
+@app.task
+async def blocks(n: int) -> str:
+    try:
+        current_task().checkpoint_blocking(n)
+    except BadInput as error:
+        return error.code
+    return "blocked"
+
+
+@workflow
+async def blocked(n: int) -> str:
+    return await blocks(n)
+
+
+async def test_an_async_handler_cannot_block_its_worker_by_a_checkpoint(shared: Engine) -> None:
+    await shared.worker(app)
+    client = await shared.registered(blocked)
+    assert await (await client.start(blocked, {"n": 1})).result(15) == "CHECKPOINT_BLOCKS"
+
+
+@app.task
+def with_a_loop_of_its_own(n: int) -> int:
+    async def inside() -> int:
+        await current_task().checkpoint(n)
+        return n
+
+    return asyncio.run(inside())
+
+
+@workflow
+async def looping(n: int) -> int:
+    return await with_a_loop_of_its_own(n)
+
+
+async def test_a_plain_handler_may_have_a_loop_of_its_own(shared: Engine) -> None:
+    await shared.worker(app)
+    client = await shared.registered(looping)
+    assert await (await client.start(looping, {"n": 4})).result(15) == 4
+
+
+@app.task
+async def overtaken(n: int) -> int:
+    calls.append("begun")
+    try:
+        while True:
+            await asyncio.sleep(0.05)
+            await current_task().checkpoint(n)
+    except asyncio.CancelledError:
+        calls.append(current_task().stopped)
+        raise
+
+
+@workflow
+async def overtakes(n: int) -> int:
+    return await overtaken(n)
+
+
+async def test_a_worker_stops_when_another_one_has_begun_its_attempt_and_leaves_it_there(
+    sharded: Engine,
+) -> None:
+    client = await sharded.registered(overtakes)
+    async with sharded.working(app, identity="a"):
+        handle = await client.start(overtakes, {"n": 4})
+        await until(lambda: calls == ["begun"], "the handler has begun")
+        task_id = next(
+            [
+                json.loads(bytes(event.data))["task_id"]
+                async for event in client.history(handle.run_id)
+                if event.kind == "task-scheduled"
+            ].__iter__()
+        )
+        begins = {"type": "attempt-progress", "task_id": task_id, "worker": "b", "begins": True}
+        assert (await sharded.send_raw(handle.run_id, json.dumps(begins).encode()))["accepted"]
+        await until(lambda: len(calls) == 2, "the handler is cancelled")
+        assert calls[1] == "another worker has begun it anew"
+        nats = await sharded.nats()
+        stream = sharded.names.shard_stream(shard_of(handle.run_id, sharded.shards))
+        info = await nats.jetstream().consumer_info(stream, sharded.names.task_consumer("timed"))
+        assert info.num_ack_pending == 1, "it is the other one's to acknowledge"
+    assert (await client.get(handle.run_id)).status == "running"
+
+
 # -- what it logs ---------------------------------------------------------------------------------------
 logged = App("logging", version="1.4.0")
 logger = logging.getLogger("logged")
@@ -468,6 +551,34 @@ async def test_the_history_has_what_each_attempt_has_logged(shared: Engine) -> N
         if event.kind in ("task-failed", "task-completed")
     ]
     assert [(data["build"], data["log"]) for data in ends] == 2 * [("1.4.0", "line 0\nline 1\n2 lines")]
+
+
+@logged.task
+def odd(n: int) -> int:
+    current_task().log("caf\udce9")
+    current_task().log(b"bytes")
+    logger.warning("%d", "no number")
+    if n:
+        raise OSError("caf\udce9 is locked")
+    return n
+
+
+@workflow
+async def oddly(n: int) -> str:
+    try:
+        return str(await odd(n))
+    except TaskError as error:
+        return str(error)
+
+
+async def test_what_is_no_text_can_be_logged_and_raised(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    await shared.worker(logged)
+    client = await shared.registered(oddly)
+    assert await (await client.start(oddly, {"n": 0})).result(15) == "0"
+    assert "caf? is locked" in await (await client.start(oddly, {"n": 1})).result(15)
 
 
 async def test_of_a_long_log_the_end_is_kept(shared: Engine) -> None:
@@ -531,6 +642,46 @@ async def test_the_handler_of_a_branch_that_loses_is_cancelled(shared: Engine) -
     client = await shared.registered(raced)
     assert await (await client.start(raced, {})).result(15) == "won by 1"
     await until(lambda: ("loser", "cancelled") in calls, "the handler is cancelled")
+
+
+@app.task
+async def tidy(name: str) -> str:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.5)
+        calls.append("tidied")
+    return name
+
+
+@workflow
+async def tidied() -> str:
+    return await tidy("x")
+
+
+async def test_a_second_word_cuts_no_tidying_short(shared: Engine) -> None:
+    await shared.worker(app)
+    client = await shared.registered(tidied)
+    handle = await client.start(tidied, {})
+    await asyncio.sleep(0.3)
+    await client.cancel(handle.run_id)
+    data = [event.data async for event in client.history(handle.run_id) if event.kind == "task-scheduled"]
+    told = {"run_id": handle.run_id, "task_id": json.loads(bytes(data[0]))["task_id"]}
+    nats = await shared.nats()
+    for _ in range(3):
+        await nats.publish(shared.names.stop("timed"), json.dumps(told).encode())
+        await asyncio.sleep(0.05)
+    await until(lambda: calls == ["tidied"], "the handler has tidied up")
+
+
+async def test_a_word_that_is_wrong_stops_nothing(shared: Engine) -> None:
+    await shared.worker(app)
+    client = await shared.registered(once_more)
+    handle = await client.start(once_more, {"n": 1})
+    nats = await shared.nats()
+    for told in (b"nonsense", b"{}", json.dumps({"run_id": handle.run_id, "task_id": "0-0-1-1"}).encode()):
+        await nats.publish(shared.names.stop("timed"), told)
+    assert await handle.result(15) == 2
 
 
 async def test_who_is_not_told_asks(shared: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

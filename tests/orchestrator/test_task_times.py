@@ -13,7 +13,7 @@ from dressage.flow import App, Exponential, TaskTimeout, WorkflowFailure, first_
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SetTimer
 from dressage.orchestrator.fold.fold import fold
-from dressage.orchestrator.fold.limits import FAMILY_NAMES_MAX, LOG_CHARS_MAX
+from dressage.orchestrator.fold.limits import FAMILY_NAMES_MAX, LOG_CHARS_MAX, thread_bytes
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
 from dressage.orchestrator.turn.asking import waiting_for
@@ -29,7 +29,7 @@ from dressage.protocol.commands import (
     WorkerInfo,
 )
 from dressage.protocol.events import TaskFailed, TaskStarted
-from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import RegisteredWorkflow, RetryOptions, WorkflowSpec
 
 app = App("timed")
 BY = WorkerInfo("w", 1.0)
@@ -250,6 +250,45 @@ def test_a_timeout_is_tried_again_and_then_a_timeout(run: Folding) -> None:
         run.apply(TaskResult(run.wait.task_id, BY, error=late), attempt * 3)
     run.apply(TaskResult(run.wait.task_id, BY, error=late), 9)
     assert run.output == "late: too long (task work, attempt 3 of 4)"
+
+
+def test_who_begins_an_attempt_has_it_and_who_had_it_before_is_refused(run: Folding) -> None:
+    attempt = run.wait.task_id
+    run.apply(AttemptProgress(attempt, "a", msgspec.Raw(b"1")), 1)
+    outcome = run.apply(AttemptProgress(attempt, "b", begins=True), 2)
+    assert outcome.events == [TaskStarted("work", attempt, run.wait.node, 1, "b", 2000.0)]
+    late = run.apply(AttemptProgress(attempt, "a", msgspec.Raw(b"2")), 3)
+    assert late.code == "ATTEMPT_TAKEN"
+    assert run.apply(AttemptProgress(attempt, "b", msgspec.Raw(b"3")), 3).code is None
+    assert bytes(run.wait.progress or b"") == b"3"
+    # Whoever is done first has done it.
+    assert run.apply(TaskResult(attempt, WorkerInfo("a", 1.0), msgspec.Raw(b"5")), 4).code is None
+    assert run.output == "5"
+
+
+def test_who_tells_of_progress_has_a_name(run: Folding) -> None:
+    refused = run.apply(AttemptProgress(run.wait.task_id, "", msgspec.Raw(b"1")), 1)
+    assert refused.code == "PROGRESS_INVALID"
+
+
+def test_progress_counts_in_the_state_with_and_without_a_worker(run: Folding) -> None:
+    long = msgspec.Raw(b'"' + b"x" * 10_000 + b'"')
+    run.apply(AttemptProgress(run.wait.task_id, "w", long), 1)
+    run.breaks(2)
+    assert run.state is not None
+    assert run.wait.worker == ""
+    _, rest = thread_bytes(run.state.threads[0])
+    assert rest > 10_000
+
+
+@pytest.mark.parametrize("never", ["TaskTimeout", "TimeoutError", "OSError", "Exception"])
+def test_a_timeout_need_not_be_tried_again(never: str) -> None:
+    task = msgspec.structs.replace(worked.spec.tasks[0], retry=RetryOptions(5, never=(never,)))
+    run = Folding(msgspec.structs.replace(worked.spec, tasks=(task,)))
+    run.begin()
+    late = FailureInfo("attempt-timeout", "too long", "timeout")
+    run.apply(TaskResult(run.wait.task_id, BY, error=late), 1)
+    assert run.output == "late: too long (task work, attempt 1 of 6)"
 
 
 # -- what workers are told ------------------------------------------------------------------------------

@@ -44,26 +44,32 @@ class _Lane:
         self._connection = connection
         self._patience_s = patience_s
         self._waiting: list[_Waiting] = []
+        self._taken: list[_Waiting] = []
+        self._closed = False
         self._worker: asyncio.Task[None] | None = None
 
     def add(self, message: Message) -> asyncio.Future[Stored]:
         waiting = _Waiting(message, asyncio.get_running_loop().create_future())
+        if self._closed:
+            _fail(waiting, OutcomeUnknown("the publisher is closed"))
+            return waiting.done
         self._waiting.append(waiting)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return waiting.done
 
     def cancel(self) -> None:
+        self._closed = True
         if self._worker is not None:
             self._worker.cancel()
-        for waiting in self._waiting:
+        for waiting in (*self._taken, *self._waiting):
             waiting.done.cancel()
 
     async def _work(self) -> None:
         while self._waiting:
             if SINGLES_MAX < len(self._waiting) < COMPANY_WANTED:
                 await asyncio.sleep(COMPANY_S)
-            group = self._take()
+            group = self._taken = self._take()
             if len(group) > SINGLES_MAX and await self._batch(group):
                 continue
             for start in range(0, len(group), IN_FLIGHT_MAX):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from dressage.flow.failures import WorkflowFailure
 from dressage.protocol.errors import DefinitionError
@@ -97,7 +97,7 @@ def retry_options(
     )
 
 
-def _names(kinds: Iterable[type[Exception]]) -> tuple[str, ...]:
+def _names(kinds: Iterable[Any]) -> tuple[str, ...]:
     names: list[str] = []
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):

@@ -95,11 +95,15 @@ class AttemptProgress(
     msgspec.Struct, tag="attempt-progress", tag_field="type", frozen=True, omit_defaults=True
 ):
     """A worker has an attempt, and has come so far with it: `progress` is any JSON of the handler's, kept for other
-    executions of the call; without it what was kept stays."""
+    executions of the call; without it what was kept stays.
+
+    One that `begins` has the attempt from now on, whoever had it before: what that says is refused.
+    """
 
     task_id: Short
     worker: Short
     progress: Json = msgspec.UNSET
+    begins: bool = False
     actor: Short = ""
 
 
@@ -273,6 +277,7 @@ RefusalCode = Literal[
     "RESULT_STALE",
     "RESULT_MALFORMED",
     "PROGRESS_INVALID",
+    "ATTEMPT_TAKEN",
     "EVENT_UNKNOWN",
     "EVENT_INVALID",
     "EVENTS_FULL",
@@ -405,10 +410,12 @@ class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AttemptView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An attempt as its worker sees it: whether its run still waits for it, and the last progress that was told of."""
+    """An attempt as its worker sees it: whether its run still waits for it, which worker has said last that it has it,
+    and the last progress that was told of."""
 
     awaited: bool
     progress: Json = msgspec.UNSET
+    worker: str = ""
 
 
 class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

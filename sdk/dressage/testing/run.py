@@ -43,7 +43,7 @@ from dressage.protocol.commands import (
     decode_command,
     encoder,
 )
-from dressage.protocol.errors import BadInput, DressageError, InvariantBroken, Refused
+from dressage.protocol.errors import BadInput, BadValue, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted
 from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
 from dressage.protocol.spec import RegisteredEvent
@@ -456,7 +456,10 @@ class Run(Generic[R]):
 
     def tell(self, message: TaskMessage, progress: Json = msgspec.UNSET) -> None:
         """A worker tells that it has an attempt, and how far it has come."""
-        self._fold(AttemptProgress(message.task_id, WORKER.worker, progress))
+        try:
+            self._fold(AttemptProgress(message.task_id, WORKER.worker, progress))
+        except Refused as refused:
+            raise BadValue(refused.message) from refused
 
     def _failed(self, failure: FailureInfo) -> RunFailed:
         error = RunFailed(self.run_id, failure)

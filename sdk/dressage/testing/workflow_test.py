@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import inspect
 from collections.abc import Sequence
@@ -21,7 +22,16 @@ from dressage.protocol.spec_reading import check_spec_size
 from dressage.testing.awaiting import await_here
 from dressage.testing.fakes import Branch, FakeTask, TaskCall
 from dressage.testing.run import WORKER, Attempted, Run, Settings
-from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with, took_too_long, was_silent
+from dressage.worker.calls import (
+    Ended,
+    arguments_of,
+    cancelled_itself,
+    ended_by,
+    ended_with,
+    sayable,
+    took_too_long,
+    was_silent,
+)
 from dressage.worker.context import enter_task
 
 P = ParamSpec("P")
@@ -137,9 +147,12 @@ class WorkflowTest(Generic[P, R]):
         run.calls.append(call)
         if not fake.answers:
             return _given_up(message)
-        told = _Telling(run, message)
+        told = _Telling(run, message, is_async=handler.is_async)
         try:
             value = contextvars.copy_context().run(_call, handler, arguments, message, told)
+        except asyncio.CancelledError:
+            failed = _result(message, Ended(error=cancelled_itself()), told.lines)
+            return _in_time(message, Attempted(failed, fake.duration))
         except (Exception, SystemExit) as error:
             if isinstance(error, AssertionError) and not fake.declares(error):
                 raise
@@ -174,7 +187,7 @@ class WorkflowTest(Generic[P, R]):
 
 def _in_time(message: TaskMessage, ended: Attempted) -> Attempted:
     """The same, or that it has taken too long."""
-    if message.timeout_s and ended.takes > timedelta(seconds=message.timeout_s):
+    if message.timeout_s and ended.takes >= timedelta(seconds=message.timeout_s):
         late = Ended(error=took_too_long(message.timeout_s))
         return Attempted(_result(message, late), timedelta(seconds=message.timeout_s))
     return ended
@@ -194,7 +207,8 @@ class _Telling:
 
     ending = ""
 
-    def __init__(self, run: Run[Any], message: TaskMessage) -> None:
+    def __init__(self, run: Run[Any], message: TaskMessage, *, is_async: bool) -> None:
+        self._is_async = is_async
         self._run = run
         self._message = message
         self.lines: list[str] = []
@@ -207,10 +221,15 @@ class _Telling:
         self.beat(progress)
 
     def keep_from_thread(self, progress: msgspec.Raw) -> None:
+        if self._is_async:
+            raise BadInput(
+                "checkpoint_blocking() in an async handler would block its worker: write `await checkpoint(...)`",
+                code="CHECKPOINT_BLOCKS",
+            )
         self.beat(progress)
 
-    def note(self, line: str) -> None:
-        self.lines.append(line)
+    def note(self, text: object) -> None:
+        self.lines.append(sayable(text))
 
 
 def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, told: _Telling) -> Any:

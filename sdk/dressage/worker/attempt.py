@@ -15,8 +15,16 @@ import msgspec
 
 from dressage.flow import Handler
 from dressage.protocol.commands import FailureInfo, TaskMessage
-from dressage.protocol.errors import DressageError
-from dressage.worker.calls import Ended, arguments_of, ended_by, ended_with, took_too_long, was_silent
+from dressage.protocol.errors import BadInput, DressageError
+from dressage.worker.calls import (
+    Ended,
+    arguments_of,
+    ended_by,
+    ended_with,
+    sayable,
+    took_too_long,
+    was_silent,
+)
 from dressage.worker.context import enter_task
 
 _log = logging.getLogger("dressage.worker")
@@ -34,7 +42,7 @@ GRACE_S: Final = 1.0
 class Attempt:
     """Executes a handler, once. `tell` stores what it says of its progress."""
 
-    def __init__(self, message: TaskMessage, tell: Callable[[msgspec.Raw], Awaitable[None]]) -> None:
+    def __init__(self, message: TaskMessage, tell: Callable[[Attempt, msgspec.Raw], Awaitable[None]]) -> None:
         self.message: Final = message
         self.stopped = False
         """Whether nobody waits for it any more."""
@@ -48,31 +56,53 @@ class Attempt:
         self._told_at = self._seen_at - TELL_S
         self._untold: msgspec.Raw | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._keeping = 0
         self._log = deque[str]()
         self._log_chars = 0
         self._over = False
         self._cancel: Callable[[], object] | None = None
+        self._cancelled = False
         self._left: asyncio.Future[Any] | None = None
 
     # -- what the handler says, from whichever thread ----------------------------------------------
     def beat(self, progress: msgspec.Raw | None) -> None:
         """A sign of life of the handler."""
         self._seen_at = self._loop.time()
-        if progress is not None:
+        if progress is not None and not self._over:
             self._untold = progress
-            self._in_loop(self._tell_soon)
+            if self._in_loop():
+                self._tell_soon()
+            else:
+                self._loop.call_soon_threadsafe(self._tell_soon)
 
     async def keep(self, progress: msgspec.Raw) -> None:
-        """Returns when this progress is stored."""
-        self._seen_at, self._untold = self._loop.time(), progress
-        await self.flush()
+        """Returns when this progress is stored. Raises `BadValue` for what its run has no room for."""
+        if not self._in_loop():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.keep(progress), self._loop))
+            return
+        if self._over:
+            raise asyncio.CancelledError(self.ending or "the attempt has ended")
+        self._untold = progress
+        self._keeping += 1
+        try:
+            await self.flush()
+        finally:
+            self._keeping -= 1
+            self._seen_at = self._loop.time()
 
     def keep_from_thread(self, progress: msgspec.Raw) -> None:
-        """`keep` for a handler that runs in a thread."""
+        """`keep` for a handler that runs in a thread. Raises `BadInput` where it would wait for itself."""
+        if self._in_loop():
+            raise BadInput(
+                "checkpoint_blocking() in an async handler would block its worker: write `await checkpoint(...)`",
+                code="CHECKPOINT_BLOCKS",
+            )
         asyncio.run_coroutine_threadsafe(self.keep(progress), self._loop).result()
 
-    def note(self, line: str) -> None:
+    def note(self, text: object) -> None:
         """A line of its log, of which the last ones are kept."""
+        line = sayable(text)
         self._log.append(line)
         self._log_chars += len(line) + 1
         while self._log_chars > LOG_CHARS_MAX and len(self._log) > 1:
@@ -83,40 +113,45 @@ class Attempt:
         """The lines that are kept."""
         return "\n".join(self._log)[-LOG_CHARS_MAX:]
 
-    def _in_loop(self, function: Callable[[], None]) -> None:
+    def _in_loop(self) -> bool:
         try:
-            running = asyncio.get_running_loop() is self._loop
+            return asyncio.get_running_loop() is self._loop
         except RuntimeError:
-            running = False
-        if running:
-            function()
-        else:
-            self._loop.call_soon_threadsafe(function)
+            return False
 
     def _tell_soon(self) -> None:
         if self._telling is None and not self._over:
             self._telling = self._loop.create_task(self._tell_in_time())
 
     async def _tell_in_time(self) -> None:
-        await asyncio.sleep(self._told_at + TELL_S - self._loop.time())
-        self._telling = None
         try:
-            await self.flush()
+            while self._untold is not None:
+                await asyncio.sleep(self._told_at + TELL_S - self._loop.time())
+                await self.flush()
         except DressageError as error:
             _log.info("progress of task %s could not be told: %s", self.message.task, error)
+        finally:
+            self._telling = None
 
     async def flush(self) -> None:
-        """Tells of the progress that nobody was told of yet."""
-        progress, self._untold = self._untold, None
-        if progress is not None:
-            self._told_at = self._loop.time()
-            await self._tell(progress)
+        """Tells of the progress that nobody was told of yet, one after the other: what is told last counts."""
+        async with self._one_at_a_time:
+            progress, self._untold = self._untold, None
+            if progress is not None:
+                self._told_at = self._loop.time()
+                await self._tell(self, progress)
 
     # -- executing ---------------------------------------------------------------------------------
     def stop(self, why: str) -> None:
         """Nobody waits for it any more: its handler is cancelled, a plain one finds out by what it tells or asks."""
-        self.stopped, self.ending = True, self.ending or why
-        if self._cancel is not None:
+        self.stopped = True
+        self._end(why)
+
+    def _end(self, why: str) -> None:
+        """Cancels the handler, once: a second time would cut short what it tidies up."""
+        self.ending = self.ending or why
+        if self._cancel is not None and not self._cancelled:
+            self._cancelled = True
             self._cancel()
 
     async def execute(self, handler: Handler, threads: ThreadPoolExecutor) -> Ended | None:
@@ -150,14 +185,16 @@ class Attempt:
             return None if self.stopped else ended_by(error)
         finally:
             self._over, self._cancel = True, None
-            if self._telling is not None and self._untold is not None:
-                self._telling.cancel()  # It waits for its time, and has told nothing.
+            if self._telling is not None and not self._one_at_a_time.locked():
+                self._telling.cancel()  # It waits for its time. Who reports the end tells what is left.
         return None if self.stopped else ended_with(handler, value)
 
     async def leave(self) -> None:
         """Returns when nothing of the handler goes on any more."""
         if self._left is not None:
             await asyncio.wait({self._left})
+            if not self._left.cancelled():
+                self._left.exception()  # It was reported as too late, whatever it came to.
 
     async def _awaited(self, handling: Awaitable[Any]) -> Any:
         """The value of a handler that may take as long as it wants."""
@@ -194,13 +231,15 @@ class Attempt:
                 if late is not None:
                     return await self._ended_late(work, late)
                 due = [message.timeout_s and began + message.timeout_s]
-                due.append(message.heartbeat_s and self._seen_at + message.heartbeat_s)
+                # While it keeps something it is not silent: look again after as long.
+                heard_at = self._loop.time() if self._keeping else self._seen_at
+                due.append(message.heartbeat_s and heard_at + message.heartbeat_s)
                 left = min(filter(None, due), default=None)
                 await asyncio.wait({work}, timeout=None if left is None else left - self._loop.time())
         except asyncio.CancelledError:
-            # It is the worker that ends.
-            if self._cancel is not None:
-                self._cancel()
+            # It is the worker that ends, or another one that has begun it.
+            self._end("the worker stops")
+            await asyncio.wait({work}, timeout=GRACE_S)
             raise
         return work.result()
 
@@ -208,15 +247,14 @@ class Attempt:
         message, now = self.message, self._loop.time()
         if message.timeout_s and now >= began + message.timeout_s:
             return _Late(took_too_long(message.timeout_s))
-        if message.heartbeat_s and now >= self._seen_at + message.heartbeat_s:
+        silent = message.heartbeat_s and not self._keeping
+        if silent and now >= self._seen_at + message.heartbeat_s:
             return _Late(was_silent(message.heartbeat_s))
         return None
 
     async def _ended_late(self, work: asyncio.Future[Any], late: _Late) -> Any:
         """Cancels it. A handler that ends with a value all the same, before anybody was told, has done its work."""
-        self.ending = self.ending or late.failure.message
-        if self._cancel is not None:
-            self._cancel()
+        self._end(late.failure.message)
         await asyncio.wait({work}, timeout=GRACE_S)
         if work.done() and not work.cancelled() and work.exception() is None:
             return work.result()

@@ -72,6 +72,16 @@ def ended_with(handler: Handler, value: Any) -> Ended:
         return _mismatch(f"result of task {handler.definition.name!r}: {error.message}")
 
 
+def sayable(text: object) -> str:
+    """A text as JSON can carry it: a file name may hold what is no character."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def cancelled_itself() -> FailureInfo:
+    """What an attempt has failed with whose handler raised `CancelledError`, and nobody had cancelled it."""
+    return FailureInfo("CancelledError", "the handler has cancelled itself", "task-error")
+
+
 def took_too_long(seconds: float) -> FailureInfo:
     """What an attempt has failed with whose handler was not done within its timeout."""
     return FailureInfo("attempt-timeout", f"the handler has taken more than {seconds:g} s", "timeout")
@@ -89,7 +99,7 @@ def _mismatch(message: str) -> Ended:
 def technical(error: Exception | SystemExit) -> FailureInfo:
     """What is reported of an exception, with the classes that it derives from; what is cut ends, or begins, with three
     dots."""
-    trace, message = "".join(traceback.format_exception(error)), str(error)
+    trace, message = sayable("".join(traceback.format_exception(error))), sayable(str(error))
     if len(trace) > TRACEBACK_CHARS_MAX:
         trace = _CUT + trace[len(_CUT) - TRACEBACK_CHARS_MAX :]
     if len(message) > MESSAGE_CHARS_MAX:

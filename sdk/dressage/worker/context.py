@@ -10,9 +10,11 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from dressage.expressions.limits import VALUE_MAX_DEPTH
 from dressage.flow.models import from_plain, to_plain
 from dressage.protocol.commands import PROGRESS_BYTES_MAX, Json, TaskMessage
 from dressage.protocol.errors import BadInput, BadValue
+from dressage.protocol.nesting import nests_deeper
 
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ class Telling(Protocol):
 
     def keep_from_thread(self, progress: msgspec.Raw) -> None: ...
 
-    def note(self, line: str) -> None: ...
+    def note(self, text: object) -> None: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,7 +97,7 @@ class TaskContext:
             self._check()
             self._telling.keep_from_thread(_encoded(progress, self.task))
 
-    def log(self, text: str) -> None:
+    def log(self, text: object) -> None:
         """Keeps a line with the attempt: its output event has it, for who looks at the run. Of many the last ones.
 
         `TaskLog` does so with what is logged by `logging`. Nothing is masked.
@@ -121,6 +123,8 @@ def _encoded(progress: object, task: str) -> msgspec.Raw:
         data = msgspec.json.encode(progress, enc_hook=to_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadValue(f"progress of task {task!r} cannot be said in JSON: {error}") from error
+    if nests_deeper(data, VALUE_MAX_DEPTH):
+        raise BadValue(f"progress of task {task!r} nests deeper than {VALUE_MAX_DEPTH} levels")
     if len(data) > PROGRESS_BYTES_MAX:
         raise BadValue(
             f"progress of task {task!r} takes {len(data)} bytes of {PROGRESS_BYTES_MAX} allowed (limit progress-size): "
@@ -138,7 +142,10 @@ class TaskLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         context = _current.get(None)
         if context is not None:
-            context.log(self.format(record))
+            try:
+                context.log(self.format(record))
+            except Exception:
+                self.handleError(record)
 
 
 _current: ContextVar[TaskContext] = ContextVar("dressage_task")

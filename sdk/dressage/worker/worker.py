@@ -31,12 +31,13 @@ from dressage.protocol.commands import (
     AttemptStopped,
     AttemptView,
     FailureInfo,
+    Json,
     TaskMessage,
     TaskResult,
     WorkerInfo,
     encoder,
 )
-from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
+from dressage.protocol.errors import BadInput, BadValue, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.attempt import Attempt
@@ -50,6 +51,9 @@ PUT_BACK_S: Final = 5.0
 TELL_PATIENCE_S: Final = 30.0
 TELL_PAUSE_S: Final = 0.5
 """For how long progress is told again that a server has refused, and after what pause each time."""
+
+LOOK_S_MAX: Final = 300.0
+"""An attempt is asked about after ten seconds, and again after as long as it has taken so far, or after so long."""
 
 CONFIRM_S: Final = 5.0
 """How long a worker waits for what the owner says of an attempt."""
@@ -148,8 +152,8 @@ class Worker:
             await asyncio.gather(*pulls, return_exceptions=True)
             await self._drain(connection)
         finally:
-            beat.cancel()
-            asking.cancel()
+            for task in (beat, asking, *self._looking):
+                task.cancel()
             publisher.close()
             await connection.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -301,15 +305,27 @@ class Worker:
             if begun is None:
                 return
             message = begun
-        attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held.taking, message))
-        result = await self._run(handler, attempt)
-        if result is not None:
-            if result.error is not None:
-                await attempt.flush()  # The next attempt goes on from there.
-            await self._report(publisher, held.taking.stream, message, result)
-        held.reported = True
-        await self._acknowledge(connection, held)
-        await attempt.leave()
+        attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held))
+        try:
+            result = await self._run(handler, attempt)
+            if held.taken:
+                # Another worker has begun it anew, and acknowledges it.
+                self._held.pop(delivery.reply, None)
+                return
+            if result is not None:
+                if result.error is not None:
+                    await self._flush(attempt)  # The next attempt goes on from there.
+                await self._report(publisher, held.taking.stream, message, result)
+            held.reported = True
+            await self._acknowledge(connection, held)
+        finally:
+            await attempt.leave()
+
+    async def _flush(self, attempt: Attempt) -> None:
+        try:
+            await attempt.flush()
+        except DressageError as error:
+            _log.info("progress of task %s could not be told: %s", attempt.message.task, error)
 
     async def _begun(
         self, connection: Connection, publisher: GroupPublisher, held: _Held, message: TaskMessage
@@ -319,20 +335,32 @@ class Worker:
         One that comes again may be of a run that waits for it no more, or have come some way with another worker: what
         that has told last comes with the message that this gives.
         """
-        answer = await self._confirmed(publisher, held.taking, message)
-        if answer is not None and not answer.accepted and answer.code in _OVER:
+        again = held.delivery.attempts > 1
+        answer = await self._said(publisher, held.taking, message, begins=True)
+        if answer is not None and answer.code in _OVER:
             self._handled.labels(message.task, "stale").inc()
             held.reported = True
             await self._acknowledge(connection, held)
             return None
-        if answer is not None and (not answer.accepted or held.delivery.attempts == 1):
+        if not again or (answer is not None and answer.code == "COMMAND_MALFORMED"):
+            # It comes for the first time, or an older engine knows nothing of progress.
             return message
         view = None if answer is None else await self._view(connection, answer.shard, message, answer.seq)
         if view is None:
             # Nobody serves the shard. Its run could not go on, and where the attempt had come to is not known.
             await self._put_back(connection, held)
             return None
+        self._take_from_here(held, message)
         return msgspec.structs.replace(message, progress=view.progress)
+
+    def _take_from_here(self, held: _Held, message: TaskMessage) -> None:
+        """What goes on here of the same attempt, from before the server thought this worker lost, makes room for it."""
+        for other in self._held.values():
+            attempt = other.attempt
+            if attempt is not None and attempt.message.task_id == message.task_id:
+                if attempt.message.run_id == message.run_id and other is not held:
+                    other.taken = True
+                    attempt.stop("it has come again")
 
     async def _acknowledge(self, connection: Connection, held: _Held) -> None:
         """Without a connection it stays held, and is tried again: else the attempt would be executed twice."""
@@ -345,23 +373,34 @@ class Worker:
 
     # -- whether anybody waits for them ------------------------------------------------------------
     async def _tell(
-        self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage, progress: msgspec.Raw
+        self, publisher: GroupPublisher, held: _Held, attempt: Attempt, progress: msgspec.Raw
     ) -> None:
-        """Stores progress. Raises `DressageError` where that is refused for long: then it is the handler's to go on."""
-        told = AttemptProgress(message.task_id, self._identity, progress)
+        """Stores progress. Raises `BadValue` for what the run has no room for, and `DressageError` where a server
+        refuses it for long: then it is the handler's to go on."""
         deadline = asyncio.get_running_loop().time() + TELL_PATIENCE_S
         while True:
             try:
-                await publisher.publish(taking.stream, Message(message.reply, encoder.encode(told)))
+                answer = await self._said(publisher, held.taking, attempt.message, progress)
             except DressageError:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise
                 await asyncio.sleep(TELL_PAUSE_S)
-            else:
-                return
+                continue
+            break
+        if answer is None or answer.accepted:
+            return  # Without an answer it is in the stream all the same, and will be folded.
+        if answer.code == "PROGRESS_INVALID":
+            raise BadValue(answer.message)
+        self._hear(held, attempt, answer)
 
-    async def _confirmed(
-        self, publisher: GroupPublisher, taking: _Taking, message: TaskMessage
+    async def _said(
+        self,
+        publisher: GroupPublisher,
+        taking: _Taking,
+        message: TaskMessage,
+        progress: Json = msgspec.UNSET,
+        *,
+        begins: bool = False,
     ) -> Answer | None:
         """What the owner says of an attempt that this worker has; None if nobody says anything in time.
 
@@ -369,10 +408,21 @@ class Worker:
         could say of an attempt that it does not know yet that nobody waits for it.
         """
         with self._answers.one() as (reply, future):
-            data = encoder.encode(AttemptProgress(message.task_id, self._identity))
+            data = encoder.encode(AttemptProgress(message.task_id, self._identity, progress, begins))
             await publisher.publish(taking.stream, Message(message.reply, data, {REPLY_HEADER: reply}))
             await asyncio.wait({future}, timeout=CONFIRM_S)
             return future.result() if future.done() else None
+
+    def _hear(self, held: _Held, attempt: Attempt, answer: Answer) -> None:
+        """What was said of an attempt may end its handler."""
+        if held.reported or attempt.stopped:
+            return
+        if answer.code == "ATTEMPT_TAKEN":
+            held.taken = True
+            attempt.stop("another worker has begun it anew")
+        elif answer.code in _OVER:
+            self._handled.labels(attempt.message.task, "stopped").inc()
+            attempt.stop(f"run {attempt.message.run_id} does not wait for it any more")
 
     async def _view(
         self, connection: Connection, shard: int, message: TaskMessage, not_before: int = 0
@@ -381,7 +431,8 @@ class Worker:
         ask = Ask("attempt", message.run_id, not_before, hold_s=CONFIRM_S, task_id=message.task_id)
         try:
             data = await connection.request(self._names.ask(shard), encoder.encode(ask), CONFIRM_S + 1.0)
-            return _ask_answers.decode(data).attempt
+            answer = _ask_answers.decode(data)
+            return AttemptView(awaited=False) if answer.code == "NOT_FOUND" else answer.attempt
         except (DressageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             _log.info("task %s of run %s: %s", message.task, message.run_id, error)
             return None
@@ -394,33 +445,41 @@ class Worker:
                 attempt = held.attempt
                 if attempt is not None and attempt.message.task_id == told.task_id:
                     if attempt.message.run_id == told.run_id:
-                        self._beside_it(self._stop_if_over(publisher, held, attempt))
+                        self._beside_it(self._ask_of(publisher, held, attempt))
 
     async def _look_after(self, connection: Connection, publisher: GroupPublisher) -> None:
         """Asks now and then about the attempts that take long: what is told of their end may get lost."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_S / 2)
-            due = asyncio.get_running_loop().time() - SIGN_OF_LIFE_S
-            long = [held for held in self._held.values() if held.attempt and held.taken_at < due]
-            await asyncio.gather(*(self._look_at(connection, publisher, held) for held in long))
+            now = loop.time()
+            due = [held for held in self._held.values() if held.attempt and now >= held.look_at]
+            for held in due:
+                held.look_at = now + min(now - held.taken_at, LOOK_S_MAX)
+            await asyncio.gather(*(self._look_at(connection, publisher, held) for held in due))
 
     async def _look_at(self, connection: Connection, publisher: GroupPublisher, held: _Held) -> None:
         attempt = held.attempt
         if attempt is None or attempt.stopped or held.reported:
             return
         view = await self._view(connection, held.taking.shard, attempt.message)
-        if view is not None and not view.awaited:
-            await self._stop_if_over(publisher, held, attempt)
+        if view is not None and not (view.awaited and view.worker in ("", self._identity)):
+            await self._ask_of(publisher, held, attempt)
 
-    async def _stop_if_over(self, publisher: GroupPublisher, held: _Held, attempt: Attempt) -> None:
+    async def _ask_of(self, publisher: GroupPublisher, held: _Held, attempt: Attempt) -> None:
+        """Stops an attempt if its owner says so, whatever somebody else has said."""
+        if held.asking or held.reported or attempt.stopped:
+            return
+        held.asking = True
         try:
-            answer = await self._confirmed(publisher, held.taking, attempt.message)
+            answer = await self._said(publisher, held.taking, attempt.message)
         except DressageError as error:
             _log.info("whether task %s is still awaited: %s", attempt.message.task, error)
-            return
-        if answer is not None and not answer.accepted and answer.code in _OVER and not held.reported:
-            self._handled.labels(attempt.message.task, "stopped").inc()
-            attempt.stop(f"run {attempt.message.run_id} does not wait for it any more")
+        else:
+            if answer is not None and not answer.accepted:
+                self._hear(held, attempt, answer)
+        finally:
+            held.asking = False
 
     def _beside_it(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -464,12 +523,19 @@ class _Held:
     taking: _Taking
     taken_at: float
     shown_at: float = field(init=False)
+    look_at: float = field(init=False)
+    """When it is to be asked whether anybody waits for it."""
+
     reported: bool = False
+    taken: bool = False
+    """Another worker has begun it anew."""
+
+    asking: bool = False
     attempt: Attempt | None = None
     """Once its handler has begun."""
 
     def __post_init__(self) -> None:
-        self.shown_at = self.taken_at
+        self.shown_at, self.look_at = self.taken_at, self.taken_at + SIGN_OF_LIFE_S
 
 
 class _Taking:

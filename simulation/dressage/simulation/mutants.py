@@ -753,14 +753,10 @@ def one_retry_less() -> Iterator[None]:
 
     def fewer(*args: Any) -> Any:
         retry = effective(*args)
-        return type(retry)(**{**_fields(retry), "retries": max(0, retry.retries - 1)})
+        return structs.replace(retry, retries=max(0, retry.retries - 1))
 
     with mock.patch.object(task_node, "effective_retry", fewer):
         yield
-
-
-def _fields(struct: Any) -> dict[str, Any]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
 @mutant("a deadline that has passed changes nothing", "outcome-as-python", "nothing-hangs")
@@ -777,7 +773,7 @@ def any_word_is_believed() -> Iterator[None]:
     async def stop(self: Any, publisher: Any, held: Any, attempt: Any) -> None:
         attempt.stop("somebody says so")
 
-    with mock.patch.object(Worker, "_stop_if_over", stop):
+    with mock.patch.object(Worker, "_ask_of", stop):
         yield
 
 
@@ -792,7 +788,7 @@ def begun_from_nothing() -> Iterator[None]:
 
 @mutant("the next attempt is not told how far the call has come", "progress-kept")
 def progress_not_handed_on() -> Iterator[None]:
-    dispatch = task_node.DispatchTask
+    dispatch: Any = task_node.DispatchTask
 
     def forgetful(**fields: Any) -> Any:
         return dispatch(**{**fields, "progress": msgspec.UNSET})

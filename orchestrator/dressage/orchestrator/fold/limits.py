@@ -182,7 +182,9 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
             + TIMES_BYTES * bool(wait.deadline_id or wait.start_id)
         )
         if wait.worker:
-            rest += len(_to_json(wait.worker)) + (len(wait.progress) if wait.progress else 0)
+            rest += len(_to_json(wait.worker))
+        if wait.progress:
+            rest += len(wait.progress)
     elif type(wait) is GatherWait:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
     elif type(wait) is ChildWait:

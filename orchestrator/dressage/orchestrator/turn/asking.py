@@ -309,7 +309,7 @@ def _key_view(state: Mailbox, shard: int) -> KeyView:
 def _attempt_view(state: RunState, task_id: str) -> AttemptView:
     for thread in state.threads:
         if isinstance(thread.wait, TaskWait) and thread.wait.task_id == task_id:
-            return AttemptView(True, thread.wait.progress)
+            return AttemptView(True, thread.wait.progress, thread.wait.worker)
     return AttemptView(False)
 
 

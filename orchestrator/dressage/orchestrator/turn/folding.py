@@ -433,7 +433,7 @@ class Folder:
             turn.stateless.append(seq)
         if answered:
             self._record_answer(delivery, outcome)
-        if isinstance(before, RunState):
+        if isinstance(before, RunState) and seq > self._committed[0]:
             self._record_stopped(before, outcome, command)
         self.ready.set()
 

@@ -89,6 +89,8 @@ def _dispatch(
         due_ms = wait.scheduled_ms + _ms(times.start_s)
         advance.effects.append(SetTimer(wait.start_id, due_ms, TimerFired(wait.start_id)))
     thread.wait = wait
+    if len(advance.state.threads) > 1:
+        advance.stored = True  # With others beside it what it holds may be too much.
     advance.effects.append(
         DispatchTask(
             queue=wait.queue,
@@ -119,7 +121,15 @@ def on_result(advance: Advance, result: TaskResult) -> None:
 def on_progress(advance: Advance, told: AttemptProgress) -> None:
     """A worker tells that it has an attempt, and how far it has come. Raises `RefuseCommand`, also for a stale one."""
     thread, wait = _awaiting(advance, told.task_id)
-    progress = wait.progress if told.progress is msgspec.UNSET else told.progress
+    if not told.worker:
+        raise RefuseCommand("PROGRESS_INVALID", "who tells of progress has a name: give the worker's")
+    if wait.worker not in ("", told.worker) and not told.begins:
+        raise RefuseCommand(
+            "ATTEMPT_TAKEN",
+            f"worker {wait.worker} has begun attempt {wait.task_id} of run {advance.state.run_id!r} anew: "
+            "what another one says of it counts no more",
+        )
+    progress = wait.progress if told.progress is msgspec.UNSET else msgspec.Raw(bytes(told.progress))
     size = len(progress) if progress else 0
     if size > PROGRESS_BYTES_MAX:
         raise RefuseCommand(
@@ -127,18 +137,21 @@ def on_progress(advance: Advance, told: AttemptProgress) -> None:
             f"progress of task {wait.task} takes {size} bytes of {PROGRESS_BYTES_MAX} allowed (limit progress-size): "
             "keep it elsewhere, and tell where",
         )
-    if wait.worker != told.worker and not advance.history_full:
-        waited_ms = float(advance.state.time_ms - wait.scheduled_ms)
-        advance.emit(TaskStarted(wait.task, wait.task_id, wait.node, wait.attempt, told.worker, waited_ms))
-    advance.drop_timer(wait.start_id)
     thread.wait = msgspec.structs.replace(wait, worker=told.worker, progress=progress, start_id="")
     try:
         advance.check_sizes()
     except LimitExceeded as error:
-        message = (
-            f"run {advance.state.run_id!r} has no room for progress of task {wait.task}: {error.message}"
-        )
-        raise RefuseCommand("PROGRESS_INVALID", message) from error
+        if told.progress is not msgspec.UNSET:
+            message = (
+                f"run {advance.state.run_id!r} has no room for progress of task {wait.task}: {error.message}"
+            )
+            raise RefuseCommand("PROGRESS_INVALID", message) from error
+        thread.wait = msgspec.structs.replace(wait, start_id="")
+        advance.threads.own(thread)
+    advance.drop_timer(wait.start_id)
+    if wait.worker != told.worker and not advance.history_full:
+        waited_ms = float(advance.state.time_ms - wait.scheduled_ms)
+        advance.emit(TaskStarted(wait.task, wait.task_id, wait.node, wait.attempt, told.worker, waited_ms))
 
 
 def _awaiting(advance: Advance, task_id: str) -> tuple[RunThread, TaskWait]:
@@ -262,7 +275,7 @@ def _errored(
         error.kind in ("task-error", "timeout")
         and wait.attempt <= retry.retries
         and not advance.history_full
-        and not {error.name, *error.family} & set(retry.never)
+        and not _classes(error) & set(retry.never)
         and not (wait.until_ms and advance.state.time_ms + delay_ms >= wait.until_ms)
     )
     _report_failure(advance, wait, result.by, error, retry=again)
@@ -283,6 +296,11 @@ def _errored(
         worker="",
     )
     _dispatch(advance, thread, following, effective_times(node.times, task.times), delay_ms)
+
+
+def _classes(error: FailureInfo) -> set[str]:
+    """What `not_retried` may call an error."""
+    return {error.name, *error.family, *(TASK_TIMEOUT_FAMILY if error.kind == "timeout" else TASK_FAMILY)}
 
 
 def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str) -> None:
