@@ -107,6 +107,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "book_room",
             "book_rooms",
             "spend_night",
+            "sell_room",
             "hold_table",
             "describe",
             "summarize",

@@ -307,6 +307,7 @@ def _print_view(view: RunView) -> None:
         "workflow": f"{view.workflow} v{view.version}",
         "status": f"{view.status}, being cancelled" if view.cancelling else view.status,
         "waiting for": view.waiting_for,
+        "parent": view.parent,
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,
         "failure": _failure(view.failure) if view.failure else "",

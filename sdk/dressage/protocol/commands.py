@@ -371,6 +371,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
 
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
+    `parent` is the run that has started it.
     """
 
     run_id: str
@@ -392,6 +393,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: str = ""
     actor: str = ""
     shard: int = 0
+    parent: str = ""
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -90,6 +90,10 @@ class Attempt:
         finally:
             self._keeping -= 1
             self._seen_at = self._loop.time()
+        if self.stopped:
+            # It was refused. A cancellation that is on its way to the handler comes here, and not where it tidies up.
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError(self.ending)
 
     def keep_from_thread(self, progress: msgspec.Raw) -> None:
         """`keep` for a handler that runs in a thread. Raises `BadInput` where it would wait for itself."""

@@ -944,6 +944,15 @@ def failed_children_silent() -> Iterator[None]:
         yield
 
 
+@mutant("a run that nobody waits for does not tell that it is there", "nothing-hangs", "outcome-as-python")
+def begun_in_silence() -> Iterator[None]:
+    def elsewhere(token: str, told: Any) -> SendCommand:
+        return SendCommand(token, structs.replace(told, wait_id="0-0-0"))
+
+    with mock.patch.object(fold_module, "SendCommand", elsewhere):
+        yield
+
+
 @mutant(
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",

@@ -262,6 +262,7 @@ class Asking:
             ended_at=rfc3339(state.ended_ms) if state.ended_ms else "",
             actor=state.actor,
             shard=shard,
+            parent="" if state.parent is None else state.parent.run_id,
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
@@ -337,6 +338,8 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
             case EventWait() as wait:
                 at = f" at key {wait.key}" if wait.key else ""
                 waits[f"event {wait.event}{at}{_until(wait)}"] += 1
+            case ChildWait(detached=True) as wait:
+                waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
             case ChildWait() as wait:
                 waits[f"run {wait.run_id} of workflow {wait.workflow}"] += 1
             case GatherWait(limit=limit) as wait if limit:

@@ -275,7 +275,7 @@ FORMS: Final[dict[str, list[str]]] = {
         "S: <E>.isoformat()",
         "I: <E>.weekday()",
         "I: <N>.isoweekday()",
-        "I: <E>.toordinal()",
+        "I: <E>.toordinal() % 1000",
         "N: <N>.replace(day=<I>)",
         "E: <E>.replace(month=2, day=29)",
         "A: <N>.replace(tzinfo=timezone.utc)",
