@@ -163,8 +163,8 @@ def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_j
 def cancel(run_id: str, reason: str, at_once: bool, actor: str, server: str, namespace: str) -> None:
     """Cancel a run. To cancel a cancelled run again changes nothing.
 
-    Its `finally` clauses and sagas tidy up before it ends, if it has any. An attempt that is with a worker is still
-    executed; its result is refused.
+    Its `finally` clauses and sagas tidy up before it ends, if it has any. An attempt that is with a worker is
+    cancelled there; one that waits in its queue is still executed, and its result refused.
     """
 
     async def end() -> None:

@@ -19,6 +19,7 @@ from dressage.protocol.errors import BadInput, DressageError
 from dressage.worker.calls import (
     Ended,
     arguments_of,
+    cancelled_itself,
     ended_by,
     ended_with,
     sayable,
@@ -178,9 +179,7 @@ class Attempt:
                 return None
             if task is not None and task.cancelling():
                 raise
-            return Ended(
-                error=FailureInfo("CancelledError", "the handler has cancelled itself", "task-error")
-            )
+            return Ended(error=cancelled_itself())
         except _Late as late:
             return Ended(error=late.failure)
         except _Exited as exited:

@@ -124,9 +124,9 @@ class Executions:
                 self.deadly[context.run_id] -= 1
                 die()
             plan = behaviour(context.run_id, task, args)
-            await asyncio.sleep(plan.seconds)
             if plan.keeps:
                 await self._goes_on(context)
+            await asyncio.sleep(plan.seconds)
             ended = self.ended.setdefault((context.run_id, context.task_id), [])
             if context.attempt <= plan.fails:
                 ended.append(("failure", ("Broken", f"attempt {context.attempt} breaks")))
