@@ -97,13 +97,13 @@ def published_as_stored() -> Iterator[None]:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round", first=75)
+@mutant("break goes on with the next round", first=49)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
 
 
-@mutant("continue ends the loop", first=62)
+@mutant("continue ends the loop", first=48)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
@@ -126,13 +126,13 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=25)
+@mutant("reversed() goes forward", first=203)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=193)
+@mutant("zip() goes on to the end of the longest", first=316)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -142,7 +142,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally", first=268)
+@mutant("return, break and continue pass no finally", first=315)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -150,7 +150,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=115)
+@mutant("what is returned is computed behind finally", first=425)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -197,7 +197,7 @@ def try_else_inside() -> Iterator[None]:
         yield
 
 
-@mutant("what except* leaves is dropped", first=74)
+@mutant("what except* leaves is dropped", first=101)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
 
@@ -206,7 +206,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=100)
+@mutant("a sequence pattern takes longer sequences", first=296)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -216,7 +216,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=14)
+@mutant("a guard is not looked at", first=142)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
@@ -247,13 +247,13 @@ def failed_undo_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("a gather raises the first failure of several", first=16)
+@mutant("a gather raises the first failure of several", first=49)
 def first_failure_only() -> Iterator[None]:
     with mock.patch.object(branches, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
 
 
-@mutant("branches share their variables")
+@mutant("branches share their variables", first=44)
 def shared_variables() -> Iterator[None]:
     with mock.patch.object(Advance, "_owner", return_value=None):
         yield
@@ -281,7 +281,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("what losers fail with while they tidy up is forgotten", first=5)
+@mutant("what losers fail with while they tidy up is forgotten", first=153)
 def failed_tidying_forgotten() -> Iterator[None]:
     end = Branches.end
 
@@ -303,7 +303,7 @@ def last_one_wins() -> Iterator[None]:
         yield
 
 
-@mutant("a branch that fails wins the race for a success, too")
+@mutant("a branch that fails wins the race for a success, too", first=34)
 def failures_win() -> Iterator[None]:
     def wins(self: Branches, wait: GatherWait, failure: Any) -> bool:
         node: Any = self.advance.definition.spec.nodes[wait.node]
@@ -314,7 +314,7 @@ def failures_win() -> Iterator[None]:
 
 
 # -- waits for the view ------------------------------------------------------------------------------
-@mutant("a condition is looked at only once")
+@mutant("a condition is looked at only once", first=35)
 def looked_at_once() -> Iterator[None]:
     with mock.patch.dict(LOOK, {ConditionNode: _nothing}):
         yield
@@ -342,13 +342,13 @@ def sides_swapped() -> Iterator[None]:
         yield
 
 
-@mutant("what stands before an await is computed behind it", first=79)
+@mutant("what stands before an await is computed behind it", first=28)
 def computed_late() -> Iterator[None]:
     with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
         yield
 
 
-@mutant("what := sets is forgotten when the run waits", first=44)
+@mutant("what := sets is forgotten when the run waits", first=111)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()

@@ -112,8 +112,8 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     it ends. A run that is being cancelled, or is cancelled already, stays so, and the command is accepted.
 
     `at_once` ends it where it stands, also while it tidies up. A worker that has an attempt of it is told to stop; a
-    result of it is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the same in
-    each repeat of one cancel.
+    result of it is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the
+    same in each repeat of one cancel.
     """
 
     command_id: Short

@@ -90,14 +90,14 @@ def mutant(what: str, *rules: str, first: int = 1) -> Callable[[Callable[[], Ite
     "the cursor is written without compare-and-set",
     "replaced-owner-stores-nothing",
     "cursor-only-forward",
-    first=3,
+    first=25,
 )
 def commit_without_cas() -> Iterator[None]:
     with mock.patch.object(committing, "Expect", return_value=None):
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=28)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=55)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -398,7 +398,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=259
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=275
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:
@@ -430,7 +430,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=311,
+    first=365,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -481,7 +481,7 @@ def delivered_counts_as_published() -> Iterator[None]:
         yield
 
 
-@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored", first=15)
+@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored", first=27)
 def silence_is_published() -> Iterator[None]:
     trying = Publisher._try
 
@@ -732,7 +732,7 @@ def tasks_removed_on_delivery() -> Iterator[None]:
         yield
 
 
-@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed", first=11)
+@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed", first=120)
 def any_result_counts() -> Iterator[None]:
     def on_result(advance: Any, result: Any) -> None:
         for thread in advance.state.threads:
@@ -759,7 +759,7 @@ def one_retry_less() -> Iterator[None]:
         yield
 
 
-@mutant("a deadline that has passed changes nothing", "outcome-as-python", "nothing-hangs")
+@mutant("a deadline that has passed changes nothing", "outcome-as-python", "nothing-hangs", first=6)
 def deadline_without_effect() -> Iterator[None]:
     def on_timer(advance: Any, thread: Any, wait: Any, timer_id: str) -> None:
         raise RefuseCommand("RESULT_STALE", "it goes on")
@@ -768,7 +768,11 @@ def deadline_without_effect() -> Iterator[None]:
         yield
 
 
-@mutant("a worker believes whoever says that nobody waits for an attempt", "task-removed-only-with-result")
+@mutant(
+    "a worker believes whoever says that nobody waits for an attempt",
+    "task-removed-only-with-result",
+    first=10,
+)
 def any_word_is_believed() -> Iterator[None]:
     async def stop(self: Any, publisher: Any, held: Any, attempt: Any) -> None:
         attempt.stop("somebody says so")
@@ -777,7 +781,7 @@ def any_word_is_believed() -> Iterator[None]:
         yield
 
 
-@mutant("an attempt that comes again begins from nothing", "progress-kept")
+@mutant("an attempt that comes again begins from nothing", "progress-kept", first=60)
 def begun_from_nothing() -> Iterator[None]:
     async def begun(self: Any, connection: Any, publisher: Any, held: Any, message: Any) -> Any:
         return message
@@ -873,9 +877,7 @@ def results_mixed_up() -> Iterator[None]:
         yield
 
 
-@mutant(
-    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=2038
-)
+@mutant("a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=7)
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
         thread.cancel = "raised"
@@ -885,7 +887,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=37)
+@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=44)
 def nothing_comes_back() -> Iterator[None]:
     with mock.patch.object(mailbox, "_return", lambda before, *_: Outcome(before, existing=True)):
         yield
@@ -944,7 +946,12 @@ def failed_children_silent() -> Iterator[None]:
         yield
 
 
-@mutant("a run that nobody waits for does not tell that it is there", "nothing-hangs", "outcome-as-python")
+@mutant(
+    "a run that nobody waits for does not tell that it is there",
+    "nothing-hangs",
+    "outcome-as-python",
+    first=4,
+)
 def begun_in_silence() -> Iterator[None]:
     def elsewhere(token: str, told: Any) -> SendCommand:
         return SendCommand(token, structs.replace(told, wait_id="0-0-0"))
