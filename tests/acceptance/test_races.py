@@ -107,8 +107,10 @@ opened = Event("opened")
 @app.task
 async def make(item: str) -> str:
     _gates.begun[item] += 1
-    await _gates.of(item).wait()
-    _gates.ended[item] += 1
+    try:
+        await _gates.of(item).wait()
+    finally:
+        _gates.ended[item] += 1  # Also where nobody waits for it any more, and it is cancelled.
     return item.upper()
 
 

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from dressage.flow import App, ChildError, Event, WorkflowFailure, gather, sleep, workflow
+from dressage.flow import (
+    App,
+    ChildError,
+    Event,
+    WorkflowFailure,
+    first_completed,
+    gather,
+    sleep,
+    workflow,
+)
 from dressage.orchestrator.fold.limits import OPEN_CHILDREN_MAX
 from dressage.protocol.errors import DefinitionError
 from dressage.testing import Run, WorkflowTest
@@ -147,6 +156,82 @@ def test_what_is_no_id_is_a_value_error() -> None:
     assert WorkflowTest(sell_oddly, app).run("o-1").result == "no such id"
 
 
+@app.task
+def name_of(order: str) -> str:
+    notes.append("named")
+    return f"n-{order}"
+
+
+@workflow
+async def named(order: str) -> tuple[str, str]:
+    started = await ship.options(run_id=await name_of(order)).start(order)
+    awaited = await ship.options(run_id=f"{order}-{started}", parent_close="abandon").start(
+        await name_of("x")
+    )
+    return started, awaited
+
+
+def test_an_id_may_be_awaited_and_comes_before_the_arguments() -> None:
+    run = WorkflowTest(named, app).run("o")
+    assert run.result == ("n-o", "o-n-o")
+    assert [child.run_id for child in run.children] == ["n-o", "o-n-o"]
+
+
+@workflow
+async def dividing(n: int) -> str:
+    try:
+        return await ship.options(run_id=f"r{1 // n}").start(await name_of("x"))
+    except ZeroDivisionError:
+        return "no id"
+
+
+def test_what_fails_in_the_id_fails_before_the_arguments() -> None:
+    assert WorkflowTest(dividing, app).run(0).result == "no id"
+    assert notes == []
+    assert WorkflowTest(dividing, app).run(1).result == "r1"
+
+
+@workflow
+async def optional(run_id: str | None) -> str:
+    return await ship.options(run_id=run_id).start("a")
+
+
+def test_none_is_no_id_of_the_authors() -> None:
+    run = WorkflowTest(optional, app).run(None)
+    assert run.result == run.children[0].run_id != "None"
+    assert WorkflowTest(optional, app).run("mine").result == "mine"
+
+
+@workflow
+async def meddling(order: str) -> int:
+    await ship.options(run_id="theirs").start(order)
+    place, _ = await first_completed(ship.options(run_id="theirs")(order), sleep(timedelta(0)))
+    return place
+
+
+async def failing(order: str) -> None:
+    raise Refused(order)
+
+
+@workflow
+async def ending(order: str) -> None:
+    await ship.options(run_id="theirs").start(order)
+    try:
+        await gather(ship.options(run_id="theirs", parent_close="cancel").start(order), failing(order))
+    except ExceptionGroup:
+        return
+
+
+@pytest.mark.parametrize("parent", [meddling, ending])
+def test_a_run_of_somebody_else_is_not_cancelled_by_who_wanted_its_id(parent: Any) -> None:
+    test: WorkflowTest[..., Any] = WorkflowTest(parent, app)
+    run = test.run("a")
+    assert run.status != "running"
+    (theirs,) = run.children
+    assert theirs.status == "running"
+    assert theirs.finish().status == "completed"
+
+
 Parents = [abandoning, requesting, cancelling]
 
 
@@ -243,6 +328,7 @@ async def hasty(order: str) -> str:
         ("await ship.options('x').start(n)", "options are given by name"),
         ("await ship.begin(n)", "a workflow cannot do begin() here"),
         ("await ship.start()", "misses n"),
+        ("await flow.start(n)", "flow is no workflow that is known here"),
         ("await ship.start(n, 2)", "takes 1 arguments by place"),
     ],
 )

@@ -63,7 +63,9 @@ class _Lane:
         if self._worker is not None:
             self._worker.cancel()
         for waiting in (*self._taken, *self._waiting):
-            waiting.done.cancel()
+            if not waiting.done.done():
+                _fail(waiting, OutcomeUnknown("the publisher is closed"))
+                waiting.done.exception()  # Nobody may be there any more to hear of it.
 
     async def _work(self) -> None:
         while self._waiting:

@@ -109,6 +109,8 @@ class ChildOf(Generic[P, R]):
 
 
 def _check(run_id: str | None) -> None:
+    if not isinstance(cast("Any", run_id), str | None):
+        raise ValueError(f"a run id is a text, not {type(run_id).__name__}")
     try:
         if run_id is not None:
             check_run_id(run_id)

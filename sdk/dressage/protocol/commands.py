@@ -113,13 +113,14 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
 
     `at_once` ends it where it stands, also while it tidies up. A worker that has an attempt of it is told to stop; a
     result of it is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the
-    same in each repeat of one cancel.
+    same in each repeat of one cancel. One that names a `parent` is for a child of that wait, and no other run.
     """
 
     command_id: Short
     reason: str = ""
     actor: Short = ""
     at_once: bool = False
+    parent: Parent | None = None
 
 
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):

@@ -57,7 +57,7 @@ T = TypeVar("T")
 WORKER: Final = WorkerInfo("test", 0.0)
 """Who executes all attempts."""
 
-_LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED"})
+_LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN"})
 """How the engine refuses what came after its time, of which nobody needs to hear."""
 
 

@@ -70,12 +70,12 @@ class Attempt:
     def beat(self, progress: msgspec.Raw | None) -> None:
         """A sign of life of the handler."""
         self._seen_at = self._loop.time()
-        if progress is not None and not self._over:
-            self._untold = progress
-            if self._in_loop():
-                self._tell_soon()
-            else:
-                self._loop.call_soon_threadsafe(self._tell_soon)
+        if progress is None or self._over:
+            return
+        if self._in_loop():
+            self._tell_soon(progress)
+        else:
+            self._loop.call_soon_threadsafe(self._tell_soon, progress)
 
     async def keep(self, progress: msgspec.Raw) -> None:
         """Returns when this progress is stored. Raises `BadValue` for what its run has no room for."""
@@ -84,14 +84,14 @@ class Attempt:
             return
         if self._over:
             raise asyncio.CancelledError(self.ending or "the attempt has ended")
-        self._untold = progress
+        told_before, self._untold = self.stopped, progress
         self._keeping += 1
         try:
             await self.flush()
         finally:
             self._keeping -= 1
             self._seen_at = self._loop.time()
-        if self.stopped:
+        if self.stopped and not told_before:
             # It was refused. A cancellation that is on its way to the handler comes here, and not where it tidies up.
             await asyncio.sleep(0)
             raise asyncio.CancelledError(self.ending)
@@ -124,7 +124,8 @@ class Attempt:
         except RuntimeError:
             return False
 
-    def _tell_soon(self) -> None:
+    def _tell_soon(self, progress: msgspec.Raw) -> None:
+        self._untold = progress
         if self._telling is None and not self._over:
             self._telling = self._loop.create_task(self._tell_in_time())
 

@@ -306,20 +306,31 @@ class Worker:
                 return
             message = begun
         attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held))
+        result = await self._run(handler, attempt)
         try:
-            result = await self._run(handler, attempt)
-            if held.taken:
-                # Another worker has begun it anew, and acknowledges it.
-                self._held.pop(delivery.reply, None)
-                return
-            if result is not None:
-                if result.error is not None:
-                    await self._flush(attempt)  # The next attempt goes on from there.
-                await self._report(publisher, held.taking.stream, message, result)
-            held.reported = True
-            await self._acknowledge(connection, held)
-        finally:
+            await self._settle(connection, publisher, held, attempt, result)
+        except DressageError:
             await attempt.leave()
+            raise
+        await attempt.leave()
+
+    async def _settle(
+        self,
+        connection: Connection,
+        publisher: GroupPublisher,
+        held: _Held,
+        attempt: Attempt,
+        result: TaskResult | None,
+    ) -> None:
+        """Reports and acknowledges an attempt; one that another worker has begun anew is that one's to acknowledge."""
+        if result is not None and result.error is not None and not held.taken:
+            await self._flush(attempt)  # The next attempt goes on from there.
+        if held.taken:
+            return
+        if result is not None:
+            await self._report(publisher, held.taking.stream, attempt.message, result)
+        held.reported = True
+        await self._acknowledge(connection, held)
 
     async def _flush(self, attempt: Attempt) -> None:
         try:
@@ -346,7 +357,7 @@ class Worker:
             # It comes for the first time, or an older engine knows nothing of progress.
             return message
         view = None if answer is None else await self._view(connection, answer.shard, message, answer.seq)
-        if view is None:
+        if view is None or not view.awaited:
             # Nobody serves the shard. Its run could not go on, and where the attempt had come to is not known.
             await self._put_back(connection, held)
             return None
@@ -355,12 +366,17 @@ class Worker:
 
     def _take_from_here(self, held: _Held, message: TaskMessage) -> None:
         """What goes on here of the same attempt, from before the server thought this worker lost, makes room for it."""
-        for other in self._held.values():
+        for other in list(self._held.values()):
             attempt = other.attempt
             if attempt is not None and attempt.message.task_id == message.task_id:
                 if attempt.message.run_id == message.run_id and other is not held:
-                    other.taken = True
-                    attempt.stop("it has come again")
+                    self._let_go(other, attempt, "it has come again")
+
+    def _let_go(self, held: _Held, attempt: Attempt, why: str) -> None:
+        """Somebody else has the attempt: here nothing is shown of it any more, and it is not given back."""
+        held.taken = True
+        self._held.pop(held.delivery.reply, None)
+        attempt.stop(why)
 
     async def _acknowledge(self, connection: Connection, held: _Held) -> None:
         """Without a connection it stays held, and is tried again: else the attempt would be executed twice."""
@@ -418,8 +434,7 @@ class Worker:
         if held.reported or attempt.stopped:
             return
         if answer.code == "ATTEMPT_TAKEN":
-            held.taken = True
-            attempt.stop("another worker has begun it anew")
+            self._let_go(held, attempt, "another worker has begun it anew")
         elif answer.code in _OVER:
             self._handled.labels(attempt.message.task, "stopped").inc()
             attempt.stop(f"run {attempt.message.run_id} does not wait for it any more")

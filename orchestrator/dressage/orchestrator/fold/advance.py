@@ -191,7 +191,8 @@ class Advance:
         """Cancels a child run that somebody waited for, or that ends with this one."""
         ended = isinstance(child, OpenChild)
         reason = f"run {self.state.run_id} {'has ended' if ended else 'waits for it no more'}"
-        told = CancelRun(child.wait_id, reason, self.state.actor, at_once)
+        parent = Parent(self.state.run_id, child.wait_id)
+        told = CancelRun(child.wait_id, reason, self.state.actor, at_once, parent)
         self.effects.append(SendCommand(run_token(child.run_id), told))
 
     def forget_child(self, wait_id: str) -> bool:

@@ -34,6 +34,7 @@ from dressage.protocol.commands import (
     Command,
     DeliverEvent,
     EndWait,
+    Parent,
     PostEvent,
     RefuseWait,
     StartRun,
@@ -138,6 +139,8 @@ def _start(
             "WORKFLOW_UNKNOWN",
             f"workflow {command.workflow!r} has no version {command.version}: register it first",
         )
+    if state is not None and (state.workflow != command.workflow or not _may_be(state, command)):
+        raise _conflict(state, command)
     try:
         given, variables = _input(bytes(command.input), definition)
     except (BadValue, LimitExceeded) as error:
@@ -189,17 +192,25 @@ def _input(data: bytes, definition: Definition) -> tuple[msgspec.Raw, dict[str, 
 
 def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outcome:
     """The same id is the same run, whoever asks and however often; other input is a conflict."""
-    if state.parent != command.parent and command.parent is not None:
-        raise RefuseCommand(
-            "RUN_ID_CONFLICT", f"run {state.run_id!r} exists, and was started by another: no run waits for it"
-        )
-    if state.workflow != command.workflow or bytes(state.input) != bytes(given):
-        what = "workflow" if state.workflow != command.workflow else "input"
-        raise RefuseCommand(
-            "RUN_ID_CONFLICT",
-            f"run {state.run_id!r} of workflow {state.workflow!r} exists with another {what}: choose another run id",
-        )
+    if bytes(state.input) != bytes(given):
+        raise _conflict(state, command)
     return Outcome(state, existing=state.command_id != command.command_id)
+
+
+def _may_be(state: RunState, command: StartRun) -> bool:
+    """Whether a start may be that of this run: nobody becomes the parent of one that somebody else has started."""
+    return command.parent is None or state.parent == command.parent
+
+
+def _conflict(state: RunState, command: StartRun) -> RefuseCommand:
+    if not _may_be(state, command):
+        message = f"run {state.run_id!r} exists, and was started by another: no run waits for it"
+        return RefuseCommand("RUN_ID_CONFLICT", message)
+    what = "workflow" if state.workflow != command.workflow else "input"
+    return RefuseCommand(
+        "RUN_ID_CONFLICT",
+        f"run {state.run_id!r} of workflow {state.workflow!r} exists with another {what}: choose another run id",
+    )
 
 
 def _go_on(
@@ -260,6 +271,11 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
 
     Where there is nothing to tidy up, and where nothing more could be told of it, it ends here.
     """
+    if command.parent is not None and not _is_child(state, command.parent):
+        raise RefuseCommand(
+            "RESULT_STALE",
+            f"run {state.run_id!r} was not started by run {command.parent.run_id!r}: it goes on",
+        )
     if state.status == "cancelled" or (state.cancelling and not command.at_once):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
@@ -279,6 +295,12 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
     except LimitExceeded as error:
         advance.fail_run(failure_of(error))
     return _finish(advance, command.actor)
+
+
+def _is_child(state: RunState, parent: Parent) -> bool:
+    """Whether the run was started by this wait."""
+    mine = state.parent
+    return mine is not None and (mine.run_id, mine.wait_id) == (parent.run_id, parent.wait_id)
 
 
 def _begin(state: RunState, stamp: Stamp, definition: Definition | None) -> Advance:

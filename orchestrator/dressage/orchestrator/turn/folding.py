@@ -273,6 +273,8 @@ class Folder:
             made = self._made(outcome, token)
         except InvariantBroken as broken:
             outcome = self._fault(delivery, run, broken.message)
+            if command is not None and run.state is None:
+                outcome.effects = child.refused(command, "ENGINE_FAULT", outcome.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made, command=command)
 

@@ -104,6 +104,10 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
     if found in (asyncio.wait, asyncio.as_completed, asyncio.wait_for):
         advice = "use `first_completed` or `first_successful` of `dressage.flow`"
         return context.refusal(call, f"{name}() would not be durable", advice)
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "start":
+        owner = ast.unparse(call.func.value)
+        advice = "start a workflow that is defined above: none can start itself"
+        return context.refusal(call, f"{owner} is no workflow that is known here", advice)
     if helpers.helper_of(call.func, context.scope) is not None:
         return context.refusal(call, f"{name}() is not async", "call it without await")
     if isinstance(call.func, ast.Name) and call.func.id in context.names.functions:

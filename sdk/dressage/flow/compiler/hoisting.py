@@ -96,6 +96,8 @@ def _parts_hoisted(context: Context, node: ast.expr) -> ast.expr:
         if isinstance(value, list):
             setattr(made, field, list[Any](value))
     parts = list(_parts(made))
+    if not any(_awaits(part) for _, part in parts):
+        raise context.refusal(node, "an await cannot stand here", "await it in a statement of its own before")
     last = max(place for place, (_, part) in enumerate(parts) if _awaits(part))
     for place, (put, part) in enumerate(parts):
         if _awaits(part):
@@ -136,7 +138,12 @@ def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.exp
                     yield _item(node.keys, place), key
                 yield _item(node.values, place), node.values[place]
         case ast.Call():
-            if isinstance(node.func, ast.Attribute):
+            options = _with_options(node)
+            if options is not None:
+                for keyword in options.keywords:
+                    if keyword.arg == "run_id":
+                        yield _member(keyword, "value"), keyword.value
+            elif isinstance(node.func, ast.Attribute):
                 node.func = copy.copy(node.func)
                 yield _member(node.func, "value"), node.func.value
             for place, each in enumerate(node.args):
@@ -153,6 +160,24 @@ def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.exp
                     for place, each in enumerate(items):
                         if isinstance(each, ast.expr):
                             yield _item(items, place), each
+
+
+def _with_options(node: ast.Call) -> ast.Call | None:
+    """The `.options(...)` of a call, or of the `.start` behind it, as copies that can be changed; None without them."""
+    function = node.func
+    owner = function.value if isinstance(function, ast.Attribute) else function
+    if not (isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute)):
+        return None
+    if owner.func.attr != "options":
+        return None
+    options = copy.copy(owner)
+    options.keywords = [copy.copy(keyword) for keyword in owner.keywords]
+    if isinstance(function, ast.Attribute):
+        node.func = copy.copy(function)
+        node.func.value = options
+    else:
+        node.func = options
+    return options
 
 
 def _item(items: list[Any], place: int) -> Callable[[ast.expr], None]:

@@ -33,7 +33,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     if len(given) > definition.limits.value_bytes:
         raise too_large("arguments-size", f"the input of workflow {node.workflow}", given, definition.limits)
     wait_id = advance.begun_id(thread, thread.node)
-    run_id = child_id(state.run_id, wait_id) if node.run_id is None else _checked(chosen)
+    run_id = child_id(state.run_id, wait_id) if chosen is None else _checked(chosen)
     size = len(run_id.encode())
     if size > RUN_ID_BYTES_MAX:
         raise LimitExceeded(
@@ -55,7 +55,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
 def _checked(run_id: object) -> str:
     """Raises `ExpressionFailed` for what is no run id."""
     if not isinstance(run_id, str):
-        raise ExpressionFailed(f"TypeError: a run id is a text, not {type(run_id).__name__}")
+        raise ExpressionFailed(f"ValueError: a run id is a text, not {type(run_id).__name__}")
     try:
         return check_run_id(run_id)
     except BadRunId as error:
@@ -92,6 +92,10 @@ def on_begun(advance: Advance, command: ChildBegun) -> None:
         raise _nobody(advance)
     thread = advance.threads.own(thread)
     advance.turn_to(thread)
+    _begun(advance, thread, wait)
+
+
+def _begun(advance: Advance, thread: RunThread, wait: ChildWait) -> None:
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, ChildNode)
     waited_ms = float(advance.state.time_ms - wait.since_ms)
@@ -119,6 +123,8 @@ def on_ended(advance: Advance, command: ChildEnded) -> None:
     elif command.failure is not None:
         _tell_failure(advance, wait, command.failure)
         advance.fail(thread, _raised(wait, command.failure), wait.node)
+    elif wait.detached:
+        _begun(advance, thread, wait)  # Only an older engine tells of the end and not of the begin.
     else:
         _completed(
             advance, thread, wait, b"null" if command.output is msgspec.UNSET else bytes(command.output)

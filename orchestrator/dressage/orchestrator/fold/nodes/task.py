@@ -146,8 +146,10 @@ def on_progress(advance: Advance, told: AttemptProgress) -> None:
                 f"run {advance.state.run_id!r} has no room for progress of task {wait.task}: {error.message}"
             )
             raise RefuseCommand("PROGRESS_INVALID", message) from error
-        thread.wait = msgspec.structs.replace(wait, start_id="")
+        thread.wait = msgspec.structs.replace(wait, worker="", start_id="")
         advance.threads.own(thread)
+        advance.drop_timer(wait.start_id)
+        return
     advance.drop_timer(wait.start_id)
     if wait.worker != told.worker and not advance.history_full:
         waited_ms = float(advance.state.time_ms - wait.scheduled_ms)
