@@ -460,6 +460,11 @@ CASES = {
         "a limit is for branches whose number is not known here",
         "write `gather(ship(order), bill(order))`",
     ),
+    "a limit that may fail beside arguments that may": Case(
+        "await gather(*(one(1 // i) for i in items), limit=‸10 // x)",
+        "computes this limit before the branches' arguments",
+        "`limit = 10 // x`",
+    ),
     "limit that lets none run": Case(
         "await gather(*(one(i) for i in items), limit=‸0)",
         "a limit is a number of branches, and not 0",

@@ -43,7 +43,9 @@ GRACE_S: Final = 1.0
 class Attempt:
     """Executes a handler, once. `tell` stores what it says of its progress."""
 
-    def __init__(self, message: TaskMessage, tell: Callable[[Attempt, msgspec.Raw], Awaitable[None]]) -> None:
+    def __init__(
+        self, message: TaskMessage, tell: Callable[[Attempt, msgspec.Raw, bool], Awaitable[None]]
+    ) -> None:
         self.message: Final = message
         self.stopped = False
         """Whether nobody waits for it any more."""
@@ -87,7 +89,7 @@ class Attempt:
         told_before, self._untold = self.stopped, progress
         self._keeping += 1
         try:
-            await self.flush()
+            await self.flush(sure=True)
         finally:
             self._keeping -= 1
             self._seen_at = self._loop.time()
@@ -139,13 +141,14 @@ class Attempt:
         finally:
             self._telling = None
 
-    async def flush(self) -> None:
-        """Tells of the progress that nobody was told of yet, one after the other: what is told last counts."""
+    async def flush(self, *, sure: bool = False) -> None:
+        """Tells of the progress that nobody was told of yet, one after the other: what is told last counts. Who has to
+        be `sure` waits for the answer."""
         async with self._one_at_a_time:
             progress, self._untold = self._untold, None
             if progress is not None:
                 self._told_at = self._loop.time()
-                await self._tell(self, progress)
+                await self._tell(self, progress, sure)
 
     # -- executing ---------------------------------------------------------------------------------
     def stop(self, why: str) -> None:

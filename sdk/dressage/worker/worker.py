@@ -93,6 +93,9 @@ class Worker:
         self._threads = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="dressage-task")
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._held: dict[str, _Held] = {}
+        self._at_work: dict[tuple[str, str], _Held] = {}
+        """By run and attempt."""
+
         self._running: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
@@ -282,6 +285,8 @@ class Worker:
             _log.exception("an attempt could not be handled")
             self._held.pop(held.delivery.reply, None)
         finally:
+            if self._at_work.get(held.key) is held:
+                del self._at_work[held.key]
             if held.taking.pull is not None:
                 await held.taking.pull.taken()
 
@@ -300,11 +305,19 @@ class Worker:
             self._handled.labels("unknown", "no-handler").inc()
             await self._put_back(connection, held)
             return
-        if message.tells_start or delivery.attempts > 1:
-            begun = await self._begun(connection, publisher, held, message)
+        held.key = message.run_id, message.task_id
+        before = self._at_work.get(held.key)
+        self._at_work[held.key] = held
+        # A consumer that was lost and made anew counts its deliveries from one.
+        again = delivery.attempts > 1 or before is not None
+        if message.tells_start or again:
+            begun = await self._begun(connection, publisher, held, message, again=again)
             if begun is None:
                 return
             message = begun
+            if before is not None and before.attempt is not None:
+                # The same attempt, from before the server thought this worker lost, makes room for it.
+                self._let_go(before, before.attempt, "it has come again")
         attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held))
         result = await self._run(handler, attempt)
         try:
@@ -339,14 +352,19 @@ class Worker:
             _log.info("progress of task %s could not be told: %s", attempt.message.task, error)
 
     async def _begun(
-        self, connection: Connection, publisher: GroupPublisher, held: _Held, message: TaskMessage
+        self,
+        connection: Connection,
+        publisher: GroupPublisher,
+        held: _Held,
+        message: TaskMessage,
+        *,
+        again: bool,
     ) -> TaskMessage | None:
         """Tells that an attempt is here, before its handler begins; None if it is not to.
 
         One that comes again may be of a run that waits for it no more, or have come some way with another worker: what
         that has told last comes with the message that this gives.
         """
-        again = held.delivery.attempts > 1
         answer = await self._said(publisher, held.taking, message, begins=True)
         if answer is not None and answer.code in _OVER:
             self._handled.labels(message.task, "stale").inc()
@@ -361,16 +379,7 @@ class Worker:
             # Nobody serves the shard. Its run could not go on, and where the attempt had come to is not known.
             await self._put_back(connection, held)
             return None
-        self._take_from_here(held, message)
         return msgspec.structs.replace(message, progress=view.progress)
-
-    def _take_from_here(self, held: _Held, message: TaskMessage) -> None:
-        """What goes on here of the same attempt, from before the server thought this worker lost, makes room for it."""
-        for other in list(self._held.values()):
-            attempt = other.attempt
-            if attempt is not None and attempt.message.task_id == message.task_id:
-                if attempt.message.run_id == message.run_id and other is not held:
-                    self._let_go(other, attempt, "it has come again")
 
     def _let_go(self, held: _Held, attempt: Attempt, why: str) -> None:
         """Somebody else has the attempt: here nothing is shown of it any more, and it is not given back."""
@@ -389,22 +398,29 @@ class Worker:
 
     # -- whether anybody waits for them ------------------------------------------------------------
     async def _tell(
-        self, publisher: GroupPublisher, held: _Held, attempt: Attempt, progress: msgspec.Raw
+        self, publisher: GroupPublisher, held: _Held, attempt: Attempt, progress: msgspec.Raw, sure: bool
     ) -> None:
-        """Stores progress. Raises `BadValue` for what the run has no room for, and `DressageError` where a server
-        refuses it for long: then it is the handler's to go on."""
-        deadline = asyncio.get_running_loop().time() + TELL_PATIENCE_S
-        while True:
+        """Stores progress. Who has to be `sure` of it waits for what the owner says, however long: it may be refused.
+
+        Raises `BadValue` for what the run has no room for, and `DressageError` where a server refuses it for long: then
+        it is the handler's to go on.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TELL_PATIENCE_S
+        answer: Answer | None = None
+        while answer is None and not attempt.stopped:
             try:
                 answer = await self._said(publisher, held.taking, attempt.message, progress)
+                deadline = loop.time() + TELL_PATIENCE_S
             except DressageError:
-                if asyncio.get_running_loop().time() >= deadline:
+                if loop.time() >= deadline:
                     raise
                 await asyncio.sleep(TELL_PAUSE_S)
                 continue
-            break
+            if not sure:
+                break
         if answer is None or answer.accepted:
-            return  # Without an answer it is in the stream all the same, and will be folded.
+            return
         if answer.code == "PROGRESS_INVALID":
             raise BadValue(answer.message)
         self._hear(held, attempt, answer)
@@ -456,11 +472,9 @@ class Worker:
         """Somebody says that a run waits for an attempt no more."""
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             told = _stopped.decode(data)
-            for held in list(self._held.values()):
-                attempt = held.attempt
-                if attempt is not None and attempt.message.task_id == told.task_id:
-                    if attempt.message.run_id == told.run_id:
-                        self._beside_it(self._ask_of(publisher, held, attempt))
+            held = self._at_work.get((told.run_id, told.task_id))
+            if held is not None and held.attempt is not None:
+                self._beside_it(self._ask_of(publisher, held, held.attempt))
 
     async def _look_after(self, connection: Connection, publisher: GroupPublisher) -> None:
         """Asks now and then about the attempts that take long: what is told of their end may get lost."""
@@ -546,6 +560,9 @@ class _Held:
     """Another worker has begun it anew."""
 
     asking: bool = False
+    key: tuple[str, str] = ("", "")
+    """Its run and its attempt, once they were read."""
+
     attempt: Attempt | None = None
     """Once its handler has begun."""
 

@@ -123,7 +123,36 @@ def _each_of(
     branch = made[0]
     names, branch.draft.args = tuple(branch.draft.args), {}
     limit = _limit(context, call.keywords[0].value) if call.keywords else None
+    if limit is not None:
+        _check_order(context, items, call.keywords[0].value)
     return branch, Each(listed, names, limit)
+
+
+_CALM: Final = (ast.Name, ast.Constant, ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.expr_context)
+"""What is evaluated without any doubt, and without an effect."""
+
+
+def _check_order(context: Context, items: ast.ListComp | ast.GeneratorExp, limit: ast.expr) -> None:
+    """Python looks at the limit before it goes through a generator, a run behind it. That makes a difference where both
+    may fail, or set a variable."""
+    if isinstance(items, ast.ListComp) or _is_calm(limit):
+        return
+    branch = items.elt
+    assert isinstance(branch, ast.Call)
+    given = [*branch.args, *(keyword.value for keyword in branch.keywords)]
+    inside = [each.iter for each in items.generators[1:]]
+    parts = [*given, *inside, *(part for each in items.generators for part in each.ifs)]
+    if all(_is_calm(part) for part in parts):
+        return
+    raise context.refusal(
+        limit,
+        "Python computes this limit before the branches' arguments, a run behind them",
+        f"compute it in a statement before: `limit = {ast.unparse(limit)}`",
+    )
+
+
+def _is_calm(node: ast.AST) -> bool:
+    return all(isinstance(each, _CALM) for each in ast.walk(node))
 
 
 def _limit(context: Context, node: ast.expr) -> Expr:

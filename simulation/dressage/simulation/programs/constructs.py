@@ -346,6 +346,11 @@ def fanned(program: Program, depth: int) -> None:
         written, result = "number(n - b) for n in [a, b, x]", "sum(got_{0})"
     written = program.pick(f"*({written})", f"*[{written}]")
     limit = program.pick("", f", limit=({integer()}) % 3", ", limit=2", f", limit=1 + ({integer()}) % 4")
+    if "(" in limit and not written.startswith("*["):
+        # Python looks at a limit before it goes through a generator: where both may fail it is to be computed before.
+        held = f"limit_{len(program.lines)}"
+        program.write(depth, f"{held} = {limit.partition('=')[2]}")
+        limit = f", limit={held}"
     got = f"got_{len(program.lines)}"
     program.write(depth, f"{got} = await gather({written}{limit})")
     program.write(depth, f"{program.pick('a', 'b')} = {result.format(len(program.lines) - 1)}")
