@@ -165,9 +165,9 @@ class Engine:
             heapq.heappush(self._due, (cancel_ms, 0, self.root, CancelRun("cancel", "for a test")))
         start = StartRun(self.definition.spec.name, 1, msgspec.Raw(msgspec.json.encode(given)), "c")
         self._fold(self.root, start)
-        for event in self.come.keys() - self.keyed if not self._ended else ():
+        for event in self.come.keys() - self.keyed:
             for _ in range(early if event in self.definition.events else 0):
-                if not self._ended:
+                if self.state is not None and not self.state.finished:
                     self._post(self.root, event)
         while (self._due or self._awaited()) and not self._ended:
             if (awaited := self._awaited()) is not None:
