@@ -17,6 +17,9 @@ from dressage.brokers.embedded import EmbeddedServer
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
+pytestmark = pytest.mark.usefixtures("anyio_backend")
+"""The server is an async fixture; here, where no test is async, it may be the first to want it."""
+
 NOWHERE: Final = "nats://127.0.0.1:1"
 COMMANDS: dict[str, list[str]] = {
     "orchestrator": ["orchestrator"],

@@ -783,7 +783,9 @@ def any_word_is_believed() -> Iterator[None]:
 
 @mutant("an attempt that comes again begins from nothing", "progress-kept", first=60)
 def begun_from_nothing() -> Iterator[None]:
-    async def begun(self: Any, connection: Any, publisher: Any, held: Any, message: Any) -> Any:
+    async def begun(
+        self: Any, connection: Any, publisher: Any, held: Any, message: Any, *, again: bool
+    ) -> Any:
         return message
 
     with mock.patch.object(Worker, "_begun", begun):

@@ -128,8 +128,11 @@ def _each_of(
     return branch, Each(listed, names, limit)
 
 
-_CALM: Final = (ast.Name, ast.Constant, ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.expr_context)
-"""What is evaluated without any doubt, and without an effect."""
+_CALM: Final = (
+    *(ast.Name, ast.Constant, ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.expr_context),
+    *(ast.BinOp, ast.Add, ast.Sub, ast.Mult),
+)
+"""What is evaluated without any doubt, and without an effect, as is `len()` of such."""
 
 
 def _check_order(context: Context, items: ast.ListComp | ast.GeneratorExp, limit: ast.expr) -> None:
@@ -152,7 +155,9 @@ def _check_order(context: Context, items: ast.ListComp | ast.GeneratorExp, limit
 
 
 def _is_calm(node: ast.AST) -> bool:
-    return all(isinstance(each, _CALM) for each in ast.walk(node))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
+        return all(map(_is_calm, node.args)) and not node.keywords
+    return isinstance(node, _CALM) and all(map(_is_calm, ast.iter_child_nodes(node)))
 
 
 def _limit(context: Context, node: ast.expr) -> Expr:
