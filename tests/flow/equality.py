@@ -298,10 +298,20 @@ SCARCE: Final = {
 _WISHES: Final = [(inner, outer) for outer, inside in SCARCE.items() for inner in inside.split()]
 
 
+_MORE: Final = [("choice", "technical"), ("choice", "loop-else"), ("break", "missed")]
+"""The same, of which too few are left where other constructs have joined. They take a turn now and then, so that the
+programs of most numbers stay what they were."""
+
+_TURN: Final = 19
+
+
 def program_of(seed: int) -> Program:
     """The program of a number: each second one is likely to hold a pair that is scarce in the others."""
-    wish = _WISHES[seed // 2 % len(_WISHES)] if seed % 2 else ("", "")
-    return Program(seed, wish=wish)
+    turn = seed // 2
+    if not seed % 2:
+        return Program(seed)
+    more = turn % _TURN == _TURN - 1
+    return Program(seed, wish=_MORE[turn // _TURN % len(_MORE)] if more else _WISHES[turn % len(_WISHES)])
 
 
 def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
