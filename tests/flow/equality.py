@@ -45,6 +45,8 @@ from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, FILED, TOLD
 
+_within: Final = tasks.within
+
 SIDE_BY_SIDE: Final = (gather, first_completed, first_successful)
 
 
@@ -140,9 +142,9 @@ class Fakes:
         forever: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         return await forever
 
-    def within(self, seconds: float) -> asyncio.Timeout:
+    def within(self, seconds: float) -> contextlib.AbstractAsyncContextManager[None]:
         """What calls with a deadline are made in, on the clock of this loop."""
-        return asyncio.timeout(self._noted(seconds) + self._takes_now())
+        return _within(self._noted(seconds) + self._takes_now())
 
     def beside(self, run: Coroutine[Any, Any, Any]) -> None:
         """What is started and not awaited, with a place of its own."""
@@ -359,6 +361,8 @@ def _ways(
     python = Fakes(module, seed, trouble=trouble)
     expected = run_as_python(module, python, x, cancel_ms)
     compiled, branches = run_as_spec(module, seed, x, trouble, cancel_ms)
-    assert compiled == expected, text
-    assert branches == python.branches, text
+    by_spec, by_python = (compiled, branches), (expected, python.branches)
+    assert by_spec == by_python, (
+        f"{text}\n# seed {seed}, x {x}, cancel {cancel_ms}\n# {by_spec=}\n# {by_python=}"
+    )
     return str(expected[0]), sum(map(len, branches.values()))

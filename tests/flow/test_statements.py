@@ -210,6 +210,29 @@ def test_every_way_out_passes_finally(x: int) -> None:
     assert ("note", {"text": "turn 0"}) in calls
 
 
+async def _tidied(x: int, by: int) -> int:
+    try:
+        return await number(x)
+    finally:
+        await number(by)
+
+
+@workflow
+async def returns_late(x: int, by: int) -> str:
+    found = -1
+    try:
+        found = await _tidied(x, by)
+    except (WorkflowFailure, TaskError) as error:
+        return f"{found} {error}"
+    return f"{found}"
+
+
+@pytest.mark.parametrize(("x", "by"), [(1, 2), (1, 8), (8, 1), (8, 9)])
+def test_what_a_function_returns_counts_only_behind_its_finally(x: int, by: int) -> None:
+    result, _ = both_ways(returns_late, FAKES, x, by)
+    assert result.startswith("-1") == (8 in (x, by))
+
+
 @workflow
 async def family(numbers: list[int], key: str) -> str:
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from dressage.flow.failures import TaskError, TaskTimeout, WorkflowFailure, wire_name
@@ -98,9 +98,31 @@ class Task(Generic[P, R]):
         return f"<task {self.name}>"
 
 
-def within(seconds: float) -> asyncio.Timeout:
-    """Gives what is done in it so many seconds, where a workflow's function is run as plain Python."""
-    return asyncio.timeout(seconds)
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Gives what is done in it so many seconds, where a workflow's function is run as plain Python.
+
+    Before Python 3.11.3 `asyncio.timeout` raises `CancelledError` instead of `TimeoutError` in a task that was
+    cancelled before, as one is that tidies up (python/cpython#102780).
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a workflow's function runs in a task"
+    before, expired = task.cancelling(), False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if expired and task.uncancel() <= before:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
 
 
 class TaskDecorator(Protocol):

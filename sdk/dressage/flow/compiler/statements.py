@@ -110,14 +110,21 @@ def _return(context: Context, node: ast.Return) -> None:
 
 
 def _return_here(context: Context, node: ast.Return, inlined: Inlined) -> None:
-    """The end of a function that is compiled where it is called."""
+    """The end of a function that is compiled where it is called.
+
+    Its result is the caller's only when no `finally` is left that could fail.
+    """
+    target = inlined.target
+    held = context.temporary() if target is not None and passes_final(context) else target
     if isinstance(node.value, ast.Await):
-        emit_await(context, node.value, inlined.target)
+        emit_await(context, node.value, held)
     elif node.value is not None:
-        context.set(node, inlined.target or context.temporary(), context.translate(node.value))
-    elif inlined.target is not None:
-        context.set(node, inlined.target, constant(None))
+        context.set(node, held or context.temporary(), context.translate(node.value))
+    elif held is not None:
+        context.set(node, held, constant(None))
     leave(context, None)
+    if context.graph.live and target is not None and held is not None and held != target:
+        context.set(node, target, Name(held))
     context.graph.jump(inlined.end)
 
 
