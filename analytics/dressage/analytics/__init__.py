@@ -10,3 +10,5 @@ from dressage.analytics.query import query as query
 from dressage.analytics.query import query_file as query_file
 from dressage.analytics.service import AnalyticsService as AnalyticsService
 from dressage.analytics.store import StoreConfig as StoreConfig
+from dressage.analytics.user_tasks import FoundUserTask as FoundUserTask
+from dressage.analytics.user_tasks import user_tasks as user_tasks

@@ -107,3 +107,24 @@ CREATE TABLE IF NOT EXISTS rejects (
     payload    BLOB NOT NULL,        -- its first 64 KiB
     found_at   TIMESTAMPTZ NOT NULL
 );
+
+-- What happened to user tasks: given, assigned anew, commented, saved, reminded, overdue, completed, cancelled.
+CREATE TABLE IF NOT EXISTS user_task_events (
+    stream_seq   UBIGINT NOT NULL,
+    run_id       VARCHAR NOT NULL,
+    workflow     VARCHAR NOT NULL,
+    version      BIGINT NOT NULL,
+    user_task    VARCHAR NOT NULL,
+    user_task_id VARCHAR NOT NULL,
+    kind         VARCHAR NOT NULL,
+    time         TIMESTAMPTZ NOT NULL,
+    actor        VARCHAR NOT NULL,
+    user_id      VARCHAR NOT NULL,     -- empty for nobody
+    group_id     VARCHAR NOT NULL,
+    how          VARCHAR,
+    due_at       TIMESTAMPTZ,
+    notes        VARCHAR,
+    waited_ms    DOUBLE,
+    text         VARCHAR,              -- of a comment, or why it was cancelled
+    form         JSON                  -- the form as far as it is filled in
+);

@@ -118,6 +118,20 @@ _FROM_BATCH: Final = (
         FROM batch WHERE kind = 'variable-changed'
     )
     """,
+    """
+    INSERT INTO user_task_events
+    SELECT
+        stream_seq, run_id, workflow, version, d.user_task, d.user_task_id, kind, time, actor,
+        coalesce(d."user", ''), coalesce(d."group", ''), d.how, d.due, coalesce(d.notes, ''), d.waited_ms,
+        coalesce(d.text, d.reason), d."values"
+    FROM (
+        SELECT *, from_json(data,
+            '{"user_task":"VARCHAR","user_task_id":"VARCHAR","user":"VARCHAR","group":"VARCHAR","how":"VARCHAR",
+              "due":"TIMESTAMPTZ","notes":"VARCHAR","waited_ms":"DOUBLE","text":"VARCHAR","reason":"VARCHAR",
+              "values":"JSON"}') AS d
+        FROM batch WHERE starts_with(kind, 'user-task-')
+    )
+    """,
 )
 
 _INSERT_REJECTS: Final = """

@@ -170,3 +170,66 @@ FROM (
 )
 WHERE idx <> 0 AND idx IS DISTINCT FROM previous + 1
 ORDER BY stream_seq;
+
+-- One row for each user task. One of a run that a fault of the engine has ended is nobody's any more, too.
+CREATE OR REPLACE VIEW user_tasks AS
+WITH people AS (
+    SELECT
+        run_id, user_task_id,
+        arg_max(user_id, stream_seq) AS user_id,
+        arg_max(group_id, stream_seq) AS group_id,
+        count(*) - 1 AS epoch
+    FROM user_task_events
+    WHERE kind IN ('user-task-opened', 'user-task-assigned')
+    GROUP BY ALL
+),
+closed AS (
+    SELECT * FROM user_task_events WHERE kind IN ('user-task-completed', 'user-task-cancelled')
+),
+counted AS (
+    SELECT
+        run_id, user_task_id,
+        bool_or(kind = 'user-task-overdue') AS overdue,
+        count(*) FILTER (kind = 'user-task-reminded') AS reminders,
+        count(*) FILTER (kind = 'user-task-commented' AND how = 'added') AS comments,
+        arg_max(form, stream_seq) FILTER (kind IN ('user-task-saved', 'user-task-completed')) AS form,
+        max(time) AS changed_at
+    FROM user_task_events
+    GROUP BY ALL
+),
+faulted AS (
+    SELECT run_id, max(stream_seq) AS stream_seq FROM run_ends WHERE status = 'engine-fault' GROUP BY run_id
+)
+SELECT
+    o.run_id,
+    o.user_task_id,
+    o.user_task,
+    o.workflow,
+    o.version,
+    CASE
+        WHEN c.kind = 'user-task-completed' THEN 'done'
+        WHEN c.kind IS NOT NULL THEN c.how
+        WHEN f.stream_seq > o.stream_seq THEN 'withdrawn'
+        WHEN p.user_id = '' THEN 'unassigned'
+        ELSE 'assigned'
+    END AS state,
+    coalesce(nullif(CASE WHEN c.kind = 'user-task-completed' THEN c.user_id END, ''), p.user_id) AS user_id,
+    p.group_id,
+    o.notes,
+    o.time AS opened_at,
+    o.due_at,
+    n.overdue,
+    c.time AS closed_at,
+    c.waited_ms,
+    n.form,
+    p.epoch,
+    n.reminders,
+    n.comments,
+    n.changed_at,
+    c.text AS reason
+FROM user_task_events o
+JOIN people p USING (run_id, user_task_id)
+JOIN counted n USING (run_id, user_task_id)
+LEFT JOIN closed c USING (run_id, user_task_id)
+LEFT JOIN faulted f ON f.run_id = o.run_id
+WHERE o.kind = 'user-task-opened';

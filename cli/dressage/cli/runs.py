@@ -229,7 +229,7 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
     table = Table("", "time", "event", "what", box=None, pad_edge=False)
     for event in events:
         table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
-    _console().print(table)
+    console().print(table)
 
 
 @runs.command()
@@ -322,7 +322,7 @@ def _print_view(view: RunView) -> None:
     for name, value in rows.items():
         if value:
             table.add_row(name, escape(_brief(str(value))))
-    _console().print(table)
+    console().print(table)
 
 
 def _failure(failure: FailureInfo) -> str:
@@ -339,6 +339,6 @@ def _brief(text: str) -> str:
     return text if len(text) <= VALUE_SHOWN_MAX else text[: VALUE_SHOWN_MAX - 1] + "…"
 
 
-def _console() -> Console:
+def console() -> Console:
     # In a pipe a table must not be cut to the width of a terminal that is not there.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)

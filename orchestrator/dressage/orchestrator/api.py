@@ -1,7 +1,7 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, history, result (of a task),
-put-workflow, get-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, user-tasks, act, history,
+result (of a task), put-workflow, get-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or
 `{"ok": false, "code", "message", "retryable"}`.
 """
 
@@ -33,6 +33,7 @@ from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.spec_reading import read_spec
+from dressage.protocol.user_tasks import Action, UserTaskView
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -87,6 +88,17 @@ class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
     key: str
 
 
+class ActRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Something that somebody does with a user task: `action` is one of `dressage.protocol.user_tasks`."""
+
+    run_id: str
+    user_task_id: str
+    action: Action
+    action_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`after` is the index of the last event that the caller has."""
 
@@ -139,6 +151,11 @@ class Accepted(msgspec.Struct):
 
 class KeyAnswer(msgspec.Struct):
     key: KeyView
+    ok: bool = True
+
+
+class UserTasksAnswer(msgspec.Struct):
+    user_tasks: list[UserTaskView]
     ok: bool = True
 
 
@@ -243,6 +260,8 @@ class Api:
             "cancel": (CancelRequest, self._cancel),
             "post": (PostRequest, self._post),
             "key": (KeyRequest, self._key),
+            "user-tasks": (RunRequest, self._user_tasks),
+            "act": (ActRequest, self._act),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
@@ -363,6 +382,21 @@ class Api:
 
     async def _key(self, request: KeyRequest) -> KeyAnswer:
         return KeyAnswer(await self._client.key(request.event, request.key))
+
+    async def _user_tasks(self, request: RunRequest) -> UserTasksAnswer:
+        return UserTasksAnswer(await self._client.user_tasks(request.run_id))
+
+    async def _act(self, request: ActRequest) -> Accepted:
+        return Accepted(
+            await self._client.act(
+                request.run_id,
+                request.user_task_id,
+                request.action,
+                action_id=request.action_id,
+                actor=request.actor,
+                timeout_s=request.timeout_s,
+            )
+        )
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

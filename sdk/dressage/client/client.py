@@ -20,8 +20,10 @@ from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
+from dressage.client.user_tasks import UserTaskHandle, command_of
+from dressage.client.values import as_raw, plain
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
-from dressage.flow import Event, Workflow, models
+from dressage.flow import Event, Workflow
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
@@ -54,6 +56,7 @@ from dressage.protocol.names import (
 )
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.user_tasks import Action, UserTaskView
 
 _log = logging.getLogger("dressage.client")
 
@@ -518,6 +521,39 @@ class Client:
             raise NotFound(answer.message, code="KEY_UNKNOWN")
         return answer.key
 
+    # -- user tasks ----------------------------------------------------------------------------------
+    async def user_tasks(self, run_id: str, *, not_before: int = 0) -> list[UserTaskView]:
+        """The user tasks of a run that are open. Raises `NotFound` (RUN_UNKNOWN), or `NoAnswer`.
+
+        Those of all runs, by user, group, state and due date, are found by `dressage.analytics.user_tasks`.
+        """
+        ask = Ask("user-tasks", check_run_id(run_id), not_before, hold_s=ANSWER_S)
+        answer = await self._asked(ask, run_token(run_id), GET_S, None)
+        if answer.user_tasks is None:
+            raise NotFound(answer.message, code="RUN_UNKNOWN")
+        return list(answer.user_tasks)
+
+    def user_task(self, run_id: str, user_task_id: str) -> UserTaskHandle:
+        """One of them, to work with; whether there is one is not asked."""
+        return UserTaskHandle(self, check_run_id(run_id), user_task_id)
+
+    async def act(
+        self,
+        run_id: str,
+        user_task_id: str,
+        action: Action,
+        *,
+        action_id: str | None = None,
+        actor: str = "",
+        timeout_s: float = START_TIMEOUT_S,
+    ) -> int:
+        """Does something with a user task, and returns the command's sequence once that is committed.
+
+        The same `action_id` again changes nothing. Raises as `UserTaskHandle` says, or `NoAnswer` after `timeout_s`.
+        """
+        command = command_of(user_task_id, action, action_id, actor or self.actor)
+        return (await self._ask_for(run_token(check_run_id(run_id)), command, timeout_s)).seq
+
     async def _post_of(
         self, event: Event[Any] | str, payload: Any, event_id: str | None, actor: str
     ) -> PostEvent:
@@ -760,7 +796,8 @@ class Client:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise NoAnswer(f"what was answered for {_named(token)} is no answer: {error}") from error
             await self._learn(answer.generation)
-            if answer.run is not None or answer.key is not None or answer.code == "NOT_FOUND":
+            told = (answer.run, answer.key, answer.user_tasks)
+            if any(each is not None for each in told) or answer.code == "NOT_FOUND":
                 return answer
             if answer.code == "ELSEWHERE":
                 at, ask = answer.shard, msgspec.structs.replace(ask, not_before=answer.not_before)
@@ -782,19 +819,6 @@ def _named(token: str) -> str:
         event, key = key_of(token)
         return f"correlation key {key!r} of event {event}"
     return f"run {run_id_of(token)!r}"
-
-
-def plain(output: bytes) -> Any:
-    """An output as plain JSON values."""
-    return msgspec.json.decode(output)
-
-
-def as_raw(value: Any, code: str = "INPUT_INVALID") -> msgspec.Raw:
-    """An input, or a payload, in wire form. Raises `BadInput` for what is no JSON."""
-    try:
-        return msgspec.Raw(msgspec.json.encode(value, enc_hook=models.to_plain))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadInput(f"the value cannot be written as JSON: {error}", code=code) from error
 
 
 def _encoded(command: Command) -> bytes:

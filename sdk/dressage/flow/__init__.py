@@ -11,7 +11,8 @@ from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.conditions import wait_until
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
-from dressage.flow.failures import ChildError, TaskError, TaskTimeout, WorkflowFailure
+from dressage.flow.failures import ChildError, TaskError, TaskTimeout, UserTaskCancelled, WorkflowFailure
+from dressage.flow.people import Assignment, UserTask
 from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
@@ -22,6 +23,7 @@ from dressage.protocol.spec import Limits
 
 __all__ = [
     "App",
+    "Assignment",
     "ChildError",
     "Event",
     "Exponential",
@@ -33,6 +35,8 @@ __all__ = [
     "Task",
     "TaskError",
     "TaskTimeout",
+    "UserTask",
+    "UserTaskCancelled",
     "Workflow",
     "WorkflowFailure",
     "first_completed",

@@ -8,6 +8,7 @@
     |- TaskError                    a task failed technically, after its retries
     |  '- TaskTimeout               it was not done in its time; a TimeoutError, too
     |- ChildError                   a child run was not started, was cancelled, or passed a limit
+    |- UserTaskCancelled            somebody cancelled a user task
     |- ExceptionGroup               what branches of a `gather` failed with
     |- TimeoutError                 what was waited for did not come in time; an OSError, as in Python
     '- ArithmeticError, LookupError, TypeError, ValueError ...   an expression failed, as it does in Python
@@ -211,6 +212,10 @@ class ChildError(Exception):
     """
 
 
+class UserTaskCancelled(Exception):
+    """Somebody cancelled a user task; the text is what they said."""
+
+
 def _errors_of_python() -> Iterator[type[Exception]]:
     """The classes of the errors that an expression can end with, and those that they derive from."""
     leaves = (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -225,6 +230,7 @@ CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
         TaskError,
         TaskTimeout,
         ChildError,
+        UserTaskCancelled,
         ExceptionGroup,
         TimeoutError,
         OSError,

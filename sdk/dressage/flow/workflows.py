@@ -43,6 +43,8 @@ class Workflow(Runnable, Generic[P, R]):
         """The tasks that it calls, by name."""
         self.events = compiled.events
         """The external events that it waits for, by name."""
+        self.user_tasks = compiled.user_tasks
+        """The user tasks that it gives to people, by name."""
         self.children = compiled.children
         """The workflows that it starts runs of, by name."""
         self.classes = compiled.classes

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dressage.protocol.names import ACTOR_CHARS_MAX
+from dressage.protocol.user_tasks import Action, UserTaskView
 
 REPLY_HEADER = "Dressage-Reply"
 """Header of a command that names the subject on which its sender awaits `Answer`."""
@@ -139,6 +140,18 @@ class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True,
     version: int = 0
 
 
+class UserTaskAction(
+    msgspec.Struct, tag="user-task-action", tag_field="type", frozen=True, omit_defaults=True
+):
+    """Somebody does something with a user task. The same `action_id` again is the same action, however late it comes,
+    as long as there is the run."""
+
+    user_task_id: Short
+    action_id: Short
+    action: Action
+    actor: Short = ""
+
+
 class KeyedEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event of a correlation key, the `number`th that was posted there, with its payload as it was posted.
 
@@ -248,6 +261,7 @@ class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=Tru
 
 
 REASON_BYTES_MAX = 4096
+"""Bytes of what a run, or a user task, is cancelled for."""
 
 PROGRESS_BYTES_MAX = 16 * 1024
 """Bytes of what one call of a task tells of its progress."""
@@ -261,7 +275,17 @@ FromKey = DeliverEvent | RefuseWait | EndWait
 OfMarks = KeepMarks | MarksKept | AskMark | TellMark
 """What a correlation key and the parts of its marks tell each other."""
 
-OfRun = StartRun | TaskResult | AttemptProgress | CancelRun | PostEvent | TimerFired | ChildBegun | ChildEnded
+OfRun = (
+    StartRun
+    | TaskResult
+    | AttemptProgress
+    | CancelRun
+    | PostEvent
+    | UserTaskAction
+    | TimerFired
+    | ChildBegun
+    | ChildEnded
+)
 """What changes a run, from wherever it comes."""
 
 Command = OfRun | ToKey | FromKey | OfMarks
@@ -282,6 +306,10 @@ RefusalCode = Literal[
     "EVENT_UNKNOWN",
     "EVENT_INVALID",
     "EVENTS_FULL",
+    "USER_TASK_UNKNOWN",
+    "USER_TASK_TAKEN",
+    "USER_TASK_INVALID",
+    "USER_TASK_FULL",
     "ENGINE_FAULT",
     "SPEC_INVALID",
     "NAME_INVALID",
@@ -353,10 +381,10 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
-    `task_id` of the run.
+    `task_id` of the run, `user-tasks` for those of its user tasks that are open.
     """
 
-    op: Literal["get", "wait", "key", "attempt"]
+    op: Literal["get", "wait", "key", "attempt", "user-tasks"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
@@ -436,6 +464,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int = 1
     key: KeyView | None = None
     attempt: AttemptView | None = None
+    user_tasks: tuple[UserTaskView, ...] | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -6,6 +6,8 @@ All kinds are enumerated here. The events of a run are numbered from 0 without a
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from dressage.protocol.commands import FailureInfo
@@ -284,6 +286,98 @@ class EventRefused(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str
 
 
+class UserTaskOpened(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-opened: work for people, to be done by `due`; what is not done by `until` is over."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    user: str = ""
+    group: str = ""
+    notes: str = ""
+    due: str = ""
+    until: str = ""
+
+
+class UserTaskAssigned(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-assigned: it is for others now, as the event's actor said, or as it was with the same people for
+    too long (`how`)."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    epoch: int
+    how: Literal["claimed", "assigned", "released", "escalated"]
+    user: str = ""
+    group: str = ""
+
+
+class UserTaskCommented(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-commented: a comment was added, has another text, or was deleted."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    number: int
+    user: str
+    how: Literal["added", "edited", "deleted"]
+    text: str = ""
+
+
+class UserTaskSaved(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-saved: these fields are filled in so far."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    user: str
+    values: msgspec.Raw
+
+
+class UserTaskReminded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-reminded: it has been with the same people for a while, this often."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    number: int
+    user: str = ""
+    group: str = ""
+
+
+class UserTaskOverdue(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-overdue: it was not done when it was due."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    user: str = ""
+    group: str = ""
+
+
+class UserTaskCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-completed: `user` has done it, `waited_ms` after it was given to people."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    user: str
+    waited_ms: float
+    values: msgspec.Raw
+
+
+class UserTaskCancelled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind user-task-cancelled: nobody is to do it any more, as somebody said, as its time is over, or as the run does
+    not wait for it any more."""
+
+    node: int
+    user_task: str
+    user_task_id: str
+    how: Literal["cancelled", "timed-out", "withdrawn"]
+    user: str = ""
+    reason: str = ""
+
+
 class Published(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind published: the run publishes this domain event, whose `id` is that of this output event.
 
@@ -362,6 +456,14 @@ EventData = (
     | EventTimedOut
     | EventExpired
     | EventRefused
+    | UserTaskOpened
+    | UserTaskAssigned
+    | UserTaskCommented
+    | UserTaskSaved
+    | UserTaskReminded
+    | UserTaskOverdue
+    | UserTaskCompleted
+    | UserTaskCancelled
     | Published
     | RunCancelling
     | RunCompleted
@@ -396,6 +498,14 @@ KIND: dict[type[EventData], str] = {
     EventTimedOut: "event-timed-out",
     EventExpired: "event-expired",
     EventRefused: "event-refused",
+    UserTaskOpened: "user-task-opened",
+    UserTaskAssigned: "user-task-assigned",
+    UserTaskCommented: "user-task-commented",
+    UserTaskSaved: "user-task-saved",
+    UserTaskReminded: "user-task-reminded",
+    UserTaskOverdue: "user-task-overdue",
+    UserTaskCompleted: "user-task-completed",
+    UserTaskCancelled: "user-task-cancelled",
     Published: "published",
     RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",

@@ -35,6 +35,9 @@ CHILD_ERROR = "ChildError"
 TASK_TIMEOUT = "TaskTimeout"
 """The class of what a task did not do in its time: a `TaskError`, and a `TimeoutError`, too."""
 
+USER_TASK_CANCELLED = "UserTaskCancelled"
+"""The class of what a user task did not come to, as somebody cancelled it."""
+
 TIMEOUT_ERROR = "TimeoutError"
 TASK_TIMEOUT_FAMILY = (TASK_TIMEOUT, TASK_ERROR, TIMEOUT_ERROR, "OSError", ANY_ERROR)
 """By what it can be caught that a task was not done in its time."""
@@ -170,6 +173,13 @@ class EventDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     type: TypeRef
     expires_s: float | None = None
     lasting: bool = False
+
+
+class UserTaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Work for a person or a group: the record that its form is filled with."""
+
+    name: str
+    form: str
 
 
 class ChildDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -364,6 +374,35 @@ class EventNode(
     line: int = 0
 
 
+class UserTaskNode(
+    msgspec.Struct,
+    tag="user-task",
+    tag_field="kind",
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """Gives work to a person or a group, and waits until it is done; `target` takes the record of its form.
+
+    `args` are evaluated in their order, and have the names of `USER_TASK_ARGS`: whom it is for (`user`, `group`, of
+    which one is not None) and `notes` are texts, `due` and the others are moments (a datetime with a time zone) or
+    durations (a timedelta, or seconds). With `timeout` it waits no longer than that, and then raises `TimeoutError`.
+    """
+
+    user_task: str
+    args: dict[str, Expr]
+    next: int
+    target: str | None = None
+    scope: int | None = None
+    line: int = 0
+
+
+USER_TASK_TEXTS = ("user", "group", "notes", "escalate_to")
+USER_TASK_TIMES = ("due", "remind", "escalate_after", "timeout")
+USER_TASK_ARGS = USER_TASK_TEXTS + USER_TASK_TIMES
+"""What a user task may be given; only `due` can be a moment."""
+
+
 class RaiseNode(
     msgspec.Struct, tag="raise", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -466,6 +505,7 @@ Node = (
     | SleepUntilNode
     | ConditionNode
     | EventNode
+    | UserTaskNode
     | ChildNode
     | RaiseNode
     | ReturnNode
@@ -508,6 +548,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     failures: tuple[FailureDef, ...] = ()
     events: tuple[EventDef, ...] = ()
     children: tuple[ChildDef, ...] = ()
+    user_tasks: tuple[UserTaskDef, ...] = ()
     types: tuple[TypeDef, ...] = ()
     retry: RetryOptions | None = None
     limits: Limits | None = None

@@ -10,6 +10,7 @@ from dressage.protocol.errors import BadSpec
 from dressage.protocol.expressions import Bind, Expr, expressions_in
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import (
+    USER_TASK_ARGS,
     AssignNode,
     Branch,
     BranchNode,
@@ -29,6 +30,7 @@ from dressage.protocol.spec import (
     TaskDef,
     TaskNode,
     TaskTimes,
+    UserTaskNode,
     WorkflowSpec,
 )
 from dressage.protocol.spec_sizes import (
@@ -65,6 +67,7 @@ def check_spec(spec: WorkflowSpec) -> None:
     tasks = {task.name: _Callee(task) for task in spec.tasks}
     children = {child.workflow: _Callee(child) for child in spec.children}
     events = {event.name for event in spec.events}
+    user_tasks = {each.name for each in spec.user_tasks}
     for number, node in enumerate(spec.nodes):
         for target in _targets(node):
             if not 0 <= target < nodes:
@@ -86,6 +89,8 @@ def check_spec(spec: WorkflowSpec) -> None:
                 )
         if isinstance(node, EventNode) and node.event not in events:
             raise BadSpec(f"node {number} waits for event {node.event!r}, which the spec does not define")
+        if isinstance(node, UserTaskNode):
+            _check_user_task(number, node, user_tasks)
     if not 0 <= spec.entry < nodes:
         raise BadSpec(f"entry is node {spec.entry}, but the spec has {nodes} nodes")
     _check_scopes(spec)
@@ -127,6 +132,10 @@ def _records(spec: WorkflowSpec) -> set[str]:
     return {each.name for each in spec.types if isinstance(each, RecordType) and each.form == "object"}
 
 
+def _forms(spec: WorkflowSpec) -> set[str]:
+    return {each.name for each in spec.types if isinstance(each, RecordType) and each.form != "tuple"}
+
+
 def _check_failures(spec: WorkflowSpec) -> None:
     """What a failure tells is a record, given wherever it is raised."""
     records, told = _records(spec), {each.name: each.record for each in spec.failures}
@@ -145,7 +154,7 @@ def _check_node(number: int, node: Node) -> None:
             "(limit line-number)"
         )
     match node:
-        case TaskNode() | AssignNode() | EventNode() | ChildNode():
+        case TaskNode() | AssignNode() | EventNode() | ChildNode() | UserTaskNode():
             if node.target is not None:
                 check_identifier(node.target, f"the variable of node {number}")
         case RaiseNode():
@@ -209,6 +218,7 @@ def _targets(node: Node) -> tuple[int, ...]:
             | ConditionNode()
             | EventNode()
             | ChildNode()
+            | UserTaskNode()
         ):
             return (node.next,)
         case BranchNode():
@@ -236,6 +246,18 @@ def _check_call(number: int, what: str, args: Mapping[str, Expr], callee: _Calle
     for name in callee.required:
         if name not in args:
             raise BadSpec(f"node {number} calls {what} without its argument {name!r}")
+
+
+def _check_user_task(number: int, node: UserTaskNode, known: set[str]) -> None:
+    if node.user_task not in known:
+        raise BadSpec(
+            f"node {number} gives user task {node.user_task!r} to somebody, which the spec does not define"
+        )
+    for name in node.args:
+        if name not in USER_TASK_ARGS:
+            raise BadSpec(
+                f"node {number} gives user task {node.user_task!r} an argument {name!r}, which none has"
+            )
 
 
 def _check_retry(where: str, options: RetryOptions | None) -> None:
@@ -308,6 +330,12 @@ def _check_names(spec: WorkflowSpec) -> None:
             )
         if event.lasting and event.expires_s is None:
             raise BadSpec(f"event {event.name!r} is lasting and never expires: it would be kept for ever")
+    for user_task in spec.user_tasks:
+        check_name(user_task.name, "user task")
+        if user_task.form not in _forms(spec):
+            raise BadSpec(
+                f"user task {user_task.name!r} has the form {user_task.form!r}, which is no record of this spec"
+            )
     for variable in spec.variables:
         check_identifier(variable.name, "a variable")
     for param in spec.params:
@@ -322,6 +350,7 @@ def _check_names(spec: WorkflowSpec) -> None:
     _refuse_twice("task", (task.name for task in spec.tasks))
     _refuse_twice("failure", (failure_def.name for failure_def in spec.failures))
     _refuse_twice("event", (event.name for event in spec.events))
+    _refuse_twice("user task", (each.name for each in spec.user_tasks))
     _refuse_twice("child workflow", (child.workflow for child in spec.children))
     _refuse_twice("parameter", (param.name for param in spec.params))
     _refuse_twice("variable", (variable.name for variable in spec.variables))

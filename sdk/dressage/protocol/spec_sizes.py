@@ -27,6 +27,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    UserTaskNode,
     WorkflowSpec,
 )
 from dressage.protocol.types import (
@@ -57,6 +58,7 @@ HANDLERS_MAX: Final = 100
 TASKS_MAX: Final = 500
 FAILURES_MAX: Final = 1_000
 EVENTS_MAX: Final = 300
+USER_TASKS_MAX: Final = 100
 CHILDREN_MAX: Final = 100
 """Other workflows that one starts runs of."""
 
@@ -95,6 +97,7 @@ def check_sizes(spec: WorkflowSpec) -> None:
     _limit("tasks", len(spec.tasks), TASKS_MAX)
     _limit("failures", len(spec.failures), FAILURES_MAX)
     _limit("events", len(spec.events), EVENTS_MAX)
+    _limit("user tasks", len(spec.user_tasks), USER_TASKS_MAX)
     _limit("children", len(spec.children), CHILDREN_MAX)
     _limit("types", len(spec.types), TYPES_MAX)
     _limit("variables", len(spec.variables), VARIABLES_MAX)
@@ -174,7 +177,7 @@ CHILD_ID = ""
 def expressions_of(node: Node) -> dict[str, Expr]:
     """The expressions of a node by the name of what they give, in the order of their evaluation."""
     match node:
-        case TaskNode():
+        case TaskNode() | UserTaskNode():
             return node.args
         case ChildNode():
             return node.args if node.run_id is None else {CHILD_ID: node.run_id, **node.args}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Self, TypeVar, cast, overload
 
@@ -12,7 +12,7 @@ import msgspec
 
 from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
-from dressage.flow import Event, Workflow, WorkflowFailure
+from dressage.flow import Event, UserTask, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import (
     CancelTimer,
@@ -25,9 +25,9 @@ from dressage.orchestrator.fold.effects import (
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import Mailbox, Marks, RunState
+from dressage.orchestrator.fold.state import Mailbox, Marks, RunState, UserWait
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.orchestrator.turn.asking import waiting_for
+from dressage.orchestrator.turn.asking import user_task_view, waiting_for
 from dressage.protocol.commands import (
     AttemptProgress,
     CancelRun,
@@ -39,14 +39,16 @@ from dressage.protocol.commands import (
     StartRun,
     TaskMessage,
     TaskResult,
+    UserTaskAction,
     WorkerInfo,
     decode_command,
     encoder,
 )
 from dressage.protocol.errors import BadInput, BadValue, DressageError, InvariantBroken, Refused
-from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted
+from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted, UserTaskOpened
 from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
 from dressage.protocol.spec import RegisteredEvent
+from dressage.protocol.user_tasks import Action, CancelTask, Complete, UserTaskView
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
 from dressage.testing.fakes import Branch, TaskCall
@@ -57,7 +59,7 @@ T = TypeVar("T")
 WORKER: Final = WorkerInfo("test", 0.0)
 """Who executes all attempts."""
 
-_LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN"})
+_LATE: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN", "USER_TASK_UNKNOWN"})
 """How the engine refuses what came after its time, of which nobody needs to hear."""
 
 
@@ -118,6 +120,12 @@ class Settings:
     coming: tuple[tuple[timedelta, str, PostEvent], ...] = ()
     """External events, how long after its start they come, and at which key's token; empty: to the run itself."""
 
+    people: Mapping[str, Sequence[tuple[timedelta, Action]]] = field(
+        default_factory=dict[str, Sequence[tuple[timedelta, Action]]]
+    )
+    """What is done with each user task of a name, one after the other, how long after it was given; the last one with
+    all that follow."""
+
 
 @dataclass
 class _Begun:
@@ -147,6 +155,8 @@ class _World:
         """By the tokens of their correlation keys."""
 
         self.seq = 0
+        self.given: Counter[str] = Counter()
+        """How many user tasks of a name there were."""
 
     def stamp(self) -> Stamp:
         """Of the next command."""
@@ -313,6 +323,41 @@ class Run(Generic[R]):
             self._fold(command, asked=True)
         return self.advance(timedelta(0))
 
+    @property
+    def user_tasks(self) -> list[UserTaskView]:
+        """The user tasks that are open, as people see them, those of its child runs behind its own."""
+        state = self._known
+        waits = [each.wait for each in state.threads if isinstance(each.wait, UserWait)]
+        own = [user_task_view(state, wait, self._definition) for wait in waits]
+        return [*own, *(view for child in self.children for view in child.user_tasks)]
+
+    def act(self, user_task: UserTask[Any] | UserTaskView, action: Action) -> Self:
+        """Somebody does something with a user task: with this one, or with the one that is open of this name.
+
+        Raises `Refused` as the client does, and `BadInput` (USER_TASK_NOT_OPEN) where none, or more than one, is open.
+        """
+        view = self._open(user_task) if isinstance(user_task, UserTask) else user_task
+        owner = self._world.runs[run_token(view.run_id)]
+        owner._fold(UserTaskAction(view.id, f"action-{self._world.seq}", action, "test"), asked=True)
+        return self.advance(timedelta(0))
+
+    def complete(self, user_task: UserTask[T], filled: T, *, user: str = "somebody") -> Self:
+        """Somebody has done it. Raises as `act` does, and `BadValue` for what is no such form."""
+        return self.act(user_task, Complete(user, msgspec.Raw(user_task.encode(filled)), override=True))
+
+    def cancel_user_task(self, user_task: UserTask[Any], *, user: str = "somebody", reason: str = "") -> Self:
+        """Somebody cancels it. Raises as `act` does."""
+        return self.act(user_task, CancelTask(user, reason))
+
+    def _open(self, user_task: UserTask[Any]) -> UserTaskView:
+        found = [each for each in self.user_tasks if each.user_task == user_task.name]
+        if len(found) != 1:
+            raise BadInput(
+                f"{len(found)} user tasks {user_task.name!r} are open: the run waits for {self.waiting_for}",
+                code="USER_TASK_NOT_OPEN",
+            )
+        return found[0]
+
     def _drive(self, until_ms: int | None) -> None:
         """Raises `DressageError` (RUN_ENDLESS) for a run that would go on for ever."""
         commands = 0
@@ -387,8 +432,21 @@ class Run(Generic[R]):
             if isinstance(data, SleepMoved) and data.replaced in self._timed:
                 # Its first timer was never set.
                 self._timed.add(data.timer_id)
+            if isinstance(data, UserTaskOpened):
+                self._give(data)
             plain = msgspec.json.decode(msgspec.json.encode(data))
             self.events.append(RunEvent(index, KIND[type(data)], plain, at, outcome.actor))
+
+    def _give(self, opened: UserTaskOpened) -> None:
+        """What the test says that people do with it."""
+        said, number = self._settings.people.get(opened.user_task), self._world.given[opened.user_task]
+        self._world.given[opened.user_task] += 1
+        if said:
+            after, action = said[min(number, len(said) - 1)]
+            command = UserTaskAction(
+                opened.user_task_id, f"person-{self._world.seq}-{number}", action, "test"
+            )
+            self._agenda.enter(self._agenda.now_ms + _length(after), _Sent(run_token(self.run_id), command))
 
     def _note_branch(self, started: BranchStarted) -> None:
         around = self._branches[started.parent]

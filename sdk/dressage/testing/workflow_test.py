@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
-from dressage.flow import App, Event, Handler, Task, Workflow
+from dressage.flow import App, Event, Handler, Task, UserTask, Workflow
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.commands import PostEvent, TaskMessage, TaskResult
@@ -19,6 +19,7 @@ from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_run_id, key_token
 from dressage.protocol.spec import RegisteredWorkflow, registered_digest
 from dressage.protocol.spec_reading import check_spec_size
+from dressage.protocol.user_tasks import Action, CancelTask, Complete
 from dressage.testing.awaiting import await_here
 from dressage.testing.fakes import Branch, FakeTask, TaskCall
 from dressage.testing.run import WORKER, Attempted, Run, Settings
@@ -69,6 +70,8 @@ class WorkflowTest(Generic[P, R]):
         self._definitions = {name: _definition(each) for name, each in self._workflows.items()}
         self._tasks = {name: task for each in self._workflows.values() for name, task in each.tasks.items()}
         self._events = {name for each in self._workflows.values() for name in each.events}
+        self._user_tasks = {name for each in self._workflows.values() for name in each.user_tasks}
+        self._people: dict[str, list[tuple[timedelta, Action]]] = {}
         self._app = app
         self._began = began
         self._commands_max = commands_max
@@ -111,6 +114,37 @@ class WorkflowTest(Generic[P, R]):
         self._coming.append((after, token, PostEvent(event.name, f"coming-{len(self._coming)}", raw, "test")))
         return self
 
+    def completes(
+        self, user_task: UserTask[T], filled: T, *, user: str = "somebody", after: timedelta = timedelta(0)
+    ) -> Self:
+        """Says that somebody does a user task, `after` it was given. Said several times, it is what is done with the
+        first one of a run, with the second, and so on; the last one with all that follow.
+
+        Raises `BadInput` for one that the workflow never gives to anybody, `BadValue` for what is no such form.
+        """
+        return self._person(user_task, after, Complete(user, msgspec.Raw(user_task.encode(filled)), True))
+
+    def cancels(
+        self,
+        user_task: UserTask[Any],
+        *,
+        user: str = "somebody",
+        reason: str = "",
+        after: timedelta = timedelta(0),
+    ) -> Self:
+        """The same for somebody who cancels it."""
+        return self._person(user_task, after, CancelTask(user, reason))
+
+    def _person(self, user_task: UserTask[Any], after: timedelta, action: Action) -> Self:
+        if user_task.name not in self._user_tasks:
+            known = ", ".join(sorted(self._user_tasks)) or "none"
+            raise BadInput(
+                f"workflow {self.workflow.name!r} has no user task {user_task.name!r}: it has {known}",
+                code="USER_TASK_NOT_GIVEN",
+            )
+        self._people.setdefault(user_task.name, []).append((after, action))
+        return self
+
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """Runs the workflow with these arguments to its end, or until nothing can move any more.
 
@@ -125,7 +159,13 @@ class WorkflowTest(Generic[P, R]):
         self._started += 1
         run_id = check_run_id(f"{self.workflow.name}-{self._started}")
         settings = Settings(
-            run_id, self._began, self._commands_max, self._attempt, self._definitions, tuple(self._coming)
+            run_id,
+            self._began,
+            self._commands_max,
+            self._attempt,
+            self._definitions,
+            tuple(self._coming),
+            {name: tuple(said) for name, said in self._people.items()},
         )
         return Run(self.workflow, settings).begin(given)
 

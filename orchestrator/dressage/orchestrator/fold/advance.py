@@ -28,7 +28,15 @@ from dressage.orchestrator.fold.limits import (
 )
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.fold.scope import BranchScope, Scope
-from dressage.orchestrator.fold.state import ChildWait, EventWait, OpenChild, RunState, RunThread, Wait
+from dressage.orchestrator.fold.state import (
+    ChildWait,
+    EventWait,
+    OpenChild,
+    RunState,
+    RunThread,
+    UserWait,
+    Wait,
+)
 from dressage.orchestrator.fold.threads import Threads
 from dressage.orchestrator.fold.watches import Watches
 from dressage.protocol.commands import CancelRun, ChildEnded, FailureInfo, Parent, WithdrawWait
@@ -40,6 +48,7 @@ from dressage.protocol.events import (
     RunCancelling,
     RunCompleted,
     RunFailed,
+    UserTaskCancelled,
     VariableChanged,
 )
 from dressage.protocol.names import key_token, run_token
@@ -404,6 +413,9 @@ class Advance:
         self.effects += [CancelTimer(each) for thread in self.state.threads for each in thread.timers]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
+            if isinstance(thread.wait, UserWait):
+                wait = thread.wait
+                self.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))
             if isinstance(thread.wait, ChildWait) and not thread.wait.detached:
                 self.cancel_child(thread.wait, at_once=status == "cancelled")
         for child in self.state.children:

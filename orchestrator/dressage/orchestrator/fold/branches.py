@@ -19,10 +19,11 @@ from dressage.orchestrator.fold.state import (
     Leaf,
     RunThread,
     TaskWait,
+    UserWait,
     begun_by,
 )
 from dressage.protocol.commands import AwaitEvent, FailureInfo, StartRun
-from dressage.protocol.events import BranchEnded, BranchStarted
+from dressage.protocol.events import BranchEnded, BranchStarted, UserTaskCancelled
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ class Branches:
         for timer_id in thread.timers:
             if not (begun and begun_by(timer_id, self.advance.stamp.seq)):
                 self.advance.drop_timer(timer_id)
+        if isinstance(wait, UserWait):
+            self.advance.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))
         if not begun:
             self.advance.withdraw(wait)
         self.advance.fail(thread, CANCELLED, wait.node)
@@ -217,7 +220,7 @@ def _begins(effect: Effect, wait: Leaf) -> bool:
     match effect:
         case DispatchTask(task_id=asked):
             return isinstance(wait, TaskWait) and asked == wait.task_id
-        case SetTimer(timer_id=asked) if isinstance(wait, TaskWait):
+        case SetTimer(timer_id=asked) if isinstance(wait, TaskWait | UserWait):
             return asked in wait.timers
         case SetTimer(timer_id=asked):
             return not isinstance(wait, ChildWait) and asked == wait.timer_id

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgspec
 
 from dressage.expressions.compilation import Evaluate
 from dressage.expressions.evaluate import compile_for_frames
@@ -11,6 +15,7 @@ from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.commands import PROGRESS_BYTES_MAX
+from dressage.protocol.errors import BadValue
 from dressage.protocol.expressions import Expr, variables_in
 from dressage.protocol.spec import (
     CANCELLED_ERROR,
@@ -27,7 +32,7 @@ from dressage.protocol.spec import (
 )
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
-from dressage.protocol.types import Named
+from dressage.protocol.types import Named, RecordType
 
 STEP_WORK = 200
 """Units of work of passing one node with small expressions."""
@@ -73,6 +78,7 @@ class Definition:
 
         self.task_params = {task.name: ParamsCodec(task.params, self.types) for task in spec.tasks}
         self.task_outputs = {task.name: self.types.codec(task.output) for task in spec.tasks}
+        self.user_tasks = {each.name: Form(each.form, self.types) for each in spec.user_tasks}
         self.child_params = {child.workflow: ParamsCodec(child.params, self.types) for child in spec.children}
         self.child_outputs = {child.workflow: self.types.codec(child.output) for child in spec.children}
         self.children = registered.children
@@ -92,7 +98,9 @@ class Definition:
         }
         self.limits = spec.limits or Limits()
         keeps = any(isinstance(node, ChildNode) and node.close != "abandon" for node in spec.nodes)
-        self.state_fits = not (spec.events or keeps) and _largest_state(self.limits) <= STATE_BYTES_MAX
+        self.state_fits = (
+            not (spec.events or spec.user_tasks or keeps) and _largest_state(self.limits) <= STATE_BYTES_MAX
+        )
         """Whether the limits of its parts already keep the state of a run with one thread within its own."""
         self.events_near = (
             self.limits.history_events - EVENTS_UNSEEN
@@ -127,6 +135,43 @@ class Definition:
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]
+
+
+class Form:
+    """What people fill in."""
+
+    def __init__(self, record: str, types: TypeTable) -> None:
+        self.record = record
+        self.codec = types.codec(Named(record))
+        definition = types.definitions[record]
+        assert isinstance(definition, RecordType)
+        self._fields = {each.name: types.codec(each.type) for each in definition.fields}
+        self._kind = types.python_type(Named(record))
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema, for who draws it."""
+        return msgspec.json.schema(self._kind)
+
+    def read_some(self, data: bytes) -> tuple[msgspec.Raw, bytes]:
+        """Some of the fields, as they were given and as readers see them. Raises `BadValue`."""
+        try:
+            given = _some.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadValue(f"what is filled in is a JSON object: {error}") from error
+        shown: dict[str, msgspec.Raw] = {}
+        for name, raw in given.items():
+            codec = self._fields.get(name)
+            if codec is None:
+                raise BadValue(f"there is no field {name[:80]!r}: there are {', '.join(self._fields)}")
+            try:
+                shown[name] = msgspec.Raw(codec.shown(bytes(raw), codec.decode(raw)))
+            except BadValue as error:
+                raise BadValue(f"{name}: {error.message}") from error
+        return msgspec.Raw(msgspec.json.encode(given)), msgspec.json.encode(shown)
+
+
+_some = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class EventDefinition:

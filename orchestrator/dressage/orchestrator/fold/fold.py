@@ -19,7 +19,7 @@ from dressage.orchestrator.fold.limits import (
     variables_too_large,
 )
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, user_task
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_progress, on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
@@ -40,19 +40,20 @@ from dressage.protocol.commands import (
     StartRun,
     TaskResult,
     TimerFired,
+    UserTaskAction,
 )
 from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 10
+FOLD_VERSION = 11
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
 Told = RefuseWait | EndWait | ChildBegun | ChildEnded
 """What keys and child runs tell a run."""
 
-GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | Told
+GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | UserTaskAction | Told
 """Commands for a run that there is."""
 
 
@@ -223,6 +224,8 @@ def _go_on(
         return _cancel(state, command, stamp, definition)
     if isinstance(command, PostEvent) and is_posted(state, command):
         return Outcome(state, existing=True)
+    if isinstance(command, UserTaskAction) and user_task.is_done(state, command):
+        return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     actor = "orchestrator" if isinstance(command, Told) else command.actor
     try:
@@ -231,6 +234,9 @@ def _go_on(
                 on_timer(advance, command)
             case PostEvent():
                 on_post(advance, command)
+            case UserTaskAction():
+                actor = actor or user_task.who(command.action)
+                user_task.on_action(advance, command)
             case RefuseWait():
                 on_refused(advance, command)
             case EndWait():

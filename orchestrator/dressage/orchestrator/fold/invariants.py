@@ -21,6 +21,7 @@ from dressage.orchestrator.fold.state import (
     RunState,
     State,
     TaskWait,
+    UserWait,
     Wait,
     begun_by,
 )
@@ -139,7 +140,7 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
             if not _running(now.wait):
                 return "a gather waits for branches that are not there"
             gathers[now.id] = gathers.get(now.id, 0) + _running(now.wait)
-        elif begun_by(now.step_id, after.seq):
+        elif isinstance(now.wait, UserWait) or begun_by(now.step_id, after.seq):
             begun |= _begun(now.wait, now.step_id, after.seq)
     if not after.threads:
         return "a running run has no threads"
@@ -154,9 +155,14 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
 
 
 def _begun(wait: Wait, step_id: str, seq: int) -> set[str]:
-    """What there must be for a wait that has just begun: attempt or timer, and word to a correlation key."""
+    """What there must be for a wait that has just begun: attempt or timers, and word to a correlation key.
+
+    A user task may have timers that were set later.
+    """
     if isinstance(wait, TaskWait):
         return {step_id} | {each for each in (wait.start_id, wait.deadline_id) if begun_by(each, seq)}
+    if isinstance(wait, UserWait):
+        return {each for each in wait.timers if begun_by(each, seq)}
     if isinstance(wait, EventWait):
         return {wait.timer_id, f"key {wait.wait_id}" if wait.key else ""} - {""}
     return {step_id}

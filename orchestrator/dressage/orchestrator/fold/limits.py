@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.state import (
     RunState,
     RunThread,
     TaskWait,
+    UserWait,
 )
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent
 from dressage.protocol.errors import BadValue
@@ -189,6 +190,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
     elif type(wait) is ChildWait:
         rest += len(wait.run_id.encode()) + len(wait.workflow)
+    elif type(wait) is UserWait:
+        rest += len(_to_json(wait))
     elif type(wait) is EventWait and wait.key:
         rest += len(_to_json(wait.key))
     return variables, rest

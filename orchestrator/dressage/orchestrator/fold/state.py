@@ -14,6 +14,7 @@ import msgspec
 from dressage.orchestrator.fold.shared import as_stored
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus
 from dressage.protocol.spec import ParentClose
+from dressage.protocol.user_tasks import Comment
 
 STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
@@ -108,6 +109,44 @@ class ChildWait(msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit
     detached: bool = False
 
 
+class UserWait(msgspec.Struct, tag="user-task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Waits since `since_ms` until people have done a user task, which is known to them by `wait_id`.
+
+    It is for `user`, or for whoever of `group` takes it, and went to others `epoch` times. At `due_ms` it should be
+    done, which `due_id` looks at; at `until_ms`, when `timer_id` fires, it is over. `remind_id` and `escalate_id` are
+    timers of this assignment: every `remind_ms` those who have it are reminded, for the `reminders`-th time last, and
+    `escalate_ms` after it began it goes to `escalate_to`, or to the whole group. `values` are the fields that were
+    saved, a JSON object.
+    """
+
+    user_task: str
+    wait_id: str
+    node: int
+    since_ms: int
+    user: str = ""
+    group: str = ""
+    notes: str = ""
+    epoch: int = 0
+    due_ms: int = 0
+    due_id: str = ""
+    overdue: bool = False
+    remind_ms: int = 0
+    remind_id: str = ""
+    reminders: int = 0
+    escalate_ms: int | None = None
+    escalate_id: str = ""
+    escalate_to: str = ""
+    timer_id: str = ""
+    until_ms: int = 0
+    values: Json = msgspec.UNSET
+    comments: tuple[Comment, ...] = ()
+
+    @property
+    def timers(self) -> tuple[str, ...]:
+        """All that are set for it."""
+        return tuple(filter(None, (self.due_id, self.remind_id, self.escalate_id, self.timer_id)))
+
+
 class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Waits for the branches of the gather at `node`; of those that have ended it holds the result, in stored form,
     or what they failed with, by their place.
@@ -133,7 +172,7 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
         return len(self.outputs) + len(self.failures) + self.dropped
 
 
-Leaf = TaskWait | SleepWait | ConditionWait | EventWait | ChildWait
+Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait
 """What a thread waits for that has no branches."""
 
 Wait = Leaf | GatherWait
@@ -166,7 +205,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
         match self.wait:
             case None | GatherWait() | ChildWait() | EventWait(asked=True):
                 return ()
-            case TaskWait() as wait:
+            case TaskWait() | UserWait() as wait:
                 return wait.timers
             case wait:
                 return (wait.timer_id,) if wait.timer_id else ()
@@ -175,9 +214,12 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     def step_id(self) -> str:
         """The attempt, the timer, or the wait at a key or for a child run that this thread waits for; else empty."""
         match self.wait:
-            case TaskWait(task_id=step_id) | EventWait(wait_id=step_id) | ChildWait(wait_id=step_id) if (
-                step_id
-            ):
+            case (
+                TaskWait(task_id=step_id)
+                | EventWait(wait_id=step_id)
+                | UserWait(wait_id=step_id)
+                | ChildWait(wait_id=step_id)
+            ) if step_id:
                 return step_id
             case _:
                 return next(iter(self.timers), "")

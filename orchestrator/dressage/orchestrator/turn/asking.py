@@ -25,6 +25,7 @@ from dressage.orchestrator.fold.state import (
     SleepWait,
     State,
     TaskWait,
+    UserWait,
 )
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
@@ -35,6 +36,7 @@ from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 from dressage.protocol.spec import ConditionNode
+from dressage.protocol.user_tasks import UserTaskView
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
@@ -179,6 +181,8 @@ class Asking:
             await self._reply(waiter.reply, self._absent(token, waiter.ask, place))
         elif waiter.ask.op == "attempt":
             await self._reply(waiter.reply, AskAnswer(attempt=_attempt_view(state, waiter.ask.task_id)))
+        elif waiter.ask.op == "user-tasks":
+            await self._reply(waiter.reply, AskAnswer(user_tasks=await self._user_tasks(state)))
         elif waiter.ask.op == "wait" and not state.finished and not final:
             self._ends.setdefault(token, []).append(waiter)
         else:
@@ -266,6 +270,13 @@ class Asking:
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
+    async def _user_tasks(self, state: RunState) -> tuple[UserTaskView, ...]:
+        waits = [thread.wait for thread in state.threads if isinstance(thread.wait, UserWait)]
+        if not waits:
+            return ()
+        definition = await self._definitions.get(state.workflow, state.version)
+        return tuple(user_task_view(state, wait, definition) for wait in waits)
+
     async def _definition_of_waits(self, state: RunState) -> Definition | None:
         """What tells how the author has written what is waited for, if it takes that."""
         if not any(isinstance(thread.wait, ConditionWait) for thread in state.threads):
@@ -314,6 +325,33 @@ def _attempt_view(state: RunState, task_id: str) -> AttemptView:
     return AttemptView(False)
 
 
+def user_task_view(state: RunState, wait: UserWait, definition: Definition | None) -> UserTaskView:
+    """An open user task as people see it, with the masked parts of what was saved hidden."""
+    form = None if definition is None else definition.user_tasks.get(wait.user_task)
+    values: dict[str, Any] = {}
+    if form is not None and wait.values:
+        values = msgspec.json.decode(form.read_some(bytes(wait.values))[1])
+    return UserTaskView(
+        run_id=state.run_id,
+        id=wait.wait_id,
+        user_task=wait.user_task,
+        workflow=state.workflow,
+        version=state.version,
+        state="assigned" if wait.user else "unassigned",
+        opened_at=rfc3339(wait.since_ms),
+        user=wait.user,
+        group=wait.group,
+        notes=wait.notes,
+        due_at=rfc3339(wait.due_ms) if wait.due_ms else "",
+        overdue=wait.overdue,
+        epoch=wait.epoch,
+        reminders=wait.reminders,
+        comments=wait.comments,
+        values=values,
+        form={} if form is None else form.schema,
+    )
+
+
 def _at_path(fields: Any, path: str) -> dict[str, Any]:
     """What a path of the view leads to, by the path; nothing where a record on the way is None."""
     for name in path.split("."):
@@ -338,6 +376,8 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
             case EventWait() as wait:
                 at = f" at key {wait.key}" if wait.key else ""
                 waits[f"event {wait.event}{at}{_until(wait)}"] += 1
+            case UserWait() as wait:
+                waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}"] += 1
             case ChildWait(detached=True) as wait:
                 waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
             case ChildWait() as wait:
@@ -359,7 +399,15 @@ def _progress(wait: TaskWait) -> str:
     return f", which has come to {said if len(said) <= PROGRESS_SHOWN else said[:PROGRESS_SHOWN] + '...'}"
 
 
-def _until(wait: ConditionWait | EventWait) -> str:
+def _with_people(wait: UserWait) -> str:
+    """Who has it."""
+    of = f"group {wait.group}" if wait.group else ""
+    if not wait.user:
+        return f"for {of}"
+    return f"with user {wait.user}" + (f" of {of}" if of else "")
+
+
+def _until(wait: ConditionWait | EventWait | UserWait) -> str:
     return f" until {rfc3339(wait.until_ms)}" if wait.timer_id else ""
 
 

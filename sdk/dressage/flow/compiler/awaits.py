@@ -1,5 +1,5 @@
-"""What a workflow awaits: a task's result, time, an event, a child run, branches, a function with statements of its
-own, or nothing but that a domain event is on its way."""
+"""What a workflow awaits: a task's result, time, an event, what people do, a child run, branches, a function
+with statements of its own, or nothing but that a domain event is on its way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
 from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.people import assign_args, assign_of, user_task_of
 from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_of, wait_options
@@ -25,6 +26,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    UserTaskNode,
 )
 
 
@@ -32,7 +34,7 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
     """The node of `await task(...)`, `await sleep(...)` and the like; what it gives goes to variable `target`."""
     call = node.value
     if not isinstance(call, ast.Call):
-        written = wait_of(context, call) or "task(...)"
+        written = wait_of(context, call) or assign_of(context, call) or "task(...)"
         raise context.refusal(call, "only a call can be awaited", f"write `await {written}`")
     call = hoist_arguments(context, call)
     task = calls.task_of(call, context.scope)
@@ -66,6 +68,10 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         options = wait_options(context, call)
         context.use_event(call, event)
         context.graph.emit(EventNode, node, event=event.name, target=target, **options)
+    elif (user_task := user_task_of(context, call)) is not None:
+        args = assign_args(context, call)
+        context.use_user_task(call, user_task)
+        context.graph.emit(UserTaskNode, node, user_task=user_task.name, target=target, args=args)
     elif (child := child_of(context, call)) is not None:
         args = child_args(context, call, child)
         context.use_child(call, child.workflow)

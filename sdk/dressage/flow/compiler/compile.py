@@ -21,6 +21,7 @@ from dressage.flow.compiler.statements import admits_none, block
 from dressage.flow.compiler.walk import expressions_of, targets_of
 from dressage.flow.describe import TypeBook
 from dressage.flow.events import Event
+from dressage.flow.people import UserTask
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Source
@@ -35,6 +36,7 @@ class Compiled(NamedTuple):
     spec: WorkflowSpec
     tasks: Mapping[str, Task[..., Any]]
     events: Mapping[str, Event[Any]]
+    user_tasks: Mapping[str, UserTask[Any]]
     children: Mapping[str, Runnable]
     classes: Mapping[str, type]
 
@@ -76,6 +78,7 @@ def compile_workflow(
         tasks=tuple(task.definition for task in context.tasks.values()),
         failures=context.failure_definitions(),
         events=tuple(event.definition for event in context.events.values()),
+        user_tasks=tuple(each.definition for each in context.user_tasks.values()),
         children=tuple(each.child for each in context.children.values()),
         types=tuple(book.definitions.values()),
         retry=retry,
@@ -85,7 +88,12 @@ def compile_workflow(
         description=inspect.getdoc(function) or "",
     )
     return Compiled(
-        spec, dict(context.tasks), dict(context.events), dict(context.children), dict(book.classes)
+        spec,
+        dict(context.tasks),
+        dict(context.events),
+        dict(context.user_tasks),
+        dict(context.children),
+        dict(book.classes),
     )
 
 

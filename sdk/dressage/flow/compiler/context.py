@@ -13,13 +13,14 @@ from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.events import Event
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported
+from dressage.flow.people import UserTask
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import Function, Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.spec import AssignNode, ChildNode, EventNode, FailureDef, Node, TaskNode
+from dressage.protocol.spec import AssignNode, ChildNode, EventNode, FailureDef, Node, TaskNode, UserTaskNode
 from dressage.protocol.types import Scalar, TypeRef
 
 Block = Callable[["Context", list[ast.stmt]], None]
@@ -122,6 +123,7 @@ class Context:
     """The records of the failures that a variable may hold, by its name."""
 
     events: dict[str, Event[Any]] = field(default_factory=dict[str, Event[Any]])
+    user_tasks: dict[str, UserTask[Any]] = field(default_factory=dict[str, UserTask[Any]])
     children: dict[str, Runnable] = field(default_factory=dict[str, Runnable])
     declared: dict[str, TypeRef] = field(default_factory=dict[str, TypeRef])
     augmented: list[Augmented] = field(default_factory=list[Augmented])
@@ -233,6 +235,20 @@ class Context:
         except Unsupported as error:
             raise self.refusal(node, error.what, error.advice) from error
 
+    def use_user_task(self, node: ast.AST, user_task: UserTask[Any]) -> None:
+        """Takes a user task into the spec, with the types of its form."""
+        known = self.user_tasks.setdefault(user_task.name, user_task)
+        if known.definition != user_task.definition:
+            raise self.refusal(
+                node,
+                f"two user tasks are named {user_task.name}, and differ",
+                "give one of them another name",
+            )
+        try:
+            self.scope.book.merge(user_task.book)
+        except Unsupported as error:
+            raise self.refusal(node, error.what, error.advice) from error
+
     def use_child(self, node: ast.AST, child: Runnable) -> None:
         """Takes a workflow of which a run is started into the spec, with its types."""
         known = self.children.setdefault(child.spec.name, child)
@@ -254,6 +270,8 @@ class Context:
                 return self.tasks[node.task].definition.output
             case EventNode():
                 return self.events[node.event].definition.type
+            case UserTaskNode():
+                return self.user_tasks[node.user_task].type
             case ChildNode():
                 return Scalar("str") if node.detached else self.children[node.workflow].spec.output
             case _:

@@ -106,6 +106,7 @@ def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) 
         tasks=context.tasks,
         failures=context.failures,
         events=context.events,
+        user_tasks=context.user_tasks,
         children=context.children,
         caught=context.caught,
         declared=context.declared,

@@ -13,6 +13,7 @@ from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
 from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.people import assign_args, assign_of, user_task_of
 from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
@@ -29,6 +30,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    UserTaskNode,
 )
 from dressage.protocol.spec_sizes import BRANCHES_MAX
 
@@ -185,7 +187,7 @@ class _Branch:
             raise context.refusal(node, what, advice)
         if not isinstance(node, ast.Call):
             what = "a branch is a call that is not awaited yet"
-            written = wait_of(context, node) or "ship(order)"
+            written = wait_of(context, node) or assign_of(context, node) or "ship(order)"
             raise context.refusal(node, what, f"write `{of}({written}, ...)`")
         if (until := until_of(context, node)) is not None:
             what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
@@ -194,11 +196,12 @@ class _Branch:
         self.call = node
         self.task = calls.task_of(node, context.scope)
         self.event = None if self.task else event_of(context, node)
+        self.user_task = user_task_of(context, node)
         self.moment = moment_of(context, node) if is_sleep_until(context, node) else None
         self.condition = condition_of(context, node) if is_wait_until(context, node) else None
         waits = is_sleep(context, node) or is_publish(context, node) or self.moment or self.condition
         self.child = child_of(context, node)
-        plain = self.task or self.event or self.child or waits
+        plain = self.task or self.event or self.user_task or self.child or waits
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
 
@@ -209,6 +212,8 @@ class _Branch:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
             given = wait_options(context, call)
+        elif self.user_task is not None:
+            given = assign_args(context, call)
         elif self.child is not None:
             given = child_args(context, call, self.child)
         elif self.callee is not None:
@@ -231,7 +236,8 @@ class _Branch:
             raise context.refusal(
                 call,
                 f"{name}() cannot be a branch",
-                "write a task, a sleep, a wait, publish(), a workflow, or an async function that awaits the rest",
+                "write a task, a sleep, a wait, a user task, publish(), a workflow, or an async function that awaits "
+                "the rest",
             )
         self.names = {name: context.temporary() for name in given}
         return {self.names[name]: value for name, value in given.items()}
@@ -259,6 +265,9 @@ class _Branch:
             context.use_event(self.call, self.event)
             fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}
             graph.emit(EventNode, self.call, **fields)
+        elif self.user_task is not None:
+            context.use_user_task(self.call, self.user_task)
+            graph.emit(UserTaskNode, self.call, user_task=self.user_task.name, target=result, args=given)
         elif self.child is not None:
             context.use_child(self.call, self.child.workflow)
             graph.emit(ChildNode, self.call, target=result, **self.child.fields(given))

@@ -43,7 +43,7 @@ from dressage.protocol.expressions import (
     parts_of,
     variables_in,
 )
-from dressage.protocol.spec import AssignNode, ChildNode, EventNode, GatherNode, Node, TaskNode
+from dressage.protocol.spec import AssignNode, ChildNode, EventNode, GatherNode, Node, TaskNode, UserTaskNode
 from dressage.protocol.types import (
     ANY,
     NONE,
@@ -480,7 +480,7 @@ def _given(
     """The variables that a node sets, each with where its value comes from."""
     for each in bindings_in(node):
         yield each.name, each.value
-    if isinstance(node, TaskNode | EventNode | ChildNode) and node.target:
+    if isinstance(node, TaskNode | EventNode | UserTaskNode | ChildNode) and node.target:
         yield node.target, output_of(node) or ANY
     elif isinstance(node, AssignNode) and node.attribute is None:
         yield node.target, node.value

@@ -38,6 +38,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    UserTaskNode,
 )
 from dressage.protocol.types import ANY, Field, Named, RecordType, Scalar, TypeRef, UnionOf
 
@@ -69,7 +70,10 @@ def _check_published(context: Context, node: PublishNode, place: ast.AST, types:
 
 def _looked_at(node: Node) -> Iterator[Expr]:
     """The expressions whose value the engine itself looks at, or tells."""
-    if isinstance(node, BranchNode | SleepNode | SleepUntilNode | ConditionNode | EventNode | RaiseNode):
+    if isinstance(
+        node,
+        BranchNode | SleepNode | SleepUntilNode | ConditionNode | EventNode | UserTaskNode | RaiseNode,
+    ):
         yield from expressions_of(node)
     elif isinstance(node, PublishNode):
         yield node.subject
@@ -155,7 +159,7 @@ def _refusal(context: Context, place: ast.AST) -> DefinitionError:
 def check_declared(context: Context, node: Node, place: ast.AST, types: Types) -> None:
     """Refuses a value that no run could give to a variable of the declared type."""
     kind: TypeRef | None
-    if isinstance(node, TaskNode | EventNode | ChildNode):
+    if isinstance(node, TaskNode | EventNode | UserTaskNode | ChildNode):
         name, kind = node.target, context.output_of(node)
     elif isinstance(node, AssignNode) and node.attribute is None:
         name, kind = node.target, types.of(node.value)

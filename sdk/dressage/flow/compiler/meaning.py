@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from dressage.expressions.builtins import BUILTINS
+from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, is_masked
@@ -26,6 +27,8 @@ from dressage.protocol.expressions import (
     TupleOfExpr,
 )
 from dressage.protocol.spec import (
+    USER_TASK_TEXTS,
+    USER_TASK_TIMES,
     AssignNode,
     ConditionNode,
     EventNode,
@@ -34,6 +37,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     SleepNode,
     SleepUntilNode,
+    UserTaskNode,
 )
 from dressage.protocol.types import (
     ANY,
@@ -150,6 +154,8 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(
             place, "a correlation key is a str", 'write `wait(key=order.number)`, or an f-string: f"{number}"'
         )
+    if isinstance(node, UserTaskNode):
+        _check_user_task(context, node, place, types)
     if isinstance(node, SleepUntilNode) and not _is_moment(types.of(node.moment)):
         advice = "give it a datetime, or write `sleep(...)` with how long"
         raise context.refusal(place, "sleep_until() takes a datetime", advice)
@@ -159,6 +165,22 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
             raise context.refusal(place, "a timeout is a timedelta or seconds", advice)
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
+
+
+def _check_user_task(context: Context, node: UserTaskNode, place: ast.AST, types: Types) -> None:
+    for name, expr in node.args.items():
+        kind = types.of(expr)
+        if kind is None or is_masked(kind):
+            continue  # It is not known, or is refused for what it is.
+        if name in USER_TASK_TEXTS and not _is_text(kind):
+            raise context.refusal(
+                place, f"{name} of a user task is a str, and not {shown(kind)}", f'write `{name}=f"..."`'
+            )
+        if name in USER_TASK_TIMES and not (_is_duration(kind) or (name == "due" and _is_moment(kind))):
+            advice = f"write `{name}=timedelta(days=2)`" + (", or a datetime" if name == "due" else "")
+            raise context.refusal(
+                place, f"{name} of a user task is a duration, and not {shown(kind)}", advice
+            )
 
 
 def _check_field(context: Context, node: AssignNode, place: ast.AST, types: Types) -> None:

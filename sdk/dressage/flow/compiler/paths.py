@@ -20,6 +20,7 @@ from dressage.protocol.spec import (
     TASK_TIMEOUT,
     TASK_TIMEOUT_FAMILY,
     TIMEOUT_ERROR,
+    USER_TASK_CANCELLED,
     AssignNode,
     BranchNode,
     ChildNode,
@@ -37,6 +38,7 @@ from dressage.protocol.spec import (
     TaskDef,
     TaskNode,
     TaskTimes,
+    UserTaskNode,
     effective_times,
 )
 
@@ -105,7 +107,7 @@ class Paths:
     def _successors(self, node: Node) -> Iterator[tuple[int, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
         match node:
-            case TaskNode() | EventNode() | ChildNode():
+            case TaskNode() | EventNode() | UserTaskNode() | ChildNode():
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case GatherNode():
                 names = frozenset[str]() if node.each is None else frozenset(node.each.names)
@@ -127,7 +129,7 @@ class Paths:
         raised: set[str] = set()
         target = (
             node.target
-            if isinstance(node, TaskNode | EventNode | ChildNode | AssignNode | GatherNode)
+            if isinstance(node, TaskNode | EventNode | UserTaskNode | ChildNode | AssignNode | GatherNode)
             else None
         )
         if target in self.declared or any(_may_fail(expr) for expr in expressions_of(node)):
@@ -146,9 +148,14 @@ class Paths:
                     TASK_ERROR,
                     TASK_TIMEOUT,
                     CHILD_ERROR,
+                    USER_TASK_CANCELLED,
                     GROUP_ERROR,
                     TIMEOUT_ERROR,
                 } | _CANCELLED
+            case UserTaskNode():
+                raised |= {_ERRORS, USER_TASK_CANCELLED} | _CANCELLED
+                if "timeout" in node.args:
+                    raised.add(TIMEOUT_ERROR)
             case EventNode() | ConditionNode():
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | _CANCELLED
                 if isinstance(node, EventNode) and node.key is not None:
@@ -163,7 +170,15 @@ class Paths:
             case GatherNode():
                 raised |= {GROUP_ERROR} | _CANCELLED
                 if node.until == "completed":
-                    raised |= {_FAILURES, _ERRORS, TASK_ERROR, TASK_TIMEOUT, CHILD_ERROR, TIMEOUT_ERROR}
+                    raised |= {
+                        _FAILURES,
+                        _ERRORS,
+                        TASK_ERROR,
+                        TASK_TIMEOUT,
+                        CHILD_ERROR,
+                        USER_TASK_CANCELLED,
+                        TIMEOUT_ERROR,
+                    }
             case RaiseNode():
                 raised.add(GROUP_ERROR if node.group is not None else node.failure or _FAILURES)
                 if node.reraise is not None:

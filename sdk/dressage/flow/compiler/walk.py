@@ -33,6 +33,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     ReturnNode,
     TaskNode,
+    UserTaskNode,
 )
 
 
@@ -70,7 +71,9 @@ def bindings_in(node: Node) -> list[Bind]:
 def targets_of(node: Node) -> list[str]:
     """The variables that a node may set."""
     target = (
-        node.target if isinstance(node, TaskNode | EventNode | ChildNode | AssignNode | GatherNode) else None
+        node.target
+        if isinstance(node, TaskNode | EventNode | UserTaskNode | ChildNode | AssignNode | GatherNode)
+        else None
     )
     given: list[str] = []
     if isinstance(node, GatherNode):

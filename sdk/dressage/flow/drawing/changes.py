@@ -94,6 +94,7 @@ def _parts(spec: WorkflowSpec) -> Parts:
         "tasks": {name: text for task in spec.tasks for name, text in _task(task)},
         "failures": {each.name: " < ".join([each.name, *each.family]) for each in spec.failures},
         "events": {each.name: _event(each) for each in spec.events},
+        "user tasks": {each.name: f"form {each.form}" for each in spec.user_tasks},
         "types": {name: text for each in spec.types for name, text in _type(each)},
         "variables": _variables(spec),
     }

@@ -26,6 +26,7 @@ from dressage.protocol.spec import (
     SleepUntilNode,
     TaskNode,
     TaskTimes,
+    UserTaskNode,
     WorkflowSpec,
     effective_retry,
     effective_times,
@@ -125,6 +126,12 @@ def _wait(_: WorkflowSpec, node: EventNode) -> str:
     return f"{target}await {node.event}.wait({', '.join(said)})"
 
 
+def _user_task(_: WorkflowSpec, node: UserTaskNode) -> str:
+    target = f"{node.target} = " if node.target else ""
+    said = [f"{name}={expression_text(expr)}" for name, expr in node.args.items()]
+    return f"{target}await {node.user_task}.assign({', '.join(said)})"
+
+
 def _sleep_until(_: WorkflowSpec, node: SleepUntilNode) -> str:
     return f"await sleep_until({'lambda: ' if node.watched else ''}{expression_text(node.moment)})"
 
@@ -207,7 +214,8 @@ def _next(
     | SleepUntilNode
     | ConditionNode
     | EventNode
-    | ChildNode,
+    | ChildNode
+    | UserTaskNode,
 ) -> tuple[Way, ...]:
     return (Way(node.next),)
 
@@ -229,6 +237,7 @@ NODES: Final[dict[type[Node], Drawn]] = {
     SleepUntilNode: Drawn(_sleep_until, _next, "wait"),
     ConditionNode: Drawn(_condition, _next, "wait"),
     EventNode: Drawn(_wait, _next, "wait"),
+    UserTaskNode: Drawn(_user_task, _next, "wait"),
     ChildNode: Drawn(_child, _next, "work"),
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),

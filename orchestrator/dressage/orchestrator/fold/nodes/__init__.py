@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.nodes import (
     sleep,
     sleep_until,
     task,
+    user_task,
 )
 from dressage.orchestrator.fold.state import RunThread
 from dressage.protocol.spec import (
@@ -35,6 +36,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    UserTaskNode,
 )
 
 Act = Callable[[Advance, RunThread, ReadyNode], None]
@@ -48,6 +50,7 @@ ENTER: dict[type[Node], Act] = {
     SleepUntilNode: sleep_until.enter,
     ConditionNode: condition.enter,
     EventNode: event.enter,
+    UserTaskNode: user_task.enter,
     ChildNode: child.enter,
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,

@@ -25,7 +25,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, SleepUntilNode)
-    until = _due_ms(advance, advance.evaluate(ready, "moment"))
+    until = moment_ms(advance, advance.evaluate(ready, "moment"), "sleep")
     if until <= advance.state.time_ms:
         thread.node = node.next
         return
@@ -42,7 +42,7 @@ def look(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node, wait = ready.node, thread.wait
     assert isinstance(node, SleepUntilNode)
     assert isinstance(wait, SleepWait)
-    until = _due_ms(advance, advance.evaluate(ready, "moment"))
+    until = moment_ms(advance, advance.evaluate(ready, "moment"), "sleep")
     if until == wait.until_ms:
         return
     advance.drop_timer(wait.timer_id)
@@ -57,14 +57,21 @@ def look(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     advance.emit(SleepMoved(wait.node, wait.timer_id, rfc3339(until), timer_id))
 
 
-def _due_ms(advance: Advance, moment: Any) -> int:
-    """The first millisecond at which a moment has come. Raises `ExpressionFailed` or `LimitExceeded`."""
+def moment_ms(advance: Advance, moment: Any, what: str) -> int:
+    """The first millisecond at which a moment has come, which ends a `what`.
+
+    Raises `ExpressionFailed` or `LimitExceeded`.
+    """
     if not isinstance(moment, datetime):
-        raise ExpressionFailed(f"TypeError: sleep_until takes a datetime, not {type(moment).__name__}")
+        raise ExpressionFailed(f"TypeError: {_of(what)} takes a datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
         raise ExpressionFailed(
-            "ValueError: sleep_until of a datetime without a time zone depends on the machine: give it one"
+            f"ValueError: {_of(what)} of a datetime without a time zone depends on the machine: give it one"
         )
     due_ms = -((_EPOCH - moment) // _MILLISECOND)
-    limit_length((due_ms - advance.state.time_ms) / 1000, "sleep")
-    return ending(due_ms, "sleep")
+    limit_length((due_ms - advance.state.time_ms) / 1000, what)
+    return ending(due_ms, what)
+
+
+def _of(what: str) -> str:
+    return "sleep_until" if what == "sleep" else what

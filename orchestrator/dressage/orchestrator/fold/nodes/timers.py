@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import condition, event, sleep, task
+from dressage.orchestrator.fold.nodes import condition, event, sleep, task, user_task
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait, TaskWait
+from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait, TaskWait, UserWait
 from dressage.protocol.commands import TimerFired
 
 
@@ -28,6 +28,9 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
                 return
             case TaskWait(deadline_id=command.timer_id) | TaskWait(start_id=command.timer_id) as wait:
                 task.on_timer(advance, thread, wait, command.timer_id)
+                return
+            case UserWait() as wait if command.timer_id in wait.timers:
+                user_task.on_timer(advance, thread, wait, command.timer_id)
                 return
             case _:
                 pass
