@@ -153,6 +153,11 @@ class Form:
         """Its JSON Schema, for who draws it."""
         return msgspec.json.schema(self._kind)
 
+    def read(self, data: bytes) -> Any:
+        """The whole of it. Raises `BadValue`, also for fields that it does not have."""
+        self.read_some(data)
+        return self.codec.decode(data)
+
     def read_some(self, data: bytes) -> tuple[msgspec.Raw, bytes]:
         """Some of the fields, as they were given and as readers see them. Raises `BadValue`."""
         try:

@@ -315,7 +315,7 @@ def _complete(advance: Advance, thread: RunThread, wait: UserWait, action: Compl
     try:
         data = bytes(given) if isinstance(given, msgspec.Raw) else b"{}"
         _limit(advance, wait, data)
-        value = form.codec.decode(data)
+        value = form.read(data)
     except (BadValue, LimitExceeded) as error:
         raise _misfilled(wait, error.message) from error
     shown = msgspec.Raw(form.codec.shown(data, value))
