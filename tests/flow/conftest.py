@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dressage.flow import WorkflowFailure
+from dressage.flow import UserTaskCancelled, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, SendCommand, SetTimer
 from dressage.orchestrator.fold.fold import fold
@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.state import (
     Mailbox,
     RunState,
     TaskWait,
+    UserWait,
     decode_state,
     encode_state,
 )
@@ -37,6 +38,7 @@ from dressage.protocol.commands import (
     PostEvent,
     StartRun,
     TaskResult,
+    UserTaskAction,
     WorkerInfo,
 )
 from dressage.protocol.events import (
@@ -48,6 +50,7 @@ from dressage.protocol.events import (
     SleepMoved,
     SleepStarted,
     TaskScheduled,
+    UserTaskOpened,
 )
 from dressage.protocol.names import is_key, key_of, key_token, run_id_of
 from dressage.protocol.spec import (
@@ -57,6 +60,7 @@ from dressage.protocol.spec import (
     WorkflowSpec,
     effective_times,
 )
+from dressage.protocol.user_tasks import Action, CancelTask, Complete
 from dressage.simulation import programs
 from dressage.worker.calls import technical
 
@@ -133,6 +137,10 @@ class Engine:
         self.keyed: set[str] = set()
         """Those of them that come to a key alone."""
 
+        self.person: Callable[[dict[str, Any]], Any] | None = None
+        """What somebody makes of a user task that was given to a group with these notes, as soon as nothing else waits
+        but the run."""
+
         self.mailboxes: dict[str, Mailbox] = {}
 
         self.takes = takes
@@ -169,9 +177,12 @@ class Engine:
             for _ in range(early if event in self.definition.events else 0):
                 if self.state is not None and not self.state.finished:
                     self._post(self.root, event)
-        while (self._due or self._awaited()) and not self._ended:
+        while (self._due or self._awaited() or self._given()) and not self._ended:
             if (awaited := self._awaited()) is not None:
                 self._post(*awaited)
+                continue
+            if (open_task := self._given()) is not None:
+                self._serve(*open_task)
                 continue
             self._now, _, made, waiting = heapq.heappop(self._due)
             if isinstance(waiting, CancelRun):
@@ -217,12 +228,30 @@ class Engine:
                     return made, wait.event, wait.key
         return None
 
+    def _given(self) -> tuple[Made, UserWait] | None:
+        """A user task that is open."""
+        for made in self.runs.values():
+            for thread in made.state.threads if made.state is not None else []:
+                if isinstance(thread.wait, UserWait):
+                    return made, thread.wait
+        return None
+
+    def _serve(self, made: Made, wait: UserWait) -> None:
+        assert self.person is not None
+        try:
+            filled = self.person({"group": wait.group, "notes": wait.notes})
+            action: Action = Complete("ann", msgspec.Raw(msgspec.json.encode(filled)))
+        except UserTaskCancelled as error:
+            action = CancelTask("ann", str(error))
+        self._fold(made, UserTaskAction(wait.wait_id, f"action {self._seq}", action))
+
     def _comes_before(self, made: Made, timer_id: str) -> bool:
-        """Whether this is the timeout of an event that comes, and so comes in time."""
+        """Whether this is the timeout of an event that comes, and so comes in time, or a timer of a user task."""
         assert made.state is not None
         waits = (thread.wait for thread in made.state.threads)
         return any(
-            isinstance(wait, EventWait) and wait.timer_id == timer_id and wait.event in self.come
+            (isinstance(wait, EventWait) and wait.timer_id == timer_id and wait.event in self.come)
+            or (isinstance(wait, UserWait) and timer_id in wait.timers)
             for wait in waits
         )
 
@@ -315,6 +344,9 @@ class Engine:
         if isinstance(event, TaskScheduled):
             self._note_deadline(made, event)
             self._number(made, event.task_id)
+        if isinstance(event, UserTaskOpened):
+            told = {"group": event.group, "notes": event.notes}
+            self.outcome.branches.setdefault(made.path_of(event.user_task_id), []).append(("asked", told))
         if not isinstance(event, SleepStarted | SleepMoved | EventAwaited | ConditionAwaited):
             return
         if not event.timer_id or (isinstance(event, EventAwaited) and event.event in self.come):

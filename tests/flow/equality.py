@@ -31,6 +31,8 @@ from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
 )
 
 from dressage.flow import (
+    Assignment,
+    UserTaskCancelled,
     conditions,
     first_completed,
     first_successful,
@@ -173,6 +175,18 @@ class Fakes:
         """The payload of any event of a key."""
         return random.Random(f"{self.seed} filed {key}").randint(-2, 5)
 
+    def asked(self, given: Assignment) -> Any:
+        """What somebody of the group makes of a user task, whenever they do."""
+        told = {"group": given.group, "notes": given.notes}
+        self.branches.setdefault(_path.get()[0], []).append(("asked", told))
+        return self.person(told)
+
+    def person(self, told: dict[str, Any]) -> Any:
+        dice = random.Random(f"{self.seed} asked {told}")
+        if dice.random() < self.trouble / 2:
+            raise UserTaskCancelled("no")
+        return self.module.Pair(dice.randint(-2, 5))
+
     async def never(self, timeout: timedelta | None, key: str = "") -> None:
         if timeout is None:
             await asyncio.get_running_loop().create_future()
@@ -191,6 +205,7 @@ class Fakes:
             stack.enter_context(self.module.publish.faked(self.publish))
             stack.enter_context(self.module.told.faked(self.told))
             stack.enter_context(self.module.filed.faked(self.filed))
+            stack.enter_context(self.module.asked.faked(self.asked))
             stack.enter_context(self.module.never.faked(self.never))
             # The compiled form has long found both by what they were at definition.
             started = {each.__name__: self.side_by_side(each) for each in SIDE_BY_SIDE}
@@ -260,6 +275,7 @@ def run_as_spec(
     engine.come[TOLD] = lambda: fakes.told(None)
     engine.come[FILED] = lambda key: fakes.filed(None, key)
     engine.keyed = {FILED}
+    engine.person = fakes.person
     outcome = engine.run({"x": x}, early=seed % 3, cancel_ms=cancel_ms)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches

@@ -86,6 +86,12 @@ def payload_of(run_id: str, number: int) -> int:
     return zlib.crc32(f"{run_id} {number}".encode()) % 8 - 2
 
 
+def person_of(run_id: str, notes: str) -> int | None:
+    """What somebody fills in who reads these notes; None: they cancel it."""
+    value = zlib.crc32(f"{run_id} {notes}".encode()) % 9 - 2
+    return None if value == 6 else value
+
+
 class Executions:
     """Every attempt that a worker of the simulated world has run to its end."""
 

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any, Final, cast
 from unittest import mock
 
-from dressage.flow import Saga, TaskTimeout, WorkflowFailure, tasks, workflows
+from dressage.flow import Assignment, Saga, TaskTimeout, UserTaskCancelled, WorkflowFailure, tasks, workflows
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.spec import GROUP_TEXT
-from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, result_of
+from dressage.simulation.behaviour import RETRIES, behaviour, payload_of, person_of, result_of
 from dressage.simulation.programs import TASKS
 
 PARKED: Final = timedelta(days=1)
@@ -30,7 +30,7 @@ class Ending:
     Of a run that is asleep it is the line of the sleep in the module, and its length in seconds.
 
     `commands` is about how many it takes to get there, `events` how many external events it takes, `keys` at which
-    correlation keys it takes some, as often as it does.
+    correlation keys it takes some, as often as it does, `people` how many user tasks it gives to somebody.
     """
 
     kind: str
@@ -38,6 +38,7 @@ class Ending:
     commands: int = field(default=0, compare=False)
     events: int = field(default=0, compare=False)
     keys: tuple[str, ...] = field(default=(), compare=False)
+    people: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return self.kind if self.what is None else f"{self.kind} {self.what!r}"
@@ -76,7 +77,7 @@ class _Asleep(BaseException):
 def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
     """The end of `module.flow(x)` as a run with this id."""
 
-    commands, events = 1, 0
+    commands, events, people = 1, 0, 0
     keys: list[str] = []
 
     def come(timeout: Any) -> int:
@@ -89,6 +90,14 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         commands += 3
         keys.append(key)
         return payload_of(key, 0)
+
+    def ask(given: Assignment) -> Any:
+        nonlocal commands, people
+        commands, people = commands + 2, people + 1
+        value = person_of(run_id, given.notes or "")
+        if value is None:
+            raise UserTaskCancelled("no")
+        return module.Pair(value)
 
     def not_come(timeout: Any, key: str = "") -> Any:
         nonlocal commands
@@ -157,9 +166,10 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             stack.enter_context(module.publish.faked(lambda subject, data: None))
             stack.enter_context(module.told.faked(come))
             stack.enter_context(module.filed.faked(file))
+            stack.enter_context(module.asked.faked(ask))
             stack.enter_context(module.never.faked(not_come))
             ending = _ending(module.flow(x))
-            return replace(ending, commands=commands, events=events, keys=tuple(keys))
+            return replace(ending, commands=commands, events=events, keys=tuple(keys), people=people)
     finally:
         vars(module).update(before)
 
@@ -301,6 +311,8 @@ def _told(error: Exception) -> Any:
     """What an error is called: a failure by its name, another by its class, a task's by what the worker said."""
     if isinstance(error, WorkflowFailure):
         return error.name
+    if isinstance(error, UserTaskCancelled):
+        return "user-task-cancelled"
     if isinstance(error, ExceptionGroup):
         return [_told(each) for each in cast("ExceptionGroup[Exception]", error).exceptions]
     if isinstance(error.__cause__, _Technical):

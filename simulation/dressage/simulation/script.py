@@ -55,6 +55,9 @@ class PlannedRun:
     told: set[str] = field(default_factory=set[str])
     """What clients that cancelled it were told: that it is "cancelled", or was "finished" before."""
 
+    served: set[str] = field(default_factory=set[str])
+    """The user tasks of it that somebody has done, or cancelled."""
+
     seen: list[Ending] = field(default_factory=list[Ending])
     """How clients saw it end."""
 

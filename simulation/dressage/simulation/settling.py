@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -199,10 +200,17 @@ def _ending_of(watch: Watch, state: RunState) -> Ending:
 
 
 def _sleep_of(watch: Watch, state: RunState, wait: SleepWait) -> tuple[int, float]:
-    """Where in the module the run sleeps and for how long: nothing has changed it since it fell asleep."""
+    """Where in the module the run sleeps and for how long, since it fell asleep: a child run may have ended meanwhile
+    that would be cancelled with it."""
     definition = watch.refold.definition(state.workflow, state.version)
     assert definition is not None, "the run was started with it"
-    return definition.spec.nodes[wait.node].line, (wait.until_ms - state.time_ms) / 1000
+    begun = next(
+        event
+        for event in reversed(watch.events_of(state.run_id))
+        if event.kind == "sleep-started" and msgspec.json.decode(event.data)["timer_id"] == wait.timer_id
+    )
+    began_ms = round(datetime.fromisoformat(begun.time).timestamp() * 1000)
+    return definition.spec.nodes[wait.node].line, (wait.until_ms - began_ms) / 1000
 
 
 def _judge_shard(watch: Watch, number: int, view: ShardView, shard: Shard) -> None:

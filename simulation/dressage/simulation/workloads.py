@@ -20,6 +20,7 @@ from msgspec.json import encode
 from dressage.brokers.interface import Message
 from dressage.brokers.memory import Record
 from dressage.client import Client, RunFailed
+from dressage.client.user_tasks import UserTaskHandle
 from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
 from dressage.protocol.commands import (
@@ -38,7 +39,8 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
 from dressage.protocol.spec import CANCELLED_ERROR
-from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, task_options
+from dressage.protocol.user_tasks import UserTaskView
+from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, person_of, task_options
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
@@ -135,6 +137,8 @@ def more_runs(
             script.actions.append(posts_of(run, chance.choice(clients), max(0.0, posted_s), early=early))
         for _ in range(chance.choice([1, 1, 2]) if run.ending.keys else 0):
             script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
+        for _ in range(chance.choice([1, 1, 2]) if run.ending.people else 0):
+            script.actions.append(serves_of(run, chance.choice(clients), at_s + 3 * chance.random()))
         if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
 
@@ -144,7 +148,7 @@ def reserve_runs(script: Script, chance: random.Random) -> None:
     commands = 0
     while len(script.reserve) < RESERVE or commands < RESERVE_COMMANDS:
         run = some_run(script, chance)
-        waits = run is not None and (run.ending.events or run.ending.keys)
+        waits = run is not None and (run.ending.events or run.ending.keys or run.ending.people)
         if run is not None and run.ending.kind != "asleep" and not waits:
             script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
             commands += run.ending.commands
@@ -203,6 +207,42 @@ def files_of(run: PlannedRun, client: str, at_s: float) -> Action:
             await client.post_by_key(FILED, key, payload_of(key, 0), event_id=f"{run.run_id} {number}")
 
     return Action(client, at_s, f"file for {run.run_id}", act)
+
+
+def serves_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    """Somebody looks for the run's user tasks now and then, says something, takes them, and does them. By two clients
+    each of that comes twice."""
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        while len(run.served) < run.ending.people or run.tidies:
+            if (await client.get(run.run_id)).status != "running":
+                return
+            for view in await client.user_tasks(run.run_id):
+                try:
+                    await _serve(run, client.user_task(run.run_id, view.id), view)
+                except Refused as refused:
+                    if refused.code == "RUN_FINISHED" or (
+                        refused.code == "USER_TASK_UNKNOWN" and run.may_end
+                    ):
+                        continue
+                    raise
+            await asyncio.sleep(1.0)
+
+    return Action(client, at_s, f"serve {run.run_id}", act)
+
+
+async def _serve(run: PlannedRun, task: UserTaskHandle, view: UserTaskView) -> None:
+    """The notes say how it ends."""
+    value = person_of(run.run_id, view.notes)
+    await task.comment("ann", "looks odd", action_id="look")
+    await task.claim("ann", action_id="claim")
+    await task.save("ann", {"left": 0}, action_id="save")
+    if value is None:
+        await task.cancel("ann", "no", action_id="end")
+    else:
+        await task.complete("ann", {"left": value}, override=True, action_id="end")
+    run.served.add(view.id)
 
 
 def end_of(run: PlannedRun, client: str, at_s: float) -> Action:

@@ -266,6 +266,34 @@ def _filed(program: Program, more: str = "") -> str:
     return f"filed.wait(key='k' + str(({program.integer()}) % 3){more})"
 
 
+@construct()
+def people(program: Program, depth: int) -> None:
+    """Gives a user task to a group, which does it in time, or cancels it. Not in functions: in a race Python would have
+    it done at once."""
+    if program.in_function:
+        call(program, depth)
+        return
+    given = [f"group={program.pick(repr('g'), repr('g'), 's')}", f"notes={program.string()}"]
+    program.random.shuffle(given)
+    given += [each for each in _OF_PEOPLE if program.random.random() < 0.25]
+    line = f"{program.pick('a', 'b')} = (await asked.assign({', '.join(given)})).left"
+    if program.random.random() < 0.4:
+        program.write(depth, line)
+        return
+    program.write(depth, "try:")
+    program.write(depth + 1, line)
+    program.write(depth, f"except {program.pick('UserTaskCancelled', 'Exception')} as person:")
+    program.write(depth + 1, "t = f'{person}'[:40]")
+
+
+_OF_PEOPLE: Final = (
+    "due=timedelta(seconds=1)",
+    "remind=timedelta(seconds=2)",
+    "escalate_after=timedelta(seconds=3), escalate_to='leads'",
+    "timeout=timedelta(days=30)",
+)
+
+
 @construct(weight=2, nested=True)
 def missed(program: Program, depth: int) -> None:
     """Waits for an event that does not come in time, or for a task that is not done."""

@@ -24,6 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, TaskTimeout, WorkflowFailure
+from dressage.flow import UserTask, UserTaskCancelled
 from dressage.flow import first_completed, first_successful, gather, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
@@ -66,6 +67,8 @@ class Item:
     note: str | None = None
     parts: list[int] = field(default_factory=list)
 
+asked = UserTask("asked", form=Pair)
+
 def plus(x: int, y: int = 1) -> int:
     return x * 2 + y
 
@@ -88,6 +91,9 @@ TOLD: Final = "told"
 
 FILED: Final = "filed"
 """The external event that programs wait for at the correlation keys `k0` to `k2`; the key alone says what it brings."""
+ASKED: Final = "asked"
+"""The user task that programs give to groups; the notes alone say what becomes of it."""
+
 SHOP: Final = "shop"
 """How the subjects begin that programs publish on, and the stream that captures them."""
 
