@@ -54,6 +54,7 @@ from dressage.protocol.commands import (
     StartRun,
     TaskMessage,
     TaskResult,
+    UserTaskAction,
 )
 from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
 from dressage.protocol.names import run_token
@@ -151,6 +152,7 @@ def shape(value: Any, name: str = "") -> Any:
 async def test_the_micro_service_answers_as_documented(server: EmbeddedServer, hello: ModuleType) -> None:
     async with Client(server.url) as author:
         await author.register(hello.signing)
+        await author.register(hello.approving)
     client = await nats.connect(server.url)
     examples = [each for each in blocks(API) if each.language == "json"]
     last = ""
@@ -305,6 +307,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
     for struct in (
         *(Namespace, Pointer, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
+        UserTaskAction,
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, WorkflowFailure, gather
+from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, UserTask, WorkflowFailure, gather
 from dressage.flow import (first_completed, first_successful, publish, sleep, sleep_until, task, wait_until, workflow)
 
 class Declined(WorkflowFailure): ...
@@ -57,6 +57,9 @@ class Base:
 @dataclass
 class Derived(Base):
     size: int = 1
+
+ask = UserTask("ask", form=Base)
+other_ask = UserTask("ask", form=Derived)
 
 @dataclass
 class Checked:
@@ -402,7 +405,7 @@ CASES = {
     "gather of a plain function": Case(
         "await gather(one(1), ‸plain(2))",
         "plain() cannot be a branch",
-        "write a task, a sleep, a wait, publish(), a workflow, or an async function that awaits the rest",
+        "write a task, a sleep, a wait, a user task, publish(), a workflow, or an async function that awaits the rest",
     ),
     "child in an expression": Case(
         "y = 1 + len([‸part(x)])",
@@ -413,6 +416,48 @@ CASES = {
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
     ),
+    "user task that is not assigned": Case(
+        "await ‸ask.faked(1)", "a user task cannot do faked() here", 'write `ask.assign(group="billing")`'
+    ),
+    "user task for nobody": Case(
+        "await ‸ask.assign(notes='?')", "a user task is for somebody", "write `assign(group="
+    ),
+    "user task for None": Case(
+        "await ‸ask.assign(user=None)", "a user task is for somebody", "write `assign(group="
+    ),
+    "user by place": Case(
+        "await ask.assign(‸'ann')", "what it takes by name", "there are user, group, notes"
+    ),
+    "unknown option of a user task": Case(
+        "await ask.assign(user='ann', ‸colour=1)", "what it takes by name", "there are user, group, notes"
+    ),
+    "user of another type": Case(
+        "‸await ask.assign(user=x)", "user of a user task is a str, and not int", "f"
+    ),
+    "reminder of another type": Case(
+        "‸await ask.assign(user='ann', remind='1 day')",
+        "remind of a user task is a duration",
+        "timedelta(days=2)",
+    ),
+    "due of another type": Case(
+        "‸await ask.assign(user='ann', due='soon')", "due of a user task is a duration", "or a datetime"
+    ),
+    "escalation to nobody": Case(
+        "await ‸ask.assign(user='ann', escalate_after=5)", "escalates goes to a group", "escalate_to"
+    ),
+    "escalation at no time": Case(
+        "await ‸ask.assign(user='ann', escalate_to='leads')", "nothing says when", "add `escalate_after="
+    ),
+    "two user tasks of one name": Case(
+        "await ask.assign(user='ann')\nawait ‸other_ask.assign(user='ann')",
+        "two user tasks are named ask",
+        "another name",
+    ),
+    "await of a user task": Case("await ‸ask", "only a call can be awaited", "write `await ask.assign("),
+    "user task as a branch without a call": Case(
+        "await gather(‸ask, ask.assign(user='ann'))", "a branch is a call", "write `gather(ask.assign("
+    ),
+    "user task as a value": Case("y = ‸ask", "user task ask is no value", "give it to somebody"),
     "timeout by place": Case("await came.wait(‸5)", "a key and a timeout by name", "write `wait(timeout="),
     "key behind the timeout": Case(
         "await ‸came.wait(timeout=5, key='k')", "the key comes first", "write `wait(key=..., timeout=...)`"

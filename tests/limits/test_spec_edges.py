@@ -64,6 +64,7 @@ from dressage.protocol.spec_sizes import (
     TASKS_MAX,
     TYPE_DEPTH_MAX,
     TYPES_MAX,
+    USER_TASKS_MAX,
     VARIABLES_MAX,
 )
 
@@ -99,6 +100,11 @@ def of_tasks(count: int) -> Tree:
 def of_events(count: int, **more: Any) -> Tree:
     kind = {"kind": "scalar", "name": "any"}
     return spec(events=[{"name": f"e{number}", "type": kind, **more} for number in range(count)])
+
+
+def of_user_tasks(count: int) -> Tree:
+    form = {"kind": "record", "name": "F", "fields": []}
+    return spec(types=[form], user_tasks=[{"name": f"u{number}", "form": "F"} for number in range(count)])
 
 
 def of_children(count: int) -> Tree:
@@ -231,6 +237,13 @@ EDGES: Final = [
         "spec-size",
         of_children(CHILDREN_MAX),
         of_children(CHILDREN_MAX + 1),
+    ),
+    edge(
+        "user tasks",
+        SIZES + "USER_TASKS_MAX",
+        "spec-size",
+        of_user_tasks(USER_TASKS_MAX),
+        of_user_tasks(USER_TASKS_MAX + 1),
     ),
     edge("events", SIZES + "EVENTS_MAX", "spec-size", of_events(EVENTS_MAX), of_events(EVENTS_MAX + 1)),
     edge(

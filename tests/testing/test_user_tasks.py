@@ -25,11 +25,11 @@ from dressage.flow import (
 )
 from dressage.orchestrator.fold.limits import POSTED_MAX
 from dressage.protocol.errors import BadInput, Refused
+from dressage.protocol.names import ACTOR_CHARS_MAX
 from dressage.protocol.user_tasks import (
     COMMENT_BYTES_MAX,
     COMMENTS_MAX,
     NOTES_BYTES_MAX,
-    PERSON_CHARS_MAX,
     REMINDERS_MAX,
     Action,
     AddComment,
@@ -184,9 +184,9 @@ def test_whoever_completes_one_that_nobody_has_is_told_as_who_did_it() -> None:
         (None, None, "a user task is for somebody: give a user, a group, or both"),
         ("", "", "a user task is for somebody: give a user, a group, or both"),
         (
-            "x" * (PERSON_CHARS_MAX + 1),
+            "x" * (ACTOR_CHARS_MAX + 1),
             None,
-            f"the name of a user or a group has at most {PERSON_CHARS_MAX} characters, not {PERSON_CHARS_MAX + 1}",
+            f"the name of a user or a group has at most {ACTOR_CHARS_MAX} characters, not {ACTOR_CHARS_MAX + 1}",
         ),
     ],
 )
@@ -269,10 +269,13 @@ def test_comments_are_numbered_and_changed_by_who_made_them() -> None:
     ]
 
 
+@pytest.mark.limit("protocol.user_tasks.COMMENT_BYTES_MAX")
+@pytest.mark.limit("protocol.user_tasks.COMMENTS_MAX")
 def test_comments_have_limits() -> None:
     run = began()
     assert refusal(run, AddComment("ann", "x" * (COMMENT_BYTES_MAX + 1))) == "USER_TASK_INVALID"
-    for _ in range(COMMENTS_MAX):
+    run.act(fill, AddComment("ann", "x" * COMMENT_BYTES_MAX))
+    for _ in range(COMMENTS_MAX - 1):
         run.act(fill, AddComment("ann", "x"))
     assert refusal(run, AddComment("ann", "x")) == "USER_TASK_FULL"
     run.act(fill, DeleteComment("ann", 7))
@@ -325,6 +328,8 @@ def test_an_assignment_has_clocks_of_its_own() -> None:
     assert run.finish().events[-1].kind == "run-completed"
 
 
+@pytest.mark.limit("protocol.user_tasks.REMINDERS_MAX")
+@pytest.mark.limit("protocol.user_tasks.REMIND_S_MIN")
 def test_reminders_come_to_an_end_and_no_faster_than_each_second() -> None:
     @workflow
     async def hurried() -> str:
@@ -471,6 +476,8 @@ def test_the_same_action_again_changes_nothing_also_when_all_is_over() -> None:
         began()._fold(UserTaskAction(view.id, "", Claim("ann")), asked=True)
 
 
+@pytest.mark.limit("protocol.user_tasks.NOTES_BYTES_MAX")
+@pytest.mark.limit("form-size")
 def test_limits_of_what_is_kept() -> None:
     @workflow
     async def noted(size: int) -> bool:
@@ -480,9 +487,11 @@ def test_limits_of_what_is_kept() -> None:
     assert failed.failure is not None
     assert (failed.failure.name, failed.failure.kind) == ("user-task-notes", "limit")
     run = WorkflowTest(noted).start(NOTES_BYTES_MAX)
-    large = raw({"ok": True, "tags": ["x" * 240_000]})
-    run.act(fill, SaveProgress("ann", large))
-    assert refusal(run, SaveProgress("ann", raw({"tags": ["x" * 300_000]}))) == "USER_TASK_INVALID"
+    around, most = len(bytes(raw({"tags": [""]}))), Limits().value_bytes
+    assert (
+        refusal(run, SaveProgress("ann", raw({"tags": ["x" * (most - around + 1)]}))) == "USER_TASK_INVALID"
+    )
+    run.act(fill, SaveProgress("ann", raw({"tags": ["x" * (most - around)]})))
 
     @workflow(limits=Limits(history_events=5))
     async def short() -> bool:

@@ -8,9 +8,6 @@ import msgspec
 
 from dressage.protocol.names import ACTOR_CHARS_MAX
 
-PERSON_CHARS_MAX = ACTOR_CHARS_MAX
-"""Characters of the name of a user or a group."""
-
 NOTES_BYTES_MAX = 8 * 1024
 COMMENT_BYTES_MAX = 4 * 1024
 COMMENTS_MAX = 100
@@ -22,10 +19,10 @@ REMINDERS_MAX = 100
 REMIND_S_MIN = 1.0
 """Reminders come no faster than that."""
 
-Person = Annotated[str, msgspec.Meta(min_length=1, max_length=PERSON_CHARS_MAX)]
+Person = Annotated[str, msgspec.Meta(min_length=1, max_length=ACTOR_CHARS_MAX)]
 """A user or a group, as the application in front of the people calls them."""
 
-Somebody = Annotated[str, msgspec.Meta(max_length=PERSON_CHARS_MAX)]
+Somebody = Annotated[str, msgspec.Meta(max_length=ACTOR_CHARS_MAX)]
 """The same, or empty: nobody."""
 
 
@@ -145,8 +142,8 @@ def wrong_with_assignment(user: str, group: str, escalate_to: str, *, escalates:
     if not (user or group):
         return "a user task is for somebody: give a user, a group, or both"
     for name in (user, group, escalate_to):
-        if len(name) > PERSON_CHARS_MAX:
-            return f"the name of a user or a group has at most {PERSON_CHARS_MAX} characters, not {len(name)}"
+        if len(name) > ACTOR_CHARS_MAX:
+            return f"the name of a user or a group has at most {ACTOR_CHARS_MAX} characters, not {len(name)}"
     if escalates and not (escalate_to or group):
         return "a user task that escalates goes to a group: give escalate_to, or a group"
     if escalate_to and not escalates:

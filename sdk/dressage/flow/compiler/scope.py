@@ -22,6 +22,7 @@ from dressage.flow.compiler.names import MISSING, Names
 from dressage.flow.describe import TypeBook
 from dressage.flow.events import Event
 from dressage.flow.members import Unsupported
+from dressage.flow.people import UserTask
 from dressage.flow.source import Source
 from dressage.flow.tasks import Task
 from dressage.protocol.errors import DefinitionError
@@ -187,6 +188,9 @@ class FlowScope:
             raise self.refusal(node, f"task {name} is no value", f"call it: `result = await {name}(...)`")
         if isinstance(found, Event):
             raise self.refusal(node, f"event {name} is no value", f"await it: `await {name}.wait()`")
+        if isinstance(found, UserTask):
+            advice = f"give it to somebody: `await {name}.assign(user=...)`"
+            raise self.refusal(node, f"user task {name} is no value", advice)
         if self.names.is_object(node):
             raise self.refusal(node, f"{name} is no value", "a workflow computes with values only")
         try:
