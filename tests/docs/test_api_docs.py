@@ -87,7 +87,17 @@ FIGURES: Final = {
     "fold_version",
 }
 VARIES: Final = {
-    *("started_at", "updated_at", "ended_at", "time", "duration_ms", "waited_ms", "seq", "command"),
+    *(
+        "started_at",
+        "updated_at",
+        "ended_at",
+        "opened_at",
+        "time",
+        "duration_ms",
+        "waited_ms",
+        "seq",
+        "command",
+    ),
     *FIGURES,
 }
 """Fields of an answer whose value is another each time: their type is compared."""

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.testing.ways import Case  # pyright: ignore[reportMissingImports]
+from tests.testing.ways import CANCELS, ESCALATES, Case  # pyright: ignore[reportMissingImports]
 
-from dressage.flow import App, Event, Task, Workflow
+from dressage.flow import App, Event, Task, UserTask, Workflow
 from dressage.worker import current_task
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
@@ -22,11 +23,15 @@ import batch_import.workflow as imports  # noqa: E402
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
 import long_import.workflow as catalogue  # noqa: E402
+import onboarding.workflow as colleagues  # noqa: E402
+import order_approval.workflow as approvals  # noqa: E402
 import patient_checkout.workflow as patience  # noqa: E402
 import product_reviews.workflow as reviews  # noqa: E402
 import sign_up.workflow as customers  # noqa: E402
 import support_tickets.workflow as support  # noqa: E402
+import ticket_triage.workflow as triage  # noqa: E402
 import trip_booking.workflow as trips  # noqa: E402
+import two_opinions.workflow as claims  # noqa: E402
 import two_suppliers.workflow as suppliers  # noqa: E402
 
 
@@ -47,7 +52,7 @@ def case(
     app: App,
     *arguments: Any,
     plain: bool = True,
-    coming: tuple[tuple[Event[Any], Any], ...] = (),
+    coming: tuple[tuple[Event[Any] | UserTask[Any], Any], ...] = (),
     **others: Callable[[], Callable[..., Any]],
 ) -> Case:
     """`others` make what some tasks do instead of what the example says, by the tasks' names in Python."""
@@ -437,6 +442,160 @@ PATIENT: Final = {
     ),
 }
 
+
+# -- order approval ----------------------------------------------------------------------------------
+def approval(customer: str, total: int, *said: Any, **others: Any) -> Case:
+    order = approvals.Order("o-7", customer, Decimal(total))
+    coming = tuple((approvals.approve_order, each) for each in said)
+    return case(approvals.accept_order, approvals.app, order, coming=coming, **others)
+
+
+APPROVALS: Final = {
+    "approval: below the limit": Way(
+        approval("ann", 500), "confirmed o-7", "ACCEPTED", "check-credit confirm"
+    ),
+    "approval: a person says yes": Way(
+        approval("ann", 501, approvals.Approval(True, pay_until=date(2030, 3, 1))),
+        "to be paid until 2030-03-01",
+        "ACCEPTED",
+        "check-credit confirm",
+    ),
+    "approval: a person says no": Way(
+        approval("ann", 501, approvals.Approval(False, "too much at once")),
+        "not-accepted",
+        "REFUSED",
+        "check-credit turn-down",
+    ),
+    "approval: somebody withdraws it": Way(
+        approval("ann", 501, CANCELS), f"withdrawn: {CANCELS}", "WITHDRAWN", "check-credit"
+    ),
+    "approval: nobody decides": Way(
+        approval("ann", 501), "not-accepted", "EXPIRED", "check-credit turn-down"
+    ),
+    "approval: no credit": Way(approval("broke bob", 1), "not-accepted", "REFUSED", "check-credit turn-down"),
+    "approval: the credit check is down at first": Way(
+        approval(
+            "ann",
+            1,
+            plain=False,
+            check_credit=failing(OSError("down"), times=2, then=approvals.check_credit),
+        ),
+        "confirmed o-7",
+        "ACCEPTED",
+        "check-credit*3 confirm",
+    ),
+}
+
+
+# -- ticket triage -----------------------------------------------------------------------------------
+def triaged(customer: str, text: str, *said: Any, **others: Any) -> Case:
+    coming = tuple((triage.take_over, each) for each in said)
+    return case(triage.triage, triage.app, triage.Ticket("t-1", customer, text), coming=coming, **others)
+
+
+TRIAGE: Final = {
+    "triage: the model answers": Way(
+        triaged("ann", "how do I pay"), "see our handbook", "CLOSED", "decide reply"
+    ),
+    "triage: a refund of one's own order": Way(
+        triaged("ann", "refund o-1"), "refunded 30 of o-1", "CLOSED", "decide find-owner refund reply"
+    ),
+    "triage: a refund of somebody else's order": Way(
+        triaged("ann", "refund o-2", triage.Ruling(answer="that is not yours")),
+        "that is not yours",
+        "CLOSED",
+        "decide find-owner reply",
+    ),
+    "triage: a refund of an order that nobody has": Way(
+        triaged("ann", "refund o-9", triage.Ruling(Decimal(5), "o-1")),
+        "refunded 5 of o-1",
+        "CLOSED",
+        "decide find-owner refund reply",
+    ),
+    "triage: not sure, and it goes to the leads": Way(
+        triaged("ann", "help", ESCALATES, triage.Ruling(answer="we call you")),
+        "we call you",
+        "CLOSED",
+        "decide reply",
+    ),
+    "triage: the model is down": Way(
+        triaged("ann", "help", triage.Ruling(answer="sorry"), decide=failing(OSError("down"))),
+        "sorry",
+        "CLOSED",
+        "decide*3 reply",
+    ),
+}
+
+
+# -- two opinions ------------------------------------------------------------------------------------
+def claim(text: str, *said: Any, **others: Any) -> Case:
+    coming = tuple((claims.judge, each) for each in said)
+    given = claims.Claim("c-1", text, Decimal(70))
+    return case(claims.settle_claim, claims.app, given, coming=coming, **others)
+
+
+CLAIMS: Final = {
+    "claim: both would pay": Way(
+        claim("a receipt"), "there is a receipt", "PAID", "read-strictly read-kindly pay tell"
+    ),
+    "claim: both refuse": Way(claim("old"), "nothing proves it", "REFUSED", "read-strictly read-kindly tell"),
+    "claim: they differ, and a person pays": Way(
+        claim("an old receipt", claims.Judgement(True, "it is within the year")),
+        "it is within the year",
+        "PAID",
+        "read-strictly read-kindly pay tell",
+    ),
+    "claim: they differ, and it is for the seniors": Way(
+        claim("an old receipt", ESCALATES, claims.Judgement(False, "it is not")),
+        "it is not",
+        "REFUSED",
+        "read-strictly read-kindly tell",
+    ),
+    "claim: one agent fails": Way(
+        claim("blurred", claims.Judgement(False, "send another picture")),
+        "send another picture",
+        "REFUSED",
+        "read-strictly read-kindly tell",
+    ),
+}
+
+
+# -- onboarding --------------------------------------------------------------------------------------
+def onboarding(*said: Any) -> Case:
+    mia = colleagues.Colleague("Mia", "ann", datetime(2030, 3, 1, tzinfo=UTC))
+    return case(colleagues.onboard, colleagues.app, mia, coming=said)
+
+
+LAPTOP: Final = (colleagues.hand_out, colleagues.Equipment("light", "s-1", ["mouse"]))
+BUDDY: Final = (colleagues.find_buddy, colleagues.Welcome("bob"))
+
+ONBOARDING: Final = {
+    "onboarding: everybody does their part": Way(
+        onboarding(BUDDY, LAPTOP, (colleagues.sign_contract, colleagues.Contract(True, 3))),
+        "mia@example.com",
+        "READY",
+        "open-accounts send-welcome",
+    ),
+    "onboarding: the leads hand the laptop out": Way(
+        onboarding(
+            (colleagues.sign_contract, colleagues.Contract(True)),
+            BUDDY,
+            (colleagues.hand_out, ESCALATES),
+            LAPTOP,
+        ),
+        "mia@example.com",
+        "READY",
+        "open-accounts send-welcome",
+    ),
+    "onboarding: no contract": Way(
+        onboarding(LAPTOP, BUDDY, (colleagues.sign_contract, colleagues.Contract(False))),
+        "not-ready",
+        "CANCELLED",
+        "",
+    ),
+}
+
+
 WAYS: Final[dict[str, Way]] = {
     **CHECKOUT,
     **TRIPS,
@@ -448,5 +607,9 @@ WAYS: Final[dict[str, Way]] = {
     **SIGNING,
     **BUYING,
     **PATIENT,
+    **APPROVALS,
+    **TRIAGE,
+    **CLAIMS,
+    **ONBOARDING,
 }
 CASES: Final[dict[str, Case]] = {name: way.case for name, way in WAYS.items()}

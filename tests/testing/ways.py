@@ -31,9 +31,27 @@ from dressage.testing import Run, WorkflowTest
 from dressage.worker import Worker, WorkerConfig, current_task
 
 VARIES: Final = {
-    *("task_id", "timer_id", "event_id", "until", "duration_ms", "waited_ms", "delay_s", "traceback"),
+    *(
+        "task_id",
+        "timer_id",
+        "event_id",
+        "user_task_id",
+        "until",
+        "due",
+        "duration_ms",
+        "waited_ms",
+        "delay_s",
+        "traceback",
+    ),
 }
+PASSING: Final = ("user-task-reminded", "user-task-overdue")
+"""What time alone does, which passes in the harness and not on the engine."""
+
 DEADLINE_S: Final = 30.0
+
+
+CANCELS: Final = "somebody cancels it"
+ESCALATES: Final = "nobody does it, and it escalates"
 
 
 class Event(NamedTuple):
@@ -80,8 +98,9 @@ class Case:
     arguments: tuple[Any, ...]
     make: Callable[[], App]
     plain: bool = True
-    coming: tuple[tuple[flow.Event[Any], Any], ...] = ()
-    """External events with their payloads; each comes when the run waits for it."""
+    coming: tuple[tuple[flow.Event[Any] | flow.UserTask[Any], Any], ...] = ()
+    """External events with their payloads, and user tasks with what somebody fills in, `CANCELS` or `ESCALATES`: each
+    comes, or is done, when the run waits for it."""
 
 
 def watched(app: App, seen: Seen, attempt: Callable[[], int]) -> App:
@@ -118,7 +137,7 @@ def steady(value: Any) -> Any:
 
 
 def event_of(kind: str, data: dict[str, Any]) -> Event:
-    ident = data.get("task_id") or data.get("timer_id")
+    ident = data.get("task_id") or data.get("timer_id") or data.get("user_task_id")
     thread = int(ident.split("-")[0]) if ident else data.get("thread", 0)
     return Event(thread, kind, steady(data))
 
@@ -132,7 +151,7 @@ def by_harness(case: Case) -> Seen:
     run = harness_run(WorkflowTest(case.workflow, watched(case.make(), seen, now)), case)
     seen.status, seen.failure = run.status, shown(run.failure)
     seen.result = run.result if run.status == "completed" else None
-    seen.events = [event_of(event.kind, event.data) for event in run.events]
+    seen.events = [event_of(event.kind, event.data) for event in run.events if event.kind not in PASSING]
     assert [(call.task, call.arguments, call.attempt) for call in run.calls] == seen.calls
     return seen
 
@@ -140,17 +159,32 @@ def by_harness(case: Case) -> Seen:
 def harness_run(test: WorkflowTest[..., Any], case: Case) -> Run[Any]:
     """A run of the case to its end."""
     run = test.start(*case.arguments)
-    for event, payload in case.coming:
-        while run.status == "running" and not _wants(run.waiting_for, event):
+    for expected, said in case.coming:
+        while run.status == "running" and not _wants(run.waiting_for, expected):
             run.advance(timedelta(minutes=1))
-        if run.status == "running":
-            run.post(event, payload)
+        if run.status != "running":
+            break
+        if isinstance(expected, flow.Event):
+            run.post(expected, said)
+        elif said == ESCALATES:
+            escalated = len(_escalations(run))
+            while len(_escalations(run)) == escalated:
+                run.advance(timedelta(minutes=1))
+        elif said == CANCELS:
+            run.cancel_user_task(expected, user="tester", reason=CANCELS)
+        else:
+            run.complete(expected, said, user="tester")
     return run.finish()
 
 
-def _wants(waiting_for: str, event: flow.Event[Any]) -> bool:
-    """Whether the run waits for this event, and for no task beside it, whose end would decide what comes first."""
-    return f"event {event.name}" in waiting_for and "task " not in waiting_for
+def _escalations(run: Run[Any]) -> list[Any]:
+    return [event for event in run.events if event.data.get("how") == "escalated"]
+
+
+def _wants(waiting_for: str, expected: flow.Event[Any] | flow.UserTask[Any]) -> bool:
+    """Whether the run waits for this, and for no task beside it, whose end would decide what comes first."""
+    what = "event" if isinstance(expected, flow.Event) else "user task"
+    return f"{what} {expected.name}" in waiting_for and "(attempt " not in waiting_for
 
 
 async def by_engine(case: Case, server: str) -> Seen:
@@ -164,17 +198,37 @@ async def by_engine(case: Case, server: str) -> Seen:
             coming = list(case.coming)
             while (view := await handle.state()).status == "running":
                 if coming and _wants(view.waiting_for, coming[0][0]):
-                    await handle.post(*coming.pop(0))
-                elif "task " not in view.waiting_for:
+                    await _does(client, handle.run_id, *coming.pop(0))
+                elif "(attempt " not in view.waiting_for:
                     await _fire_timers(client, handle.run_id)
                 await asyncio.sleep(0.02)
         seen.status, seen.failure = view.status, shown(view.failure)
         with contextlib.suppress(RunFailed):
             seen.result = await handle.result()
         seen.events = [
-            event_of(event.kind, msgspec.json.decode(event.data)) async for event in handle.history()
+            event_of(event.kind, msgspec.json.decode(event.data))
+            async for event in handle.history()
+            if event.kind not in PASSING
         ]
     return seen
+
+
+async def _does(
+    client: Client, run_id: str, expected: flow.Event[Any] | flow.UserTask[Any], said: Any
+) -> None:
+    if isinstance(expected, flow.Event):
+        await client.post(run_id, expected, said)
+        return
+    views = await client.user_tasks(run_id)
+    task = client.user_task(run_id, next(each.id for each in views if each.user_task == expected.name))
+    if said == ESCALATES:
+        # The timer of its first assignment.
+        await client.send(run_id, TimerFired(f"{task.user_task_id}-escalate"))
+        await client.wait_for_event(run_id, lambda event: b'"escalated"' in bytes(event.data))
+    elif said == CANCELS:
+        await task.cancel("tester", CANCELS)
+    else:
+        await task.complete("tester", said, override=True)
 
 
 _BEGIN: Final = ("sleep-started", "sleep-moved", "event-awaited", "condition-awaited")
@@ -189,13 +243,19 @@ async def _fire_timers(client: Client, run_id: str) -> None:
             data = msgspec.json.decode(event.data)
             begun[data.get("replaced", "")] = False
             begun[data.get("timer_id", "")] = event.kind in _BEGIN
+        elif event.kind.startswith("user-task-"):
+            data = msgspec.json.decode(event.data)
+            begun[f"{data['user_task_id']}-timeout"] = event.kind == "user-task-opened" and "until" in data
     begun.pop("", None)
     for timer_id in [each for each, waits in begun.items() if waits]:
         with contextlib.suppress(Refused):
             await client.send(run_id, TimerFired(timer_id))
 
 
-def _next(coming: list[tuple[flow.Event[Any], Any]], name: str, timeout: Any) -> Any:
+Coming = list[tuple[flow.Event[Any] | flow.UserTask[Any], Any]]
+
+
+def _next(coming: Coming, name: str, timeout: Any) -> Any:
     for place, (event, payload) in enumerate(coming):
         if event.name == name:
             del coming[place]
@@ -203,6 +263,14 @@ def _next(coming: list[tuple[flow.Event[Any], Any]], name: str, timeout: Any) ->
     if timeout is None:
         return asyncio.get_running_loop().create_future()
     raise TimeoutError
+
+
+def _person(coming: Coming, name: str, given: flow.Assignment) -> Any:
+    """What somebody makes of a user task; that it goes to others first makes no difference."""
+    said = _next(coming, name, given.timeout)
+    if said == CANCELS:
+        raise flow.UserTaskCancelled(CANCELS)
+    return _person(coming, name, given) if said == ESCALATES else said
 
 
 async def _when_all_wait(duration: Any) -> None:
@@ -221,6 +289,8 @@ async def by_python(case: Case, monkeypatch: pytest.MonkeyPatch) -> Seen:
         coming = list(case.coming)
         for name, event in case.workflow.events.items():
             fakes.enter_context(event.faked(functools.partial(_next, coming, name)))
+        for name, user_task in case.workflow.user_tasks.items():
+            fakes.enter_context(user_task.faked(functools.partial(_person, coming, name)))
         try:
             seen.result, seen.status = await case.workflow(*case.arguments), "completed"
         except WorkflowFailure as failure:
