@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from dressage.flow import (
     first_completed,
     gather,
     sleep,
+    wait_until,
     workflow,
 )
 from dressage.orchestrator.fold.limits import OPEN_CHILDREN_MAX
@@ -317,6 +319,47 @@ async def brief(order: str) -> None:
 @workflow
 async def hasty(order: str) -> str:
     return await brief.options(run_id=f"n-{order}").start(order)
+
+
+@dataclass
+class Gate:
+    open: int = 0
+    seen: str = ""
+
+
+@workflow
+async def raced(order: str) -> str:
+    gate = Gate()
+
+    async def opens(what: str) -> str:
+        gate.open = 1
+        gate.seen = gate.seen + "opens "
+        told = await brief.options(run_id=f"n-{what}").start(what)
+        gate.seen = gate.seen + "started "
+        return told
+
+    async def waits(what: str) -> str:
+        gate.seen = gate.seen + "waits "
+        await wait_until(lambda: gate.open == 1)
+        gate.seen = gate.seen + "goes on "
+        return what
+
+    place, told = await first_completed(opens(order), waits(order))
+    return f"{place} {told}: {gate.seen}"
+
+
+def test_who_starts_a_run_goes_on_behind_those_that_wait_for_what_it_has_changed() -> None:
+    notes.clear()
+
+    async def call() -> str:
+        with note.faked(notes.append):
+            told = await raced("o-1")
+            await asyncio.sleep(0.01)
+        return told
+
+    told = asyncio.run(call())
+    assert told == WorkflowTest(raced).run("o-1").result == "1 o-1: opens waits goes on "
+    assert notes == []
 
 
 @pytest.mark.parametrize(

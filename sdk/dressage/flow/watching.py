@@ -1,4 +1,5 @@
-"""Plain Python's side of waits for what other branches change: who waits is looked at when no branch can go on.
+"""Plain Python's side of waits for what other branches change: who waits is looked at when no branch can go on. So does
+a branch that starts a run go on when no other one can.
 
 A run knows when all of its branches wait: when a command is folded. Here branches are tasks of an event loop, and each
 of them tells when it has made a step. What follows from a step (a gather or a race that is over, another branch that
@@ -55,6 +56,9 @@ class _Watch:
 
     def __init__(self) -> None:
         self.waits: list[_Wait] = []
+        self.last: list[asyncio.Future[None]] = []
+        """Those that go on, one after the other, when nobody else can."""
+
         self._quiet = 0
         self._turning = False
 
@@ -72,10 +76,15 @@ class _Watch:
             return
         self._turning = False
         found = next((wait for wait in self.waits if wait.may_go_on()), None)
+        after = next((each for each in self.last if not each.done()), None)
         if found is not None:
             found.wake()
-            # The next one is looked at when this one, and what follows from it, has come to rest.
-            self.moved(loop)
+        elif after is not None:
+            after.set_result(None)
+        else:
+            return
+        # The next one is looked at when this one, and what follows from it, has come to rest.
+        self.moved(loop)
 
 
 _watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
@@ -100,8 +109,25 @@ async def held(test: Callable[[], object], within_s: float | None) -> bool:
         watch.waits.remove(wait)
         if timer is not None:
             timer.cancel()
-        if not watch.waits:
-            del _watches[loop]
+        _leave(watch, loop)
+
+
+async def settled() -> None:
+    """Waits until no other branch can go on without time passing, also none that waits for what has changed."""
+    loop = asyncio.get_running_loop()
+    watch, turn = _watches.setdefault(loop, _Watch()), loop.create_future()
+    watch.last.append(turn)
+    watch.moved(loop)
+    try:
+        await turn
+    finally:
+        watch.last.remove(turn)
+        _leave(watch, loop)
+
+
+def _leave(watch: _Watch, loop: asyncio.AbstractEventLoop) -> None:
+    if not watch.waits and not watch.last:
+        del _watches[loop]
 
 
 class _Branch(Coroutine[Any, Any, R]):

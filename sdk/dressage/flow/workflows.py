@@ -17,6 +17,7 @@ from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import source_of
+from dressage.flow.watching import settled
 from dressage.protocol.errors import BadRunId, BadSpec, DefinitionError
 from dressage.protocol.names import check_name, check_run_id
 from dressage.protocol.spec import Limits, ParentClose, RetryOptions, WorkflowSpec
@@ -106,6 +107,7 @@ class ChildOf(Generic[P, R]):
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `Workflow.start`."""
         _check(self._run_id)
+        await settled()  # A run is told that it is there when all of its branches wait.
         beside(self._workflow(*args, **kwargs))
         return f"plain~{next(_numbers)}" if self._run_id is None else self._run_id
 

@@ -53,6 +53,10 @@ def _unheard(run: Coroutine[Any, Any, Any]) -> None:
     run.close()
 
 
+async def _at_once() -> None:
+    """One branch runs after the other here: none has to be waited for."""
+
+
 class _Hung:
     """A task that is not done in its time."""
 
@@ -163,6 +167,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
             stack.enter_context(mock.patch.object(tasks, "within", contextlib.nullcontext))
             stack.enter_context(mock.patch.object(workflows, "beside", _unheard))
+            stack.enter_context(mock.patch.object(workflows, "settled", _at_once))
             stack.enter_context(module.publish.faked(lambda subject, data: None))
             stack.enter_context(module.told.faked(come))
             stack.enter_context(module.filed.faked(file))
