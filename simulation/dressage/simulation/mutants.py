@@ -30,7 +30,7 @@ from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
-from dressage.orchestrator.fold.nodes import timers
+from dressage.orchestrator.fold.nodes import timers, user_task
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
 from dressage.orchestrator.fold.state import RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
@@ -50,6 +50,7 @@ from dressage.protocol.commands import AwaitEvent, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
 from dressage.protocol.names import OUT, Names
+from dressage.protocol.user_tasks import Complete
 from dressage.worker.worker import Worker
 
 ANY_FOLD_VERSION: Final = 1_000_000
@@ -886,6 +887,22 @@ def losers_tidy_nothing() -> Iterator[None]:
         self.end(thread, CANCELLED)
 
     with mock.patch.object(Branches, "raise_cancelled", end):
+        yield
+
+
+@mutant("what somebody does in a user task counts again when it comes again", "acknowledged-not-lost")
+def acts_count_again() -> Iterator[None]:
+    with mock.patch.object(user_task, "is_done", return_value=False):
+        yield
+
+
+@mutant("a user task that was cancelled is done", "outcome-as-python")
+def cancelled_is_done() -> Iterator[None]:
+    def doing(advance: Any, thread: RunThread, wait: Any, action: Any) -> None:
+        filled = Complete(action.user, msgspec.Raw(b'{"left":1}'))
+        user_task._complete(advance, thread, wait, filled)
+
+    with mock.patch.object(user_task, "_cancel", doing):
         yield
 
 
