@@ -349,10 +349,11 @@ async def raced(order: str) -> str:
 
 
 def test_who_starts_a_run_goes_on_behind_those_that_wait_for_what_it_has_changed() -> None:
-    notes.clear()
+    def noted(what: str) -> None:
+        notes.append(what)
 
     async def call() -> str:
-        with note.faked(notes.append):
+        with note.faked(noted):
             told = await raced("o-1")
             await asyncio.sleep(0.01)
         return told
