@@ -265,7 +265,7 @@ async def test_from_the_command_line(engine: Engine, tmp_path: Path) -> None:
         assert "USER_TASK_TAKEN: user 'ann' has user task 'approve'" in await call(
             "claim", "cli", task_id, "--user", "bob", fails=True
         )
-        await call("release", "cli", task_id)
+        await call("release", "cli", task_id, "--user", "ann")
         await call("assign", "cli", task_id, "--to-user", "bob", "--to-group", "leads")
         await call("comment", "cli", task_id, "sure?", "--user", "bob")
         await call("save", "cli", task_id, '{"ok": true}', "--user", "bob")
@@ -292,9 +292,12 @@ async def test_from_any_language(engine: Engine) -> None:
         answer: dict[str, Any] = json.loads(reply.data)
         return answer
 
-    (view,) = (await ask("user-tasks", run_id="any"))["user_tasks"]
-    assert view["form"]["$defs"]["Approval"]["required"] == ["ok"]
+    told = await ask("user-tasks", run_id="any")
+    (view,) = told["user_tasks"]
+    assert told["forms"]["approve"]["$defs"]["Approval"]["required"] == ["ok"]
     acted = {"run_id": "any", "user_task_id": view["id"]}
+    misspelt = await ask("act", **acted, action={"do": "complete", "user": "ann", "value": {"ok": True}})
+    assert misspelt["code"] == "REQUEST_MALFORMED"
     assert (await ask("act", **acted, action={"do": "claim", "user": "ann"}))["ok"]
     refused = await ask("act", **acted, action={"do": "complete", "user": "ann", "values": {"ok": "maybe"}})
     assert refused["code"] == "USER_TASK_INVALID"

@@ -453,6 +453,7 @@ CASES = {
         "two user tasks are named ask",
         "another name",
     ),
+    "user task that is not awaited": Case("ask.‸assign(user='ann')", "assign() is not part", "await it"),
     "await of a user task": Case("await ‸ask", "only a call can be awaited", "write `await ask.assign("),
     "user task as a branch without a call": Case(
         "await gather(‸ask, ask.assign(user='ann'))", "a branch is a call", "write `gather(ask.assign("

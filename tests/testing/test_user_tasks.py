@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from dressage.flow import (
     workflow,
 )
 from dressage.orchestrator.fold.limits import POSTED_MAX
+from dressage.orchestrator.fold.nodes.user_task import SAVES_KEPT
+from dressage.protocol.commands import UserTaskAction
 from dressage.protocol.errors import BadInput, Refused
 from dressage.protocol.names import ACTOR_CHARS_MAX
 from dressage.protocol.user_tasks import (
@@ -78,10 +81,18 @@ look = UserTask("look", form=Address)
 def note(what: str) -> None: ...
 
 
+@app.task
+def reveal(secret: Masked[str]) -> str:
+    return secret
+
+
 @workflow
 async def simple(user: str | None, group: str | None) -> str:
     filled = await fill.assign(user=user, group=group, notes=f"for {user or group}")
-    return f"{filled.ok} {filled.count} {filled.size.name} {filled.colour} {filled.on}"
+    told = f"{filled.ok} {filled.count} {filled.size.name} {filled.colour} {filled.on}"
+    if filled.secret is None:
+        return told
+    return f"{told} {await reveal(filled.secret)}"
 
 
 @workflow
@@ -164,9 +175,13 @@ def test_one_that_is_given_to_a_user_can_go_to_others() -> None:
     assert refusal(run, Assign(override=True)) == "USER_TASK_INVALID"
     run.act(fill, Assign(group="billing", override=True))
     assert who(run) == ("", "billing", 1)
-    assert refusal(run, Release()) == "USER_TASK_INVALID"
+    assert refusal(run, Release("ann")) == "USER_TASK_INVALID"
     run.act(fill, Assign(user="bob", group="leads"))
     assert who(run) == ("bob", "leads", 2)
+    assert refusal(run, Assign(user="bob", group="other")) == "USER_TASK_TAKEN"
+    assert refusal(run, Release("eve")) == "USER_TASK_TAKEN"
+    run.act(fill, Release("eve", override=True)).act(fill, Claim("bob"))
+    assert who(run) == ("bob", "leads", 4)
     run.complete(fill, Form(False))
     assert run.result == "False 0 SMALL red None"
 
@@ -226,7 +241,10 @@ def test_what_is_saved_is_kept_shown_and_taken_if_nothing_else_is_given() -> Non
     assert refusal(run, Complete("ann")) == "USER_TASK_INVALID"
     run.act(fill, SaveProgress("ann", raw({"count": 4, "secret": "s"})))
     run.act(fill, SaveProgress("ann", raw({"ok": True, "count": 5, "secret": "s3cret"})))
-    assert run.user_tasks[0].values == {"ok": True, "count": 5, "secret": "***"}
+    run.act(fill, SaveProgress("ann", raw({"ok": True, "count": 5})))
+    assert run.user_tasks[0].values == {"ok": True, "count": 5}
+    told = [event.data["values"] for event in run.events if event.kind == "user-task-saved"]
+    assert told[-1] == {"ok": True, "count": 5, "secret": "***"}
     assert "s3cret" not in str(run.events)
     assert refusal(run, SaveProgress("bob", raw({}))) == "USER_TASK_TAKEN"
     assert refusal(run, SaveProgress("ann", raw({"count": "five"}))) == "USER_TASK_INVALID"
@@ -235,7 +253,7 @@ def test_what_is_saved_is_kept_shown_and_taken_if_nothing_else_is_given() -> Non
     run.act(fill, Claim("bob", override=True))
     assert run.user_tasks[0].values["count"] == 5
     run.act(fill, Complete("bob"))
-    assert run.result == "True 5 SMALL red None"
+    assert run.result == "True 5 SMALL red None s3cret"
 
 
 def test_a_form_is_described_as_json_schema() -> None:
@@ -244,6 +262,7 @@ def test_a_form_is_described_as_json_schema() -> None:
     assert record["required"] == ["ok"]
     assert record["properties"]["colour"] == {"enum": ["green", "red"]}
     assert list(record["properties"]) == ["ok", "count", "size", "colour", "on", "address", "tags", "secret"]
+    assert record["properties"]["secret"]["writeOnly"]
     assert view.form["$defs"]["Size"] == {"title": "Size", "enum": ["large", "small"]}
 
 
@@ -485,7 +504,7 @@ def test_limits_of_what_is_kept() -> None:
 
     failed = WorkflowTest(noted).run(NOTES_BYTES_MAX + 1)
     assert failed.failure is not None
-    assert (failed.failure.name, failed.failure.kind) == ("user-task-notes", "limit")
+    assert "(limit user-task-notes)" in failed.failure.message
     run = WorkflowTest(noted).start(NOTES_BYTES_MAX)
     around, most = len(bytes(raw({"tags": [""]}))), Limits().value_bytes
     assert (
@@ -501,10 +520,153 @@ def test_limits_of_what_is_kept() -> None:
     for _ in range(3):
         brief.act(fill, AddComment("ann", "x"))
     assert refusal(brief, AddComment("ann", "x")) == "USER_TASK_FULL"
+    brief.complete(fill, Form(True))
+    assert brief.failure is not None
+    assert brief.failure.name == "history-limit"
     many = WorkflowTest(noted).start(1)
     for number in range(POSTED_MAX):
         many.act(fill, Claim(f"user {number % 2}", override=True))
     assert refusal(many, Claim("ann", override=True)) == "USER_TASK_FULL"
+    for number in range(POSTED_MAX + 50):
+        many.act(fill, SaveProgress("user 1", raw({"count": number})))
+    assert many.complete(fill, Form(True)).status == "completed"
+
+
+@pytest.mark.limit("orchestrator.fold.nodes.user_task.ROOM_BYTES")
+def test_what_people_add_leaves_room_for_what_the_engine_does() -> None:
+    @workflow
+    async def four() -> int:
+        filled = await gather(*(fill.assign(group="g", remind=timedelta(hours=1)) for _ in range(4)))
+        return len(filled)
+
+    run, size, saved = WorkflowTest(four).start(), 256_000, 0
+    while size > 100:
+        for view in run.user_tasks:
+            try:
+                run.act(view, SaveProgress("ann", raw({"tags": ["x" * size]})))
+                saved += 1
+            except Refused as refused:
+                assert refused.code == "USER_TASK_FULL"  # noqa: PT017
+        size //= 2
+    assert saved > 3
+    run.advance(timedelta(hours=50))
+    assert {view.reminders for view in run.user_tasks} == {50}
+    assert run.status == "running"
+
+
+def test_reminders_leave_room_in_the_history_for_what_people_do() -> None:
+    @workflow(limits=Limits(history_events=200))
+    async def many() -> int:
+        filled = await gather(*(fill.assign(group="g", remind=timedelta(hours=1)) for _ in range(20)))
+        return len(filled)
+
+    run = WorkflowTest(many).start().advance(timedelta(days=9))
+    assert run.user_tasks[0].reminders < 5
+    for view in run.user_tasks:
+        run.act(view, Complete("ann", raw({"ok": True})))
+    assert run.result == 20
+
+
+def test_numbers_that_only_decimal_knows_are_shown_as_they_are() -> None:
+    @dataclass
+    class Priced:
+        price: Decimal
+        name: str = ""
+
+    priced = UserTask("priced", form=Priced)
+
+    @workflow
+    async def prices() -> str:
+        return f"{(await priced.assign(group='g')).price}"
+
+    run = WorkflowTest(prices).start()
+    run.act(priced, SaveProgress("ann", msgspec.Raw(b'{"price": 1e400}')))
+    assert run.user_tasks[0].values == {"price": "1E+400"}
+    run.act(priced, Complete("ann", msgspec.Raw(b'{"price": 10.50}')))
+    assert run.result == "10.50"
+    assert run.events[-2].kind == "user-task-completed"
+    assert run.events[-2].data["values"]["price"] == "10.50"
+
+
+def test_what_would_be_told_must_fit_a_message() -> None:
+    @dataclass
+    class Row:
+        a_column_with_a_name_that_is_rather_long: str = ""
+        another_column_with_a_name_that_is_rather_long: str = ""
+        secret: Masked[str] | None = None
+
+    @dataclass
+    class Table:
+        rows: list[Row]
+
+    table = UserTask("table", form=Table)
+
+    @workflow
+    async def tabled() -> int:
+        return len((await table.assign(group="g")).rows)
+
+    run = WorkflowTest(tabled).start()
+    for action in (SaveProgress, Complete):
+        with pytest.raises(Refused) as refused:
+            run.act(table, action("ann", raw({"rows": [{}] * 30_000})))
+        assert refused.value.code == "USER_TASK_INVALID"
+
+
+def test_an_escalation_goes_to_somebody_and_is_not_used_up_by_nothing() -> None:
+    @workflow
+    async def escalates() -> bool:
+        return (await fill.assign(group="g", escalate_after=timedelta(days=1))).ok
+
+    run = WorkflowTest(escalates).start().advance(timedelta(days=2))
+    assert who(run) == ("", "g", 0)
+    run.act(fill, Claim("ann")).advance(timedelta(days=1))
+    assert who(run) == ("", "g", 2)
+    run.act(fill, Claim("ann")).advance(timedelta(days=30))
+    assert who(run) == ("ann", "g", 3)
+    run = WorkflowTest(escalates).start()
+    run.act(fill, Assign(user="bob")).advance(timedelta(days=30))
+    assert who(run) == ("bob", "", 1)
+
+
+@pytest.mark.parametrize("year", [1, 999, 1969, 1970])
+def test_any_moment_of_the_past_is_overdue(year: int) -> None:
+    @workflow
+    async def old(when: datetime) -> bool:
+        return (await fill.assign(group="g", due=when)).ok
+
+    run = WorkflowTest(old).start(datetime(year, 1, 1, tzinfo=UTC))
+    assert kinds(run) == ["opened", "overdue"]
+    assert run.user_tasks[0].due_at == f"{year:04}-01-01T00:00:00.000Z"
+    far = WorkflowTest(old).start(datetime(9999, 12, 31, tzinfo=UTC))
+    assert far.user_tasks[0].due_at == "9999-12-31T00:00:00.000Z"
+    assert far.advance(timedelta(days=99)).complete(fill, Form(True)).result is True
+
+
+@pytest.mark.limit("orchestrator.fold.nodes.user_task.SAVES_KEPT")
+def test_a_save_that_comes_again_at_once_changes_nothing() -> None:
+    run = began()
+    (view,) = run.user_tasks
+    saves = [
+        UserTaskAction(view.id, f"save {number}", SaveProgress("ann", raw({"count": number})))
+        for number in range(SAVES_KEPT + 1)
+    ]
+    for save in saves:
+        run._fold(save, asked=True)
+    for save in saves[1:]:
+        run._fold(save, asked=True)
+    assert run.user_tasks[0].values == {"count": SAVES_KEPT}
+    assert kinds(run).count("saved") == SAVES_KEPT + 1
+    # The first of so many is forgotten.
+    run._fold(saves[0], asked=True)
+    assert run.user_tasks[0].values == {"count": 0}
+
+
+def test_comments_that_are_none() -> None:
+    run = began()
+    assert refusal(run, AddComment("ann", "")) == "USER_TASK_INVALID"
+    run.act(fill, AddComment("ann", "x")).act(fill, DeleteComment("ann", 1))
+    assert refusal(run, EditComment("ann", 1, "again")) == "USER_TASK_INVALID"
+    assert refusal(run, DeleteComment("ann", 1)) == "USER_TASK_INVALID"
 
 
 def test_a_unit_test_says_what_people_do() -> None:

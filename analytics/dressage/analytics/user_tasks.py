@@ -9,6 +9,7 @@ import msgspec
 
 from dressage.analytics.query import QueryResult, query
 from dressage.brokers.interface import Connection
+from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names
 
 State = Literal["open", "unassigned", "assigned", "done", "cancelled", "timed-out", "withdrawn"]
@@ -67,6 +68,8 @@ async def user_tasks(
     else:
         conditions.append("state = $state")
         asked["state"] = state
+    if due_before is not None and due_before.utcoffset() is None:
+        raise BadInput("due_before has a time zone: without one it depends on the machine")
     if due_before is not None:
         conditions.append("due_at < $due::TIMESTAMPTZ")
         asked["due"] = due_before.isoformat()

@@ -123,6 +123,8 @@ def show(run_id: str, user_task_id: str | None, server: str, namespace: str, as_
     if as_json:
         click.echo(msgspec.json.encode(views))
         return
+    if not views:
+        click.echo(f"run {run_id!r} has no open user task", err=True)
     for view in views:
         _print(view)
 
@@ -220,22 +222,33 @@ def assign(
 @user_tasks.command()
 @click.argument("run_id")
 @click.argument("user_task_id")
-@click.option("--user", default="", help="Whose it has to be.  [default: whoever has it]")
+@_user
+@_override
 @_action_id
 @options.server
 @options.namespace
 def release(
-    run_id: str, user_task_id: str, user: str, action_id: str | None, server: str, namespace: str
+    run_id: str,
+    user_task_id: str,
+    user: str,
+    override: bool,
+    action_id: str | None,
+    server: str,
+    namespace: str,
 ) -> None:
     """Give one back to its group."""
-    _does(lambda each: each.release(user, action_id=action_id), (run_id, user_task_id, server, namespace))
+    _does(
+        lambda each: each.release(user, override=override, action_id=action_id),
+        (run_id, user_task_id, server, namespace),
+    )
 
 
 @user_tasks.command()
 @click.argument("run_id")
 @click.argument("user_task_id")
-@click.argument("text")
+@click.argument("text", default="")
 @click.option("--edit", type=click.IntRange(1), help="Give your comment of this number that text.")
+@click.option("--delete", type=click.IntRange(1), help="Take the text of your comment of this number away.")
 @_user
 @_action_id
 @options.server
@@ -245,6 +258,7 @@ def comment(
     user_task_id: str,
     text: str,
     edit: int | None,
+    delete: int | None,
     user: str,
     action_id: str | None,
     server: str,
@@ -253,6 +267,8 @@ def comment(
     """Say something of one."""
 
     def act(each: UserTaskHandle) -> Awaitable[object]:
+        if delete is not None:
+            return each.delete_comment(user, delete, action_id=action_id)
         if edit is not None:
             return each.edit_comment(user, edit, text, action_id=action_id)
         return each.comment(user, text, action_id=action_id)

@@ -88,6 +88,13 @@ class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
     key: str
 
 
+class UserTasksRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a run all that are open, or one of them."""
+
+    run_id: str
+    user_task_id: str = ""
+
+
 class ActRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Something that somebody does with a user task: `action` is one of `dressage.protocol.user_tasks`."""
 
@@ -155,7 +162,10 @@ class KeyAnswer(msgspec.Struct):
 
 
 class UserTasksAnswer(msgspec.Struct):
+    """`forms` are the JSON Schemas of the forms by the names of the user tasks."""
+
     user_tasks: list[UserTaskView]
+    forms: dict[str, Any]
     ok: bool = True
 
 
@@ -260,7 +270,7 @@ class Api:
             "cancel": (CancelRequest, self._cancel),
             "post": (PostRequest, self._post),
             "key": (KeyRequest, self._key),
-            "user-tasks": (RunRequest, self._user_tasks),
+            "user-tasks": (UserTasksRequest, self._user_tasks),
             "act": (ActRequest, self._act),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
@@ -383,8 +393,10 @@ class Api:
     async def _key(self, request: KeyRequest) -> KeyAnswer:
         return KeyAnswer(await self._client.key(request.event, request.key))
 
-    async def _user_tasks(self, request: RunRequest) -> UserTasksAnswer:
-        return UserTasksAnswer(await self._client.user_tasks(request.run_id))
+    async def _user_tasks(self, request: UserTasksRequest) -> UserTasksAnswer:
+        views = await self._client.user_tasks(request.run_id, user_task_id=request.user_task_id)
+        forms = {each.user_task: each.form for each in views}
+        return UserTasksAnswer([msgspec.structs.replace(each, form={}) for each in views], forms)
 
     async def _act(self, request: ActRequest) -> Accepted:
         return Accepted(

@@ -522,16 +522,24 @@ class Client:
         return answer.key
 
     # -- user tasks ----------------------------------------------------------------------------------
-    async def user_tasks(self, run_id: str, *, not_before: int = 0) -> list[UserTaskView]:
-        """The user tasks of a run that are open. Raises `NotFound` (RUN_UNKNOWN), or `NoAnswer`.
+    async def user_tasks(
+        self, run_id: str, *, user_task_id: str = "", not_before: int = 0
+    ) -> list[UserTaskView]:
+        """The user tasks of a run that are open, or the one of this id.
+
+        Raises `NotFound` (RUN_UNKNOWN), `Refused` (PAYLOAD_TOO_LARGE) where one message cannot hold them all, or
+        `NoAnswer`.
 
         Those of all runs, by user, group, state and due date, are found by `dressage.analytics.user_tasks`.
         """
-        ask = Ask("user-tasks", check_run_id(run_id), not_before, hold_s=ANSWER_S)
+        ask = Ask("user-tasks", check_run_id(run_id), not_before, hold_s=ANSWER_S, task_id=user_task_id)
         answer = await self._asked(ask, run_token(run_id), GET_S, None)
         if answer.user_tasks is None:
             raise NotFound(answer.message, code="RUN_UNKNOWN")
-        return list(answer.user_tasks)
+        forms = answer.forms
+        return [
+            msgspec.structs.replace(each, form=forms.get(each.user_task, {})) for each in answer.user_tasks
+        ]
 
     def user_task(self, run_id: str, user_task_id: str) -> UserTaskHandle:
         """One of them, to work with; whether there is one is not asked."""
@@ -552,7 +560,10 @@ class Client:
         The same `action_id` again changes nothing. Raises as `UserTaskHandle` says, or `NoAnswer` after `timeout_s`.
         """
         command = command_of(user_task_id, action, action_id, actor or self.actor)
-        return (await self._ask_for(run_token(check_run_id(run_id)), command, timeout_s)).seq
+        try:
+            return (await self._ask_for(run_token(check_run_id(run_id)), command, timeout_s)).seq
+        except NoAnswer as error:
+            raise NoAnswer(f"{error.message}, with action_id={command.action_id!r}") from error
 
     async def _post_of(
         self, event: Event[Any] | str, payload: Any, event_id: str | None, actor: str

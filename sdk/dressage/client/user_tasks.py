@@ -33,17 +33,19 @@ class Acts(Protocol):
         self, run_id: str, user_task_id: str, action: Action, *, action_id: str | None = None, actor: str = ""
     ) -> int: ...
 
-    async def user_tasks(self, run_id: str) -> list[UserTaskView]: ...
+    async def user_tasks(self, run_id: str, *, user_task_id: str = "") -> list[UserTaskView]: ...
 
 
 class UserTaskHandle:
     """An open user task of a run, by its id.
 
     Every method names the user who does it: the application in front of the people has checked who that is, and that
-    they are of the group. `action_id` makes an action one: the same again changes nothing, however late it comes. All
-    raise `Refused`: USER_TASK_UNKNOWN for one that is open no more, USER_TASK_TAKEN where another user has it and
-    nobody says `override`, USER_TASK_INVALID for what does not fit, USER_TASK_FULL where there is no room. What they
-    give is the sequence of the command.
+    they are of the group. `action_id` makes an action one: the same again changes nothing, however late it comes.
+
+    All raise `Refused`: USER_TASK_UNKNOWN for one that is open no more, RUN_FINISHED where the run is over,
+    RUN_UNKNOWN, USER_TASK_TAKEN where another user has it and nobody says `override`, USER_TASK_INVALID for what does
+    not fit, USER_TASK_FULL where there is no room, COMMAND_MALFORMED for a name that is empty or too long. What they give is the
+    sequence of the command.
     """
 
     def __init__(self, client: Acts, run_id: str, user_task_id: str) -> None:
@@ -53,9 +55,8 @@ class UserTaskHandle:
 
     async def view(self) -> UserTaskView:
         """As it stands. Raises `NotFound` (USER_TASK_UNKNOWN) for one that is not open."""
-        for view in await self._client.user_tasks(self.run_id):
-            if view.id == self.user_task_id:
-                return view
+        for view in await self._client.user_tasks(self.run_id, user_task_id=self.user_task_id):
+            return view
         raise NotFound(
             f"run {self.run_id!r} has no open user task {self.user_task_id!r}", code="USER_TASK_UNKNOWN"
         )
@@ -76,9 +77,9 @@ class UserTaskHandle:
         """It is for this user and this group from now on, and for nobody else."""
         return await self._act(Assign(user, group, override), action_id, actor)
 
-    async def release(self, user: str = "", *, action_id: str | None = None) -> int:
-        """The user who has it gives it back to the group; without a `user`, somebody else does for them."""
-        return await self._act(Release(user), action_id)
+    async def release(self, user: str, *, override: bool = False, action_id: str | None = None) -> int:
+        """The user who has it gives it back to the group; or somebody else does, who is to `override`."""
+        return await self._act(Release(user, override), action_id)
 
     async def comment(self, user: str, text: str, *, action_id: str | None = None) -> int:
         return await self._act(AddComment(user, text), action_id)

@@ -117,10 +117,13 @@ class UserTask(Generic[T]):
             given.user or "",
             given.group or "",
             given.escalate_to or "",
+            given.notes or "",
             escalates=given.escalate_after is not None,
         )
         if wrong:
             raise ValueError(wrong)
+        if isinstance(given.due, datetime) and given.due.utcoffset() is None:
+            raise ValueError("due of a datetime without a time zone depends on the machine: give it one")
         person = _people.get(self.name)
         if person is None:
             raise NotImplementedError(

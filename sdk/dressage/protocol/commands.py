@@ -381,7 +381,8 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
-    `task_id` of the run, `user-tasks` for those of its user tasks that are open.
+    `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one
+    with `task_id`.
     """
 
     op: Literal["get", "wait", "key", "attempt", "user-tasks"]
@@ -465,6 +466,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     key: KeyView | None = None
     attempt: AttemptView | None = None
     user_tasks: tuple[UserTaskView, ...] | None = None
+    forms: dict[str, Any] = {}
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 
+from dressage.expressions.codecs import Codec
 from dressage.expressions.compilation import Evaluate
 from dressage.expressions.evaluate import compile_for_frames
+from dressage.expressions.masked import encode_hidden
 from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
@@ -142,38 +144,63 @@ class Form:
 
     def __init__(self, record: str, types: TypeTable) -> None:
         self.record = record
-        self.codec = types.codec(Named(record))
+        self._codec = types.codec(Named(record))
         definition = types.definitions[record]
         assert isinstance(definition, RecordType)
         self._fields = {each.name: types.codec(each.type) for each in definition.fields}
+        self._masked = [name for name, codec in self._fields.items() if codec.mask]
         self._kind = types.python_type(Named(record))
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema, for who draws it."""
-        return msgspec.json.schema(self._kind)
+        """Its JSON Schema, for who draws it. What is masked is written, and never read."""
+        made = msgspec.json.schema(self._kind)
+        record = made["$defs"][made["$ref"].rpartition("/")[2]] if "$ref" in made else made
+        for name in self._masked:
+            record["properties"][name] = {**record["properties"][name], "writeOnly": True}
+        return made
 
-    def read(self, data: bytes) -> Any:
-        """The whole of it. Raises `BadValue`, also for fields that it does not have."""
-        self.read_some(data)
-        return self.codec.decode(data)
+    def read(self, data: bytes) -> tuple[Any, bytes]:
+        """The whole of it, and as readers see it. Raises `BadValue`, also for fields that it does not have."""
+        self._given(data)
+        value = self._codec.decode(data)
+        return value, _shown(self._codec, value)
 
-    def read_some(self, data: bytes) -> tuple[msgspec.Raw, bytes]:
-        """Some of the fields, as they were given and as readers see them. Raises `BadValue`."""
+    def read_some(self, data: bytes) -> bytes:
+        """Some of the fields, as readers see them. Raises `BadValue`."""
+        shown: dict[str, msgspec.Raw] = {}
+        for name, raw in self._given(data).items():
+            try:
+                shown[name] = msgspec.Raw(_shown(self._fields[name], self._fields[name].decode(raw)))
+            except BadValue as error:
+                raise BadValue(f"{name}: {error.message}") from error
+        return msgspec.json.encode(shown)
+
+    def readable(self, data: bytes) -> bytes:
+        """The same without the masked ones: who draws the form again would give what hides them for their values."""
+        shown = _some.decode(self.read_some(data))
+        return msgspec.json.encode({name: raw for name, raw in shown.items() if name not in self._masked})
+
+    def with_masked(self, data: bytes, before: bytes) -> bytes:
+        """What is given, with the masked fields of before that are not. Raises `BadValue`."""
+        given, kept = self._given(data), _some.decode(before)
+        kept = {name: kept[name] for name in self._masked if name in kept and name not in given}
+        return msgspec.json.encode({**given, **kept})
+
+    def _given(self, data: bytes) -> dict[str, msgspec.Raw]:
         try:
             given = _some.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadValue(f"what is filled in is a JSON object: {error}") from error
-        shown: dict[str, msgspec.Raw] = {}
-        for name, raw in given.items():
-            codec = self._fields.get(name)
-            if codec is None:
+        for name in given:
+            if name not in self._fields:
                 raise BadValue(f"there is no field {name[:80]!r}: there are {', '.join(self._fields)}")
-            try:
-                shown[name] = msgspec.Raw(codec.shown(bytes(raw), codec.decode(raw)))
-            except BadValue as error:
-                raise BadValue(f"{name}: {error.message}") from error
-        return msgspec.Raw(msgspec.json.encode(given)), msgspec.json.encode(shown)
+        return given
+
+
+def _shown(codec: Codec, value: Any) -> bytes:
+    """As everybody can read it: a number that only Decimal knows is written as one."""
+    return encode_hidden(codec.mask(value) if codec.mask else value)
 
 
 _some = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -116,7 +116,7 @@ class UserWait(msgspec.Struct, tag="user-task", tag_field="kind", frozen=True, o
     done, which `due_id` looks at; at `until_ms`, when `timer_id` fires, it is over. `remind_id` and `escalate_id` are
     timers of this assignment: every `remind_ms` those who have it are reminded, for the `reminders`-th time last, and
     `escalate_ms` after it began it goes to `escalate_to`, or to the whole group. `values` are the fields that were
-    saved, a JSON object.
+    saved, a JSON object, and `saved` marks of the last saves.
     """
 
     user_task: str
@@ -127,7 +127,7 @@ class UserWait(msgspec.Struct, tag="user-task", tag_field="kind", frozen=True, o
     group: str = ""
     notes: str = ""
     epoch: int = 0
-    due_ms: int = 0
+    due_ms: int | None = None
     due_id: str = ""
     overdue: bool = False
     remind_ms: int = 0
@@ -139,6 +139,7 @@ class UserWait(msgspec.Struct, tag="user-task", tag_field="kind", frozen=True, o
     timer_id: str = ""
     until_ms: int = 0
     values: Json = msgspec.UNSET
+    saved: tuple[str, ...] = ()
     comments: tuple[Comment, ...] = ()
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 
 
 def rfc3339(time_ms: int) -> str:
@@ -12,4 +14,4 @@ def rfc3339(time_ms: int) -> str:
 
 @lru_cache(maxsize=16)
 def _whole_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()  # The year has four digits, whichever it is.

@@ -182,7 +182,7 @@ class Asking:
         elif waiter.ask.op == "attempt":
             await self._reply(waiter.reply, AskAnswer(attempt=_attempt_view(state, waiter.ask.task_id)))
         elif waiter.ask.op == "user-tasks":
-            await self._reply(waiter.reply, AskAnswer(user_tasks=await self._user_tasks(state)))
+            await self._reply(waiter.reply, await self._user_tasks(state, waiter.ask))
         elif waiter.ask.op == "wait" and not state.finished and not final:
             self._ends.setdefault(token, []).append(waiter)
         else:
@@ -270,12 +270,18 @@ class Asking:
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
-    async def _user_tasks(self, state: RunState) -> tuple[UserTaskView, ...]:
+    async def _user_tasks(self, state: RunState, ask: Ask) -> AskAnswer:
+        """Those that are open, or the one that is asked for, and the forms of all."""
         waits = [thread.wait for thread in state.threads if isinstance(thread.wait, UserWait)]
-        if not waits:
-            return ()
+        waits = [each for each in waits if ask.task_id in ("", each.wait_id)]
+        if not waits or state.finished:
+            return AskAnswer(user_tasks=())
         definition = await self._definitions.get(state.workflow, state.version)
-        return tuple(user_task_view(state, wait, definition) for wait in waits)
+        views = [user_task_view(state, wait, definition) for wait in waits]
+        forms = {each.user_task: each.form for each in views}
+        return AskAnswer(
+            user_tasks=tuple(msgspec.structs.replace(each, form={}) for each in views), forms=forms
+        )
 
     async def _definition_of_waits(self, state: RunState) -> Definition | None:
         """What tells how the author has written what is waited for, if it takes that."""
@@ -330,7 +336,7 @@ def user_task_view(state: RunState, wait: UserWait, definition: Definition | Non
     form = None if definition is None else definition.user_tasks.get(wait.user_task)
     values: dict[str, Any] = {}
     if form is not None and wait.values:
-        values = msgspec.json.decode(form.read_some(bytes(wait.values))[1])
+        values = msgspec.json.decode(form.readable(bytes(wait.values)))
     return UserTaskView(
         run_id=state.run_id,
         id=wait.wait_id,
@@ -342,7 +348,7 @@ def user_task_view(state: RunState, wait: UserWait, definition: Definition | Non
         user=wait.user,
         group=wait.group,
         notes=wait.notes,
-        due_at=rfc3339(wait.due_ms) if wait.due_ms else "",
+        due_at="" if wait.due_ms is None else rfc3339(wait.due_ms),
         overdue=wait.overdue,
         epoch=wait.epoch,
         reminders=wait.reminders,

@@ -62,15 +62,20 @@ def moment_ms(advance: Advance, moment: Any, what: str) -> int:
 
     Raises `ExpressionFailed` or `LimitExceeded`.
     """
-    if not isinstance(moment, datetime):
-        raise ExpressionFailed(f"TypeError: {_of(what)} takes a datetime, not {type(moment).__name__}")
-    if moment.utcoffset() is None:
-        raise ExpressionFailed(
-            f"ValueError: {_of(what)} of a datetime without a time zone depends on the machine: give it one"
-        )
-    due_ms = -((_EPOCH - moment) // _MILLISECOND)
+    due_ms = ms_of(moment, _of(what))
     limit_length((due_ms - advance.state.time_ms) / 1000, what)
     return ending(due_ms, what)
+
+
+def ms_of(moment: Any, what: str) -> int:
+    """The first millisecond at which a moment has come. Raises `ExpressionFailed` for what is none."""
+    if not isinstance(moment, datetime):
+        raise ExpressionFailed(f"TypeError: {what} takes a datetime, not {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        raise ExpressionFailed(
+            f"ValueError: {what} of a datetime without a time zone depends on the machine: give it one"
+        )
+    return -((_EPOCH - moment) // _MILLISECOND)
 
 
 def _of(what: str) -> str:

@@ -19,8 +19,8 @@ from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import SetTimer
 from dressage.orchestrator.fold.limits import POSTED_MAX, too_large
 from dressage.orchestrator.fold.marks import mark_of
-from dressage.orchestrator.fold.nodes.sleep import due_ms_of, ending
-from dressage.orchestrator.fold.nodes.sleep_until import moment_ms
+from dressage.orchestrator.fold.nodes.sleep import TIME_MS_MAX, due_ms_of, ending
+from dressage.orchestrator.fold.nodes.sleep_until import ms_of
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import RunState, RunThread, UserWait
 from dressage.orchestrator.fold.times import rfc3339
@@ -40,7 +40,6 @@ from dressage.protocol.spec import ANY_ERROR, USER_TASK_CANCELLED, USER_TASK_TEX
 from dressage.protocol.user_tasks import (
     COMMENT_BYTES_MAX,
     COMMENTS_MAX,
-    NOTES_BYTES_MAX,
     REMIND_S_MIN,
     REMINDERS_MAX,
     Action,
@@ -60,6 +59,13 @@ from dressage.protocol.user_tasks import (
 USER_TASK_FAMILY = (USER_TASK_CANCELLED, ANY_ERROR)
 """By what it can be caught that somebody cancelled it."""
 
+SAVES_KEPT = 16
+"""Saves of one user task of which is remembered that they came: each is repeated for seconds, and the next one takes
+its place."""
+
+ROOM_BYTES = 64 * 1024
+"""So many bytes of a state are left when people have put something into it."""
+
 How = Literal["claimed", "assigned", "released", "escalated"]
 
 
@@ -71,15 +77,9 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     given = {name: advance.evaluate(ready, name) for name in node.args}
     said = {name: value for name, value in given.items() if value is not None}
     user, group, notes, escalate_to = (_text(said, name) for name in _TEXTS)
-    wrong = wrong_with_assignment(user, group, escalate_to, escalates="escalate_after" in said)
+    wrong = wrong_with_assignment(user, group, escalate_to, notes, escalates="escalate_after" in said)
     if wrong:
         raise ExpressionFailed(f"ValueError: {wrong}")
-    if len(notes.encode()) > NOTES_BYTES_MAX:
-        raise LimitExceeded(
-            "user-task-notes",
-            f"notes of user task {node.user_task} take {len(notes.encode())} bytes of {NOTES_BYTES_MAX} allowed: say "
-            "where to read the rest",
-        )
     wait = UserWait(
         node.user_task,
         advance.begun_id(thread, thread.node),
@@ -88,22 +88,25 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         user=user,
         group=group,
         notes=notes,
-        due_ms=_moment(advance, said["due"]) if "due" in said else 0,
+        due_ms=_due(advance, said["due"]) if "due" in said else None,
         remind_ms=max(_length(advance, said, "remind"), int(REMIND_S_MIN * 1000)) if "remind" in said else 0,
         escalate_ms=_length(advance, said, "escalate_after") if "escalate_after" in said else None,
         escalate_to=escalate_to,
         until_ms=due_ms_of(advance, said["timeout"], "timeout") if "timeout" in said else 0,
     )
-    overdue = 0 < wait.due_ms <= advance.state.time_ms
+    overdue = wait.due_ms is not None and wait.due_ms <= advance.state.time_ms
+    # Until the year 9000 nobody waits.
+    awaited = wait.due_ms is not None and not overdue and wait.due_ms <= TIME_MS_MAX
     wait = replace(
         wait,
         overdue=overdue,
-        due_id=_timer(advance, wait, "due", wait.due_ms) if wait.due_ms and not overdue else "",
+        due_id=_timer(advance, wait, "due", wait.due_ms or 0) if awaited else "",
         timer_id=_timer(advance, wait, "timeout", wait.until_ms) if "timeout" in said else "",
     )
     thread.wait = wait = _clocks(advance, wait)
     advance.stored = True
-    due, until = (rfc3339(ms) if ms else "" for ms in (wait.due_ms, wait.until_ms))
+    due = "" if wait.due_ms is None else rfc3339(wait.due_ms)
+    until = rfc3339(wait.until_ms) if wait.until_ms else ""
     told = UserTaskOpened(wait.node, wait.user_task, wait.wait_id, user, group, notes, due, until)
     advance.emit(told)
     if overdue:
@@ -125,8 +128,9 @@ def _length(advance: Advance, said: dict[str, Any], name: str) -> int:
     return due_ms_of(advance, said[name], name) - advance.state.time_ms
 
 
-def _moment(advance: Advance, due: Any) -> int:
-    return moment_ms(advance, due, "due") if isinstance(due, datetime) else due_ms_of(advance, due, "due")
+def _due(advance: Advance, due: Any) -> int:
+    """Any moment there is: it is only told whether it has come."""
+    return ms_of(due, "due") if isinstance(due, datetime) else due_ms_of(advance, due, "due")
 
 
 def _timer(advance: Advance, wait: UserWait, what: str, due_ms: int) -> str:
@@ -141,7 +145,7 @@ def _clocks(advance: Advance, wait: UserWait) -> UserWait:
     now_ms, remind_id, escalate_id = advance.state.time_ms, "", ""
     if wait.remind_ms:
         remind_id = _timer(advance, wait, "remind", ending(now_ms + wait.remind_ms, "reminder"))
-    if wait.escalate_ms is not None:
+    if wait.escalate_ms is not None and (wait.escalate_to or wait.group):
         escalate_id = _timer(advance, wait, "escalate", ending(now_ms + wait.escalate_ms, "escalation"))
     return replace(wait, remind_id=remind_id, escalate_id=escalate_id, reminders=0)
 
@@ -161,7 +165,11 @@ def _give(advance: Advance, thread: RunThread, wait: UserWait, user: str, group:
 # -- what people do with it --------------------------------------------------------------------------
 def is_done(state: RunState, command: UserTaskAction) -> bool:
     """Whether somebody did just this before."""
-    return _mark(command) in state.posted
+    mark = _mark(command)
+    if isinstance(command.action, SaveProgress):
+        waits = (thread.wait for thread in state.threads)
+        return any(isinstance(wait, UserWait) and mark in wait.saved for wait in waits)
+    return mark in state.posted
 
 
 def _mark(command: UserTaskAction) -> str:
@@ -185,25 +193,31 @@ def on_action(advance: Advance, command: UserTaskAction) -> None:
         )
     if not command.action_id:
         raise RefuseCommand("USER_TASK_INVALID", "an action has an id: give it one that no other has")
-    if advance.history_full:
-        raise _full(state, "has all the output events that it may have (limit history-limit)")
-    if len(state.posted) >= POSTED_MAX:
-        raise _full(
-            state, f"has had {POSTED_MAX} events and actions, all that are allowed (limit posted-events)"
-        )
+    action = command.action
+    if not isinstance(action, Complete | CancelTask):
+        # What ends it is taken for as long as there is the run.
+        if advance.history_full:
+            raise _full(state, "has all the output events that it may have (limit history-limit)")
+        if len(state.posted) >= POSTED_MAX and not isinstance(action, SaveProgress):
+            raise _full(
+                state, f"has had {POSTED_MAX} events and actions, all that are allowed (limit posted-events)"
+            )
     thread = advance.threads.own(found)
     advance.turn_to(thread)
-    state.posted.append(_mark(command))
-    action = command.action
+    if isinstance(action, SaveProgress):
+        wait = replace(wait, saved=(*wait.saved, _mark(command))[-SAVES_KEPT:])
+    else:
+        state.posted.append(_mark(command))
     match action:
         case Claim():
             _check_taker(wait, action.user, override=action.override)
             _give(advance, thread, wait, action.user, wait.group, "claimed")
         case Assign():
-            wrong = wrong_with_assignment(action.user, action.group, "", escalates=False)
+            wrong = wrong_with_assignment(action.user, action.group)
             if wrong:
                 raise RefuseCommand("USER_TASK_INVALID", wrong)
-            _check_taker(wait, action.user, override=action.override)
+            if wait.user and (wait.user, wait.group) != (action.user, action.group):
+                _check_taker(wait, "", override=action.override)
             _give(advance, thread, wait, action.user, action.group, "assigned")
         case Release():
             _release(advance, thread, wait, action)
@@ -217,8 +231,10 @@ def on_action(advance: Advance, command: UserTaskAction) -> None:
         case CancelTask():
             _cancel(advance, thread, wait, action)
             return
+    adds = isinstance(action, SaveProgress | AddComment | EditComment)
     try:
-        advance.check_sizes()
+        # What the engine itself adds, and other branches, must have room, too.
+        advance.check_sizes(bytes(ROOM_BYTES if adds else 0))
     except LimitExceeded as error:
         raise _full(state, f"has no room for it: {error.message}") from error
 
@@ -239,8 +255,7 @@ def _check_taker(wait: UserWait, user: str, *, override: bool) -> None:
 def _release(advance: Advance, thread: RunThread, wait: UserWait, action: Release) -> None:
     if not wait.user:
         raise RefuseCommand("USER_TASK_INVALID", f"nobody has user task {wait.user_task!r}")
-    if action.user:
-        _check_taker(wait, action.user, override=False)
+    _check_taker(wait, action.user, override=action.override)
     if not wait.group:
         raise RefuseCommand(
             "USER_TASK_INVALID",
@@ -259,6 +274,8 @@ def _comment(
             f"the comment takes {len(text.encode())} bytes of {COMMENT_BYTES_MAX} allowed (limit user-task-comments): "
             "shorten it",
         )
+    if not text and not isinstance(action, DeleteComment):
+        raise RefuseCommand("USER_TASK_INVALID", "a comment has a text")
     at = rfc3339(advance.state.time_ms)
     if isinstance(action, AddComment):
         if len(wait.comments) >= COMMENTS_MAX:
@@ -275,6 +292,8 @@ def _comment(
         if before is None or before.user != action.user:
             whose = "there is none of this number" if before is None else f"it is {before.user!r}'s"
             raise RefuseCommand("USER_TASK_INVALID", f"comment {number} is not {action.user!r}'s: {whose}")
+        if not before.text:
+            raise RefuseCommand("USER_TASK_INVALID", f"comment {number} is deleted")
         changed = replace(before, text=text, changed_at=at)
         comments = (*wait.comments[: number - 1], changed, *wait.comments[number:])
     thread.wait = replace(wait, comments=comments)
@@ -289,13 +308,19 @@ def _save(advance: Advance, thread: RunThread, wait: UserWait, action: SaveProgr
     _check_taker(wait, action.user, override=action.override)
     form = advance.definition.user_tasks[wait.user_task]
     try:
-        _limit(advance, wait, bytes(action.values))
-        values, shown = form.read_some(bytes(action.values))
+        data = form.with_masked(bytes(action.values), _draft(wait))
+        _limit(advance, wait, data)
+        shown = form.read_some(data)
+        _limit(advance, wait, shown)
     except (BadValue, LimitExceeded) as error:
         raise _misfilled(wait, error.message) from error
-    thread.wait = replace(wait, values=values)
+    thread.wait = replace(wait, values=msgspec.Raw(data))
     told = UserTaskSaved(wait.node, wait.user_task, wait.wait_id, action.user, msgspec.Raw(shown))
     advance.emit(told)
+
+
+def _draft(wait: UserWait) -> bytes:
+    return bytes(wait.values) if wait.values else b"{}"
 
 
 def _limit(advance: Advance, wait: UserWait, data: bytes) -> None:
@@ -311,17 +336,22 @@ def _misfilled(wait: UserWait, why: str) -> RefuseCommand:
 def _complete(advance: Advance, thread: RunThread, wait: UserWait, action: Complete) -> None:
     _check_taker(wait, action.user, override=action.override)
     form = advance.definition.user_tasks[wait.user_task]
-    given = action.values if isinstance(action.values, msgspec.Raw) else wait.values
+    if action.values is msgspec.UNSET and not wait.values:
+        raise _misfilled(wait, "nothing was saved, and nothing is given")
     try:
-        data = bytes(given) if isinstance(given, msgspec.Raw) else b"{}"
+        data = _draft(wait)
+        if action.values is not msgspec.UNSET:
+            data = form.with_masked(bytes(action.values), data)
         _limit(advance, wait, data)
-        value = form.read(data)
+        value, shown = form.read(data)
+        _limit(advance, wait, shown)
     except (BadValue, LimitExceeded) as error:
         raise _misfilled(wait, error.message) from error
-    shown = msgspec.Raw(form.codec.shown(data, value))
     _drop_timers(advance, wait.timers)
     waited_ms = float(advance.state.time_ms - wait.since_ms)
-    told = UserTaskCompleted(wait.node, wait.user_task, wait.wait_id, action.user, waited_ms, shown)
+    told = UserTaskCompleted(
+        wait.node, wait.user_task, wait.wait_id, action.user, waited_ms, msgspec.Raw(shown)
+    )
     advance.emit(told)
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, UserTaskNode)
@@ -358,7 +388,7 @@ def on_timer(advance: Advance, found: RunThread, wait: UserWait, timer_id: str) 
         case wait.timer_id:
             _time_out(advance, thread, wait)
         case wait.due_id:
-            advance.state.time_ms = max(advance.state.time_ms, wait.due_ms)
+            advance.state.time_ms = max(advance.state.time_ms, wait.due_ms or 0)
             thread.wait = replace(wait, due_id="", overdue=True)
             _tell(advance, UserTaskOverdue(wait.node, wait.user_task, wait.wait_id, wait.user, wait.group))
         case wait.remind_id:
@@ -375,7 +405,8 @@ def _tell(advance: Advance, told: UserTaskOverdue | UserTaskReminded) -> None:
 
 def _remind(advance: Advance, thread: RunThread, wait: UserWait) -> None:
     number, due_ms = wait.reminders + 1, advance.state.time_ms + wait.remind_ms
-    again = number < REMINDERS_MAX and not advance.history_full
+    # What people do with it needs room in the history, too.
+    again = number < REMINDERS_MAX and advance.state.events < advance.definition.limits.history_events // 2
     remind_id = _timer(advance, wait, "remind", ending(due_ms, "reminder")) if again else ""
     thread.wait = wait = replace(wait, reminders=number, remind_id=remind_id)
     told = UserTaskReminded(wait.node, wait.user_task, wait.wait_id, number, wait.user, wait.group)
@@ -383,10 +414,12 @@ def _remind(advance: Advance, thread: RunThread, wait: UserWait) -> None:
 
 
 def _escalate(advance: Advance, thread: RunThread, wait: UserWait) -> None:
-    """Once: from then on it stays where it is, as far as time is concerned."""
-    advance.check_history()
-    thread.wait = wait = replace(wait, escalate_id="", escalate_ms=None)
-    _give(advance, thread, wait, "", wait.escalate_to or wait.group, "escalated")
+    """Once: from then on it stays where it is, as far as time is concerned. Where it is already with those that it
+    would go to, it waits for the next ones who take it."""
+    target = wait.escalate_to or wait.group
+    thread.wait = wait = replace(wait, escalate_id="")
+    if (wait.user, wait.group) != ("", target) and not advance.history_full:
+        _give(advance, thread, replace(wait, escalate_ms=None), "", target, "escalated")
 
 
 def _time_out(advance: Advance, thread: RunThread, wait: UserWait) -> None:
