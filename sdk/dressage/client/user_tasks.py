@@ -44,8 +44,8 @@ class UserTaskHandle:
 
     All raise `Refused`: USER_TASK_UNKNOWN for one that is open no more, RUN_FINISHED where the run is over,
     RUN_UNKNOWN, USER_TASK_TAKEN where another user has it and nobody says `override`, USER_TASK_INVALID for what does
-    not fit, USER_TASK_FULL where there is no room, COMMAND_MALFORMED for a name that is empty or too long. What they give is the
-    sequence of the command.
+    not fit, USER_TASK_FULL where there is no room, COMMAND_MALFORMED for a name that is empty or too long. They give
+    the sequence of the command.
     """
 
     def __init__(self, client: Acts, run_id: str, user_task_id: str) -> None:
