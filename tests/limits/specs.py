@@ -11,7 +11,7 @@ from dressage.expressions import parse_expression
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import Mailbox, Marks, RunState, TaskWait
+from dressage.orchestrator.fold.state import RunState, TaskWait
 from dressage.protocol.commands import Command, FailureInfo, StartRun, TaskResult, WorkerInfo
 from dressage.protocol.expressions import Expr
 from dressage.protocol.spec import (
@@ -97,7 +97,7 @@ class Run:
     def apply(self, command: Command) -> Outcome:
         self.seq += 1
         outcome = fold(self.state, command, "r", Stamp(self.seq, 1000 * self.seq), self.definition)
-        assert not isinstance(outcome.state, Mailbox | Marks)
+        assert isinstance(outcome.state, RunState | None)
         self.state = outcome.state
         return outcome
 

@@ -2,6 +2,19 @@
 
 from dressage.client.client import Client, RunCancelled, RunFailed, RunHandle
 from dressage.client.history import EventsGone
+from dressage.client.schedules import At, Cron, Every, ScheduleHandle, upcoming
 from dressage.client.waiting import RunEnded
 
-__all__ = ["Client", "EventsGone", "RunCancelled", "RunEnded", "RunFailed", "RunHandle"]
+__all__ = [
+    "At",
+    "Client",
+    "Cron",
+    "EventsGone",
+    "Every",
+    "RunCancelled",
+    "RunEnded",
+    "RunFailed",
+    "RunHandle",
+    "ScheduleHandle",
+    "upcoming",
+]

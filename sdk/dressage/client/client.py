@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
@@ -20,6 +21,7 @@ from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
+from dressage.client.schedules import At, ScheduleHandle, When, timing_of
 from dressage.client.user_tasks import UserTaskHandle, command_of
 from dressage.client.values import as_raw, plain
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
@@ -35,6 +37,7 @@ from dressage.protocol.commands import (
     KeyView,
     PostEvent,
     RunView,
+    SetSchedule,
     StartRun,
     TaskResult,
     encoder,
@@ -48,12 +51,16 @@ from dressage.protocol.names import (
     check_name,
     check_run_id,
     is_key,
+    is_schedule,
     key_of,
     key_token,
     place_of,
     run_id_of,
     run_token,
+    schedule_of,
+    schedule_token,
 )
+from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.user_tasks import Action, UserTaskView
@@ -521,6 +528,86 @@ class Client:
             raise NotFound(answer.message, code="KEY_UNKNOWN")
         return answer.key
 
+    # -- schedules -----------------------------------------------------------------------------------
+    async def set_schedule(
+        self,
+        name: str,
+        workflow: str | Workflow[..., Any],
+        input: Mapping[str, Any] | msgspec.Raw | None = None,  # noqa: A002
+        *,
+        when: When,
+        overlap: Overlap = "skip",
+        jitter: timedelta = timedelta(0),
+        catch_up: timedelta = timedelta(days=1),
+        version: int = 0,
+        run_id: str = "",
+        new: bool = False,
+        command_id: str | None = None,
+        actor: str = "",
+        timeout_s: float = START_TIMEOUT_S,
+    ) -> ScheduleHandle:
+        """Makes a schedule, or changes the one of this name, and returns once the engine has it.
+
+        A run's id is the schedule's name and the moment. `overlap` says what becomes of a fire while a run of it is
+        open: it is skipped, or queued until that has ended; or that is cancelled, and the next one started when it has
+        ended; or all are allowed. `jitter` spreads fires over so long. What was due while nobody served the schedule
+        fires late if that is no longer ago than `catch_up`, and is missed otherwise. Runs are of the latest version at
+        each fire, unless a `version` is given. One that is to be `new` is refused where there is one (SCHEDULE_EXISTS).
+
+        Raises `Refused` (SCHEDULE_INVALID, INPUT_INVALID), `NotFound` (WORKFLOW_UNKNOWN), `BadName`, `NoAnswer`.
+        """
+        target = workflow if isinstance(workflow, str) else workflow.name
+        checked = version or await self._patiently(lambda: self.registry.latest(target))
+        spec = ScheduleSpec(
+            target,
+            timing_of(when),
+            as_raw({} if input is None else input),
+            version,
+            overlap,
+            jitter.total_seconds(),
+            catch_up.total_seconds(),
+            run_id,
+        )
+        chosen = uuid.uuid4().hex if command_id is None else check_actor(command_id, "command id")
+        command = SetSchedule(spec, checked, chosen, new, check_actor(actor or self.actor))
+        await self._ask_for(schedule_token(name), command, timeout_s)
+        return ScheduleHandle(self, name)
+
+    async def start_later(
+        self,
+        workflow: str | Workflow[..., Any],
+        input: Mapping[str, Any] | msgspec.Raw | None = None,  # noqa: A002
+        *,
+        at: datetime,
+        run_id: str | None = None,
+        actor: str = "",
+    ) -> ScheduleHandle:
+        """Starts a run at a moment: by a schedule that fires once, and by which it can be taken back until then.
+
+        The same `run_id` with the same input is the same run, however often it is asked for.
+        """
+        chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
+        name = f"once-{uuid.uuid5(uuid.NAMESPACE_URL, chosen).hex}"
+        return await self.set_schedule(
+            name, workflow, input, when=At(at), overlap="allow", run_id=chosen, actor=actor
+        )
+
+    def schedule(self, name: str) -> ScheduleHandle:
+        """One of them, by its name; whether there is one is not asked. Raises `BadName`."""
+        return ScheduleHandle(self, check_name(name, "schedule"))
+
+    async def get_schedule(self, name: str, *, not_before: int = 0) -> ScheduleView:
+        """A schedule as it stands. Raises `NotFound` (SCHEDULE_UNKNOWN), `BadName`, or `NoAnswer`."""
+        ask = Ask("schedule", name, not_before, hold_s=ANSWER_S)
+        answer = await self._asked(ask, schedule_token(name), GET_S, None)
+        if answer.schedule is None:
+            raise NotFound(answer.message, code="SCHEDULE_UNKNOWN")
+        return answer.schedule
+
+    async def tell_schedule(self, name: str, command: Command, *, timeout_s: float = START_TIMEOUT_S) -> int:
+        """Hands a command, which `ScheduleHandle` makes, to a schedule; returns its sequence once that is committed."""
+        return (await self._ask_for(schedule_token(name), command, timeout_s)).seq
+
     # -- user tasks ----------------------------------------------------------------------------------
     async def user_tasks(
         self, run_id: str, *, user_task_id: str = "", not_before: int = 0
@@ -631,7 +718,11 @@ class Client:
     async def _is_folded(self, token: str, shard: int, seq: int) -> bool | None:
         """Whether the owner has come to this command; None where nobody tells."""
         question = (
-            Ask("get", run_id_of(token), not_before=seq) if not is_key(token) else _ask_of_key(token, seq)
+            _ask_of_key(token, seq)
+            if is_key(token)
+            else Ask("schedule", schedule_of(token), not_before=seq)
+            if is_schedule(token)
+            else Ask("get", run_id_of(token), not_before=seq)
         )
         ask = encoder.encode(question)
         try:
@@ -807,7 +898,7 @@ class Client:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise NoAnswer(f"what was answered for {_named(token)} is no answer: {error}") from error
             await self._learn(answer.generation)
-            told = (answer.run, answer.key, answer.user_tasks)
+            told = (answer.run, answer.key, answer.user_tasks, answer.schedule)
             if any(each is not None for each in told) or answer.code == "NOT_FOUND":
                 return answer
             if answer.code == "ELSEWHERE":
@@ -829,7 +920,7 @@ def _named(token: str) -> str:
     if is_key(token):
         event, key = key_of(token)
         return f"correlation key {key!r} of event {event}"
-    return f"run {run_id_of(token)!r}"
+    return f"schedule {schedule_of(token)!r}" if is_schedule(token) else f"run {run_id_of(token)!r}"
 
 
 def _encoded(command: Command) -> bytes:

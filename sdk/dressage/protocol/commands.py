@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dressage.protocol.names import ACTOR_CHARS_MAX
+from dressage.protocol.schedules import ScheduleSpec, ScheduleView
 from dressage.protocol.user_tasks import Action, UserTaskView
 
 REPLY_HEADER = "Dressage-Reply"
@@ -70,7 +71,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     """Starts a run of exactly this version. The same run id again is the same run.
 
     `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
-    start with the same id. A child run is told its `parent`.
+    start with the same id. A child run is told its `parent`, and one that a `schedule` starts tells that how it ended.
     """
 
     workflow: str
@@ -79,6 +80,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     command_id: Short
     actor: Short = ""
     parent: Parent | None = None
+    schedule: Short = ""
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
@@ -114,7 +116,8 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
 
     `at_once` ends it where it stands, also while it tidies up. A worker that has an attempt of it is told to stop; a
     result of it is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the
-    same in each repeat of one cancel. One that names a `parent` is for a child of that wait, and no other run.
+    same in each repeat of one cancel. One that names a `parent` is for a child of that wait, and no other run; one that
+    names a `schedule` for a run that this has started.
     """
 
     command_id: Short
@@ -122,6 +125,7 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     actor: Short = ""
     at_once: bool = False
     parent: Parent | None = None
+    schedule: Short = ""
 
 
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
@@ -150,6 +154,57 @@ class UserTaskAction(
     action_id: Short
     action: Action
     actor: Short = ""
+
+
+class SetSchedule(msgspec.Struct, tag="set-schedule", tag_field="type", frozen=True, omit_defaults=True):
+    """Makes a schedule, or changes it. `version` is that of the workflow by which its input is checked.
+
+    One that is `new` is refused where there is another one of that name. The same `command_id` again is the same.
+    """
+
+    spec: ScheduleSpec
+    version: int
+    command_id: Short
+    new: bool = False
+    actor: Short = ""
+
+
+class PauseSchedule(msgspec.Struct, tag="pause-schedule", tag_field="type", frozen=True, omit_defaults=True):
+    """Lets a schedule fire no more, or again from now on: what was due meanwhile is not made up for."""
+
+    command_id: Short
+    paused: bool = True
+    reason: str = ""
+    actor: Short = ""
+
+
+class DeleteSchedule(
+    msgspec.Struct, tag="delete-schedule", tag_field="type", frozen=True, omit_defaults=True
+):
+    """Takes a schedule away. Runs that it has started go on."""
+
+    command_id: Short
+    actor: Short = ""
+
+
+class FireSchedule(msgspec.Struct, tag="fire-schedule", tag_field="type", frozen=True, omit_defaults=True):
+    """Fires a schedule now, also one that is paused; or makes up for all moments from `first_ms` to `last_ms`."""
+
+    command_id: Short
+    first_ms: int = 0
+    last_ms: int = 0
+    actor: Short = ""
+
+
+class ScheduledEnded(
+    msgspec.Struct, tag="scheduled-ended", tag_field="type", frozen=True, omit_defaults=True
+):
+    """A run that a schedule has started by `command_id` tells it how it ended; or that it was refused, with a
+    `code`."""
+
+    command_id: Short
+    status: Literal["completed", "failed", "cancelled", "engine-fault", "refused"]
+    code: str = ""
 
 
 class KeyedEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -288,7 +343,10 @@ OfRun = (
 )
 """What changes a run, from wherever it comes."""
 
-Command = OfRun | ToKey | FromKey | OfMarks
+OfSchedule = SetSchedule | PauseSchedule | DeleteSchedule | FireSchedule | ScheduledEnded
+"""What changes a schedule, beside its timer."""
+
+Command = OfRun | ToKey | FromKey | OfMarks | OfSchedule
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -306,6 +364,9 @@ RefusalCode = Literal[
     "EVENT_UNKNOWN",
     "EVENT_INVALID",
     "EVENTS_FULL",
+    "SCHEDULE_UNKNOWN",
+    "SCHEDULE_EXISTS",
+    "SCHEDULE_INVALID",
     "USER_TASK_UNKNOWN",
     "USER_TASK_TAKEN",
     "USER_TASK_INVALID",
@@ -381,11 +442,11 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
-    `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one
-    with `task_id`.
+    `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one with `task_id`, and
+    `schedule` for the schedule of this name, which stands in `run_id`.
     """
 
-    op: Literal["get", "wait", "key", "attempt", "user-tasks"]
+    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
@@ -467,6 +528,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: AttemptView | None = None
     user_tasks: tuple[UserTaskView, ...] | None = None
     forms: dict[str, Any] = {}
+    schedule: ScheduleView | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

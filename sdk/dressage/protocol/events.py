@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from dressage.protocol.commands import FailureInfo
+from dressage.protocol.schedules import FireOutcome, ScheduleSpec
 
 RUN_HEADER = "Dressage-Run"
 """Header of every output event: the encoded run id (`names.run_token`)."""
@@ -378,6 +379,51 @@ class UserTaskCancelled(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     reason: str = ""
 
 
+class ScheduleSet(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind schedule-set: a schedule was made, or changed; `next` is its next moment."""
+
+    schedule: str
+    spec: ScheduleSpec
+    next: str = ""
+
+
+class SchedulePaused(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind schedule-paused: it fires no more, or, not `paused`, again; `next` is its next moment then."""
+
+    schedule: str
+    paused: bool
+    reason: str = ""
+    next: str = ""
+
+
+class ScheduleFired(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind schedule-fired: it fired for a `moment`, `late_ms` behind when that was due, and what comes of it; one that
+    was queued fires again, as started. `next` is its next moment."""
+
+    schedule: str
+    moment: str
+    outcome: FireOutcome
+    run_id: str = ""
+    late_ms: float = 0.0
+    by_hand: bool = False
+    next: str = ""
+
+
+class ScheduleRunEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind schedule-run-ended: a run that it had started has ended, or was refused, with a `code`."""
+
+    schedule: str
+    run_id: str
+    outcome: FireOutcome
+    code: str = ""
+
+
+class ScheduleDeleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind schedule-deleted"""
+
+    schedule: str
+
+
 class Published(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind published: the run publishes this domain event, whose `id` is that of this output event.
 
@@ -464,6 +510,11 @@ EventData = (
     | UserTaskOverdue
     | UserTaskCompleted
     | UserTaskCancelled
+    | ScheduleSet
+    | SchedulePaused
+    | ScheduleFired
+    | ScheduleRunEnded
+    | ScheduleDeleted
     | Published
     | RunCancelling
     | RunCompleted
@@ -506,6 +557,11 @@ KIND: dict[type[EventData], str] = {
     UserTaskOverdue: "user-task-overdue",
     UserTaskCompleted: "user-task-completed",
     UserTaskCancelled: "user-task-cancelled",
+    ScheduleSet: "schedule-set",
+    SchedulePaused: "schedule-paused",
+    ScheduleFired: "schedule-fired",
+    ScheduleRunEnded: "schedule-run-ended",
+    ScheduleDeleted: "schedule-deleted",
     Published: "published",
     RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",

@@ -180,6 +180,10 @@ def check_key(key: object) -> str:
     return key
 
 
+_SCHEDULE: Final = "=schedule_"
+"""How the token of a schedule begins; no run id is ever encoded to it."""
+
+
 def key_token(event: str, key: str) -> str:
     """An event's name and a correlation key as one subject token, which stands where a command has its run.
 
@@ -191,6 +195,24 @@ def key_token(event: str, key: str) -> str:
 def marks_token(event: str, key: str, path: str) -> str:
     """One token for a part of the marks of a correlation key's events: those that begin with `path`, in hexadecimal."""
     return f"=key_{check_name(event, 'event')}_=marks{path}_{_encoded(check_key(key))}"
+
+
+def schedule_token(name: str) -> str:
+    """A schedule as one subject token, which stands where a command has its run. Raises `BadName`."""
+    return f"{_SCHEDULE}{check_name(name, 'schedule')}"
+
+
+def is_schedule(token: str) -> bool:
+    """Whether a token stands for a schedule."""
+    return token.startswith(_SCHEDULE)
+
+
+def schedule_of(token: str) -> str:
+    """The name that `schedule_token` encoded. Raises `BadRunId` for anything else."""
+    name = token.removeprefix(_SCHEDULE)
+    if not is_schedule(token) or not is_name(name):
+        raise BadRunId(f"subject token {_shown(token)} does not encode a schedule")
+    return name
 
 
 def is_key(token: str) -> bool:
@@ -221,6 +243,9 @@ def place_of(token: str) -> str:
     """What says on which shard that lives for which a token stands: a run's id, a key's token. Raises `BadRunId`."""
     if is_key(token):
         marks_of(token)
+        return token
+    if is_schedule(token):
+        schedule_of(token)
         return token
     return run_id_of(token)
 

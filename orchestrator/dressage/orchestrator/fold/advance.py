@@ -12,6 +12,7 @@ from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
+from dressage.orchestrator.fold import schedule
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
@@ -39,7 +40,14 @@ from dressage.orchestrator.fold.state import (
 )
 from dressage.orchestrator.fold.threads import Threads
 from dressage.orchestrator.fold.watches import Watches
-from dressage.protocol.commands import CancelRun, ChildEnded, FailureInfo, Parent, WithdrawWait
+from dressage.protocol.commands import (
+    CancelRun,
+    ChildEnded,
+    FailureInfo,
+    Parent,
+    ScheduledEnded,
+    WithdrawWait,
+)
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     EventData,
@@ -430,6 +438,7 @@ class Advance:
         self.ready.clear()
         if self.state.parent is not None and self.state.parent.told:
             self._tell(self.state.parent)
+        self.effects += schedule.tell(self.state.schedule, ScheduledEnded(self.state.command_id, status))
 
     def _tell(self, parent: Parent) -> None:
         """Tells the run that waits for this one how it has ended."""

@@ -7,9 +7,10 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
+from dressage.orchestrator.fold import schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
-from dressage.orchestrator.fold.effects import SendCommand
+from dressage.orchestrator.fold.effects import Effect, SendCommand
 from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.limits import (
     failure_of,
@@ -37,6 +38,7 @@ from dressage.protocol.commands import (
     Parent,
     PostEvent,
     RefuseWait,
+    ScheduledEnded,
     StartRun,
     TaskResult,
     TimerFired,
@@ -46,7 +48,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 11
+FOLD_VERSION = 12
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -73,10 +75,15 @@ def fold(
     try:
         outcome = _outcome(state, command, run_id, stamp, definition)
     except RefuseCommand as refusal:
-        told = child.refused(command, refusal.code, refusal.message)
+        told = not_started(command, refusal.code, refusal.message)
         return Outcome(state, told, code=refusal.code, message=refusal.message)
     check(state, outcome)
     return outcome
+
+
+def not_started(command: Command, code: str, message: str) -> list[Effect]:
+    """Tells whoever waits for a run that it cannot be started; nothing for any other command."""
+    return [*child.refused(command, code, message), *schedule.refused(command, code)]
 
 
 def _outcome(
@@ -164,6 +171,7 @@ def _start(
         actor=command.actor,
         variables=variables,
         parent=command.parent,
+        schedule=command.schedule,
     )
     advance = Advance(fresh, definition, stamp)
     advance.begin(RunThread(id=0, node=definition.spec.entry))
@@ -195,7 +203,13 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
     """The same id is the same run, whoever asks and however often; other input is a conflict."""
     if bytes(state.input) != bytes(given):
         raise _conflict(state, command)
-    return Outcome(state, existing=state.command_id != command.command_id)
+    existing = state.command_id != command.command_id
+    told: list[Effect] = []
+    if existing:
+        told = schedule.refused(command, "RUN_ID_CONFLICT")  # Somebody else has started it.
+    elif state.status != "running":
+        told = schedule.tell(command.schedule, ScheduledEnded(command.command_id, state.status))
+    return Outcome(state, told, existing=existing)
 
 
 def _may_be(state: RunState, command: StartRun) -> bool:
@@ -282,6 +296,8 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
             "RESULT_STALE",
             f"run {state.run_id!r} was not started by run {command.parent.run_id!r}: it goes on",
         )
+    if command.schedule and command.schedule != state.schedule:
+        raise RefuseCommand("RESULT_STALE", f"run {state.run_id!r} was started by somebody else: it goes on")
     if state.status == "cancelled" or (state.cancelling and not command.at_once):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)

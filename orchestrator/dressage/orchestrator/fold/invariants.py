@@ -19,13 +19,14 @@ from dressage.orchestrator.fold.state import (
     Mailbox,
     Marks,
     RunState,
+    Schedule,
     State,
     TaskWait,
     UserWait,
     Wait,
     begun_by,
 )
-from dressage.protocol.commands import AwaitEvent, ChildEnded, ReturnEvent, StartRun
+from dressage.protocol.commands import AwaitEvent, ChildEnded, ReturnEvent, ScheduledEnded, StartRun
 from dressage.protocol.errors import InvariantBroken
 from dressage.protocol.events import Published
 
@@ -43,7 +44,7 @@ def _broken(before: State | None, outcome: Outcome) -> str:
     if after is None or after is before:
         happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
         return "nothing changed, yet something happened" if happened else ""
-    if isinstance(before, Mailbox | Marks):
+    if isinstance(before, Mailbox | Marks | Schedule):
         early, before = before, None
         if after.seq <= early.seq or after.time_ms < early.time_ms:
             return "a command was folded twice, or time ran backwards"
@@ -67,9 +68,11 @@ def _broken(before: State | None, outcome: Outcome) -> str:
 
 
 def _returns(effect: Effect) -> bool:
-    """A run that has no wait for an event gives it back, and one that is not started tells its parent: neither changes
-    anything."""
-    return isinstance(effect, SendCommand) and isinstance(effect.command, ReturnEvent | ChildEnded)
+    """A run that has no wait for an event gives it back, and one that is not started tells its parent or its
+    schedule: none of that changes anything."""
+    return isinstance(effect, SendCommand) and isinstance(
+        effect.command, ReturnEvent | ChildEnded | ScheduledEnded
+    )
 
 
 def _published(outcome: Outcome) -> list[int]:

@@ -13,12 +13,14 @@ import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus
+from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
 from dressage.protocol.user_tasks import Comment
 
 STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
 MARKS_FORMAT: Literal[1] = 1
+SCHEDULE_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -268,7 +270,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `unclaimed` are external events in the order in which they came, `posted` marks of the ids of all that ever came.
     `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
-    `parent` is told how it ended. `children` are runs that go on beside it, and are cancelled when it ends.
+    `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
+    it, and are cancelled when it ends.
     """
 
     format: Literal[1]
@@ -296,6 +299,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     actor: str = ""
     parent: Parent | None = None
     children: list[OpenChild] = []
+    schedule: str = ""
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -404,17 +408,85 @@ class Marks(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox | Marks
+class OpenFire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A run of a schedule that has not ended, by the id of the command that has started it."""
+
+    command_id: str
+    run_id: str
+
+
+class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
+    """A schedule. `next_ms` is its next moment, for which `timer_id` is set; 0: there is none, or it is paused.
+
+    `open` are its runs that have not ended, `queued` the moments that wait for that. `fires` are the last ones. `done`
+    are the ids of commands of people that were folded last. `events` counts its output events. One that was `deleted`
+    stays, as what comes late of its runs has to be nobody's.
+    """
+
+    schedule_format: Literal[1]
+    name: str
+    seq: int
+    time_ms: int
+    spec: ScheduleSpec
+    made_ms: int
+    changed_ms: int
+    next_ms: int = 0
+    timer_id: str = ""
+    paused: bool = False
+    reason: str = ""
+    open: list[OpenFire] = []
+    queued: list[int] = []
+    fires: list[Fire] = []
+    fired: int = 0
+    skipped: int = 0
+    missed: int = 0
+    done: list[str] = []
+    events: int = 0
+    actor: str = ""
+    deleted: bool = False
+
+    def copy(self) -> Schedule:
+        """A copy that can be changed without touching this one."""
+        return msgspec.structs.replace(
+            self,
+            open=list(self.open),
+            queued=list(self.queued),
+            fires=list(self.fires),
+            done=list(self.done),
+        )
+
+    @property
+    def run_id(self) -> str:
+        """What stands in its output events where others have the id of their run."""
+        return f"schedule {self.name}"
+
+    @property
+    def workflow(self) -> str:
+        return self.spec.workflow
+
+    @property
+    def version(self) -> int:
+        return self.spec.version
+
+    @property
+    def finished(self) -> bool:
+        """Never, as a key: one of its name may come again."""
+        return False
+
+
+State = RunState | Mailbox | Marks | Schedule
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
 _decoder = msgspec.json.Decoder(RunState)
 _mailbox_decoder = msgspec.json.Decoder(Mailbox)
 _marks_decoder = msgspec.json.Decoder(Marks)
+_schedule_decoder = msgspec.json.Decoder(Schedule)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
 
 _MARKS = b'{"marks_format":'
+_SCHEDULE = b'{"schedule_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -427,4 +499,6 @@ def decode_state(payload: bytes) -> State:
         return _mailbox_decoder.decode(payload)
     if payload.startswith(_MARKS):
         return _marks_decoder.decode(payload)
+    if payload.startswith(_SCHEDULE):
+        return _schedule_decoder.decode(payload)
     return _decoder.decode(payload)

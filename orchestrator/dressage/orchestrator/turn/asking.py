@@ -22,6 +22,7 @@ from dressage.orchestrator.fold.state import (
     GatherWait,
     Mailbox,
     RunState,
+    Schedule,
     SleepWait,
     State,
     TaskWait,
@@ -33,8 +34,9 @@ from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
 from dressage.protocol.commands import Ask, AskAnswer, AttemptView, Json, KeyView, RunView
 from dressage.protocol.errors import BadInput
-from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token
+from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token, schedule_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
+from dressage.protocol.schedules import FireView, ScheduleView
 from dressage.protocol.spec import ConditionNode
 from dressage.protocol.user_tasks import UserTaskView
 
@@ -63,6 +65,8 @@ def read_ask(data: bytes) -> tuple[Ask, str]:
 
 
 def _token_of(ask: Ask) -> str:
+    if ask.op == "schedule":
+        return schedule_token(ask.run_id)
     return key_token(ask.event, ask.run_id) if ask.op == "key" else run_token(ask.run_id)
 
 
@@ -172,6 +176,9 @@ class Asking:
         if isinstance(state, Mailbox) and waiter.ask.op == "key":
             await self._reply(waiter.reply, AskAnswer(key=_key_view(state, place)))
             return
+        if isinstance(state, Schedule) and waiter.ask.op == "schedule" and not state.deleted:
+            await self._reply(waiter.reply, AskAnswer(schedule=schedule_view(state, place)))
+            return
         if not isinstance(state, RunState):
             state = None  # What was posted to a run that does not exist makes it none.
         if state is None and not await self._still_owned():
@@ -201,6 +208,8 @@ class Asking:
             message = f"{ask.run_id!r} is not on shard {self._shard}: ask shard {shard}"
             return AskAnswer(None, "ELSEWHERE", message, shard, not_before, generation)
         what = f"run {ask.run_id!r}"
+        if ask.op == "schedule":
+            what = f"schedule {ask.run_id!r}"
         if ask.op == "key":
             what = f"event {ask.event!r} of correlation key {ask.run_id!r}, and no wait for one,"
         message = f"there is no {what} in namespace {self._names.namespace!r}"
@@ -329,6 +338,30 @@ def _attempt_view(state: RunState, task_id: str) -> AttemptView:
         if isinstance(thread.wait, TaskWait) and thread.wait.task_id == task_id:
             return AttemptView(True, thread.wait.progress, thread.wait.worker)
     return AttemptView(False)
+
+
+def schedule_view(state: Schedule, shard: int) -> ScheduleView:
+    return ScheduleView(
+        name=state.name,
+        spec=state.spec,
+        seq=state.seq,
+        made_at=rfc3339(state.made_ms),
+        changed_at=rfc3339(state.changed_ms),
+        next=rfc3339(state.next_ms) if state.next_ms else "",
+        paused=state.paused,
+        reason=state.reason,
+        open=tuple(each.run_id for each in state.open),
+        queued=tuple(map(rfc3339, state.queued)),
+        fired=state.fired,
+        skipped=state.skipped,
+        missed=state.missed,
+        fires=tuple(
+            FireView(rfc3339(each.moment_ms), rfc3339(each.fired_ms), each.outcome, each.run_id, each.by_hand)
+            for each in state.fires
+        ),
+        actor=state.actor,
+        shard=shard,
+    )
 
 
 def user_task_view(state: RunState, wait: UserWait, definition: Definition | None) -> UserTaskView:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import Final
 
+import msgspec
+
 from dressage.brokers.interface import Connection
+from dressage.brokers.registry import Pointer
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.protocol.errors import BadName, BadSpec, DressageError
 from dressage.protocol.names import Names, check_name, is_name
@@ -19,6 +23,9 @@ KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
 EVENTS_KEPT: Final = 1_000
 """So many versions of external events are kept."""
 
+LATEST_S: Final = 1.0
+"""So long the latest version of a workflow is taken for that."""
+
 
 class Definitions:
     """Loads versions by name from the definitions' bucket, from its leader."""
@@ -30,6 +37,7 @@ class Definitions:
         self._kept_bytes = 0
         self._known: OrderedDict[tuple[str, int], tuple[Definition | BadSpec, int]] = OrderedDict()
         self._events: OrderedDict[tuple[str, int], EventDefinition | BadSpec] = OrderedDict()
+        self._latest: dict[str, tuple[int, float]] = {}
 
     async def get(self, workflow: str, version: int) -> Definition | None:
         """None when there is no such version yet. Raises `BadSpec` for one that cannot be used."""
@@ -50,6 +58,23 @@ class Definitions:
         if isinstance(definition, BadSpec):
             raise BadSpec(definition.message)
         return definition
+
+    async def latest(self, workflow: str) -> int:
+        """The latest version of a workflow, as it was less than a moment ago; 0 if there is none."""
+        known, now = self._latest.get(workflow), asyncio.get_running_loop().time()
+        if known is None or known[1] < now:
+            found = await self._connection.last_message(
+                self._names.definitions_stream(), self._names.workflow_key(workflow)
+            )
+            version = (
+                0
+                if found is None or not found.data
+                else msgspec.json.decode(found.data, type=Pointer).version
+            )
+            known = self._latest[workflow] = version, now + LATEST_S
+            if len(self._latest) > EVENTS_KEPT:
+                del self._latest[next(iter(self._latest))]
+        return known[0]
 
     async def event(self, name: str, version: int) -> EventDefinition | None:
         """None when there is no such version of an external event. Raises `BadSpec` for one that cannot be used."""

@@ -15,11 +15,11 @@ import msgspec
 from dressage.brokers.interface import Delivery, Message
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import HandOn, Publish, SendCommand
-from dressage.orchestrator.fold.fold import fault, fold
+from dressage.orchestrator.fold.fold import fault, fold, not_started
 from dressage.orchestrator.fold.mailbox import fold_key
-from dressage.orchestrator.fold.nodes import child
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
-from dressage.orchestrator.fold.state import RunState, State
+from dressage.orchestrator.fold.schedule import fold_schedule
+from dressage.orchestrator.fold.state import RunState, Schedule, State
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
@@ -44,6 +44,7 @@ from dressage.protocol.commands import (
     Command,
     PostEvent,
     RefusalCode,
+    SetSchedule,
     StartRun,
     TaskResult,
 )
@@ -58,7 +59,7 @@ from dressage.protocol.events import (
     TaskCompleted,
     TaskFailed,
 )
-from dressage.protocol.names import Names, is_key, is_reply_subject, place_of
+from dressage.protocol.names import Names, is_key, is_reply_subject, is_schedule, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -274,7 +275,7 @@ class Folder:
         except InvariantBroken as broken:
             outcome = self._fault(delivery, run, broken.message)
             if command is not None and run.state is None:
-                outcome.effects = child.refused(command, "ENGINE_FAULT", outcome.message)
+                outcome.effects = not_started(command, "ENGINE_FAULT", outcome.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made, command=command)
 
@@ -325,7 +326,7 @@ class Folder:
             return _refused(run.state, unreadable.code, unreadable.message), None
         outcome = await self._outcome_of(delivery, run, command)
         if outcome.code is not None and not outcome.effects:
-            outcome.effects = child.refused(command, outcome.code, outcome.message)
+            outcome.effects = not_started(command, outcome.code, outcome.message)
         return outcome, command
 
     async def _outcome_of(self, delivery: Delivery, run: Run, command: Command) -> Outcome:
@@ -340,6 +341,10 @@ class Folder:
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
         try:
+            if is_schedule(run.token):
+                of_workflow = definition if isinstance(definition, Definition) else None
+                latest = await self._latest(run.state)
+                return fold_schedule(run.state, command, run.token, stamp, of_workflow, latest)
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)
@@ -372,7 +377,7 @@ class Folder:
         state = outcome.state
         effects = [self._maker.effect(effect, state, token) for effect in outcome.effects]
         events: list[Message] = []
-        if isinstance(state, RunState):
+        if isinstance(state, RunState | Schedule):
             events = self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor)
         made = _Made(effects, events)
         for message in (*made.effects, *made.events):
@@ -391,7 +396,16 @@ class Folder:
             return await self._definitions.event(command.event, command.version)
         if isinstance(command, StartRun):
             return await self._definitions.get(command.workflow, command.version)
+        if isinstance(command, SetSchedule):
+            return await self._definitions.get(command.spec.workflow, command.version)
         return None
+
+    async def _latest(self, state: State | None) -> int:
+        """The version that a schedule starts runs of, if it does not say which. Its state does not depend on it, so a
+        command that is folded again may find another one."""
+        if not isinstance(state, Schedule) or state.spec.version:
+            return 0
+        return await self._definitions.latest(state.spec.workflow)
 
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {

@@ -17,6 +17,7 @@ from dressage.orchestrator.fold.effects import (
     SetTimer,
 )
 from dressage.orchestrator.fold.state import RunState, State
+from dressage.orchestrator.fold.state import Schedule as ScheduleState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.turn import TimerCancel
 from dressage.protocol.commands import REPLY_HEADER, TaskMessage
@@ -135,7 +136,12 @@ class MessageMaker:
         return Message(self._names.publish(self._shard, token), data, headers)
 
     def events(
-        self, events: Sequence[EventData], first_index: int, state: RunState, token: str, actor_name: str
+        self,
+        events: Sequence[EventData],
+        first_index: int,
+        state: RunState | ScheduleState,
+        token: str,
+        actor_name: str,
     ) -> list[Message]:
         """The CloudEvents of consecutive output events of one command; `state` is the state after its fold."""
         run_id, workflow = state.run_id, state.workflow

@@ -1,0 +1,389 @@
+"""A schedule: starts runs at the moments of its calendar, and knows what became of them.
+
+Each fire sets a timer for the next one. The id of a run is that of its schedule and its moment, so that a fire that is
+folded again, or made up for, starts no second run. What was due while nobody served the schedule is looked at when the
+timer's command comes at last: all that is not too old fires then, in its order.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dressage.expressions.calendar import Calendar, check_schedule, due_ms
+from dressage.expressions.errors import LimitExceeded
+from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
+from dressage.orchestrator.fold.state import SCHEDULE_FORMAT, OpenFire, Schedule, State
+from dressage.orchestrator.fold.times import rfc3339
+from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
+    CancelRun,
+    Command,
+    DeleteSchedule,
+    FireSchedule,
+    PauseSchedule,
+    ScheduledEnded,
+    SetSchedule,
+    StartRun,
+    TimerFired,
+)
+from dressage.protocol.errors import BadInput, BadRunId, BadValue
+from dressage.protocol.events import (
+    EventData,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleRunEnded,
+    ScheduleSet,
+)
+from dressage.protocol.names import check_run_id, is_name, run_token, schedule_of, schedule_token
+from dressage.protocol.schedules import (
+    BACKFILL_MAX,
+    FIRES_KEPT,
+    FIRES_PER_COMMAND,
+    INPUT_BYTES_MAX,
+    OPEN_MAX,
+    QUEUED_MAX,
+    Fire,
+    FireOutcome,
+)
+
+DONE_KEPT = 100
+"""Commands of people whose ids a schedule remembers, the last ones; each is repeated for seconds."""
+
+
+def fold_schedule(
+    state: State | None,
+    command: Command,
+    token: str,
+    stamp: Stamp,
+    definition: Definition | None,
+    latest: int,
+) -> Outcome:
+    """Applies one command to one schedule.
+
+    `definition` is the version of the workflow that a `SetSchedule` names; None if there is no such version. `latest`
+    is the workflow's latest version at this moment, which the runs are started of: nothing in the state that comes of
+    this depends on it. The state that is passed in is never changed.
+    """
+    name, before = schedule_of(token), state if isinstance(state, Schedule) else None
+    try:
+        match command:
+            case SetSchedule():
+                return _set(before, command, name, stamp, definition)
+            case _ if before is None or before.deleted:
+                if isinstance(command, ScheduledEnded):
+                    return Outcome(state, existing=True)
+                raise RefuseCommand("SCHEDULE_UNKNOWN", f"there is no schedule {name!r}")
+            case PauseSchedule() | DeleteSchedule() | FireSchedule() if command.command_id in before.done:
+                return Outcome(before, existing=True)
+            case _:
+                return _Change(before, stamp, latest).apply(command)
+    except RefuseCommand as refusal:
+        return Outcome(state, code=refusal.code, message=refusal.message)
+
+
+def refused(command: Command, code: str) -> list[Effect]:
+    """Tells the schedule of a run that it cannot be started; nothing for any other command."""
+    if not isinstance(command, StartRun):
+        return []
+    return tell(command.schedule, ScheduledEnded(command.command_id, "refused", code))
+
+
+def tell(schedule: str, ended: ScheduledEnded) -> list[Effect]:
+    """Tells a schedule what became of a run; nothing where it was started by none."""
+    return [SendCommand(schedule_token(schedule), ended)] if is_name(schedule) else []
+
+
+def _set(
+    before: Schedule | None, command: SetSchedule, name: str, stamp: Stamp, definition: Definition | None
+) -> Outcome:
+    old = None if before is None or before.deleted else before
+    if old is not None and command.command_id in old.done:
+        return Outcome(before, existing=True)
+    if old is not None and command.new:
+        raise RefuseCommand(
+            "SCHEDULE_EXISTS", f"there is a schedule {name!r}: change it, or choose another name"
+        )
+    spec, time_ms = command.spec, max(stamp.time_ms, 0 if before is None else before.time_ms)
+    _check(command, definition)
+    made_ms = time_ms if old is None else old.made_ms
+    try:
+        calendar = check_schedule(spec, made_ms)
+    except BadInput as error:
+        raise RefuseCommand("SCHEDULE_INVALID", error.message) from error
+    if before is None:
+        before = Schedule(SCHEDULE_FORMAT, name, stamp.seq, time_ms, spec, made_ms, time_ms)
+        change = _Change(before, stamp, 0)
+    else:
+        change = _Change(before, stamp, 0)
+        if before.deleted:
+            change.after.paused, change.after.reason, change.after.deleted = False, "", False
+            change.after.fires, change.after.queued, change.after.open = [], [], []
+            change.after.fired = change.after.skipped = change.after.missed = 0
+    after = change.after
+    after.spec, after.made_ms, after.changed_ms, after.actor = spec, made_ms, time_ms, command.actor
+    after.done = [*after.done, command.command_id][-DONE_KEPT:]
+    change.calendar = calendar
+    # A single moment that has passed fires late, as it would if nobody had served it.
+    change.arm(calendar.after(time_ms - _ms(spec.catch_up_s) - 1 if spec.timing.at else time_ms))
+    change.emit(ScheduleSet(name, spec, change.next))
+    return change.outcome(command.actor)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _check(command: SetSchedule, definition: Definition | None) -> None:
+    spec = command.spec
+    if definition is None:
+        raise RefuseCommand(
+            "WORKFLOW_UNKNOWN",
+            f"workflow {spec.workflow!r} has no version {command.version}: register it first",
+        )
+    if len(spec.input) > INPUT_BYTES_MAX:
+        raise RefuseCommand(
+            "INPUT_INVALID",
+            f"the input takes {len(spec.input)} bytes of {INPUT_BYTES_MAX} allowed: pass a reference to it (limit "
+            "schedule-input)",
+        )
+    try:
+        definition.params.decode(bytes(spec.input))
+        if spec.run_id:
+            check_run_id(spec.run_id)
+    except (BadValue, LimitExceeded) as error:
+        raise RefuseCommand(
+            "INPUT_INVALID", f"input of workflow {spec.workflow!r}: {error.message}"
+        ) from error
+    except BadRunId as error:
+        raise RefuseCommand("RUN_ID_INVALID", error.message) from error
+
+
+class _Change:
+    """One fold in progress: the copy that is changed, its effects and events."""
+
+    def __init__(self, before: Schedule, stamp: Stamp, latest: int) -> None:
+        self.after = before.copy()
+        self.after.seq, self.after.time_ms = stamp.seq, max(before.time_ms, stamp.time_ms)
+        self.calendar: Calendar | None = None
+        self.effects: list[Effect] = []
+        self.events: list[EventData] = []
+        self._first = before.events
+        self._latest = latest
+
+    @property
+    def next(self) -> str:
+        return rfc3339(self.after.next_ms) if self.after.next_ms else ""
+
+    def emit(self, event: EventData) -> None:
+        self.events.append(event)
+        self.after.events += 1
+
+    def outcome(self, actor: str) -> Outcome:
+        return Outcome(self.after, self.effects, self.events, self._first, actor=actor)
+
+    def apply(self, command: Command) -> Outcome:
+        after = self.after
+        self.calendar = check_schedule(after.spec, after.made_ms)
+        actor = "orchestrator"
+        match command:
+            case TimerFired():
+                if command.timer_id != after.timer_id:
+                    raise RefuseCommand(
+                        "RESULT_STALE", f"schedule {after.name!r} does not wait for this timer"
+                    )
+                actor = command.actor
+                self._fire_due()
+            case ScheduledEnded():
+                self._ended(command)
+            case PauseSchedule():
+                actor = command.actor
+                self._pause(command)
+            case FireSchedule():
+                actor = command.actor
+                self._by_hand(command)
+            case DeleteSchedule():
+                actor = command.actor
+                self.arm(None)
+                after.deleted, after.queued = True, []
+                self.emit(ScheduleDeleted(after.name))
+            case _:
+                raise RefuseCommand("RUN_UNKNOWN", f"{after.name!r} is a schedule, and no run")
+        if isinstance(command, PauseSchedule | DeleteSchedule | FireSchedule):
+            after.done = [*after.done, command.command_id][-DONE_KEPT:]
+        return self.outcome(actor)
+
+    # -- when --------------------------------------------------------------------------------------
+    def arm(self, moment_ms: int | None) -> None:
+        """Sets the timer for a moment, in place of the one before."""
+        after = self.after
+        if after.timer_id:
+            self.effects.append(CancelTimer(after.timer_id))
+        after.next_ms, after.timer_id = 0, ""
+        if moment_ms is None or after.paused or after.deleted:
+            return
+        after.next_ms, after.timer_id = moment_ms, f"0-0-{after.seq}-{moment_ms}"
+        due = max(due_ms(after.name, after.spec, moment_ms), after.time_ms)
+        self.effects.append(SetTimer(after.timer_id, due, TimerFired(after.timer_id)))
+
+    def _fire_due(self) -> None:
+        """All moments that are due, and no more than one command should take."""
+        after, calendar = self.after, self.calendar
+        assert calendar is not None
+        moment: int | None = after.next_ms
+        # The broker fires no timer early; by hand it may be, and then the schedule's time is that of the timer.
+        after.time_ms = max(after.time_ms, due_ms(after.name, after.spec, after.next_ms))
+        after.timer_id = ""  # It has fired.
+        late: list[int] = []
+        while moment is not None and due_ms(after.name, after.spec, moment) <= after.time_ms:
+            late.append(moment)
+            moment = calendar.after(moment)
+            if len(late) == FIRES_PER_COMMAND:
+                break
+        self.arm(moment)
+        for each in late:
+            if after.time_ms - due_ms(after.name, after.spec, each) > max(_ms(after.spec.catch_up_s), 1000):
+                self._note(each, "missed")
+            else:
+                self._fire(each)
+
+    # -- what --------------------------------------------------------------------------------------
+    def _fire(self, moment_ms: int, *, by_hand: bool = False) -> None:
+        after, overlap = self.after, self.after.spec.overlap
+        if after.open and overlap == "skip":
+            self._note(moment_ms, "skipped", by_hand=by_hand)
+        elif after.open and overlap == "queue":
+            self._queue(moment_ms, by_hand=by_hand)
+        elif after.open and overlap == "cancel":
+            for run in after.open:
+                reason = f"schedule {after.name} starts the next one"
+                actor = f"schedule:{after.name}"
+                told = CancelRun(f"{run.command_id} next", reason, actor, schedule=after.name)
+                self.effects.append(SendCommand(run_token(run.run_id), told))
+            for waiting in after.queued:
+                self._came_of(waiting, "skipped")
+            after.queued = []
+            self._queue(moment_ms, by_hand=by_hand)
+        elif len(after.open) >= OPEN_MAX:
+            self._note(moment_ms, "skipped", by_hand=by_hand)
+        else:
+            self._start(moment_ms, by_hand=by_hand)
+
+    def _queue(self, moment_ms: int, *, by_hand: bool) -> None:
+        if len(self.after.queued) >= QUEUED_MAX:
+            self._note(moment_ms, "skipped", by_hand=by_hand)
+            return
+        self.after.queued.append(moment_ms)
+        self._note(moment_ms, "queued", by_hand=by_hand)
+
+    def _start(self, moment_ms: int, *, by_hand: bool = False) -> None:
+        after = self.after
+        spec, run_id = after.spec, self._run_id(moment_ms, by_hand=by_hand)
+        command_id = self._command_id(moment_ms, by_hand=by_hand)
+        start = StartRun(
+            spec.workflow,
+            spec.version or self._latest,
+            spec.input,
+            command_id,
+            f"schedule:{after.name}",
+            schedule=after.name,
+        )
+        self.effects.append(SendCommand(run_token(run_id), start))
+        after.open.append(OpenFire(command_id, run_id))
+        after.fired += 1
+        self._note(moment_ms, "started", run_id, by_hand=by_hand)
+
+    def _command_id(self, moment_ms: int, *, by_hand: bool = False) -> str:
+        """The same for the same moment: to start its run again is to repeat that."""
+        return f"schedule {self.after.name} {moment_ms}{' by hand' if by_hand else ''}"
+
+    def _run_id(self, moment_ms: int, *, by_hand: bool) -> str:
+        after = self.after
+        if after.spec.run_id and not by_hand:
+            return after.spec.run_id
+        return f"{after.name}-{rfc3339(moment_ms).replace('.000Z', 'Z')}{'-by-hand' if by_hand else ''}"
+
+    def _note(self, moment_ms: int, outcome: FireOutcome, run_id: str = "", *, by_hand: bool = False) -> None:
+        after = self.after
+        after.skipped += outcome == "skipped"
+        after.missed += outcome == "missed"
+        late_ms = float(max(0, after.time_ms - due_ms(after.name, after.spec, moment_ms)))
+        moment = rfc3339(moment_ms)
+        self.emit(ScheduleFired(after.name, moment, outcome, run_id, late_ms, by_hand, self.next))
+        known = next((place for place, each in enumerate(after.fires) if each.moment_ms == moment_ms), None)
+        fire = Fire(moment_ms, after.time_ms, outcome, run_id, by_hand)
+        if known is not None and after.fires[known].outcome == "queued":
+            after.fires[known] = fire
+        else:
+            after.fires = [*after.fires, fire][-FIRES_KEPT:]
+
+    def _came_of(self, moment_ms: int, outcome: FireOutcome) -> None:
+        """A fire that was queued comes to something else."""
+        self.after.fires = [
+            msgspec.structs.replace(each, outcome=outcome)
+            if each.moment_ms == moment_ms and each.outcome == "queued"
+            else each
+            for each in self.after.fires
+        ]
+        self.after.skipped += outcome == "skipped"
+
+    def _ended(self, command: ScheduledEnded) -> None:
+        after = self.after
+        run = next((each for each in after.open if each.command_id == command.command_id), None)
+        if run is None:
+            raise RefuseCommand("RESULT_STALE", f"schedule {after.name!r} has no such open run")
+        after.open = [each for each in after.open if each is not run]
+        after.fires = [
+            msgspec.structs.replace(each, outcome=command.status)
+            if each.run_id == run.run_id and each.outcome == "started"
+            else each
+            for each in after.fires
+        ]
+        self.emit(ScheduleRunEnded(after.name, run.run_id, command.status, command.code))
+        if after.queued and not after.open and not after.paused:
+            moment_ms = after.queued.pop(0)
+            by_hand = any(each.moment_ms == moment_ms and each.by_hand for each in after.fires)
+            self._start(moment_ms, by_hand=by_hand)
+
+    # -- by hand -----------------------------------------------------------------------------------
+    def _pause(self, command: PauseSchedule) -> None:
+        after = self.after
+        if len(command.reason.encode()) > REASON_BYTES_MAX:
+            raise RefuseCommand(
+                "REASON_TOO_LONG",
+                f"the reason takes {len(command.reason.encode())} bytes of {REASON_BYTES_MAX} allowed: shorten it "
+                "(limit reason-size)",
+            )
+        if command.paused == after.paused:
+            return
+        after.paused, after.reason = command.paused, command.reason if command.paused else ""
+        assert self.calendar is not None
+        self.arm(None if command.paused else self.calendar.after(after.time_ms))
+        self.emit(SchedulePaused(after.name, command.paused, command.reason, self.next))
+        if not command.paused and after.queued and not after.open:
+            self._start(after.queued.pop(0))
+
+    def _by_hand(self, command: FireSchedule) -> None:
+        after, calendar = self.after, self.calendar
+        assert calendar is not None
+        if not command.first_ms and not command.last_ms:
+            moment_ms = after.time_ms
+            while any(each.moment_ms == moment_ms for each in after.fires):
+                moment_ms += 1  # It names the run.
+            self._fire(moment_ms, by_hand=True)
+            return
+        last_ms = min(command.last_ms, after.time_ms)
+        moments: list[int] = []
+        for moment in calendar.between(command.first_ms, last_ms):
+            if len(moments) == BACKFILL_MAX:
+                raise RefuseCommand(
+                    "SCHEDULE_INVALID",
+                    f"from {rfc3339(command.first_ms)} to {rfc3339(last_ms)} there are more than {BACKFILL_MAX} "
+                    "moments, all that are made up for at a time (limit backfill): do it in parts",
+                )
+            moments.append(moment)
+        for moment in moments:
+            if all(each.command_id != self._command_id(moment) for each in after.open):
+                self._fire(moment)
