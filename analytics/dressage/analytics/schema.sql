@@ -128,3 +128,19 @@ CREATE TABLE IF NOT EXISTS user_task_events (
     text         VARCHAR,              -- of a comment, or why it was cancelled
     form         JSON                  -- the form as far as it is filled in
 );
+
+-- What happened to schedules: set, paused or resumed, fired, the end of a run, deleted.
+CREATE TABLE IF NOT EXISTS schedule_events (
+    stream_seq UBIGINT NOT NULL,
+    schedule   VARCHAR NOT NULL,
+    workflow   VARCHAR NOT NULL,
+    kind       VARCHAR NOT NULL,
+    time       TIMESTAMPTZ NOT NULL,
+    actor      VARCHAR NOT NULL,
+    moment     TIMESTAMPTZ,
+    outcome    VARCHAR,
+    run_id     VARCHAR,
+    late_ms    DOUBLE,
+    paused     BOOLEAN,
+    next       TIMESTAMPTZ
+);

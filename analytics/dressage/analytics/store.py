@@ -132,6 +132,18 @@ _FROM_BATCH: Final = (
         FROM batch WHERE starts_with(kind, 'user-task-')
     )
     """,
+    """
+    INSERT INTO schedule_events
+    SELECT
+        stream_seq, d.schedule, workflow, kind, time, actor, d.moment, d.outcome, coalesce(d.run_id, ''), d.late_ms,
+        d.paused, d.next
+    FROM (
+        SELECT *, from_json(data,
+            '{"schedule":"VARCHAR","moment":"TIMESTAMPTZ","outcome":"VARCHAR","run_id":"VARCHAR","late_ms":"DOUBLE",
+              "paused":"BOOLEAN","next":"TIMESTAMPTZ"}') AS d
+        FROM batch WHERE starts_with(kind, 'schedule-')
+    )
+    """,
 )
 
 _INSERT_REJECTS: Final = """

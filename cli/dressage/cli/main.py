@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
     "event": Place("events", "events", "Post external events to correlation keys, and look at a key."),
     "user-task": Place("user_tasks", "user_tasks", "Find what people have to do, and do it."),
+    "schedule": Place("schedules", "schedules", "Start runs by themselves, at the moments of a calendar."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),
     "doctor": Place(

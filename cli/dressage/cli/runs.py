@@ -36,7 +36,7 @@ def runs() -> None:
     """Start runs, post events to them, wait for them, cancel them, follow and read them."""
 
 
-def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
+def parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
     """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
     given = any_json(ctx, param, value)
     if not isinstance(json.loads(bytes(given)), dict):
@@ -45,7 +45,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.R
 
 
 def any_json(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
-    """Any JSON, given as `_parsed` takes it."""
+    """Any JSON, given as `parsed` takes it."""
     text = _text(value)
     try:
         json.loads(text)
@@ -73,7 +73,7 @@ def _text(value: str) -> bytes:
     "given",
     metavar="JSON|@FILE|-",
     default="{}",
-    callback=_parsed,
+    callback=parsed,
     help="The parameters by name: as they are, in a file, or on standard input.  [default: none]",
 )
 @click.option("--run-id", help="The same id and input again is the same run.  [default: a new one]")

@@ -1,8 +1,8 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, user-tasks, act, history,
-result (of a task), put-workflow, get-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or
-`{"ok": false, "code", "message", "retryable"}`.
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, user-tasks, act, set-schedule,
+get-schedule, tell-schedule, history, result (of a task), put-workflow, get-workflow, list-workflows, shards. An answer
+is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
+from dressage.protocol.schedules import ScheduleSpec, ScheduleView
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.spec_reading import read_spec
 from dressage.protocol.user_tasks import Action, UserTaskView
@@ -106,6 +107,31 @@ class ActRequest(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Seconds = START_TIMEOUT_S
 
 
+class SetScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    spec: ScheduleSpec
+    new: bool = False
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class ScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class TellScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`do` it; a backfill is from `first` to `last`, moments in RFC 3339."""
+
+    name: str
+    do: Literal["pause", "resume", "fire", "backfill", "delete"]
+    reason: str = ""
+    first: datetime | None = None
+    last: datetime | None = None
+    command_id: str | None = None
+    actor: str = ""
+
+
 class HistoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`after` is the index of the last event that the caller has."""
 
@@ -166,6 +192,11 @@ class UserTasksAnswer(msgspec.Struct):
 
     user_tasks: list[UserTaskView]
     forms: dict[str, Any]
+    ok: bool = True
+
+
+class ScheduleAnswer(msgspec.Struct):
+    schedule: ScheduleView
     ok: bool = True
 
 
@@ -272,6 +303,9 @@ class Api:
             "key": (KeyRequest, self._key),
             "user-tasks": (UserTasksRequest, self._user_tasks),
             "act": (ActRequest, self._act),
+            "set-schedule": (SetScheduleRequest, self._set_schedule),
+            "get-schedule": (ScheduleRequest, self._get_schedule),
+            "tell-schedule": (TellScheduleRequest, self._tell_schedule),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
@@ -409,6 +443,36 @@ class Api:
                 timeout_s=request.timeout_s,
             )
         )
+
+    async def _set_schedule(self, request: SetScheduleRequest) -> ScheduleAnswer:
+        schedule = await self._client.put_schedule(
+            request.name,
+            request.spec,
+            new=request.new,
+            command_id=request.command_id,
+            actor=request.actor,
+            timeout_s=request.timeout_s,
+        )
+        return ScheduleAnswer(await schedule.view())
+
+    async def _get_schedule(self, request: ScheduleRequest) -> ScheduleAnswer:
+        return ScheduleAnswer(await self._client.get_schedule(request.name))
+
+    async def _tell_schedule(self, request: TellScheduleRequest) -> Accepted:
+        schedule, command_id = self._client.schedule(request.name, actor=request.actor), request.command_id
+        match request.do:
+            case "pause":
+                return Accepted(await schedule.pause(request.reason, command_id=command_id))
+            case "resume":
+                return Accepted(await schedule.resume(command_id=command_id))
+            case "fire":
+                return Accepted(await schedule.fire(command_id=command_id))
+            case "delete":
+                return Accepted(await schedule.delete(command_id=command_id))
+            case "backfill":
+                if request.first is None or request.last is None:
+                    raise BadInput("a backfill has a first and a last moment", code="REQUEST_MALFORMED")
+                return Accepted(await schedule.backfill(request.first, request.last, command_id=command_id))
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

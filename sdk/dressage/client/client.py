@@ -556,10 +556,8 @@ class Client:
 
         Raises `Refused` (SCHEDULE_INVALID, INPUT_INVALID), `NotFound` (WORKFLOW_UNKNOWN), `BadName`, `NoAnswer`.
         """
-        target = workflow if isinstance(workflow, str) else workflow.name
-        checked = version or await self._patiently(lambda: self.registry.latest(target))
         spec = ScheduleSpec(
-            target,
+            workflow if isinstance(workflow, str) else workflow.name,
             timing_of(when),
             as_raw({} if input is None else input),
             version,
@@ -568,10 +566,27 @@ class Client:
             catch_up.total_seconds(),
             run_id,
         )
+        return await self.put_schedule(
+            name, spec, new=new, command_id=command_id, actor=actor, timeout_s=timeout_s
+        )
+
+    async def put_schedule(
+        self,
+        name: str,
+        spec: ScheduleSpec,
+        *,
+        new: bool = False,
+        command_id: str | None = None,
+        actor: str = "",
+        timeout_s: float = START_TIMEOUT_S,
+    ) -> ScheduleHandle:
+        """The same with a spec."""
+        token = schedule_token(name)
+        checked = spec.version or await self._patiently(lambda: self.registry.latest(spec.workflow))
         chosen = uuid.uuid4().hex if command_id is None else check_actor(command_id, "command id")
         command = SetSchedule(spec, checked, chosen, new, check_actor(actor or self.actor))
-        await self._ask_for(schedule_token(name), command, timeout_s)
-        return ScheduleHandle(self, name)
+        await self._ask_for(token, command, timeout_s)
+        return self.schedule(name, actor=actor)
 
     async def start_later(
         self,
@@ -592,9 +607,9 @@ class Client:
             name, workflow, input, when=At(at), overlap="allow", run_id=chosen, actor=actor
         )
 
-    def schedule(self, name: str) -> ScheduleHandle:
+    def schedule(self, name: str, *, actor: str = "") -> ScheduleHandle:
         """One of them, by its name; whether there is one is not asked. Raises `BadName`."""
-        return ScheduleHandle(self, check_name(name, "schedule"))
+        return ScheduleHandle(self, check_name(name, "schedule"), check_actor(actor or self.actor))
 
     async def get_schedule(self, name: str, *, not_before: int = 0) -> ScheduleView:
         """A schedule as it stands. Raises `NotFound` (SCHEDULE_UNKNOWN), `BadName`, or `NoAnswer`."""

@@ -109,9 +109,6 @@ class Tells(Protocol):
 
     async def get_schedule(self, name: str) -> ScheduleView: ...
 
-    @property
-    def actor(self) -> str: ...
-
 
 class ScheduleHandle:
     """A schedule by its name.
@@ -120,9 +117,10 @@ class ScheduleHandle:
     schedule. With a `command_id` of the caller's the same call again changes nothing.
     """
 
-    def __init__(self, client: Tells, name: str) -> None:
+    def __init__(self, client: Tells, name: str, actor: str) -> None:
         self._client: Final = client
         self.name: Final = name
+        self.actor: Final = actor
 
     async def view(self) -> ScheduleView:
         """As it stands. Raises `NotFound` (SCHEDULE_UNKNOWN), or `NoAnswer`."""
@@ -130,15 +128,15 @@ class ScheduleHandle:
 
     async def pause(self, reason: str = "", *, command_id: str | None = None) -> int:
         """It fires no more until it is resumed. Its runs go on."""
-        return await self._tell(PauseSchedule(_id(command_id), True, reason, self._client.actor))
+        return await self._tell(PauseSchedule(_id(command_id), True, reason, self.actor))
 
     async def resume(self, *, command_id: str | None = None) -> int:
         """It fires again, from the next moment on; those that have passed meanwhile can be made up for (`backfill`)."""
-        return await self._tell(PauseSchedule(_id(command_id), paused=False, actor=self._client.actor))
+        return await self._tell(PauseSchedule(_id(command_id), paused=False, actor=self.actor))
 
     async def fire(self, *, command_id: str | None = None) -> int:
         """Fires it now, also if it is paused; what its overlap policy says holds."""
-        return await self._tell(FireSchedule(_id(command_id), actor=self._client.actor))
+        return await self._tell(FireSchedule(_id(command_id), actor=self.actor))
 
     async def backfill(self, first: datetime, last: datetime, *, command_id: str | None = None) -> int:
         """Fires it for all its moments from `first` to `last`, at most a thousand that have passed. A moment for which
@@ -149,11 +147,11 @@ class ScheduleHandle:
         first_ms, last_ms = moment_ms(first), moment_ms(last)
         if not 0 < first_ms <= last_ms:
             raise BadInput(f"{first} is not before {last}", code="SCHEDULE_INVALID")
-        return await self._tell(FireSchedule(_id(command_id), first_ms, last_ms, self._client.actor))
+        return await self._tell(FireSchedule(_id(command_id), first_ms, last_ms, self.actor))
 
     async def delete(self, *, command_id: str | None = None) -> int:
         """It is no more. Its runs go on."""
-        return await self._tell(DeleteSchedule(_id(command_id), self._client.actor))
+        return await self._tell(DeleteSchedule(_id(command_id), self.actor))
 
     async def upcoming(self, count: int = 5) -> list[datetime]:
         """Its next moments, if nobody changes it."""
