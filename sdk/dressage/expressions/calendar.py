@@ -53,7 +53,7 @@ class Calendar:
                     f"an interval has {EVERY_S_MIN:g} to {EVERY_S_MAX:.0f} seconds, not {timing.every_s:g}"
                 )
             self._every = round(timing.every_s * 1000)
-        self._from = made_ms if self._begins is None else self._begins
+        self._from = made_ms + self._every if self._begins is None else self._begins
         self._crons = timing.cron
         if len(self._crons) > CRONS_MAX:
             raise _wrong(

@@ -20,7 +20,14 @@ from dressage.brokers.provision import Namespace
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, Publish, SetTimer
-from dressage.orchestrator.fold.state import RunState, SleepWait, State, decode_state, encode_state
+from dressage.orchestrator.fold.state import (
+    RunState,
+    Schedule,
+    SleepWait,
+    State,
+    decode_state,
+    encode_state,
+)
 from dressage.orchestrator.turn.records import Cursor, Position, decode_cursor, decode_position
 from dressage.orchestrator.turn.starting import share_of
 from dressage.protocol.commands import (
@@ -34,7 +41,7 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, decode_event
-from dressage.protocol.names import OUT, Names, run_token
+from dressage.protocol.names import OUT, Names, run_token, schedule_token
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
@@ -75,6 +82,8 @@ RULES: Final = {
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
     "none counts twice",
+    "scheduled-once": "at the end a schedule has fired once for each of its moments, knows the end of each run, "
+    "and there are no others",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
     "one-owner": "at the end every shard has one owner, with the only consumers there are",
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
@@ -465,7 +474,9 @@ class Watch:
         view = self.view(shard)
         self._check_position_owner(record, shard)
         event = decode_event(record.data)
-        token = run_token(event.subject)
+        of_schedule = event.kind.startswith("schedule-")
+        name = event.subject.removeprefix("schedule ")
+        token = schedule_token(name) if of_schedule else run_token(event.subject)
         seq = int(event.command)
         if seq > view.cursor.seq:
             self.broken(
@@ -545,7 +556,7 @@ class Watch:
         effects = len(folded.outcome.effects) if folded is not None else 0
         if view.cursor.place < (seq, effects):
             self.broken("state-behind-cursor", f"{token} @{seq}, cursor {view.cursor.place}")
-        if isinstance(state, RunState) and view.events.get(token, 0) < state.events:
+        if isinstance(state, RunState | Schedule) and view.events.get(token, 0) < state.events:
             self.broken(
                 "state-behind-events",
                 f"{token} @{seq} has {state.events} events, stored are {view.events.get(token, 0)}",

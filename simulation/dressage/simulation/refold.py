@@ -18,16 +18,17 @@ from dressage.orchestrator.fold.effects import (
     SendCommand,
     SetTimer,
 )
-from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.fold import fold, not_started
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
+from dressage.orchestrator.fold.schedule import fold_schedule
 from dressage.orchestrator.fold.state import RunState, SleepWait, State, TaskWait
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
-from dressage.protocol.commands import PostEvent, StartRun
+from dressage.protocol.commands import PostEvent, SetSchedule, StartRun
 from dressage.protocol.events import KIND, SleepEnded, SleepMoved
-from dressage.protocol.names import Names, is_key, place_of
+from dressage.protocol.names import Names, is_key, is_schedule, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -181,8 +182,14 @@ class Refold:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
         new = isinstance(command, StartRun) and command.parent is None and not isinstance(before, RunState)
         if new and self._is_full(number):
-            return Outcome(before, code="OPEN_RUNS")
+            told = not_started(command, "OPEN_RUNS", "")
+            return Outcome(before, told, code="OPEN_RUNS")
         stamp = stamp_of(delivery)
+        if is_schedule(token):
+            of = command.spec.workflow if isinstance(command, SetSchedule) else ""
+            named = self.definition(of, command.version) if isinstance(command, SetSchedule) else None
+            # Every workflow of the simulation has one version.
+            return fold_schedule(before, command, token, stamp, named, 1)
         if is_key(token):
             of_event = self.event(command.event, command.version) if isinstance(command, PostEvent) else None
             return fold_key(before, command, token, stamp, of_event)

@@ -77,6 +77,9 @@ class Script:
     spare_runs: int = 0
     """So many runs may be open on each shard beside those that are to sleep for long; 0: any number."""
 
+    schedules: dict[str, bool] = field(default_factory=dict[str, bool])
+    """By their names, and whether nobody touches them."""
+
     deadly: dict[str, int] = field(default_factory=dict[str, int])
     """So many workers die of the tasks that each of these runs has."""
 

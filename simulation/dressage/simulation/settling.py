@@ -8,12 +8,15 @@ from typing import Any, Final
 
 import msgspec
 
-from dressage.orchestrator.fold.state import Mailbox, RunState, SleepWait, encode_state
+from dressage.expressions.calendar import Calendar
+from dressage.orchestrator.fold.state import Mailbox, RunState, Schedule, SleepWait, encode_state
+from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.removing import TASK_CONSUMER_PREFIX
 from dressage.protocol.names import Names, is_key, key_token, run_id_of, run_token
+from dressage.simulation.behaviour import ticking
 from dressage.simulation.invariants import ShardView, Watch
 from dressage.simulation.memory import judge_memory
-from dressage.simulation.reference import Ending, failure_ending
+from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
 from dressage.simulation.workloads import COMMANDS_MIN
@@ -115,6 +118,7 @@ def judge(world: World) -> None:
     for number in range(watch.count):
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
     _judge_keys(watch)
+    _judge_schedules(world)
     _judge_publishes(watch)
     for wrong in _misowned(world):
         watch.broken("one-owner", wrong)
@@ -197,6 +201,54 @@ def _ending_of(watch: Watch, state: RunState) -> Ending:
         sleeps = [thread.wait for thread in state.threads if isinstance(thread.wait, SleepWait)]
         return Ending("asleep", _sleep_of(watch, state, sleeps[0])) if sleeps else Ending("at a task")
     return Ending(state.status)
+
+
+def _judge_schedules(world: World) -> None:
+    """Each moment fired once, in its order, and what is known of the runs is what became of them."""
+    watch = world.watch
+    shards = [watch.refold.shard(number) for number in range(watch.count)]
+    runs = {
+        state.run_id: state
+        for shard in shards
+        for state in shard.states.values()
+        if isinstance(state, RunState) and state.schedule
+    }
+    known: set[str] = set()
+    for shard in shards:
+        for token, state in shard.states.items():
+            if not isinstance(state, Schedule):
+                continue
+            told = [
+                msgspec.json.decode(data) for _, kind, data in shard.events[token] if kind == "schedule-fired"
+            ]
+            known |= {each["run_id"] for each in told if each.get("run_id")}
+            moments = [each["moment"] for each in told if not each.get("by_hand")]
+            first = list(dict.fromkeys(moments))  # What was queued fires again.
+            untouched = world.script.schedules.get(state.name, False)
+            due = [
+                rfc3339(each) for each in Calendar(state.spec.timing, state.made_ms).between(0, state.time_ms)
+            ]
+            if untouched and first != due:
+                watch.broken("scheduled-once", f"{token} fired for {first}, not for {due}")
+            if state.open or state.queued or state.next_ms:
+                watch.broken(
+                    "scheduled-once", f"{token} still has {state.open}, {state.queued}, {state.next_ms}"
+                )
+            for fire in state.fires:
+                run = runs.get(fire.run_id)
+                if run is not None and fire.outcome not in (run.status, "refused"):
+                    watch.broken("scheduled-once", f"{token} knows {fire}, and the run {run.status}")
+    for run_id, run in runs.items():
+        if run_id not in known:
+            watch.broken("scheduled-once", f"no schedule knows of {run_id}")
+        _judge_scheduled(watch, run)
+
+
+def _judge_scheduled(watch: Watch, run: RunState) -> None:
+    wanted = ending_of(ticking(), run.run_id, msgspec.json.decode(bytes(run.input))["x"])
+    ending = _ending_of(watch, run)
+    if ending not in (wanted, Ending("cancelled")):
+        watch.broken("outcome-as-python", f"{run.run_id} of ticking: {ending}, not {wanted}")
 
 
 def _sleep_of(watch: Watch, state: RunState, wait: SleepWait) -> tuple[int, float]:

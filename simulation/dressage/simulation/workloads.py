@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from msgspec.json import encode
 
 from dressage.brokers.interface import Message
 from dressage.brokers.memory import Record
-from dressage.client import Client, RunFailed
+from dressage.client import Client, RunFailed, ScheduleHandle
 from dressage.client.user_tasks import UserTaskHandle
 from dressage.orchestrator.fold.state import RunState, SleepWait, TaskWait
 from dressage.orchestrator.growth import GrowthUnfinished, grow, retire
@@ -38,9 +39,19 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import DefinitionError, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
+from dressage.protocol.schedules import Overlap, ScheduleSpec, Timing
 from dressage.protocol.spec import CANCELLED_ERROR
 from dressage.protocol.user_tasks import UserTaskView
-from dressage.simulation.behaviour import EPOCH_S, MOMENT, NAP, QUEUES, payload_of, person_of, task_options
+from dressage.simulation.behaviour import (
+    EPOCH_S,
+    MOMENT,
+    NAP,
+    QUEUES,
+    payload_of,
+    person_of,
+    task_options,
+    ticking,
+)
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
@@ -237,7 +248,8 @@ async def _serve(run: PlannedRun, task: UserTaskHandle, view: UserTaskView) -> N
     value = person_of(run.run_id, view.notes)
     await task.comment("ann", "looks odd", action_id="look")
     await task.claim("ann", action_id="claim")
-    await task.save("ann", {"left": 0}, action_id="save")
+    with contextlib.suppress(Refused):  # Of a save nothing is known any more when it is done.
+        await task.save("ann", {"left": 0}, action_id="save")
     if value is None:
         await task.cancel("ann", "no", action_id="end")
     else:
@@ -359,6 +371,71 @@ def _cancel(run: PlannedRun, client: str, at_s: float, *, at_once: bool) -> Acti
             run.told.add("finished")
 
     return Action(client, at_s, f"cancel {run.run_id}", act)
+
+
+# -- schedules ---------------------------------------------------------------------------------------
+@workload
+def schedules(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Schedules that fire for a while, set by two clients at once, some of them changed, paused or fired by hand.
+
+    The choice has a stream of its own: seeds without schedules are what they would be without this workload.
+    """
+    chance = random.Random(f"schedules {script.seed}")
+    for number in range(chance.choice([0, 0, 1, 2])):
+        overlap: Overlap = chance.choice(["skip", "queue", "cancel", "allow"])
+        until = datetime.fromtimestamp(EPOCH_S + seconds * 0.7, UTC)
+        timing = Timing(every_s=float(chance.choice([1, 2, 3])), until=until.isoformat())
+        spec = ScheduleSpec("ticking", timing, msgspec.Raw(b'{"x":%d}' % number), overlap=overlap)
+        name, at_s = f"tick-{number}", chance.random() * seconds * 0.3
+        for client in (chance.choice(clients), chance.choice(clients)):
+            script.actions.append(_set(name, spec, client, at_s))
+        script.schedules[name] = chance.random() < 0.5
+        for _ in range(0 if script.schedules[name] else 3):
+            act = chance.choice([_fire, _pause, _backfill])
+            later_s = at_s + chance.random() * (seconds - at_s)
+            script.actions.append(act(name, chance.choice(clients), later_s))
+
+
+def _set(name: str, spec: ScheduleSpec, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await client.register(ticking().flow)
+        await client.put_schedule(name, spec, command_id="set")
+
+    return Action(client, at_s, f"set schedule {name}", act)
+
+
+def _told(
+    name: str, what: str, client: str, at_s: float, tell: Callable[[ScheduleHandle], Awaitable[int]]
+) -> Action:
+    async def act(world: World, client: Client) -> None:
+        try:
+            await tell(client.schedule(name))
+        except Refused as refused:
+            if refused.code != "SCHEDULE_UNKNOWN":
+                raise
+
+    return Action(client, at_s, f"{what} schedule {name}", act)
+
+
+def _fire(name: str, client: str, at_s: float) -> Action:
+    return _told(name, "fire", client, at_s, lambda each: each.fire(command_id=f"fire {at_s}"))
+
+
+def _pause(name: str, client: str, at_s: float) -> Action:
+    async def both(each: ScheduleHandle) -> int:
+        await each.pause("simulated", command_id=f"pause {at_s}")
+        await asyncio.sleep(2.0)
+        return await each.resume(command_id=f"resume {at_s}")
+
+    return _told(name, "pause", client, at_s, both)
+
+
+def _backfill(name: str, client: str, at_s: float) -> Action:
+    first = datetime.fromtimestamp(EPOCH_S, UTC)
+    last = first + timedelta(seconds=at_s)
+    return _told(
+        name, "backfill", client, at_s, lambda each: each.backfill(first, last, command_id=f"backfill {at_s}")
+    )
 
 
 # -- what no client of ours would send -------------------------------------------------------------------
