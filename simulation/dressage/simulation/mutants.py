@@ -23,7 +23,7 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, mailbox
+from dressage.orchestrator.fold import archive, mailbox, schedule
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -887,6 +887,41 @@ def losers_tidy_nothing() -> Iterator[None]:
         self.end(thread, CANCELLED)
 
     with mock.patch.object(Branches, "raise_cancelled", end):
+        yield
+
+
+@mutant("a schedule that was not served for a while fires once for all that passed", "scheduled-once")
+def late_moments_dropped() -> Iterator[None]:
+    due = schedule._Change._fire_due
+
+    def last_alone(self: Any) -> None:
+        fire, moments = self._fire, list[int]()
+        self._fire = moments.append
+        due(self)
+        self._fire = fire
+        for moment in moments[-1:]:
+            fire(moment)
+
+    with mock.patch.object(schedule._Change, "_fire_due", last_alone):
+        yield
+
+
+@mutant("a run does not tell the schedule that has started it how it ended", "scheduled-once")
+def scheduled_ends_silent() -> Iterator[None]:
+    with mock.patch.object(schedule, "tell", return_value=[]):
+        yield
+
+
+@mutant("a schedule that is set again as it is begins anew", "scheduled-once")
+def set_counts_again() -> Iterator[None]:
+    put = schedule._set
+
+    def forgetful(before: Any, command: Any, *others: Any) -> Any:
+        if before is not None and command.command_id in before.done:
+            before = structs.replace(before, made_ms=before.made_ms + 1, done=[])
+        return put(before, command, *others)
+
+    with mock.patch.object(schedule, "_set", forgetful):
         yield
 
 
