@@ -51,6 +51,7 @@ from dressage.protocol.commands import (
     CancelRun,
     PostEvent,
     RefusalCode,
+    SetSchedule,
     StartRun,
     TaskMessage,
     TaskResult,
@@ -93,6 +94,8 @@ VARIES: Final = {
         "ended_at",
         "opened_at",
         "time",
+        "made_at",
+        "changed_at",
         "duration_ms",
         "waited_ms",
         "seq",
@@ -318,6 +321,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
     for struct in (
         *(Namespace, Pointer, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
         UserTaskAction,
+        SetSchedule,
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

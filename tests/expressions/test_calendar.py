@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dressage.client import At, Cron, Every, upcoming
 from dressage.client.schedules import When, timing_of
-from dressage.expressions.calendar import Calendar, check_schedule, due_ms, ms_of
+from dressage.expressions.calendar import CATCH_UP_S_MAX, EVERY_S_MAX, Calendar, check_schedule, due_ms, ms_of
 from dressage.protocol.errors import BadInput
 from dressage.protocol.schedules import (
     CRON_CHARS_MAX,
@@ -124,16 +124,21 @@ def test_what_is_no_timing_is_refused(timing: Timing) -> None:
 @pytest.mark.limit("protocol.schedules.CRON_CHARS_MAX")
 @pytest.mark.limit("protocol.schedules.EVERY_S_MIN")
 @pytest.mark.limit("protocol.schedules.JITTER_S_MAX")
+@pytest.mark.limit("expressions.calendar.EVERY_S_MAX")
+@pytest.mark.limit("expressions.calendar.CATCH_UP_S_MAX")
 def test_limits_of_a_timing() -> None:
     Calendar(Timing(cron=("0 0 * * *",) * CRONS_MAX), 0)
     Calendar(Timing(cron=(f"0{' ' * (CRON_CHARS_MAX - 8)}0 * * *",)), 0)
     Calendar(Timing(every_s=EVERY_S_MIN), 0)
+    Calendar(Timing(every_s=EVERY_S_MAX), 0)
+    check_schedule(ScheduleSpec("w", Timing(every_s=60), catch_up_s=CATCH_UP_S_MAX), 0)
     spec = ScheduleSpec("w", Timing(every_s=60), jitter_s=JITTER_S_MAX)
     check_schedule(spec, 0)
     for timing in (
         Timing(cron=("0 0 * * *",) * (CRONS_MAX + 1)),
         Timing(cron=(f"0{' ' * (CRON_CHARS_MAX - 7)}0 * * *",)),
         Timing(every_s=EVERY_S_MIN - 0.001),
+        Timing(every_s=EVERY_S_MAX + 1),
     ):
         with pytest.raises(BadInput):
             Calendar(timing, 0)
@@ -141,7 +146,7 @@ def test_limits_of_a_timing() -> None:
         check_schedule(ScheduleSpec("w", Timing(every_s=60), jitter_s=JITTER_S_MAX + 1), 0)
     with pytest.raises(BadInput, match="leave run_id out"):
         check_schedule(ScheduleSpec("w", Timing(every_s=60), run_id="r"), 0)
-    for seconds in (-1.0, float("nan"), 1e12):
+    for seconds in (-1.0, float("nan"), CATCH_UP_S_MAX + 1):
         with pytest.raises(BadInput):
             check_schedule(ScheduleSpec("w", Timing(every_s=60), catch_up_s=seconds), 0)
 

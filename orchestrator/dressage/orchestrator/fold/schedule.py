@@ -146,8 +146,8 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
     if len(spec.input) > INPUT_BYTES_MAX:
         raise RefuseCommand(
             "INPUT_INVALID",
-            f"the input takes {len(spec.input)} bytes of {INPUT_BYTES_MAX} allowed: pass a reference to it (limit "
-            "schedule-input)",
+            f"the input takes {len(spec.input)} bytes of {INPUT_BYTES_MAX} allowed: pass a reference to it "
+            "(limit schedule-input)",
         )
     try:
         definition.params.decode(bytes(spec.input))
