@@ -1,4 +1,4 @@
-"""`dressage run`: starting runs, posting events to them, waiting for them, cancelling, following and reading them."""
+"""`dressage run`: starting, stopping, resuming and cancelling runs, posting to them, reading and following them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dressage.cli import options
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
-from dressage.protocol.commands import FailureInfo, RunView
+from dressage.protocol.commands import FailureInfo, RunView, StopView
 from dressage.protocol.events import KINDS, ReceivedEvent
 
 _timeout = click.option(
@@ -33,7 +33,7 @@ KIND_CHARS: Final = max(map(len, KINDS))
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, post events to them, wait for them, cancel them, follow and read them."""
+    """Start runs, post events to them, wait for them, stop, resume and cancel them, follow and read them."""
 
 
 def parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
@@ -175,6 +175,53 @@ def cancel(run_id: str, reason: str, at_once: bool, actor: str, server: str, nam
     run(end())
 
 
+_thread = click.option(
+    "--thread",
+    type=click.IntRange(0),
+    default=0,
+    help="Only this run thread, and what it has started.  [default: all of the run]",
+)
+
+
+@runs.command()
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with the run while it is stopped, and in its history.")
+@_thread
+@options.actor
+@options.server
+@options.namespace
+def stop(run_id: str, reason: str, thread: int, actor: str, server: str, namespace: str) -> None:
+    """Stop a run until it is resumed. To stop a stopped run again changes nothing.
+
+    Attempts that are on their way are executed, timers fire, events come; what they come to is kept, and counts when
+    the run goes on. Child runs that it waits for are stopped with it.
+    """
+
+    async def end() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.stop(run_id, reason, thread=thread)
+
+    run(end())
+
+
+@runs.command()
+@click.argument("run_id")
+@_thread
+@options.actor
+@options.server
+@options.namespace
+def resume(run_id: str, thread: int, actor: str, server: str, namespace: str) -> None:
+    """Let a run go on that was stopped."""
+
+    async def begin() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.resume(run_id, thread=thread)
+
+    run(begin())
+
+
 @runs.command()
 @click.argument("run_id")
 @click.argument("event")
@@ -306,6 +353,7 @@ def _print_view(view: RunView) -> None:
         "run": view.run_id,
         "workflow": f"{view.workflow} v{view.version}",
         "status": f"{view.status}, being cancelled" if view.cancelling else view.status,
+        "stopped": "; ".join(map(_stop, view.stops)),
         "waiting for": view.waiting_for,
         "parent": view.parent,
         "started": f"{view.started_at} by {view.actor or '?'}",
@@ -323,6 +371,13 @@ def _print_view(view: RunView) -> None:
         if value:
             table.add_row(name, escape(_brief(str(value))))
     console().print(table)
+
+
+def _stop(stop: StopView) -> str:
+    what = f"run thread {stop.thread} " if stop.thread else ""
+    by = " with its parent" if stop.by == "parent" else ""
+    why = f": {stop.reason}" if stop.reason else ""
+    return f"{what}since {stop.since} by {stop.actor or '?'}{by}{why}"
 
 
 def _failure(failure: FailureInfo) -> str:

@@ -1,8 +1,8 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, post, user-tasks, act, set-schedule,
-get-schedule, tell-schedule, history, result (of a task), put-workflow, get-workflow, list-workflows, shards. An answer
-is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, post, user-tasks, act,
+set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, get-workflow, list-workflows,
+shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,23 @@ class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     reason: str = ""
     at_once: bool = False
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a run all, or one of its run threads."""
+
+    run_id: str
+    reason: str = ""
+    thread: int = 0
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    thread: int = 0
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -299,6 +316,8 @@ class Api:
             "get": (RunRequest, self._get),
             "wait": (WaitRequest, self._wait),
             "cancel": (CancelRequest, self._cancel),
+            "stop": (StopRequest, self._stop),
+            "resume": (ResumeRequest, self._resume),
             "post": (PostRequest, self._post),
             "key": (KeyRequest, self._key),
             "user-tasks": (UserTasksRequest, self._user_tasks),
@@ -398,6 +417,24 @@ class Api:
                 at_once=request.at_once,
                 timeout_s=request.timeout_s,
                 actor=request.actor,
+            )
+        )
+
+    async def _stop(self, request: StopRequest) -> Accepted:
+        return Accepted(
+            await self._client.stop(
+                request.run_id,
+                request.reason,
+                thread=request.thread,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _resume(self, request: ResumeRequest) -> Accepted:
+        return Accepted(
+            await self._client.resume(
+                request.run_id, thread=request.thread, timeout_s=request.timeout_s, actor=request.actor
             )
         )
 

@@ -36,9 +36,11 @@ from dressage.protocol.commands import (
     FailureInfo,
     KeyView,
     PostEvent,
+    ResumeRun,
     RunView,
     SetSchedule,
     StartRun,
+    StopRun,
     TaskResult,
     encoder,
 )
@@ -179,6 +181,14 @@ class RunHandle(Generic[R]):
     async def cancel(self, reason: str = "", *, at_once: bool = False) -> int:
         """As `Client.cancel`."""
         return await self._client.cancel(self.run_id, reason, at_once=at_once)
+
+    async def stop(self, reason: str = "", *, thread: int = 0) -> int:
+        """As `Client.stop`."""
+        return await self._client.stop(self.run_id, reason, thread=thread)
+
+    async def resume(self, *, thread: int = 0) -> int:
+        """As `Client.resume`."""
+        return await self._client.resume(self.run_id, thread=thread)
 
     @overload
     async def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Posted: ...
@@ -394,6 +404,40 @@ class Client:
         (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
         """
         command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor), at_once)
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def stop(
+        self,
+        run_id: str,
+        reason: str = "",
+        *,
+        thread: int = 0,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Stops a run until it is resumed, and returns the command's sequence once that is committed.
+
+        With a `thread`, the id of one of its run threads, only this is stopped, and what it has started. What is on its
+        way is not taken back, as attempts, timers and user tasks; what they come to is kept until then. Child runs that
+        it waits for are stopped with it, and those that end with it.
+
+        A run that is stopped stays so, and that is no error. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED,
+        THREAD_UNKNOWN, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        """
+        command = StopRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor), thread)
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def resume(
+        self, run_id: str, *, thread: int = 0, timeout_s: float = START_TIMEOUT_S, actor: str = ""
+    ) -> int:
+        """Lets a run go on that was stopped, or one of its run threads, and returns the command's sequence once that is
+        committed.
+
+        One that was not goes on anyway, and that is no error. What was stopped twice, as a run and as one of its
+        threads, or as a child run with its parent, waits for both. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED), or
+        `NoAnswer` after `timeout_s`.
+        """
+        command = ResumeRun(uuid.uuid4().hex, check_actor(actor or self.actor), thread)
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload

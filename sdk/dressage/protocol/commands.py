@@ -128,6 +128,44 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     schedule: Short = ""
 
 
+StoppedBy = Literal["somebody", "parent"]
+"""Who has stopped a run: somebody who may, or, of a child run, its parent, which was stopped itself."""
+
+
+class StopRun(msgspec.Struct, tag="stop-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Stops a run, or one run thread of it with all that this has started: until it is resumed nothing of it goes on.
+
+    What is on its way is not taken back: attempts are executed, timers fire, events come, people do their work. What
+    they come to is kept, and counts when it goes on. One that is stopped stays so, and the command is accepted.
+    `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the same in each repeat of one
+    stop. One that names a `parent` is for a child of that wait, which was stopped itself.
+    """
+
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
+    thread: int = 0
+    parent: Parent | None = None
+
+
+class ResumeRun(msgspec.Struct, tag="resume-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Lets a run, or one run thread of it, go on that was stopped. One that was not goes on anyway, and the command is
+    accepted.
+
+    Somebody's resume undoes somebody's stop, and that of a `parent` undoes the parent's: who was stopped by both waits
+    for both. `command_id` is the same in each repeat of one resume.
+    """
+
+    command_id: Short
+    actor: Short = ""
+    thread: int = 0
+    parent: Parent | None = None
+
+
+class GoOn(msgspec.Struct, tag="go-on", tag_field="type", frozen=True, omit_defaults=True):
+    """A run that was resumed tells itself that more of it is to go on."""
+
+
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
     """Posts an external event, to a run or to a correlation key. The same `event_id` again is the same event, however
     late it comes.
@@ -316,7 +354,7 @@ class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=Tru
 
 
 REASON_BYTES_MAX = 4096
-"""Bytes of what a run, or a user task, is cancelled for."""
+"""Bytes of what a run, or a user task, is cancelled for, or a run stopped."""
 
 PROGRESS_BYTES_MAX = 16 * 1024
 """Bytes of what one call of a task tells of its progress."""
@@ -335,6 +373,9 @@ OfRun = (
     | TaskResult
     | AttemptProgress
     | CancelRun
+    | StopRun
+    | ResumeRun
+    | GoOn
     | PostEvent
     | UserTaskAction
     | TimerFired
@@ -356,6 +397,7 @@ RefusalCode = Literal[
     "RUN_UNKNOWN",
     "RUN_FINISHED",
     "REASON_TOO_LONG",
+    "THREAD_UNKNOWN",
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
@@ -458,11 +500,21 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
 
 
+class StopView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who has stopped a run `since` when, or run thread `thread` of it."""
+
+    by: StoppedBy
+    since: str
+    thread: int = 0
+    reason: str = ""
+    actor: str = ""
+
+
 class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
 
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
-    `parent` is the run that has started it.
+    `parent` is the run that has started it. Nothing goes on of what `stops` tell.
     """
 
     run_id: str
@@ -485,6 +537,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     actor: str = ""
     shard: int = 0
     parent: str = ""
+    stops: tuple[StopView, ...] = ()
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from dressage.protocol.commands import FailureInfo
+from dressage.protocol.commands import FailureInfo, StoppedBy
 from dressage.protocol.schedules import FireOutcome, ScheduleSpec
 
 RUN_HEADER = "Dressage-Run"
@@ -450,6 +450,28 @@ class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_ms: float
 
 
+class RunStopped(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-stopped: nothing of the run goes on until it is resumed, or of this `thread` and what it has started.
+
+    `by` says who wants that: "somebody" (the event's actor), or the "parent" of a child run. `reason` is what they
+    said.
+    """
+
+    by: StoppedBy
+    thread: int = 0
+    reason: str = ""
+
+
+class RunResumed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-resumed: who has stopped the run, or this `thread` of it, wants that no more.
+
+    It goes on if nobody else does.
+    """
+
+    by: StoppedBy
+    thread: int = 0
+
+
 class RunCancelling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-cancelling: somebody (the event's actor) cancelled the run; `reason` is what they said.
 
@@ -516,6 +538,8 @@ EventData = (
     | ScheduleRunEnded
     | ScheduleDeleted
     | Published
+    | RunStopped
+    | RunResumed
     | RunCancelling
     | RunCompleted
     | RunFailed
@@ -563,6 +587,8 @@ KIND: dict[type[EventData], str] = {
     ScheduleRunEnded: "schedule-run-ended",
     ScheduleDeleted: "schedule-deleted",
     Published: "published",
+    RunStopped: "run-stopped",
+    RunResumed: "run-resumed",
     RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",

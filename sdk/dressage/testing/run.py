@@ -35,8 +35,10 @@ from dressage.protocol.commands import (
     FailureInfo,
     Json,
     PostEvent,
+    ResumeRun,
     RunStatus,
     StartRun,
+    StopRun,
     TaskMessage,
     TaskResult,
     UserTaskAction,
@@ -305,6 +307,21 @@ class Run(Generic[R]):
         """Cancels the run, as somebody with the client or the command line does: it tidies up, unless `at_once`."""
         self._fold(CancelRun(f"cancel-{self._world.seq}", reason, "test", at_once), asked=True)
         return self.advance(timedelta(0))
+
+    def stop(self, reason: str = "", *, thread: int = 0) -> Self:
+        """Stops the run, as somebody with the client or the command line does, or one run thread of it."""
+        self._fold(StopRun(f"stop-{self._world.seq}", reason, "test", thread), asked=True)
+        return self.advance(timedelta(0))
+
+    def resume(self, *, thread: int = 0) -> Self:
+        """Lets what was stopped go on."""
+        self._fold(ResumeRun(f"resume-{self._world.seq}", "test", thread), asked=True)
+        return self.advance(timedelta(0))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run, or a run thread of it, is stopped."""
+        return bool(self._known.stops)
 
     @overload
     def post(self, event: Event[T], payload: T, *, key: str = "", event_id: str | None = None) -> Self: ...

@@ -12,7 +12,7 @@ from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
-from dressage.orchestrator.fold import schedule
+from dressage.orchestrator.fold import pausing, schedule
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
@@ -32,6 +32,7 @@ from dressage.orchestrator.fold.scope import BranchScope, Scope
 from dressage.orchestrator.fold.state import (
     ChildWait,
     EventWait,
+    HeldWait,
     OpenChild,
     RunState,
     RunThread,
@@ -117,6 +118,8 @@ class Advance:
     def forget(self, thread: RunThread) -> None:
         """A thread has ended."""
         self.threads.remove(thread)
+        if self.state.stops:
+            self.state.stops = [stop for stop in self.state.stops if stop.thread != thread.id]
         self._scopes.pop(thread.id, None)
         thread.node = ENDED
 
@@ -147,6 +150,9 @@ class Advance:
 
     def go_on(self, thread: RunThread, node: int) -> None:
         """Lets a thread go on at `node`, whether it waited or not."""
+        if self.holds(thread) and thread.wait is not None:
+            self.hold(thread, HeldWait(thread.wait.node, self.stamp.seq))
+            return
         thread = self.threads.own(thread)
         thread.node, thread.wait = node, None
         if thread is not self.moving:
@@ -155,12 +161,36 @@ class Advance:
 
     def go_on_with(self, thread: RunThread, waited: int, node: int, target: str | None, value: Any) -> None:
         """Lets a thread that waited at node `waited` go on with what it waited for. Raises `LimitExceeded`."""
+        if self.holds(thread):
+            kept = msgspec.UNSET if target is None else msgspec.Raw(encode_stored(value))
+            self.scope.spend(len(kept) if kept else 0)
+            self.hold(thread, HeldWait(waited, self.stamp.seq, kept))
+            return
         self.go_on(thread, node)
         try:
             if target is not None:
                 self.assign(target, value)
         except BadValue as wrong:
             self.fail(thread, type_error(wrong, self.definition.spec.nodes[waited].line), waited)
+
+    def paused(self, thread: RunThread) -> bool:
+        """Whether somebody has stopped it, or what has started it."""
+        if not self.state.stops:
+            return False
+        stopped = {stop.thread for stop in self.state.stops}
+        while thread.id not in stopped and thread.parent is not None:
+            thread = self._parent(thread.parent)
+        return thread.id in stopped
+
+    def holds(self, thread: RunThread) -> bool:
+        """Whether what comes to a thread, which waits, is kept for later."""
+        return bool(self.state.stops) and thread is not self.moving and self.paused(thread)
+
+    def hold(self, thread: RunThread, what: HeldWait) -> None:
+        """Keeps what has come to a thread."""
+        thread = self.threads.own(thread)
+        thread.wait, self.stored = what, True
+        self.turn_to(thread)
 
     # -- what nodes use ----------------------------------------------------------------------------
     def evaluate(self, ready: ReadyNode, expression: str) -> Any:
@@ -364,9 +394,12 @@ class Advance:
 
         Without one it ends its thread: the run, or a branch, whose gather raises it when the others have ended, too.
         """
+        failure = bounded(failure)
+        if self.holds(thread):
+            self.hold(thread, HeldWait(node, self.stamp.seq, failure=failure))
+            return
         thread = self.threads.own(thread)
         thread.wait = None
-        failure = bounded(failure)
         spec = self.definition.spec
         family = self._family(failure)
         scope = spec.nodes[node].scope
@@ -408,7 +441,9 @@ class Advance:
         """
         self.state.reason, self.state.cancelling = reason, True
         self.emit(RunCancelling(reason))
+        pausing.lift(self)
         self.branches.cancel_all()
+        pausing.go_on(self)
 
     def cancel_run(self, reason: str) -> None:
         """Ends the run where it stands. No handler of the workflow is asked."""
@@ -428,7 +463,7 @@ class Advance:
                 self.cancel_child(thread.wait, at_once=status == "cancelled")
         for child in self.state.children:
             self.cancel_child(child, at_once=child.close == "cancel")
-        self.state.children = []
+        self.state.children, self.state.stops = [], []
         self.state.status, self.state.cancelling = status, False
         if status != "cancelled":
             self.state.reason = ""  # It was cancelled in vain, as the history tells.

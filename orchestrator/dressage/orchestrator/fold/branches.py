@@ -16,6 +16,7 @@ from dressage.orchestrator.fold.state import (
     ChildWait,
     EventWait,
     GatherWait,
+    HeldWait,
     Leaf,
     RunThread,
     TaskWait,
@@ -187,6 +188,8 @@ class Branches:
             return
         node = self.advance.definition.spec.nodes[wait.node]
         if isinstance(node, TaskNode) and node.undoes:
+            if isinstance(wait, HeldWait):
+                self.advance.ready.append(thread)
             return  # The end of the undoing raises it.
         begun = self._take_back(thread, wait)
         if begun and isinstance(wait, ChildWait):
@@ -223,7 +226,7 @@ def _begins(effect: Effect, wait: Leaf) -> bool:
         case SetTimer(timer_id=asked) if isinstance(wait, TaskWait | UserWait):
             return asked in wait.timers
         case SetTimer(timer_id=asked):
-            return not isinstance(wait, ChildWait) and asked == wait.timer_id
+            return not isinstance(wait, ChildWait | HeldWait) and asked == wait.timer_id
         case SendCommand(command=StartRun(command_id=asked)):
             return isinstance(wait, ChildWait) and asked == wait.wait_id
         case SendCommand(command=AwaitEvent(wait_id=asked)):

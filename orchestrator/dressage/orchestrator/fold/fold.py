@@ -7,7 +7,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import schedule
+from dressage.orchestrator.fold import pausing, schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -20,14 +20,22 @@ from dressage.orchestrator.fold.limits import (
     variables_too_large,
 )
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, user_task
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, user_task
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_progress, on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
-from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
-from dressage.orchestrator.fold.state import STATE_FORMAT, Mailbox, RunState, RunThread, State
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
+from dressage.orchestrator.fold.state import (
+    STATE_FORMAT,
+    ConditionWait,
+    HeldWait,
+    Mailbox,
+    RunState,
+    RunThread,
+    SleepWait,
+    State,
+)
 from dressage.protocol.commands import (
-    REASON_BYTES_MAX,
     AttemptProgress,
     CancelRun,
     ChildBegun,
@@ -35,11 +43,13 @@ from dressage.protocol.commands import (
     Command,
     DeliverEvent,
     EndWait,
-    Parent,
+    GoOn,
     PostEvent,
     RefuseWait,
+    ResumeRun,
     ScheduledEnded,
     StartRun,
+    StopRun,
     TaskResult,
     TimerFired,
     UserTaskAction,
@@ -48,14 +58,25 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 12
+FOLD_VERSION = 13
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
 Told = RefuseWait | EndWait | ChildBegun | ChildEnded
 """What keys and child runs tell a run."""
 
-GoesOn = TaskResult | AttemptProgress | TimerFired | CancelRun | PostEvent | UserTaskAction | Told
+GoesOn = (
+    TaskResult
+    | AttemptProgress
+    | TimerFired
+    | CancelRun
+    | StopRun
+    | ResumeRun
+    | GoOn
+    | PostEvent
+    | UserTaskAction
+    | Told
+)
 """Commands for a run that there is."""
 
 
@@ -240,8 +261,10 @@ def _go_on(
         return Outcome(state, existing=True)
     if isinstance(command, UserTaskAction) and user_task.is_done(state, command):
         return Outcome(state, existing=True)
+    if isinstance(command, StopRun | ResumeRun) and pausing.is_done(state, command):
+        return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
-    actor = "orchestrator" if isinstance(command, Told) else command.actor
+    actor = "orchestrator" if isinstance(command, Told | GoOn) else command.actor
     try:
         match command:
             case TimerFired():
@@ -251,6 +274,12 @@ def _go_on(
             case UserTaskAction():
                 actor = actor or user_task.who(command.action)
                 user_task.on_action(advance, command)
+            case StopRun():
+                pausing.stop(advance, command)
+            case ResumeRun():
+                pausing.resume(advance, command)
+            case GoOn():
+                pausing.go_on(advance)
             case RefuseWait():
                 on_refused(advance, command)
             case EndWait():
@@ -291,38 +320,31 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
 
     Where there is nothing to tidy up, and where nothing more could be told of it, it ends here.
     """
-    if command.parent is not None and not _is_child(state, command.parent):
+    if command.parent is not None and not pausing.is_child(state, command.parent):
         raise RefuseCommand(
             "RESULT_STALE",
             f"run {state.run_id!r} was not started by run {command.parent.run_id!r}: it goes on",
         )
     if command.schedule and command.schedule != state.schedule:
         raise RefuseCommand("RESULT_STALE", f"run {state.run_id!r} was started by somebody else: it goes on")
-    if state.status == "cancelled" or (state.cancelling and not command.at_once):
+    if state.status == "cancelled" or (state.cancelling and not (command.at_once or state.stops)):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
-    size = len(command.reason.encode())
-    if size > REASON_BYTES_MAX:
-        raise RefuseCommand(
-            "REASON_TOO_LONG",
-            f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit reason-size)",
-        )
+    check_reason(command.reason)
     # Beside its begin something has to be told of what is tidied up.
     untold = state.events + 2 > advance.definition.limits.history_events
     if command.at_once or untold or not advance.definition.tidies:
         advance.cancel_run(command.reason or state.reason)
         return _finish(advance, command.actor)
     try:
-        advance.cancel(command.reason)
+        if state.cancelling:
+            pausing.lift(advance)  # It tidied up when somebody stopped it.
+            pausing.go_on(advance)
+        else:
+            advance.cancel(command.reason)
     except LimitExceeded as error:
         advance.fail_run(failure_of(error))
     return _finish(advance, command.actor)
-
-
-def _is_child(state: RunState, parent: Parent) -> bool:
-    """Whether the run was started by this wait."""
-    mine = state.parent
-    return mine is not None and (mine.run_id, mine.wait_id) == (parent.run_id, parent.wait_id)
 
 
 def _begin(state: RunState, stamp: Stamp, definition: Definition | None) -> Advance:
@@ -347,10 +369,15 @@ def _finish(advance: Advance, actor: str) -> Outcome:
             thread = advance.next_thread()
             if thread is None:
                 break
-            if thread.wait is None:
-                _move(advance, thread)
-            else:
-                _look(advance, thread, thread.wait.node)
+            match thread.wait:
+                case None:
+                    _move(advance, thread)
+                case HeldWait() as wait:
+                    held.release(advance, thread, wait)
+                case ConditionWait() | SleepWait() as wait:
+                    _look(advance, thread, wait.node)
+                case _:
+                    pass  # It was to go on, and was cancelled before that.
         except LimitExceeded as error:
             # A branch that has ended stands nowhere: then it was its gather that could not go on.
             stands = thread is not None and thread.node >= 0

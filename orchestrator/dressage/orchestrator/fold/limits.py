@@ -15,6 +15,7 @@ from dressage.orchestrator.fold.state import (
     ChildWait,
     EventWait,
     GatherWait,
+    HeldWait,
     KeyedWait,
     RunState,
     RunThread,
@@ -190,7 +191,7 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
     elif type(wait) is ChildWait:
         rest += len(wait.run_id.encode()) + len(wait.workflow)
-    elif type(wait) is UserWait:
+    elif type(wait) is UserWait or type(wait) is HeldWait:
         rest += len(_to_json(wait))
     elif type(wait) is EventWait and wait.key:
         rest += len(_to_json(wait.key))

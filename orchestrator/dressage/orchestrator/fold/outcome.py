@@ -8,7 +8,7 @@ import msgspec
 
 from dressage.orchestrator.fold.effects import Effect
 from dressage.orchestrator.fold.state import RunState, RunThread, State, TaskWait
-from dressage.protocol.commands import RefusalCode
+from dressage.protocol.commands import REASON_BYTES_MAX, RefusalCode
 from dressage.protocol.events import EventData
 
 ThreadChange = tuple[RunThread | None, RunThread | None]
@@ -69,3 +69,13 @@ class RefuseCommand(Exception):
         super().__init__(message)
         self.code: RefusalCode = code
         self.message = message
+
+
+def check_reason(reason: str) -> None:
+    """What somebody does something for. Raises `RefuseCommand` for one that is too long."""
+    size = len(reason.encode())
+    if size > REASON_BYTES_MAX:
+        raise RefuseCommand(
+            "REASON_TOO_LONG",
+            f"the reason takes {size} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit reason-size)",
+        )

@@ -13,11 +13,10 @@ from dressage.expressions.calendar import Calendar, check_schedule, due_ms
 from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
-from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp
+from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import SCHEDULE_FORMAT, OpenFire, Schedule, State
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import (
-    REASON_BYTES_MAX,
     CancelRun,
     Command,
     DeleteSchedule,
@@ -350,12 +349,7 @@ class _Change:
     # -- by hand -----------------------------------------------------------------------------------
     def _pause(self, command: PauseSchedule) -> None:
         after = self.after
-        if len(command.reason.encode()) > REASON_BYTES_MAX:
-            raise RefuseCommand(
-                "REASON_TOO_LONG",
-                f"the reason takes {len(command.reason.encode())} bytes of {REASON_BYTES_MAX} allowed: shorten it "
-                "(limit reason-size)",
-            )
+        check_reason(command.reason)
         if command.paused == after.paused:
             return
         after.paused, after.reason = command.paused, command.reason if command.paused else ""

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
-from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus
+from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
 from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
 from dressage.protocol.user_tasks import Comment
@@ -175,7 +175,21 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
         return len(self.outputs) + len(self.failures) + self.dropped
 
 
-Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait
+class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Is stopped, and what it waited for at `node` has come with the command of sequence `seq`: a `value`, in stored
+    form, a `failure`, or the time of another attempt, which is to be made as `again` says, `delay_ms` later. Without
+    any of them it goes on behind the node.
+    """
+
+    node: int
+    seq: int
+    value: Json = msgspec.UNSET
+    failure: FailureInfo | None = None
+    again: TaskWait | None = None
+    delay_ms: int = 0
+
+
+Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait | HeldWait
 """What a thread waits for that has no branches."""
 
 Wait = Leaf | GatherWait
@@ -208,6 +222,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
         match self.wait:
             case None | GatherWait() | ChildWait() | EventWait(asked=True):
                 return ()
+            case HeldWait(again=again):
+                return () if again is None else again.timers
             case TaskWait() | UserWait() as wait:
                 return wait.timers
             case wait:
@@ -224,6 +240,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
                 | ChildWait(wait_id=step_id)
             ) if step_id:
                 return step_id
+            case HeldWait():
+                return ""
             case _:
                 return next(iter(self.timers), "")
 
@@ -252,6 +270,16 @@ class OpenChild(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     close: ParentClose
 
 
+class Stop(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who wants since `since_ms` that a run thread does not go on, nor anything that it has started."""
+
+    by: StoppedBy
+    since_ms: int
+    thread: int = 0
+    reason: str = ""
+    actor: str = ""
+
+
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event that no wait has claimed yet. `payload` is in stored form."""
 
@@ -271,7 +299,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `seen` is the number of the last lasting event that it has had of a correlation key, by the key's token.
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
     `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
-    it, and are cancelled when it ends.
+    it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
+    commands of people about that.
     """
 
     format: Literal[1]
@@ -300,6 +329,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     parent: Parent | None = None
     children: list[OpenChild] = []
     schedule: str = ""
+    stops: list[Stop] = []
+    stopping: tuple[str, ...] = ()
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -313,6 +344,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             posted=list(self.posted),
             seen=dict(self.seen),
             children=list(self.children),
+            stops=list(self.stops),
         )
 
     @property

@@ -35,6 +35,10 @@ class Watches:
         if self._threads is not None:
             self._threads[_begun(thread.wait)] = thread.id
 
+    def look_again(self) -> None:
+        """All of them are to look: what was stopped has not when variables changed."""
+        self._due = sorted(self._found(), reverse=True)
+
     def next(self) -> RunThread | None:
         """The next thread that is to look, while all of them wait. Raises `LimitExceeded`."""
         if self.changed:
@@ -43,7 +47,7 @@ class Watches:
             begun = self._due.pop()
             number = self._found().get(begun)
             thread = None if number is None else self._waiting(number, begun)
-            if thread is not None:
+            if thread is not None and not self.advance.paused(thread):
                 return self.advance.threads.own(thread)
         return None
 

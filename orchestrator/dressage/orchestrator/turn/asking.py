@@ -20,6 +20,7 @@ from dressage.orchestrator.fold.state import (
     ConditionWait,
     EventWait,
     GatherWait,
+    HeldWait,
     Mailbox,
     RunState,
     Schedule,
@@ -32,7 +33,7 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
-from dressage.protocol.commands import Ask, AskAnswer, AttemptView, Json, KeyView, RunView
+from dressage.protocol.commands import Ask, AskAnswer, AttemptView, Json, KeyView, RunView, StopView
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token, schedule_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
@@ -276,6 +277,10 @@ class Asking:
             actor=state.actor,
             shard=shard,
             parent="" if state.parent is None else state.parent.run_id,
+            stops=tuple(
+                StopView(each.by, rfc3339(each.since_ms), each.thread, each.reason, each.actor)
+                for each in state.stops
+            ),
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
@@ -417,6 +422,8 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
                 waits[f"event {wait.event}{at}{_until(wait)}"] += 1
             case UserWait() as wait:
                 waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}"] += 1
+            case HeldWait():
+                waits["being resumed, with what came meanwhile"] += 1
             case ChildWait(detached=True) as wait:
                 waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
             case ChildWait() as wait:

@@ -20,7 +20,7 @@ from dressage.orchestrator.fold.limits import (
     too_large,
 )
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import RunThread, TaskWait
+from dressage.orchestrator.fold.state import HeldWait, RunThread, TaskWait
 from dressage.protocol.commands import (
     PROGRESS_BYTES_MAX,
     AttemptProgress,
@@ -288,6 +288,17 @@ def _errored(
         advance.drop_timer(wait.deadline_id)
         advance.fail(thread, told, wait.node)
         return
+    if advance.holds(thread):
+        advance.hold(thread, HeldWait(wait.node, advance.stamp.seq, again=wait, delay_ms=delay_ms))
+        return
+    try_again(advance, thread, wait, delay_ms)
+
+
+def try_again(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int) -> None:
+    """The attempt after that of `wait`."""
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, TaskNode)
+    task = advance.definition.task(wait.task)
     following = msgspec.structs.replace(
         wait,
         task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),

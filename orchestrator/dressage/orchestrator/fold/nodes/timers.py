@@ -5,7 +5,14 @@ from __future__ import annotations
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.nodes import condition, event, sleep, task, user_task
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import ConditionWait, EventWait, SleepWait, TaskWait, UserWait
+from dressage.orchestrator.fold.state import (
+    ConditionWait,
+    EventWait,
+    HeldWait,
+    SleepWait,
+    TaskWait,
+    UserWait,
+)
 from dressage.protocol.commands import TimerFired
 
 
@@ -27,6 +34,9 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
                 event.on_timeout(advance, thread, wait)
                 return
             case TaskWait(deadline_id=command.timer_id) | TaskWait(start_id=command.timer_id) as wait:
+                task.on_timer(advance, thread, wait, command.timer_id)
+                return
+            case HeldWait(again=TaskWait(deadline_id=command.timer_id) as wait):
                 task.on_timer(advance, thread, wait, command.timer_id)
                 return
             case UserWait() as wait if command.timer_id in wait.timers:

@@ -21,10 +21,10 @@ from dressage.orchestrator.fold.limits import POSTED_MAX, too_large
 from dressage.orchestrator.fold.marks import mark_of
 from dressage.orchestrator.fold.nodes.sleep import TIME_MS_MAX, due_ms_of, ending
 from dressage.orchestrator.fold.nodes.sleep_until import ms_of
-from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
 from dressage.orchestrator.fold.state import RunState, RunThread, UserWait
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.protocol.commands import REASON_BYTES_MAX, FailureInfo, TimerFired, UserTaskAction
+from dressage.protocol.commands import FailureInfo, TimerFired, UserTaskAction
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     UserTaskAssigned,
@@ -360,12 +360,7 @@ def _complete(advance: Advance, thread: RunThread, wait: UserWait, action: Compl
 
 
 def _cancel(advance: Advance, thread: RunThread, wait: UserWait, action: CancelTask) -> None:
-    if len(action.reason.encode()) > REASON_BYTES_MAX:
-        raise RefuseCommand(
-            "REASON_TOO_LONG",
-            f"the reason takes {len(action.reason.encode())} bytes of {REASON_BYTES_MAX} allowed: shorten it (limit "
-            "reason-size)",
-        )
+    check_reason(action.reason)
     _drop_timers(advance, wait.timers)
     told = UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "cancelled", action.user, action.reason)
     advance.emit(told)
