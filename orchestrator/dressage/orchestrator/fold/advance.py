@@ -441,7 +441,7 @@ class Advance:
         """
         self.state.reason, self.state.cancelling = reason, True
         self.emit(RunCancelling(reason))
-        pausing.lift(self)
+        pausing.lift(self, cancels=True)
         self.branches.cancel_all()
         pausing.go_on(self)
 

@@ -6,6 +6,7 @@ task that fails is tried again all the same; here it is not before it goes on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from dressage.expressions.frame import OPERATION_WORK
@@ -75,10 +76,17 @@ def resume(advance: Advance, command: ResumeRun) -> None:
     go_on(advance)
 
 
-def lift(advance: Advance) -> None:
-    """Nothing of the run is stopped any more; what was kept is still to go on."""
-    if advance.state.stops:
-        _leave(advance, [], advance.state.actor)
+def lift(advance: Advance, *, cancels: bool = False) -> None:
+    """Nothing of the run is stopped any more; what was kept is still to go on. One that `cancels` its threads then
+    cancels the child runs that these wait for, which are not to go on before."""
+    if not advance.state.stops:
+        return
+    ending = {
+        thread.wait.wait_id
+        for thread in advance.state.threads
+        if cancels and isinstance(thread.wait, ChildWait) and not thread.cancel
+    }
+    _leave(advance, [], advance.state.actor, ending)
 
 
 def go_on(advance: Advance) -> None:
@@ -112,13 +120,13 @@ def _mark(command: StopRun | ResumeRun) -> str:
     return mark_of(f"stop {command.command_id}")
 
 
-def _leave(advance: Advance, stops: list[Stop], actor: str) -> None:
-    """Only these stops are left."""
+def _leave(advance: Advance, stops: list[Stop], actor: str, ending: Collection[str] = ()) -> None:
+    """Only these stops are left. Child runs that are `ending` are told so by others."""
     state, before = advance.state, _stopped_children(advance)
     state.stops = stops
     still = _stopped_children(advance)
     for wait_id, run_id in before.items():
-        if wait_id not in still:
+        if wait_id not in still and wait_id not in ending:
             told = ResumeRun(wait_id, actor, parent=Parent(state.run_id, wait_id))
             advance.effects.append(SendCommand(run_token(run_id), told))
     advance.watches.look_again()
