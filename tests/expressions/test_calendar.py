@@ -67,6 +67,22 @@ def test_a_moment_that_comes_twice_fires_once() -> None:
     ]
 
 
+def test_the_next_moment_is_always_behind_in_an_hour_that_comes_twice() -> None:
+    second_pass = datetime(2026, 10, 25, 1, 15, tzinfo=UTC)
+    assert shown(Cron("30 2 * * *", zone=BERLIN), second_pass, 1, BERLIN) == ["2026-10-26 02:30 CET"]
+    both = Cron("30 2 * * *", "0 * * * *", zone=BERLIN)
+    assert shown(both, datetime(2026, 10, 24, 23, 30, tzinfo=UTC), 6, BERLIN) == [
+        "2026-10-25 02:00 CEST",
+        "2026-10-25 02:30 CEST",
+        "2026-10-25 02:00 CET",
+        "2026-10-25 03:00 CET",
+        "2026-10-25 04:00 CET",
+        "2026-10-25 05:00 CET",
+    ]
+    each = Cron("* 2 * * *", zone=BERLIN)
+    assert len(list(islice(upcoming(each, datetime(2026, 10, 25, 0, 59, tzinfo=UTC)), 200))) == 200
+
+
 def test_what_fires_each_hour_follows_real_time() -> None:
     autumn = list(islice(upcoming(Cron("0 * * * *", zone=BERLIN), datetime(2026, 10, 24, 22, tzinfo=UTC)), 6))
     assert {later - earlier for earlier, later in pairwise(autumn)} == {timedelta(hours=1)}

@@ -116,13 +116,18 @@ def test_a_record_decodes_with_its_defaults_and_its_floats() -> None:
         (DECIMAL, '"ten"', "value: Invalid decimal string"),
         (TupleOf((INT, INT)), "[1]", "value: Expected array of length 2"),
         (STR, '"', "value: Input data was truncated"),
-        (SetOf(ANY), "[[1]]", "value: unhashable type: 'list'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(ref: TypeRef, text: str, message: str) -> None:
     with pytest.raises(BadValue) as refused:
         TABLE.codec(ref).decode(text.encode())
     assert refused.value.message == message
+
+
+def test_what_no_set_can_hold_is_refused() -> None:
+    # msgspec 0.22 says "value: unhashable type: 'list'".
+    with pytest.raises(BadValue, match=r"value(\[0\]: Expected a hashable value|: unhashable type)"):
+        TABLE.codec(SetOf(ANY)).decode(b"[[1]]")
 
 
 # -- checking what expressions made ----------------------------------------------------------------

@@ -9,14 +9,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from dressage.expressions import calendar
 from dressage.expressions.calendar import due_ms
 from dressage.flow import workflow
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.schedule import DONE_KEPT, fold_schedule
-from dressage.orchestrator.fold.state import Schedule, decode_state, encode_state
+from dressage.orchestrator.fold.state import (
+    SCHEDULE_FORMAT,
+    OpenFire,
+    QueuedFire,
+    Schedule,
+    decode_state,
+    encode_state,
+)
 from dressage.protocol.commands import (
+    REASON_BYTES_MAX,
     CancelRun,
     Command,
     DeleteSchedule,
@@ -27,14 +36,22 @@ from dressage.protocol.commands import (
     StartRun,
     TimerFired,
 )
-from dressage.protocol.names import run_id_of, schedule_token
+from dressage.protocol.names import (
+    ACTOR_CHARS_MAX,
+    NAME_CHARS_MAX,
+    RUN_ID_BYTES_MAX,
+    run_id_of,
+    schedule_token,
+)
 from dressage.protocol.schedules import (
     BACKFILL_MAX,
+    CRONS_MAX,
     FIRES_KEPT,
     FIRES_PER_COMMAND,
     INPUT_BYTES_MAX,
     OPEN_MAX,
     QUEUED_MAX,
+    Fire,
     Overlap,
     ScheduleSpec,
     Timing,
@@ -186,8 +203,17 @@ def test_one_that_fires_once() -> None:
     past = World().make(timing=Timing(at="2027-01-15T07:00:00Z"))
     past.until(BEGAN)
     assert len(past.runs) == 1
-    too_late = World().make(timing=Timing(at="2027-01-13T07:00:00Z"))
-    assert too_late.timers == {}
+    too_late = ScheduleSpec("bill", Timing(at="2027-01-13T07:00:00Z"), msgspec.Raw(b'{"plan":"pro"}'))
+    assert World().fold(SetSchedule(too_late, 3, "s")).code == "SCHEDULE_INVALID"
+
+
+def test_one_that_fires_once_and_is_set_again_does_not_fire_again() -> None:
+    world = World().make(timing=Timing(at="2027-01-15T09:00:00Z"), run_id="order 7", overlap="allow")
+    world.until(BEGAN + 61 * MINUTE)
+    world.make(timing=Timing(at="2027-01-15T09:00:00Z"), run_id="order 7", overlap="allow", catch_up_s=7200.0)
+    assert (world.timers, len(world.known.open)) == ({}, 1)
+    world.end()
+    assert (world.known.open, world.outcomes) == ([], ["completed"])
 
 
 @pytest.mark.parametrize(
@@ -298,13 +324,137 @@ def test_one_that_is_deleted_is_no_more_and_may_come_again() -> None:
     assert world.timers == {}
     assert world.fold(FireSchedule("f")).code == "SCHEDULE_UNKNOWN"
     (command_id,) = world.open
-    assert world.fold(ScheduledEnded(command_id, "completed")).existing
+    assert world.known.queued == []
+    assert world.fold(ScheduledEnded(command_id, "completed")).code is None
+    assert world.outcomes == ["completed", "skipped"]
+    assert len(world.runs) == 1
+    first = SetSchedule(world.known.spec, 3, "set 0", new=True)
+    assert world.fold(first).existing  # A repeat that comes late.
+    assert world.fold(DeleteSchedule("d")).existing
+    assert world.known.deleted
     world.fold(
         SetSchedule(ScheduleSpec("bill", Timing(every_s=60), msgspec.Raw(b'{"plan":"x"}')), 3, "n", new=True)
     )
     assert world.known.fires == []
     world.until(BEGAN + 3 * MINUTE)
     assert len(world.runs) == 2
+
+
+def test_one_that_is_set_again_as_it_is_loses_no_fire() -> None:
+    timing = Timing(cron=("0 * * * *",))
+    world = World().make(timing=timing, jitter_s=3_000.0)
+    due = min(world.timers.values())
+    assert due > BEGAN + 60 * MINUTE + 1_000
+    world.now = BEGAN + 60 * MINUTE + 1_000
+    world.make(timing=timing, jitter_s=3_000.0)
+    assert (world.known.next_ms, list(world.timers.values())) == (BEGAN + 60 * MINUTE, [due])
+    world.until(due)
+    assert list(world.runs) == ["billing-2027-01-15T09:00:00Z"]
+
+
+def test_what_waits_goes_on_when_the_policy_changes() -> None:
+    world = World().make(overlap="queue").until(BEGAN + 4 * MINUTE)
+    assert len(world.known.queued) == 3
+    world.make(overlap="allow")
+    assert (world.known.queued, len(world.known.open)) == ([], 4)
+    world = World().make(overlap="queue").until(BEGAN + 4 * MINUTE).make(overlap="skip")
+    assert (world.known.queued, world.outcomes) == ([], ["started", *["skipped"] * 3])
+
+
+def test_a_timer_that_nobody_has_set_or_that_is_early_fires_nothing() -> None:
+    world = World().make()
+    world.fold(PauseSchedule("p", paused=True))
+    assert refusal(world, TimerFired("")) == "RESULT_STALE"
+    world.fold(PauseSchedule("r", paused=False))
+    (timer_id,), due = world.timers, min(world.timers.values())
+    del world.timers[timer_id]
+    world.now = due - 1
+    world.fold(TimerFired(timer_id))
+    assert (world.runs, list(world.timers.values()), world.known.time_ms) == ({}, [due], due - 1)
+    world.until(due)
+    assert len(world.runs) == 1
+
+
+def test_a_run_is_cancelled_once_however_many_fires_come_at_a_time() -> None:
+    world = World().make(overlap="cancel").until(BEGAN + MINUTE).late(BEGAN + 60 * MINUTE)
+    assert len(world.cancelled) == 1
+
+
+def test_a_fire_by_hand_that_waits_stays_one() -> None:
+    world = World().make(overlap="queue").until(BEGAN + MINUTE)
+    world.fold(FireSchedule("f"))
+    world.fold(PauseSchedule("p", paused=True))
+    world.end()
+    world.fold(PauseSchedule("r", paused=False))
+    assert list(world.runs)[1:] == ["billing-2027-01-15T08:01:00Z-by-hand"]
+    assert [each.by_hand for each in world.known.fires] == [False, True]
+
+
+def test_fires_by_hand_in_one_millisecond_are_runs_of_their_own() -> None:
+    world = World().make(overlap="allow")
+    for number in range(150):
+        world.fold(FireSchedule(f"f {number}"))
+    assert len(world.runs) == len(world.known.open) == 150
+
+
+def test_a_backfill_may_have_a_policy_of_its_own_and_queues_nothing_twice() -> None:
+    world = World().make().until(BEGAN + MINUTE)
+    world.fold(PauseSchedule("p", paused=True))
+    world.until(BEGAN + 5 * MINUTE)
+    for name in ("a", "b"):
+        world.fold(FireSchedule(name, BEGAN, BEGAN + 4 * MINUTE, "queue"))
+    assert [each.moment_ms for each in world.known.queued] == [BEGAN + n * MINUTE for n in (2, 3, 4)]
+    world.fold(FireSchedule("c", BEGAN, BEGAN + 5 * MINUTE, "allow"))
+    assert len(world.runs) == 2
+
+
+def test_what_cannot_be_is_refused_by_name() -> None:
+    given = msgspec.Raw(b'{"plan":"pro"}')
+    world = World().make()
+    for timing in (
+        Timing(at="9999-12-31T23:59:59.9999999Z"),
+        Timing(at="2263-01-01T00:00:00Z"),
+        Timing(at="2027-01-16T00:00:00Z", until="2027-01-17T00:00:00Z"),
+        Timing(cron=("0 0 29 2 *",), begins="9997-01-01T00:00:00Z"),
+        Timing(cron=("0 0 */28 * SUN#2",)),
+        Timing(every_s=60, zone="Europe/Berlin"),
+        Timing(every_s=60, begins="2027-01-01T00:00:00." + "0" * 60 + "Z"),
+    ):
+        spec = ScheduleSpec("bill", timing, given, jitter_s=86_400.0)
+        assert refusal(world, SetSchedule(spec, 3, "s")) == "SCHEDULE_INVALID"
+    assert refusal(world, SetSchedule(ScheduleSpec("bill", Timing(every_s=60), given, 4), 3, "s")) == (
+        "SCHEDULE_INVALID"
+    )
+    cron = World().make(timing=Timing(cron=("0 * * * *",)))
+    cron.fold(FireSchedule("f", -(10**18), -5))
+    assert cron.runs == {}
+
+
+def test_a_schedule_whose_zone_this_host_does_not_know_can_be_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World().make(timing=Timing(cron=("0 * * * *",), zone="Europe/Berlin"))
+    calendar.calendar_of.cache_clear()
+    monkeypatch.setattr(calendar, "_zones", frozenset[str])
+    assert world.fold(DeleteSchedule("d")).code is None
+    assert world.timers == {}
+
+
+def test_the_largest_state_there_may_be_is_stored() -> None:
+    spec = ScheduleSpec(
+        "b" * NAME_CHARS_MAX,
+        Timing(cron=("0 " * 100 + "* * *",) * CRONS_MAX, zone="x" * 40, begins="2" * 64, until="2" * 64),
+        msgspec.Raw(b'"' + b"x" * INPUT_BYTES_MAX + b'"'),
+    )
+    name, run_id, command = "s" * NAME_CHARS_MAX, "é" * (RUN_ID_BYTES_MAX // 2), '"' * ACTOR_CHARS_MAX
+    known = Schedule(
+        SCHEDULE_FORMAT, name, 2**53, 2**43, spec, 2**43, 2**43, reason="\x01" * REASON_BYTES_MAX
+    )
+    known.open = [OpenFire(f"schedule {name} {2**43} by hand", run_id)] * OPEN_MAX
+    known.queued = [QueuedFire(2**43, by_hand=True)] * QUEUED_MAX
+    known.fires = [Fire(2**43, 2**43, "engine-fault", run_id, by_hand=True)] * FIRES_KEPT
+    known.done = [command] * DONE_KEPT
+    assert len(encode_state(known)) < 2**20 * 0.9
 
 
 @pytest.mark.limit("orchestrator.fold.schedule.DONE_KEPT")

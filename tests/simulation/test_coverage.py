@@ -26,6 +26,7 @@ from dressage.simulation.workloads import PROGRAMS, program
 SEEDS = 60
 UNSEEN = {
     "EventExpired": "whether one expires first is chance, and no Python tells; tests/orchestrator has it",
+    "GoOn": "takes 17 run threads of one run that are stopped; tests/testing has it",
     "RunFaulted": "a fold has to fail by a bug of its own; tests/orchestrator has one made for it",
     "EventRefused": "clients post what programs wait for; tests/orchestrator has it",
     "RefuseWait": "takes 1,000 runs that wait at one key; tests/orchestrator has it",
@@ -33,6 +34,7 @@ UNSEEN = {
 UNSEEN_REFUSALS = {
     "ENGINE_FAULT": "as RunFaulted",
     "EVENTS_FULL": "takes 2,000 events of a run, or 128 KiB of them; tests/orchestrator has it",
+    "USER_TASK_FULL": "takes 100 comments, or 2,000 events; tests/testing has it",
     "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
     **dict.fromkeys(
         ("NAME_INVALID", "PAYLOAD_TOO_LARGE", "OPERATION_UNKNOWN", "REQUEST_MALFORMED", "NOT_FOUND"),

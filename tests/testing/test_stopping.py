@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -67,7 +68,7 @@ async def two_steps(number: int) -> int:
     return await step(first)
 
 
-def kinds(run: Run[object], *some: str) -> list[str]:
+def kinds(run: Run[Any], *some: str) -> list[str]:
     return [event.kind for event in run.events if event.kind in some]
 
 

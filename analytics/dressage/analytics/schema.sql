@@ -142,5 +142,6 @@ CREATE TABLE IF NOT EXISTS schedule_events (
     run_id     VARCHAR,
     late_ms    DOUBLE,
     paused     BOOLEAN,
-    next       TIMESTAMPTZ
+    next       TIMESTAMPTZ,
+    by_hand    BOOLEAN NOT NULL
 );

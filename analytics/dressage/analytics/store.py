@@ -136,11 +136,11 @@ _FROM_BATCH: Final = (
     INSERT INTO schedule_events
     SELECT
         stream_seq, d.schedule, workflow, kind, time, actor, d.moment, d.outcome, coalesce(d.run_id, ''), d.late_ms,
-        d.paused, d.next
+        d.paused, d.next, coalesce(d.by_hand, false)
     FROM (
         SELECT *, from_json(data,
             '{"schedule":"VARCHAR","moment":"TIMESTAMPTZ","outcome":"VARCHAR","run_id":"VARCHAR","late_ms":"DOUBLE",
-              "paused":"BOOLEAN","next":"TIMESTAMPTZ"}') AS d
+              "paused":"BOOLEAN","next":"TIMESTAMPTZ","by_hand":"BOOLEAN"}') AS d
         FROM batch WHERE starts_with(kind, 'schedule-')
     )
     """,

@@ -234,16 +234,18 @@ LEFT JOIN closed c USING (run_id, user_task_id)
 LEFT JOIN faulted f ON f.run_id = o.run_id
 WHERE o.kind = 'user-task-opened';
 
--- One row for each fire of a schedule. What was queued has another one when it is started.
+-- One row for each fire of a schedule, as it was last told of: what was queued is started later, or skipped.
 CREATE OR REPLACE VIEW schedule_fires AS
 SELECT
     f.schedule, f.workflow, f.moment, f.time AS fired_at, coalesce(e.outcome, f.outcome) AS outcome,
-    nullif(f.run_id, '') AS run_id, f.late_ms, e.time AS ended_at
-FROM schedule_events f
+    nullif(f.run_id, '') AS run_id, f.late_ms, e.time AS ended_at, f.by_hand
+FROM (
+    SELECT * FROM schedule_events WHERE kind = 'schedule-fired'
+    QUALIFY row_number() OVER (PARTITION BY schedule, moment, by_hand ORDER BY stream_seq DESC) = 1
+) f
 ASOF LEFT JOIN (
     SELECT * FROM schedule_events WHERE kind = 'schedule-run-ended'
-) e ON f.schedule = e.schedule AND f.run_id = e.run_id AND f.stream_seq <= e.stream_seq
-WHERE f.kind = 'schedule-fired';
+) e ON f.schedule = e.schedule AND f.run_id = e.run_id AND f.stream_seq <= e.stream_seq;
 
 -- One row for each schedule that there is.
 CREATE OR REPLACE VIEW schedules AS
@@ -254,15 +256,19 @@ WITH lives AS (
 SELECT
     e.schedule,
     arg_max(e.workflow, e.stream_seq) AS workflow,
-    arg_max(coalesce(e.next, '-infinity'::TIMESTAMPTZ), e.stream_seq)
-        FILTER (e.kind <> 'schedule-run-ended') AS next_or_never,
-    nullif(next_or_never, '-infinity'::TIMESTAMPTZ) AS next,
+    nullif(
+        arg_max(coalesce(e.next, '-infinity'::TIMESTAMPTZ), e.stream_seq)
+            FILTER (e.kind <> 'schedule-run-ended'),
+        '-infinity'::TIMESTAMPTZ
+    ) AS next,
     coalesce(arg_max(e.paused, e.stream_seq) FILTER (e.kind = 'schedule-paused'), false) AS paused,
     count(*) FILTER (e.outcome = 'started') AS fired,
     count(*) FILTER (e.kind = 'schedule-fired' AND e.outcome = 'skipped') AS skipped,
     count(*) FILTER (e.outcome = 'missed') AS missed,
     count(*) FILTER (e.kind = 'schedule-run-ended' AND e.outcome = 'completed') AS completed,
-    count(*) FILTER (e.kind = 'schedule-run-ended' AND e.outcome <> 'completed') AS failed,
+    count(*) FILTER (e.kind = 'schedule-run-ended' AND e.outcome IN ('failed', 'engine-fault')) AS failed,
+    count(*) FILTER (e.kind = 'schedule-run-ended' AND e.outcome = 'cancelled') AS cancelled,
+    count(*) FILTER (e.kind = 'schedule-run-ended' AND e.outcome = 'refused') AS refused,
     max(e.time) FILTER (e.kind IN ('schedule-set', 'schedule-paused')) AS changed_at
 FROM schedule_events e
 JOIN lives l ON l.schedule = e.schedule

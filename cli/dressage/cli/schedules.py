@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,11 +18,15 @@ from dressage.cli.running import require_answer, run
 from dressage.cli.runs import console, parsed
 from dressage.client import At, Client, Cron, Every, ScheduleHandle
 from dressage.client.schedules import When
+from dressage.expressions.calendar import CATCH_UP_S_MAX, EVERY_S_MAX
 from dressage.protocol.names import Names
-from dressage.protocol.schedules import ScheduleView, Timing
+from dressage.protocol.schedules import JITTER_S_MAX, ScheduleView, Timing
 
 _SHOWN = 10
 """Fires that a table shows; `--json` shows all that are known."""
+
+
+_OVERLAPS = click.Choice(["skip", "queue", "cancel", "allow"])
 
 
 class Moment(click.ParamType[datetime]):
@@ -56,7 +61,7 @@ def schedules() -> None:
     "--cron", multiple=True, help="A cron expression, such as '30 8 * * MON-FRI'; several are allowed."
 )
 @click.option("--zone", default="UTC", show_default=True, help="The time zone of the cron expressions.")
-@click.option("--every", type=click.FloatRange(min=1), help="Every so many seconds.")
+@click.option("--every", type=click.FloatRange(1, EVERY_S_MAX), help="Every so many seconds.")
 @click.option("--at", type=MOMENT, help="Once, at this moment.")
 @click.option("--begins", type=MOMENT, help="Not before this moment.")
 @click.option("--until", type=MOMENT, help="Not after this moment.")
@@ -70,17 +75,17 @@ def schedules() -> None:
 )
 @click.option(
     "--overlap",
-    type=click.Choice(["skip", "queue", "cancel", "allow"]),
+    type=_OVERLAPS,
     default="skip",
     show_default=True,
     help="What becomes of a fire while a run of it is open.",
 )
 @click.option(
-    "--jitter", type=click.FloatRange(min=0), default=0.0, help="Spread fires over so many seconds."
+    "--jitter", type=click.FloatRange(0, JITTER_S_MAX), default=0.0, help="Spread fires over so many seconds."
 )
 @click.option(
     "--catch-up",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, CATCH_UP_S_MAX),
     default=86_400.0,
     show_default=True,
     help="Seconds for which a fire may be late.",
@@ -112,6 +117,12 @@ def set_(
     """Make a schedule, or change the one of this name."""
     if sum((bool(cron), every is not None, at is not None)) != 1:
         raise click.UsageError("say when: give --cron, --every or --at")
+    if at is not None and (begins or until):
+        raise click.UsageError("one moment has neither a begin nor an end: leave out --begins and --until")
+    if zone != "UTC" and not cron:
+        raise click.UsageError("--zone is for cron expressions: leave it out")
+    if every is not None and math.isnan(every):
+        raise click.UsageError("--every is a number of seconds, not nan")
     when: When
     if at is not None:
         when = At(at)
@@ -281,12 +292,17 @@ def fire(name: str, actor: str, server: str, namespace: str) -> None:
 @click.argument("name")
 @click.argument("first", type=MOMENT)
 @click.argument("last", type=MOMENT)
+@click.option(
+    "--overlap", type=_OVERLAPS, help="What becomes of those for which a run is open.  [default: its own]"
+)
 @options.actor
 @options.server
 @options.namespace
-def backfill(name: str, first: datetime, last: datetime, actor: str, server: str, namespace: str) -> None:
-    """Fire it for all its moments from FIRST to LAST for which there was no run."""
-    _tell(lambda each: each.backfill(first, last), name, actor, server, namespace)
+def backfill(
+    name: str, first: datetime, last: datetime, overlap: Any, actor: str, server: str, namespace: str
+) -> None:
+    """Fire it for its moments from FIRST to LAST for which there was no run."""
+    _tell(lambda each: each.backfill(first, last, overlap=overlap), name, actor, server, namespace)
 
 
 @schedules.command()

@@ -31,7 +31,7 @@ from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
-from dressage.protocol.schedules import ScheduleSpec, ScheduleView
+from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.spec_reading import read_spec
 from dressage.protocol.user_tasks import Action, UserTaskView
@@ -145,6 +145,7 @@ class TellScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     first: datetime | None = None
     last: datetime | None = None
+    overlap: Overlap | None = None
     command_id: str | None = None
     actor: str = ""
 
@@ -509,7 +510,11 @@ class Api:
             case "backfill":
                 if request.first is None or request.last is None:
                     raise BadInput("a backfill has a first and a last moment", code="REQUEST_MALFORMED")
-                return Accepted(await schedule.backfill(request.first, request.last, command_id=command_id))
+                return Accepted(
+                    await schedule.backfill(
+                        request.first, request.last, overlap=request.overlap, command_id=command_id
+                    )
+                )
 
     async def _history(self, request: HistoryRequest) -> HistoryAnswer:
         events: list[ReceivedEvent] = []

@@ -960,12 +960,13 @@ class Client:
             told = (answer.run, answer.key, answer.user_tasks, answer.schedule)
             if any(each is not None for each in told) or answer.code == "NOT_FOUND":
                 return answer
-            if answer.code == "ELSEWHERE":
+            over = deadline is not None and loop.time() >= deadline
+            if answer.code == "ELSEWHERE" and not over:
                 at, ask = answer.shard, msgspec.structs.replace(ask, not_before=answer.not_before)
                 continue
-            if answer.code != "RETRY":
+            if answer.code not in ("RETRY", "ELSEWHERE"):
                 raise Refused(answer.message, code=answer.code)
-            if deadline is not None and loop.time() >= deadline:
+            if over:
                 raise NoAnswer(answer.message)
             await asyncio.sleep(RETRY_S)
 

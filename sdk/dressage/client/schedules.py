@@ -18,12 +18,12 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_actor
-from dressage.protocol.schedules import ScheduleSpec, ScheduleView, Timing
+from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView, Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """The moments of a cron expression, or of several, in a time zone: `Cron("30 8 * * MON-FRI", zone="Europe/Bern")`.
+    """The moments of a cron expression, or of several, in a time zone: `Cron("30 8 * * MON-FRI", zone="Asia/Tokyo")`.
 
     Five fields (minute, hour, day of the month, month, day of the week), or six with seconds in front; with `L` for the
     last day, `LW` for the last workday, and `MON#2` for the second Monday.
@@ -138,16 +138,27 @@ class ScheduleHandle:
         """Fires it now, also if it is paused; what its overlap policy says holds."""
         return await self._tell(FireSchedule(_id(command_id), actor=self.actor))
 
-    async def backfill(self, first: datetime, last: datetime, *, command_id: str | None = None) -> int:
+    async def backfill(
+        self,
+        first: datetime,
+        last: datetime,
+        *,
+        overlap: Overlap | None = None,
+        command_id: str | None = None,
+    ) -> int:
         """Fires it for all its moments from `first` to `last`, at most a thousand that have passed. A moment for which
         there was a run starts none again.
+
+        What its overlap policy says holds, unless another `overlap` is given: with "skip" it starts a run for the first
+        of the moments, and none for the others while that is open; "queue" takes up to a hundred, one after the other,
+        and "allow" starts them all at once.
 
         Raises `Refused` (SCHEDULE_INVALID) for more, `BadInput` for moments without a time zone.
         """
         first_ms, last_ms = moment_ms(first), moment_ms(last)
         if not 0 < first_ms <= last_ms:
             raise BadInput(f"{first} is not before {last}", code="SCHEDULE_INVALID")
-        return await self._tell(FireSchedule(_id(command_id), first_ms, last_ms, self.actor))
+        return await self._tell(FireSchedule(_id(command_id), first_ms, last_ms, overlap, self.actor))
 
     async def delete(self, *, command_id: str | None = None) -> int:
         """It is no more. Its runs go on."""

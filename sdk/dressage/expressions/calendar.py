@@ -1,7 +1,9 @@
 """When a schedule fires: the moments of its timing, right across changes of the clocks.
 
-Of a cron expression of five fields that names an hour, a moment that the clocks pass over comes when they have, and one
-that comes twice fires once, as Debian's cron does it; what fires each hour or each minute follows real time.
+Of a cron expression of five fields whose minute and hour do not begin with `*`, a moment that the clocks pass over
+comes when they have, and one that comes twice fires once, as Debian's cron does it; all others follow real time.
+
+The rules of zones are those of the package `tzdata`, so that they are the same on every host.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+from importlib import resources
 from itertools import islice
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -27,12 +31,23 @@ from dressage.protocol.schedules import (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+MOMENT_MS_MAX: Final = 7_258_118_400_000
+"""The year 2200: a server counts nanoseconds in 64 bits, which end in 2262, and fires at once what is later."""
+
+MOMENT_CHARS_MAX: Final = 64
+"""Characters of a moment: there may be digits behind the milliseconds."""
+
+_TWICE_MAX: Final = 4_000
+"""A cron expression has no more moments in an hour, which is what may come twice."""
+
+_CALENDARS_KEPT: Final = 4_096
+
 EVERY_S_MAX: Final = 100 * 366 * 86_400.0
 CATCH_UP_S_MAX: Final = 10 * 366 * 86_400.0
 
 
 class Calendar:
-    """The moments of a timing, in milliseconds since 1970.
+    """The moments of a timing, in milliseconds since 1970, up to the year 2200.
 
     Raises `BadInput` (SCHEDULE_INVALID) for one that is none.
     """
@@ -42,6 +57,10 @@ class Calendar:
         kinds = [bool(timing.cron), timing.every_s != 0.0, bool(timing.at)]
         if sum(kinds) != 1:
             raise _wrong("say when: by cron expressions, by an interval, or at one moment")
+        if timing.at and (timing.begins or timing.until):
+            raise _wrong("one moment has neither a begin nor an end: leave out begins and until")
+        if timing.zone != "UTC" and not timing.cron:
+            raise _wrong(f"zone {timing.zone[:80]!r} is for cron expressions: leave it out")
         self._zone = _zone(timing.zone)
         self._begins = _moment(timing.begins, "begins") if timing.begins else None
         self._until = _moment(timing.until, "until") if timing.until else None
@@ -59,11 +78,15 @@ class Calendar:
             raise _wrong(
                 f"{len(self._crons)} cron expressions: at most {CRONS_MAX} are allowed (limit schedule-crons)"
             )
+        self._known: dict[str, tuple[int, int | None]] = {}
+        """Of each expression where was looked last, and what was found."""
+
         for cron in self._crons:
-            self._next_of(cron, made_ms)
+            if self._next_of(cron, made_ms) is None:
+                raise _wrong(f"cron expression {cron[:80]!r} never fires: there is no such day")
 
     def after(self, moment_ms: int) -> int | None:
-        """The first moment behind this one; None if there is none."""
+        """The first moment behind this one, and always behind it; None if there is none."""
         behind = moment_ms if self._begins is None else max(moment_ms, self._begins - 1)
         found: int | None
         if self._at is not None:
@@ -73,7 +96,8 @@ class Calendar:
         else:
             nexts = (self._next_of(cron, behind) for cron in self._crons)
             found = min((each for each in nexts if each is not None), default=None)
-        return None if found is None or (self._until is not None and found > self._until) else found
+        last = MOMENT_MS_MAX if self._until is None else self._until
+        return None if found is None or found > last else found
 
     def between(self, first_ms: int, last_ms: int) -> Iterator[int]:
         """The moments from the first to the last, both included."""
@@ -83,17 +107,34 @@ class Calendar:
             moment = self.after(moment)
 
     def _next_of(self, cron: str, behind_ms: int) -> int | None:
+        known = self._known.get(cron)
+        if known is not None and known[0] <= behind_ms and (known[1] is None or behind_ms < known[1]):
+            return known[1]
+        found = self._search(cron, behind_ms)
+        self._known[cron] = behind_ms, found
+        return found
+
+    def _search(self, cron: str, behind_ms: int) -> int | None:
         if len(cron) > CRON_CHARS_MAX:
             raise _wrong(f"a cron expression has at most {CRON_CHARS_MAX} characters (limit schedule-crons)")
+        if behind_ms >= MOMENT_MS_MAX:
+            return None
         start = (_EPOCH + timedelta(milliseconds=behind_ms)).astimezone(self._zone)
         try:
-            found = next(islice(CronSim(cron, start), 1), None)
+            # In an hour that comes twice, what it finds may lie in its first pass.
+            moments = map(ms_of, islice(CronSim(cron, start), _TWICE_MAX))
+            return next((each for each in moments if each > behind_ms), None)
         except (CronSimError, ValueError, OverflowError, IndexError, AssertionError) as error:
             raise _wrong(
                 f"cron expression {cron[:80]!r} is not valid: {error}. Write five fields, as in '30 8 * * MON-FRI' for "
                 "half past eight on workdays, or six with seconds in front"
             ) from error
-        return None if found is None else ms_of(found)
+
+
+@lru_cache(_CALENDARS_KEPT)
+def calendar_of(timing: Timing, made_ms: int) -> Calendar:
+    """The same calendar for the same timing. Raises `BadInput` (SCHEDULE_INVALID)."""
+    return Calendar(timing, made_ms)
 
 
 def check_schedule(spec: ScheduleSpec, made_ms: int) -> Calendar:
@@ -106,7 +147,7 @@ def check_schedule(spec: ScheduleSpec, made_ms: int) -> Calendar:
         raise _wrong(f"the time to catch up is 0 to {CATCH_UP_S_MAX:.0f} seconds, not {spec.catch_up_s:g}")
     if spec.run_id and not spec.timing.at:
         raise _wrong("a schedule that fires more than once gives each run an id of its own: leave run_id out")
-    return Calendar(spec.timing, made_ms)
+    return calendar_of(spec.timing, made_ms)
 
 
 def due_ms(name: str, spec: ScheduleSpec, moment_ms: int) -> int:
@@ -123,22 +164,39 @@ def ms_of(moment: datetime) -> int:
 
 
 def _moment(text: str, what: str) -> int:
+    if len(text) > MOMENT_CHARS_MAX:
+        raise _wrong(
+            f"{what} is no moment: it has more than {MOMENT_CHARS_MAX} characters (limit moment-size)"
+        )
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise _wrong(f"{what} is no moment: {error}") from error
     if moment.utcoffset() is None:
         raise _wrong(f"{what} is {text}: a moment without a time zone depends on the machine: give it one")
-    return ms_of(moment)
+    found = ms_of(moment)
+    if not 0 <= found <= MOMENT_MS_MAX:
+        raise _wrong(f"{what} is {text}: moments lie between 1970 and the year 2200 (limit moment)")
+    return found
 
 
 def _zone(name: str) -> tzinfo:
     if name == "UTC":
         return UTC  # Cron expressions need no care for clocks that change then.
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise _wrong(f"there is no time zone {name[:80]!r}: write one as 'Europe/Berlin'") from error
+    if name not in _zones():
+        raise _wrong(f"there is no time zone {name[:80]!r}: write one as 'Europe/Berlin'")
+    return _zone_of(name)
+
+
+@lru_cache(1)
+def _zones() -> frozenset[str]:
+    return frozenset(resources.files("tzdata").joinpath("zones").read_text().split())
+
+
+@lru_cache(1_024)
+def _zone_of(name: str) -> ZoneInfo:
+    with resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as rules:
+        return ZoneInfo.from_file(rules, name)
 
 
 def _wrong(message: str) -> BadInput:

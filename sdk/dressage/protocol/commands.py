@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dressage.protocol.names import ACTOR_CHARS_MAX
-from dressage.protocol.schedules import ScheduleSpec, ScheduleView
+from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.user_tasks import Action, UserTaskView
 
 REPLY_HEADER = "Dressage-Reply"
@@ -226,11 +226,13 @@ class DeleteSchedule(
 
 
 class FireSchedule(msgspec.Struct, tag="fire-schedule", tag_field="type", frozen=True, omit_defaults=True):
-    """Fires a schedule now, also one that is paused; or makes up for all moments from `first_ms` to `last_ms`."""
+    """Fires a schedule now, also one that is paused; or makes up for all moments from `first_ms` to `last_ms`. Without
+    an `overlap` the schedule's holds."""
 
     command_id: Short
     first_ms: int = 0
     last_ms: int = 0
+    overlap: Overlap | None = None
     actor: Short = ""
 
 

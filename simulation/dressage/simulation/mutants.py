@@ -23,7 +23,7 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, mailbox, schedule
+from dressage.orchestrator.fold import archive, mailbox, pausing, schedule
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -32,7 +32,7 @@ from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.nodes import timers, user_task
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
-from dressage.orchestrator.fold.state import RunState, RunThread, SleepWait
+from dressage.orchestrator.fold.state import HeldWait, RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
@@ -922,6 +922,29 @@ def set_counts_again() -> Iterator[None]:
         return put(before, command, *others)
 
     with mock.patch.object(schedule, "_set", forgetful):
+        yield
+
+
+@mutant("what comes to a run that is stopped is lost", "outcome-as-python", "nothing-hangs")
+def held_is_lost() -> Iterator[None]:
+    hold = Advance.hold
+
+    def without_failures(self: Advance, thread: RunThread, what: HeldWait) -> None:
+        hold(self, thread, structs.replace(what, failure=None))
+
+    with mock.patch.object(Advance, "hold", without_failures):
+        yield
+
+
+@mutant("what is stopped goes on nevertheless when it is resumed", "outcome-as-python", "nothing-hangs")
+def never_resumed() -> Iterator[None]:
+    with mock.patch.object(pausing, "go_on"):
+        yield
+
+
+@mutant("a stop counts again when it comes again", "nothing-hangs", "outcome-as-python")
+def stops_count_again() -> Iterator[None]:
+    with mock.patch.object(pausing, "is_done", return_value=False):
         yield
 
 

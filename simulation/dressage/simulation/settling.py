@@ -225,9 +225,8 @@ def _judge_schedules(world: World) -> None:
             moments = [each["moment"] for each in told if not each.get("by_hand")]
             first = list(dict.fromkeys(moments))  # What was queued fires again.
             untouched = world.script.schedules.get(state.name, False)
-            due = [
-                rfc3339(each) for each in Calendar(state.spec.timing, state.made_ms).between(0, state.time_ms)
-            ]
+            calendar = Calendar(state.spec.timing, state.made_ms)
+            due = [rfc3339(each) for each in calendar.between(state.made_ms + 1, state.time_ms)]
             if untouched and first != due:
                 watch.broken("scheduled-once", f"{token} fired for {first}, not for {due}")
             if state.open or state.queued or state.next_ms:
@@ -256,13 +255,12 @@ def _sleep_of(watch: Watch, state: RunState, wait: SleepWait) -> tuple[int, floa
     that would be cancelled with it."""
     definition = watch.refold.definition(state.workflow, state.version)
     assert definition is not None, "the run was started with it"
-    begun = next(
-        event
-        for event in reversed(watch.events_of(state.run_id))
-        if event.kind == "sleep-started" and msgspec.json.decode(event.data)["timer_id"] == wait.timer_id
-    )
-    began_ms = round(datetime.fromisoformat(begun.time).timestamp() * 1000)
-    return definition.spec.nodes[wait.node].line, (wait.until_ms - began_ms) / 1000
+    line = definition.spec.nodes[wait.node].line
+    for event in reversed(watch.events_of(state.run_id)):
+        if event.kind == "sleep-started" and msgspec.json.decode(event.data)["timer_id"] == wait.timer_id:
+            began_ms = round(datetime.fromisoformat(event.time).timestamp() * 1000)
+            return line, (wait.until_ms - began_ms) / 1000
+    return line, -1.0  # No event tells of it, which is a rule of its own.
 
 
 def _judge_shard(watch: Watch, number: int, view: ShardView, shard: Shard) -> None:

@@ -13,9 +13,10 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+from msgspec import structs
 from msgspec.json import encode
 
 from dressage.brokers.interface import Message
@@ -37,7 +38,7 @@ from dressage.protocol.commands import (
     WorkerInfo,
     decode_command,
 )
-from dressage.protocol.errors import DefinitionError, Refused
+from dressage.protocol.errors import DefinitionError, NotFound, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
 from dressage.protocol.schedules import Overlap, ScheduleSpec, Timing
 from dressage.protocol.spec import CANCELLED_ERROR
@@ -248,8 +249,10 @@ async def _serve(run: PlannedRun, task: UserTaskHandle, view: UserTaskView) -> N
     value = person_of(run.run_id, view.notes)
     await task.comment("ann", "looks odd", action_id="look")
     await task.claim("ann", action_id="claim")
-    with contextlib.suppress(Refused):  # Of a save nothing is known any more when it is done.
-        await task.save("ann", {"left": 0}, action_id="save")
+    # Of a save nothing is known any more when the task is done.
+    await _none_or(task.save("ann", {"left": 0}, action_id="save"))
+    await _none_or(task.save("ann", {"left": "nothing"}))
+    await _none_or(task.claim("bob"))
     if value is None:
         await task.cancel("ann", "no", action_id="end")
     else:
@@ -373,6 +376,40 @@ def _cancel(run: PlannedRun, client: str, at_s: float, *, at_once: bool) -> Acti
     return Action(client, at_s, f"cancel {run.run_id}", act)
 
 
+# -- stops -------------------------------------------------------------------------------------------
+@workload
+def stops(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs, or run threads of them, that are stopped for a while: each ends as it would have without that.
+
+    The choice has a stream of its own: seeds are what they would be without this workload, but for the stops.
+    """
+    chance = random.Random(f"stops {script.seed}")
+    for run in chance.sample(list(script.runs.values()), 4):
+        first = next(action.at_s for action in script.actions if action.what == f"start {run.run_id}")
+        for _ in range(chance.randint(1, 2)):
+            at_s = min(first + chance.random() * chance.choice([0.5, 5.0]), seconds * 0.8)
+            thread = chance.choice([0, 0, 1, 2])
+            script.actions.append(_stop(run, chance.choice(clients), at_s, thread, chance.random() * 3.0))
+
+
+def _stop(run: PlannedRun, client: str, at_s: float, thread: int, for_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        for tell in (client.stop, client.resume):
+            try:
+                await tell(run.run_id, thread=thread)
+            except Refused as refused:
+                if refused.code not in ("RUN_FINISHED", "THREAD_UNKNOWN"):
+                    raise
+                return
+            await asyncio.sleep(for_s)
+
+    return Action(client, at_s, f"stop {run.run_id}", act)
+
+
+T = TypeVar("T")
+
+
 # -- schedules ---------------------------------------------------------------------------------------
 @workload
 def schedules(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
@@ -384,14 +421,24 @@ def schedules(script: Script, chance: random.Random, clients: list[str], seconds
     for number in range(chance.choice([0, 0, 1, 2])):
         overlap: Overlap = chance.choice(["skip", "queue", "cancel", "allow"])
         until = datetime.fromtimestamp(EPOCH_S + seconds * 0.7, UTC)
-        timing = Timing(every_s=float(chance.choice([1, 2, 3])), until=until.isoformat())
-        spec = ScheduleSpec("ticking", timing, msgspec.Raw(b'{"x":%d}' % number), overlap=overlap)
+        every_s = chance.choice([1, 2, 3])
+        timing = Timing(every_s=float(every_s), until=until.isoformat())
+        if chance.random() < 0.4:
+            crons = (f"*/{every_s} * * * * *", f"{chance.randrange(60)} * * * * *")
+            timing = Timing(crons, chance.choice(["UTC", "Europe/Berlin"]), until=until.isoformat())
+        spec = ScheduleSpec(
+            "ticking",
+            timing,
+            msgspec.Raw(b'{"x":%d}' % number),
+            overlap=overlap,
+            jitter_s=chance.choice([0.0, 0.0, 1.5]),
+        )
         name, at_s = f"tick-{number}", chance.random() * seconds * 0.3
         for client in (chance.choice(clients), chance.choice(clients)):
             script.actions.append(_set(name, spec, client, at_s))
         script.schedules[name] = chance.random() < 0.5
         for _ in range(0 if script.schedules[name] else 3):
-            act = chance.choice([_fire, _pause, _backfill])
+            act = chance.choice([_fire, _pause, _backfill, _begin_anew])
             later_s = at_s + chance.random() * (seconds - at_s)
             script.actions.append(act(name, chance.choice(clients), later_s))
 
@@ -436,6 +483,28 @@ def _backfill(name: str, client: str, at_s: float) -> Action:
     return _told(
         name, "backfill", client, at_s, lambda each: each.backfill(first, last, command_id=f"backfill {at_s}")
     )
+
+
+def _begin_anew(name: str, client: str, at_s: float) -> Action:
+    """It is deleted, and made again by one of two who try."""
+
+    async def act(world: World, client: Client) -> None:
+        view = await _none_or(client.get_schedule(name))
+        if view is None:
+            return
+        await _none_or(client.schedule(name).delete(command_id=f"delete {at_s}"))
+        wrong = structs.replace(view.spec, timing=Timing(at="soon"))
+        for spec, command_id in ((wrong, "none"), (view.spec, "one"), (view.spec, "other")):
+            await _none_or(client.put_schedule(name, spec, new=True, command_id=f"{command_id} {at_s}"))
+
+    return Action(client, at_s, f"begin schedule {name} anew", act)
+
+
+async def _none_or(asked: Awaitable[T]) -> T | None:
+    try:
+        return await asked
+    except (Refused, NotFound):
+        return None
 
 
 # -- what no client of ours would send -------------------------------------------------------------------

@@ -142,6 +142,7 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
     faulted.events += 1
     return Outcome(
         faulted,
+        schedule.tell(state.schedule, ScheduledEnded(state.command_id, "engine-fault", "ENGINE_FAULT")),
         events=[RunFaulted(stamp.seq, error)],
         first_event=state.events,
         actor="orchestrator",
@@ -224,7 +225,7 @@ def _start_again(state: RunState, command: StartRun, given: msgspec.Raw) -> Outc
     """The same id is the same run, whoever asks and however often; other input is a conflict."""
     if bytes(state.input) != bytes(given):
         raise _conflict(state, command)
-    existing = state.command_id != command.command_id
+    existing = (state.command_id, state.schedule) != (command.command_id, command.schedule)
     told: list[Effect] = []
     if existing:
         told = schedule.refused(command, "RUN_ID_CONFLICT")  # Somebody else has started it.

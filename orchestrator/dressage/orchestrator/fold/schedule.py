@@ -1,20 +1,23 @@
 """A schedule: starts runs at the moments of its calendar, and knows what became of them.
 
-Each fire sets a timer for the next one. The id of a run is that of its schedule and its moment, so that a fire that is
-folded again, or made up for, starts no second run. What was due while nobody served the schedule is looked at when the
-timer's command comes at last: all that is not too old fires then, in its order.
+Each fire sets a timer for the next one; one that comes too early is set again. The id of a run is that of its schedule
+and its moment, so that a fire that is folded again, or made up for, starts no second run. What was due while nobody
+served the schedule is looked at when the timer's command comes at last: all that is not too old fires then, in its
+order.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import cast
+
+from msgspec.structs import replace
 
 from dressage.expressions.calendar import Calendar, check_schedule, due_ms
 from dressage.expressions.errors import LimitExceeded
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
-from dressage.orchestrator.fold.state import SCHEDULE_FORMAT, OpenFire, Schedule, State
+from dressage.orchestrator.fold.state import SCHEDULE_FORMAT, OpenFire, QueuedFire, Schedule, State
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import (
     CancelRun,
@@ -46,6 +49,7 @@ from dressage.protocol.schedules import (
     QUEUED_MAX,
     Fire,
     FireOutcome,
+    Overlap,
 )
 
 DONE_KEPT = 100
@@ -71,12 +75,14 @@ def fold_schedule(
         match command:
             case SetSchedule():
                 return _set(before, command, name, stamp, definition)
-            case _ if before is None or before.deleted:
-                if isinstance(command, ScheduledEnded):
-                    return Outcome(state, existing=True)
-                raise RefuseCommand("SCHEDULE_UNKNOWN", f"there is no schedule {name!r}")
-            case PauseSchedule() | DeleteSchedule() | FireSchedule() if command.command_id in before.done:
+            case PauseSchedule() | DeleteSchedule() | FireSchedule() if (
+                before is not None and command.command_id in before.done
+            ):
                 return Outcome(before, existing=True)
+            case ScheduledEnded() if before is None:
+                return Outcome(state, existing=True)
+            case _ if before is None or (before.deleted and not isinstance(command, ScheduledEnded)):
+                raise RefuseCommand("SCHEDULE_UNKNOWN", f"there is no schedule {name!r}")
             case _:
                 return _Change(before, stamp, latest).apply(command)
     except RefuseCommand as refusal:
@@ -98,9 +104,9 @@ def tell(schedule: str, ended: ScheduledEnded) -> list[Effect]:
 def _set(
     before: Schedule | None, command: SetSchedule, name: str, stamp: Stamp, definition: Definition | None
 ) -> Outcome:
-    old = None if before is None or before.deleted else before
-    if old is not None and command.command_id in old.done:
+    if before is not None and command.command_id in before.done:
         return Outcome(before, existing=True)
+    old = None if before is None or before.deleted else before
     if old is not None and command.new:
         raise RefuseCommand(
             "SCHEDULE_EXISTS", f"there is a schedule {name!r}: change it, or choose another name"
@@ -109,7 +115,7 @@ def _set(
     _check(command, definition)
     made_ms = time_ms if old is None else old.made_ms
     try:
-        calendar = check_schedule(spec, made_ms)
+        check_schedule(spec, made_ms)
     except BadInput as error:
         raise RefuseCommand("SCHEDULE_INVALID", error.message) from error
     if before is None:
@@ -122,12 +128,22 @@ def _set(
             change.after.fires, change.after.queued, change.after.open = [], [], []
             change.after.fired = change.after.skipped = change.after.missed = 0
     after = change.after
+    # What is due, or was to be while nobody served it, still fires where the timing is the same.
+    pending = (
+        old is not None
+        and old.timer_id
+        and (old.spec.timing, old.spec.jitter_s) == (spec.timing, spec.jitter_s)
+    )
     after.spec, after.made_ms, after.changed_ms, after.actor = spec, made_ms, time_ms, command.actor
     after.done = [*after.done, command.command_id][-DONE_KEPT:]
-    change.calendar = calendar
-    # A single moment that has passed fires late, as it would if nobody had served it.
-    change.arm(calendar.after(time_ms - _ms(spec.catch_up_s) - 1 if spec.timing.at else time_ms))
+    if pending:
+        change.arm(after.next_ms)
+    elif spec.timing.at:
+        change.arm_once()
+    else:
+        change.arm(change.calendar.after(time_ms))
     change.emit(ScheduleSet(name, spec, change.next))
+    change.let_go()
     return change.outcome(command.actor)
 
 
@@ -141,6 +157,11 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
         raise RefuseCommand(
             "WORKFLOW_UNKNOWN",
             f"workflow {spec.workflow!r} has no version {command.version}: register it first",
+        )
+    if spec.version not in (0, command.version):
+        raise RefuseCommand(
+            "SCHEDULE_INVALID",
+            f"it is for version {spec.version}, and the command for version {command.version}",
         )
     if len(spec.input) > INPUT_BYTES_MAX:
         raise RefuseCommand(
@@ -166,11 +187,16 @@ class _Change:
     def __init__(self, before: Schedule, stamp: Stamp, latest: int) -> None:
         self.after = before.copy()
         self.after.seq, self.after.time_ms = stamp.seq, max(before.time_ms, stamp.time_ms)
-        self.calendar: Calendar | None = None
         self.effects: list[Effect] = []
         self.events: list[EventData] = []
         self._first = before.events
         self._latest = latest
+        self._cancelled: set[str] = set()
+
+    @property
+    def calendar(self) -> Calendar:
+        """Only for what needs it: that of a zone which only a newer host knows is none here."""
+        return check_schedule(self.after.spec, self.after.made_ms)
 
     @property
     def next(self) -> str:
@@ -185,11 +211,10 @@ class _Change:
 
     def apply(self, command: Command) -> Outcome:
         after = self.after
-        self.calendar = check_schedule(after.spec, after.made_ms)
         actor = "orchestrator"
         match command:
             case TimerFired():
-                if command.timer_id != after.timer_id:
+                if not after.timer_id or command.timer_id != after.timer_id:
                     raise RefuseCommand(
                         "RESULT_STALE", f"schedule {after.name!r} does not wait for this timer"
                     )
@@ -206,7 +231,8 @@ class _Change:
             case DeleteSchedule():
                 actor = command.actor
                 self.arm(None)
-                after.deleted, after.queued = True, []
+                after.deleted = True
+                self._skip_queued()
                 self.emit(ScheduleDeleted(after.name))
             case _:
                 raise RefuseCommand("RUN_UNKNOWN", f"{after.name!r} is a schedule, and no run")
@@ -215,6 +241,23 @@ class _Change:
         return self.outcome(actor)
 
     # -- when --------------------------------------------------------------------------------------
+    def arm_once(self) -> None:
+        """For the one moment of a schedule that has one. If it has passed it fires late, as it would if nobody had
+        served it. Raises `RefuseCommand` where that is too long ago."""
+        after, spec = self.after, self.after.spec
+        moment = self.calendar.after(after.time_ms - _ms(spec.catch_up_s) - 1)
+        if moment is None:
+            raise RefuseCommand(
+                "SCHEDULE_INVALID",
+                f"{spec.timing.at} is over for longer than {spec.catch_up_s:g} s, for which it may be late",
+            )
+        unfired = ("missed", "skipped", "refused")
+        fired = any(
+            each.moment_ms == moment and not each.by_hand and each.outcome not in unfired
+            for each in after.fires
+        )
+        self.arm(None if fired else moment)
+
     def arm(self, moment_ms: int | None) -> None:
         """Sets the timer for a moment, in place of the one before."""
         after = self.after
@@ -223,18 +266,19 @@ class _Change:
         after.next_ms, after.timer_id = 0, ""
         if moment_ms is None or after.paused or after.deleted:
             return
-        after.next_ms, after.timer_id = moment_ms, f"0-0-{after.seq}-{moment_ms}"
+        after.next_ms, after.timer_id = moment_ms, f"0-0-{after.seq}"
         due = max(due_ms(after.name, after.spec, moment_ms), after.time_ms)
         self.effects.append(SetTimer(after.timer_id, due, TimerFired(after.timer_id)))
 
     def _fire_due(self) -> None:
         """All moments that are due, and no more than one command should take."""
-        after, calendar = self.after, self.calendar
-        assert calendar is not None
-        moment: int | None = after.next_ms
-        # The broker fires no timer early; by hand it may be, and then the schedule's time is that of the timer.
-        after.time_ms = max(after.time_ms, due_ms(after.name, after.spec, after.next_ms))
+        after, moment = self.after, cast("int | None", self.after.next_ms)
         after.timer_id = ""  # It has fired.
+        if due_ms(after.name, after.spec, after.next_ms) > after.time_ms:
+            # Only where somebody else has sent it, or where what it was set for was found with other rules of zones.
+            self.arm(moment)
+            return
+        calendar = self.calendar
         late: list[int] = []
         while moment is not None and due_ms(after.name, after.spec, moment) <= after.time_ms:
             late.append(moment)
@@ -249,21 +293,22 @@ class _Change:
                 self._fire(each)
 
     # -- what --------------------------------------------------------------------------------------
-    def _fire(self, moment_ms: int, *, by_hand: bool = False) -> None:
-        after, overlap = self.after, self.after.spec.overlap
+    def _fire(self, moment_ms: int, *, by_hand: bool = False, overlap: Overlap | None = None) -> None:
+        after, overlap = self.after, overlap or self.after.spec.overlap
         if after.open and overlap == "skip":
             self._note(moment_ms, "skipped", by_hand=by_hand)
         elif after.open and overlap == "queue":
             self._queue(moment_ms, by_hand=by_hand)
         elif after.open and overlap == "cancel":
             for run in after.open:
+                if run.command_id in self._cancelled:
+                    continue
+                self._cancelled.add(run.command_id)
                 reason = f"schedule {after.name} starts the next one"
                 actor = f"schedule:{after.name}"
                 told = CancelRun(f"{run.command_id} next", reason, actor, schedule=after.name)
                 self.effects.append(SendCommand(run_token(run.run_id), told))
-            for waiting in after.queued:
-                self._came_of(waiting, "skipped")
-            after.queued = []
+            self._skip_queued()
             self._queue(moment_ms, by_hand=by_hand)
         elif len(after.open) >= OPEN_MAX:
             self._note(moment_ms, "skipped", by_hand=by_hand)
@@ -274,13 +319,15 @@ class _Change:
         if len(self.after.queued) >= QUEUED_MAX:
             self._note(moment_ms, "skipped", by_hand=by_hand)
             return
-        self.after.queued.append(moment_ms)
+        self.after.queued.append(QueuedFire(moment_ms, by_hand))
         self._note(moment_ms, "queued", by_hand=by_hand)
 
     def _start(self, moment_ms: int, *, by_hand: bool = False) -> None:
         after = self.after
         spec, run_id = after.spec, self._run_id(moment_ms, by_hand=by_hand)
         command_id = self._command_id(moment_ms, by_hand=by_hand)
+        if any(each.command_id == command_id for each in after.open):
+            return  # It is open.
         start = StartRun(
             spec.workflow,
             spec.version or self._latest,
@@ -311,22 +358,27 @@ class _Change:
         late_ms = float(max(0, after.time_ms - due_ms(after.name, after.spec, moment_ms)))
         moment = rfc3339(moment_ms)
         self.emit(ScheduleFired(after.name, moment, outcome, run_id, late_ms, by_hand, self.next))
-        known = next((place for place, each in enumerate(after.fires) if each.moment_ms == moment_ms), None)
         fire = Fire(moment_ms, after.time_ms, outcome, run_id, by_hand)
-        if known is not None and after.fires[known].outcome == "queued":
-            after.fires[known] = fire
+        queued = Fire(moment_ms, 0, "queued", by_hand=by_hand)
+        known = [place for place, each in enumerate(after.fires) if replace(each, fired_ms=0) == queued]
+        if known:
+            after.fires[known[0]] = fire
         else:
             after.fires = [*after.fires, fire][-FIRES_KEPT:]
 
-    def _came_of(self, moment_ms: int, outcome: FireOutcome) -> None:
-        """A fire that was queued comes to something else."""
-        self.after.fires = [
-            msgspec.structs.replace(each, outcome=outcome)
-            if each.moment_ms == moment_ms and each.outcome == "queued"
-            else each
-            for each in self.after.fires
-        ]
-        self.after.skipped += outcome == "skipped"
+    def let_go(self) -> None:
+        """Those that wait are started as far as they may be."""
+        after = self.after
+        if after.spec.overlap == "skip":
+            self._skip_queued()
+        while after.queued and not after.paused and (not after.open or after.spec.overlap == "allow"):
+            waiting = after.queued.pop(0)
+            self._start(waiting.moment_ms, by_hand=waiting.by_hand)
+
+    def _skip_queued(self) -> None:
+        waiting, self.after.queued = self.after.queued, []
+        for each in waiting:
+            self._note(each.moment_ms, "skipped", by_hand=each.by_hand)
 
     def _ended(self, command: ScheduledEnded) -> None:
         after = self.after
@@ -335,16 +387,13 @@ class _Change:
             raise RefuseCommand("RESULT_STALE", f"schedule {after.name!r} has no such open run")
         after.open = [each for each in after.open if each is not run]
         after.fires = [
-            msgspec.structs.replace(each, outcome=command.status)
+            replace(each, outcome=command.status)
             if each.run_id == run.run_id and each.outcome == "started"
             else each
             for each in after.fires
         ]
         self.emit(ScheduleRunEnded(after.name, run.run_id, command.status, command.code))
-        if after.queued and not after.open and not after.paused:
-            moment_ms = after.queued.pop(0)
-            by_hand = any(each.moment_ms == moment_ms and each.by_hand for each in after.fires)
-            self._start(moment_ms, by_hand=by_hand)
+        self.let_go()
 
     # -- by hand -----------------------------------------------------------------------------------
     def _pause(self, command: PauseSchedule) -> None:
@@ -353,24 +402,19 @@ class _Change:
         if command.paused == after.paused:
             return
         after.paused, after.reason = command.paused, command.reason if command.paused else ""
-        assert self.calendar is not None
         self.arm(None if command.paused else self.calendar.after(after.time_ms))
         self.emit(SchedulePaused(after.name, command.paused, command.reason, self.next))
-        if not command.paused and after.queued and not after.open:
-            self._start(after.queued.pop(0))
+        self.let_go()
 
     def _by_hand(self, command: FireSchedule) -> None:
-        after, calendar = self.after, self.calendar
-        assert calendar is not None
+        after = self.after
         if not command.first_ms and not command.last_ms:
-            moment_ms = after.time_ms
-            while any(each.moment_ms == moment_ms for each in after.fires):
-                moment_ms += 1  # It names the run.
-            self._fire(moment_ms, by_hand=True)
+            after.by_hand_ms = max(after.time_ms, after.by_hand_ms + 1)  # It names the run.
+            self._fire(after.by_hand_ms, by_hand=True, overlap=command.overlap)
             return
         last_ms = min(command.last_ms, after.time_ms)
         moments: list[int] = []
-        for moment in calendar.between(command.first_ms, last_ms):
+        for moment in self.calendar.between(max(0, command.first_ms), last_ms):
             if len(moments) == BACKFILL_MAX:
                 raise RefuseCommand(
                     "SCHEDULE_INVALID",
@@ -378,6 +422,8 @@ class _Change:
                     "moments, all that are made up for at a time (limit backfill): do it in parts",
                 )
             moments.append(moment)
+        waiting = {each.moment_ms for each in after.queued if not each.by_hand}
+        open_now = {each.command_id for each in after.open}
         for moment in moments:
-            if all(each.command_id != self._command_id(moment) for each in after.open):
-                self._fire(moment)
+            if moment not in waiting and self._command_id(moment) not in open_now:
+                self._fire(moment, overlap=command.overlap)

@@ -447,12 +447,19 @@ class OpenFire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     run_id: str
 
 
+class QueuedFire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A fire that waits until no run of its schedule is open."""
+
+    moment_ms: int
+    by_hand: bool = False
+
+
 class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
     """A schedule. `next_ms` is its next moment, for which `timer_id` is set; 0: there is none, or it is paused.
 
-    `open` are its runs that have not ended, `queued` the moments that wait for that. `fires` are the last ones. `done`
-    are the ids of commands of people that were folded last. `events` counts its output events. One that was `deleted`
-    stays, as what comes late of its runs has to be nobody's.
+    `open` are its runs that have not ended, `queued` the fires that wait for that. `fires` are the last ones, and
+    `by_hand_ms` is what the last one by hand was for. `done` are the ids of commands of people that were folded last.
+    `events` counts its output events. One that was `deleted` stays, as its runs still end.
     """
 
     schedule_format: Literal[1]
@@ -467,7 +474,8 @@ class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
     paused: bool = False
     reason: str = ""
     open: list[OpenFire] = []
-    queued: list[int] = []
+    queued: list[QueuedFire] = []
+    by_hand_ms: int = 0
     fires: list[Fire] = []
     fired: int = 0
     skipped: int = 0

@@ -180,6 +180,9 @@ class Asking:
         if isinstance(state, Schedule) and waiter.ask.op == "schedule" and not state.deleted:
             await self._reply(waiter.reply, AskAnswer(schedule=schedule_view(state, place)))
             return
+        if isinstance(state, Schedule) and state.deleted:
+            await self._reply(waiter.reply, self._not_found(waiter.ask))
+            return
         if not isinstance(state, RunState):
             state = None  # What was posted to a run that does not exist makes it none.
         if state is None and not await self._still_owned():
@@ -208,13 +211,16 @@ class Asking:
         if shard != self._shard:
             message = f"{ask.run_id!r} is not on shard {self._shard}: ask shard {shard}"
             return AskAnswer(None, "ELSEWHERE", message, shard, not_before, generation)
+        return self._not_found(ask)
+
+    def _not_found(self, ask: Ask) -> AskAnswer:
         what = f"run {ask.run_id!r}"
         if ask.op == "schedule":
             what = f"schedule {ask.run_id!r}"
         if ask.op == "key":
             what = f"event {ask.event!r} of correlation key {ask.run_id!r}, and no wait for one,"
         message = f"there is no {what} in namespace {self._names.namespace!r}"
-        return AskAnswer(code="NOT_FOUND", message=message, generation=generation)
+        return AskAnswer(code="NOT_FOUND", message=message, generation=self._maps.latest.generation)
 
     def _next_place(self, name: str) -> int:
         """Where to ask after this shard, which is itself the last one to be asked."""
@@ -356,7 +362,7 @@ def schedule_view(state: Schedule, shard: int) -> ScheduleView:
         paused=state.paused,
         reason=state.reason,
         open=tuple(each.run_id for each in state.open),
-        queued=tuple(map(rfc3339, state.queued)),
+        queued=tuple(rfc3339(each.moment_ms) for each in state.queued),
         fired=state.fired,
         skipped=state.skipped,
         missed=state.missed,

@@ -272,9 +272,10 @@ class Folder:
         outcome, command = await self._outcome(delivery, run)
         try:
             made = self._made(outcome, token)
-        except InvariantBroken as broken:
-            outcome = self._fault(delivery, run, broken.message)
-            if command is not None and run.state is None:
+        except Exception as broken:
+            told = broken.message if isinstance(broken, InvariantBroken) else traceback.format_exc()
+            outcome = self._fault(delivery, run, told)
+            if command is not None and not isinstance(run.state, RunState):
                 outcome.effects = not_started(command, "ENGINE_FAULT", outcome.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made, command=command)
@@ -340,10 +341,10 @@ class Folder:
             definition = await self._definition(run.state, command)
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
+        latest = await self._latest(run.state)
         try:
             if is_schedule(run.token):
                 of_workflow = definition if isinstance(definition, Definition) else None
-                latest = await self._latest(run.state)
                 return fold_schedule(run.state, command, run.token, stamp, of_workflow, latest)
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
