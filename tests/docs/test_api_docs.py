@@ -51,8 +51,10 @@ from dressage.protocol.commands import (
     CancelRun,
     PostEvent,
     RefusalCode,
+    ResumeRun,
     SetSchedule,
     StartRun,
+    StopRun,
     TaskMessage,
     TaskResult,
     UserTaskAction,
@@ -94,6 +96,7 @@ VARIES: Final = {
         "ended_at",
         "opened_at",
         "time",
+        "since",
         "made_at",
         "changed_at",
         "duration_ms",
@@ -177,7 +180,7 @@ async def test_the_micro_service_answers_as_documented(server: EmbeddedServer, h
             last = reply.data.decode()
             assert json.loads(last)["ok"] is ("moon" not in text), last
         elif operation == "unknown-operation":
-            reply = await client.request("dressage.default.api.stop", b"{}", timeout=5)
+            reply = await client.request("dressage.default.api.dance", b"{}", timeout=5)
             assert json.loads(reply.data) == json.loads(text)
         else:
             assert shape(json.loads(last)) == shape(json.loads(text))
@@ -234,7 +237,7 @@ REFUSED: Final = [
         ' "by": {"worker": "w", "duration_ms": 1}, "output": 1}}',
         "RUN_UNKNOWN",
     ),
-    ("stop", "{}", "OPERATION_UNKNOWN"),
+    ("dance", "{}", "OPERATION_UNKNOWN"),
 ]
 
 
@@ -322,6 +325,8 @@ STRUCTS: Final[Mapping[str, Any]] = {
         *(Namespace, Pointer, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
         UserTaskAction,
         SetSchedule,
+        StopRun,
+        ResumeRun,
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

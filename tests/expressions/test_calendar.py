@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from dressage.client import At, Cron, Every, upcoming
 from dressage.client.schedules import When, timing_of
-from dressage.expressions.calendar import CATCH_UP_S_MAX, EVERY_S_MAX, Calendar, check_schedule, due_ms, ms_of
+from dressage.expressions.calendar import (
+    CATCH_UP_S_MAX,
+    EVERY_S_MAX,
+    MOMENT_CHARS_MAX,
+    MOMENT_MS_MAX,
+    Calendar,
+    check_schedule,
+    due_ms,
+    ms_of,
+)
 from dressage.protocol.errors import BadInput
 from dressage.protocol.schedules import (
     CRON_CHARS_MAX,
@@ -141,6 +150,8 @@ def test_what_is_no_timing_is_refused(timing: Timing) -> None:
 @pytest.mark.limit("protocol.schedules.EVERY_S_MIN")
 @pytest.mark.limit("protocol.schedules.JITTER_S_MAX")
 @pytest.mark.limit("expressions.calendar.EVERY_S_MAX")
+@pytest.mark.limit("expressions.calendar.MOMENT_MS_MAX")
+@pytest.mark.limit("expressions.calendar.MOMENT_CHARS_MAX")
 @pytest.mark.limit("expressions.calendar.CATCH_UP_S_MAX")
 def test_limits_of_a_timing() -> None:
     Calendar(Timing(cron=("0 0 * * *",) * CRONS_MAX), 0)
@@ -150,11 +161,19 @@ def test_limits_of_a_timing() -> None:
     check_schedule(ScheduleSpec("w", Timing(every_s=60), catch_up_s=CATCH_UP_S_MAX), 0)
     spec = ScheduleSpec("w", Timing(every_s=60), jitter_s=JITTER_S_MAX)
     check_schedule(spec, 0)
+    last = "2200-01-01T00:00:00Z"
+    assert Calendar(Timing(at=last), 0).after(0) == MOMENT_MS_MAX
+    Calendar(Timing(at=last.replace("Z", f".{'0' * (MOMENT_CHARS_MAX - 21)}Z")), 0)
+    assert Calendar(Timing(cron=("0 0 1 1 *",)), 0).after(MOMENT_MS_MAX - 1) == MOMENT_MS_MAX
+    assert Calendar(Timing(cron=("* * * * *",)), 0).after(MOMENT_MS_MAX) is None
+    assert Calendar(Timing(every_s=60), 0).after(MOMENT_MS_MAX) is None
     for timing in (
         Timing(cron=("0 0 * * *",) * (CRONS_MAX + 1)),
         Timing(cron=(f"0{' ' * (CRON_CHARS_MAX - 7)}0 * * *",)),
         Timing(every_s=EVERY_S_MIN - 0.001),
         Timing(every_s=EVERY_S_MAX + 1),
+        Timing(at="2200-01-01T00:00:00.001Z"),
+        Timing(at=last.replace("Z", f".{'0' * (MOMENT_CHARS_MAX - 20)}Z")),
     ):
         with pytest.raises(BadInput):
             Calendar(timing, 0)

@@ -331,6 +331,7 @@ def test_a_stopped_run_that_is_cancelled_tidies_up(comes: bool) -> None:
         run.advance(2 * HOUR)
     run.cancel("no longer wanted")
     assert (run.status, run.reason, len(run.calls)) == ("cancelled", "no longer wanted", 1)
+    assert kinds(run, "run-resumed", "run-cancelling") == ["run-cancelling", "run-resumed"]
     assert run.waiting_for == ""
 
 

@@ -234,6 +234,20 @@ LEFT JOIN closed c USING (run_id, user_task_id)
 LEFT JOIN faulted f ON f.run_id = o.run_id
 WHERE o.kind = 'user-task-opened';
 
+-- One row for each run, or run thread of one, that is stopped, and for each of those who want that.
+CREATE OR REPLACE VIEW stopped_runs AS
+WITH told AS (
+    SELECT
+        run_id, workflow, kind, time, actor, coalesce(CAST(data ->> 'thread' AS BIGINT), 0) AS thread,
+        data ->> 'by' AS stopped_by, coalesce(data ->> 'reason', '') AS reason
+    FROM events WHERE kind IN ('run-stopped', 'run-resumed')
+    QUALIFY row_number() OVER (PARTITION BY run_id, thread, stopped_by ORDER BY stream_seq DESC) = 1
+)
+SELECT t.run_id, t.workflow, t.thread, t.stopped_by, t.actor, t.reason, t.time AS stopped_at
+FROM told t
+JOIN runs r ON r.run_id = t.run_id
+WHERE t.kind = 'run-stopped' AND r.status = 'running';
+
 -- One row for each fire of a schedule, as it was last told of: what was queued is started later, or skipped.
 CREATE OR REPLACE VIEW schedule_fires AS
 SELECT

@@ -936,7 +936,7 @@ def held_is_lost() -> Iterator[None]:
         yield
 
 
-@mutant("what is stopped goes on nevertheless when it is resumed", "outcome-as-python", "nothing-hangs")
+@mutant("a run that is resumed does not go on with what came meanwhile", "outcome-as-python", "nothing-hangs")
 def never_resumed() -> Iterator[None]:
     with mock.patch.object(pausing, "go_on"):
         yield

@@ -81,6 +81,8 @@ def lift(advance: Advance, *, cancels: bool = False) -> None:
     cancels the child runs that these wait for, which are not to go on before."""
     if not advance.state.stops:
         return
+    for each in advance.state.stops:
+        _tell(advance, RunResumed(each.by, each.thread))
     ending = {
         thread.wait.wait_id
         for thread in advance.state.threads
