@@ -78,6 +78,7 @@ class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     reason: str = ""
     thread: int = 0
+    command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -85,6 +86,7 @@ class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     thread: int = 0
+    command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -427,6 +429,7 @@ class Api:
                 request.run_id,
                 request.reason,
                 thread=request.thread,
+                command_id=request.command_id,
                 timeout_s=request.timeout_s,
                 actor=request.actor,
             )
@@ -435,7 +438,11 @@ class Api:
     async def _resume(self, request: ResumeRequest) -> Accepted:
         return Accepted(
             await self._client.resume(
-                request.run_id, thread=request.thread, timeout_s=request.timeout_s, actor=request.actor
+                request.run_id,
+                thread=request.thread,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
             )
         )
 

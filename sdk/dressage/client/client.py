@@ -21,7 +21,7 @@ from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Registry
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
-from dressage.client.schedules import At, ScheduleHandle, When, timing_of
+from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, timing_of
 from dressage.client.user_tasks import UserTaskHandle, command_of
 from dressage.client.values import as_raw, plain
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
@@ -412,6 +412,7 @@ class Client:
         reason: str = "",
         *,
         thread: int = 0,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> int:
@@ -421,23 +422,32 @@ class Client:
         way is not taken back, as attempts, timers and user tasks; what they come to is kept until then. Child runs that
         it waits for are stopped with it, and those that end with it.
 
-        A run that is stopped stays so, and that is no error. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED,
-        THREAD_UNKNOWN, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        A run that is stopped stays so, and that is no error. With a `command_id` of the caller's the same call again
+        changes nothing. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED, THREAD_UNKNOWN, REASON_TOO_LONG), or `NoAnswer`
+        after `timeout_s`.
         """
-        command = StopRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor), thread)
+        chosen = command_id_of(command_id)
+        command = StopRun(chosen, reason, check_actor(actor or self.actor), thread)
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     async def resume(
-        self, run_id: str, *, thread: int = 0, timeout_s: float = START_TIMEOUT_S, actor: str = ""
+        self,
+        run_id: str,
+        *,
+        thread: int = 0,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
     ) -> int:
         """Lets a run go on that was stopped, or one of its run threads, and returns the command's sequence once that is
         committed.
 
         One that was not goes on anyway, and that is no error. What was stopped twice, as a run and as one of its
-        threads, or as a child run with its parent, waits for both. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED), or
-        `NoAnswer` after `timeout_s`.
+        threads, or as a child run with its parent, waits for both. With a `command_id` of the caller's the same call
+        again changes nothing. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED), or `NoAnswer` after `timeout_s`.
         """
-        command = ResumeRun(uuid.uuid4().hex, check_actor(actor or self.actor), thread)
+        chosen = command_id_of(command_id)
+        command = ResumeRun(chosen, check_actor(actor or self.actor), thread)
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload
@@ -627,7 +637,7 @@ class Client:
         """The same with a spec."""
         token = schedule_token(name)
         checked = spec.version or await self._patiently(lambda: self.registry.latest(spec.workflow))
-        chosen = uuid.uuid4().hex if command_id is None else check_actor(command_id, "command id")
+        chosen = command_id_of(command_id)
         command = SetSchedule(spec, checked, chosen, new, check_actor(actor or self.actor))
         await self._ask_for(token, command, timeout_s)
         return self.schedule(name, actor=actor)

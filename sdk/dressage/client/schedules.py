@@ -128,15 +128,15 @@ class ScheduleHandle:
 
     async def pause(self, reason: str = "", *, command_id: str | None = None) -> int:
         """It fires no more until it is resumed. Its runs go on."""
-        return await self._tell(PauseSchedule(_id(command_id), True, reason, self.actor))
+        return await self._tell(PauseSchedule(command_id_of(command_id), True, reason, self.actor))
 
     async def resume(self, *, command_id: str | None = None) -> int:
         """It fires again, from the next moment on; those that have passed meanwhile can be made up for (`backfill`)."""
-        return await self._tell(PauseSchedule(_id(command_id), paused=False, actor=self.actor))
+        return await self._tell(PauseSchedule(command_id_of(command_id), paused=False, actor=self.actor))
 
     async def fire(self, *, command_id: str | None = None) -> int:
         """Fires it now, also if it is paused; what its overlap policy says holds."""
-        return await self._tell(FireSchedule(_id(command_id), actor=self.actor))
+        return await self._tell(FireSchedule(command_id_of(command_id), actor=self.actor))
 
     async def backfill(
         self,
@@ -158,11 +158,13 @@ class ScheduleHandle:
         first_ms, last_ms = moment_ms(first), moment_ms(last)
         if not 0 < first_ms <= last_ms:
             raise BadInput(f"{first} is not before {last}", code="SCHEDULE_INVALID")
-        return await self._tell(FireSchedule(_id(command_id), first_ms, last_ms, overlap, self.actor))
+        return await self._tell(
+            FireSchedule(command_id_of(command_id), first_ms, last_ms, overlap, self.actor)
+        )
 
     async def delete(self, *, command_id: str | None = None) -> int:
         """It is no more. Its runs go on."""
-        return await self._tell(DeleteSchedule(_id(command_id), self.actor))
+        return await self._tell(DeleteSchedule(command_id_of(command_id), self.actor))
 
     async def upcoming(self, count: int = 5) -> list[datetime]:
         """Its next moments, if nobody changes it."""
@@ -183,7 +185,8 @@ class ScheduleHandle:
         return f"<schedule {self.name}>"
 
 
-def _id(given: str | None) -> str:
+def command_id_of(given: str | None) -> str:
+    """The caller's, or a new one. Raises `BadInput`."""
     return uuid.uuid4().hex if given is None else check_actor(given, "command id")
 
 

@@ -98,7 +98,7 @@ def commit_without_cas() -> Iterator[None]:
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=55)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=98)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -399,7 +399,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=275
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=381
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:

@@ -395,7 +395,8 @@ def stops(script: Script, chance: random.Random, clients: list[str], seconds: fl
 def _stop(run: PlannedRun, client: str, at_s: float, thread: int, for_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
         await _until(lambda: bool(run.accepted))
-        for tell in (client.stop, client.resume):
+        stop = functools.partial(client.stop, command_id=f"stop {at_s}")
+        for tell in (stop, client.resume, stop):  # The second time it is a repeat that comes late.
             try:
                 await tell(run.run_id, thread=thread)
             except Refused as refused:
