@@ -1041,7 +1041,7 @@ def begun_in_silence() -> Iterator[None]:
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",
     "nothing-hangs",
-    first=6,
+    first=595,
 )
 def ends_mixed_up() -> Iterator[None]:
     tell = Advance._tell
