@@ -63,7 +63,7 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- events ------------------------------------------------------------------------------------------
-@mutant("of several unclaimed events the last one is taken", first=28)
+@mutant("of several unclaimed events the last one is taken", first=8)
 def last_event_first() -> Iterator[None]:
     earliest = event._earliest
 
@@ -84,7 +84,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- publishing --------------------------------------------------------------------------------------
-@mutant("any subject will do", first=501)
+@mutant("any subject will do", first=34)
 def any_subject() -> Iterator[None]:
     with mock.patch.object(publish, "wrong_with_subject", return_value=""):
         yield
@@ -103,7 +103,7 @@ def break_continues() -> Iterator[None]:
         yield
 
 
-@mutant("continue ends the loop", first=48)
+@mutant("continue ends the loop", first=27)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
@@ -132,7 +132,7 @@ def reversed_forward() -> Iterator[None]:
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=316)
+@mutant("zip() goes on to the end of the longest", first=224)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -150,7 +150,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=425)
+@mutant("what is returned is computed behind finally", first=139)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -184,7 +184,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses", first=69)
+@mutant("a failure in the else of a try is caught by its clauses", first=23)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -206,7 +206,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=296)
+@mutant("a sequence pattern takes longer sequences", first=120)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -216,7 +216,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=142)
+@mutant("a guard is not looked at", first=206)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 
