@@ -62,6 +62,7 @@ from dressage.protocol.spec import (
 )
 from dressage.protocol.user_tasks import Action, CancelTask, Complete
 from dressage.simulation import programs
+from dressage.simulation.programs.program import RINGS
 from dressage.worker.calls import technical
 
 COMMANDS_MAX = 20_000
@@ -71,6 +72,12 @@ BEGAN_MS = 1_800_000_000_000
 Path_ = tuple[tuple[int, int], ...]
 """Where a branch stands: of each gather around it its number in its own branch, and the place there."""
 
+
+RINGS_MAX = 2
+"""So many events interrupt, one after the other, what a branch is beside of."""
+
+RING_MS = 2
+"""How many times as long as a call takes it is until an event comes that interrupts."""
 
 ALONE = -1
 """The place of a run that was started and is not awaited."""
@@ -105,7 +112,7 @@ class Made:
         return self.paths[int(step_id.split("-")[0])]
 
 
-Due = SetTimer | DispatchTask | CancelRun
+Due = SetTimer | DispatchTask | CancelRun | EventWait
 
 
 class Engine:
@@ -140,6 +147,11 @@ class Engine:
         self.person: Callable[[dict[str, Any]], Any] | None = None
         """What somebody makes of a user task that was given to a group with these notes, as soon as nothing else waits
         but the run."""
+
+        self.ring: Callable[[Path_, int], int] | None = None
+        """What the n-th event of `RINGS` brings that a branch waits for; each takes its time, and only some come."""
+
+        self._rings: Counter[Path_] = Counter()
 
         self.mailboxes: dict[str, Mailbox] = {}
 
@@ -189,6 +201,8 @@ class Engine:
                 self._fold(made, waiting)
             elif isinstance(waiting, SetTimer):
                 self._fold(made, waiting.command)
+            elif isinstance(waiting, EventWait):
+                self._ring(made, waiting)
             elif self._waits_for(made, waiting):
                 self._fold(made, self._called(made, waiting))
         state = self.state
@@ -263,6 +277,30 @@ class Engine:
             self._fold_key(key_token(event, key), command)
         else:
             self._fold(made, command)
+
+    def _ring(self, made: Made, wait: EventWait) -> None:
+        """Posts what a wait is to get, if it still waits."""
+        assert self.ring is not None
+        for thread in made.state.threads if made.state is not None else []:
+            if thread.wait == wait:
+                path = made.paths[thread.id]
+                payload = msgspec.Raw(msgspec.json.encode(self.ring(path, self._rings[path])))
+                self._posted += 1
+                self._fold(made, PostEvent(wait.event, f"event-{self._posted}", payload))
+                return
+
+    def _await_ring(self, made: Made, event: EventAwaited) -> None:
+        assert made.state is not None
+        path = made.paths[event.thread]
+        self._rings[path] += 1
+        if self._rings[path] > RINGS_MAX or self.takes is None:
+            return
+        number, self._begun[path] = self._begun[path], self._begun[path] + 1
+        due = self._now + RING_MS * self.takes(path, number)
+        for thread in made.state.threads:
+            if thread.id == event.thread and isinstance(thread.wait, EventWait):
+                self._order += 1
+                heapq.heappush(self._due, (due, self._order, made, thread.wait))
 
     def _fold_key(self, token: str, command: Command) -> None:
         self._seq += 1
@@ -347,6 +385,8 @@ class Engine:
         if isinstance(event, UserTaskOpened):
             told = {"group": event.group, "notes": event.notes}
             self.outcome.branches.setdefault(made.path_of(event.user_task_id), []).append(("asked", told))
+        if isinstance(event, EventAwaited) and event.event in RINGS:
+            self._await_ring(made, event)
         if not isinstance(event, SleepStarted | SleepMoved | EventAwaited | ConditionAwaited):
             return
         if not event.timer_id or (isinstance(event, EventAwaited) and event.event in self.come):

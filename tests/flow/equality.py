@@ -14,7 +14,7 @@ import math
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -25,6 +25,8 @@ import msgspec
 from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
     ALONE,
     BEGAN_MS,
+    RING_MS,
+    RINGS_MAX,
     Engine,
     Path_,
     told_by_python,
@@ -32,11 +34,13 @@ from tests.flow.conftest import (  # pyright: ignore[reportMissingImports]
 
 from dressage.flow import (
     Assignment,
+    Interrupt,
     UserTaskCancelled,
     conditions,
     first_completed,
     first_successful,
     gather,
+    interruptible,
     sleeping,
     tasks,
     watching,
@@ -69,6 +73,7 @@ class Fakes:
 
         self.branches: dict[Path_, list[Any]] = {} if engine is None else engine.outcome.branches
         self._begun: Counter[Path_] = Counter()
+        self.rings: Counter[Path_] = Counter()
         self.started: dict[Path_, int] = {}
         self.alone: list[asyncio.Future[Any]] = []
 
@@ -139,12 +144,40 @@ class Fakes:
     def both(self, x: int) -> tuple[int, str]:
         return self._outcome("both", {"x": x}), "b"
 
+    async def rung(self, timeout: Any) -> int:
+        """The n-th that interrupts what a branch is beside of; only some come."""
+        path = _path.get()[0]
+        number = self.rings[path] = self.rings[path] + 1
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if number <= RINGS_MAX:
+            ring = functools.partial(_ring, waiting, self.ring(path, number))
+            asyncio.get_running_loop().call_later(RING_MS * self._takes_now(), ring)
+        return await waiting
+
+    def ring(self, path: Path_, number: int) -> int:
+        return random.Random(f"{self.seed} rung {path} {number}").randint(-2, 5)
+
+    def interruptible(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, with the place of each branch noted: the last one is the body."""
+
+        async def noted(body: Coroutine[Any, Any, Any], *interrupts: Interrupt) -> Any:
+            path, gathers = _path.get()
+            gathers[0] += 1
+            places = [(*path, (gathers[0], place)) for place in range(len(interrupts) + 1)]
+            placed = [
+                Interrupt(functools.partial(_at, place, each.wait), each.handler)
+                for place, each in zip(places, interrupts, strict=False)
+            ]
+            return await function(_branch(places[-1], body), *placed)
+
+        return noted
+
     async def hung(self, x: int) -> int:
         self._takes_now()
         forever: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         return await forever
 
-    def within(self, seconds: float) -> contextlib.AbstractAsyncContextManager[None]:
+    def within(self, seconds: float) -> contextlib.AbstractAsyncContextManager[tasks.Limited]:
         """What calls with a deadline are made in, on the clock of this loop."""
         return _within(self._noted(seconds) + self._takes_now())
 
@@ -152,7 +185,7 @@ class Fakes:
         """What is started and not awaited, with a place of its own."""
         path = _path.get()[0]
         number = self.started[path] = self.started.get(path, 0) + 1
-        self.alone.append(asyncio.ensure_future(_branch((*path, (number, ALONE)), run)))
+        self.alone.append(watching.free(_branch((*path, (number, ALONE)), run)))
 
     def publish(self, subject: str, data: Any) -> None:
         told = msgspec.json.decode(msgspec.json.encode(data, enc_hook=to_plain))
@@ -161,8 +194,23 @@ class Fakes:
     def _in_time(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def timed(*args: Any, **kwargs: Any) -> Any:
-            await asyncio.sleep(self._takes_now())
-            return function(*args, **kwargs)
+            # It is done when its time has come, also if its caller is held then.
+            loop = asyncio.get_running_loop()
+            waiting: asyncio.Future[Any] = loop.create_future()
+
+            def do() -> None:
+                try:
+                    waiting.set_result(function(*args, **kwargs))
+                except Exception as error:
+                    waiting.set_exception(error)
+
+            timer = loop.call_later(self._takes_now(), do)
+            try:
+                return await waiting
+            finally:
+                timer.cancel()
+                if waiting.done() and not waiting.cancelled():
+                    waiting.exception()  # Seen.
 
         return timed
 
@@ -207,9 +255,13 @@ class Fakes:
             stack.enter_context(self.module.filed.faked(self.filed))
             stack.enter_context(self.module.asked.faked(self.asked))
             stack.enter_context(self.module.never.faked(self.never))
+            stack.enter_context(self.module.rung.faked(self.rung))
+            stack.enter_context(self.module.chimed.faked(self.rung))
             # The compiled form has long found both by what they were at definition.
             started = {each.__name__: self.side_by_side(each) for each in SIDE_BY_SIDE}
-            vars(self.module).update(sleep=self.sleep, **started)
+            vars(self.module).update(
+                sleep=self.sleep, interruptible=self.interruptible(interruptible), **started
+            )
             stack.enter_context(mock.patch.object(sleeping, "held", self.held))
             stack.enter_context(mock.patch.object(sleeping, "now", self.now))
             stack.enter_context(mock.patch.object(conditions, "held", self.held))
@@ -237,6 +289,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if timers and not loop._ready:
             self._now = timers[0]._when
         base._run_once()
+
+
+def _ring(waiting: asyncio.Future[int], payload: int) -> None:
+    if not waiting.done():
+        waiting.set_result(payload)
+
+
+async def _at(path: Path_, wait: Callable[[], Awaitable[Any]]) -> Any:
+    """A wait of the branch at this place, which goes on to be there."""
+    if _path.get()[0] != path:
+        _path.set((path, [-1]))
+    return await wait()
 
 
 async def _branch(path: Path_, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -276,6 +340,7 @@ def run_as_spec(
     engine.come[FILED] = lambda key: fakes.filed(None, key)
     engine.keyed = {FILED}
     engine.person = fakes.person
+    engine.ring = fakes.ring
     outcome = engine.run({"x": x}, early=seed % 3, cancel_ms=cancel_ms)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches

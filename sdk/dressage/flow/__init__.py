@@ -12,6 +12,7 @@ from dressage.flow.conditions import wait_until
 from dressage.flow.describe import Masked, Searchable
 from dressage.flow.events import Event
 from dressage.flow.failures import ChildError, TaskError, TaskTimeout, UserTaskCancelled, WorkflowFailure
+from dressage.flow.interrupts import Interrupt, interruptible
 from dressage.flow.people import Assignment, UserTask
 from dressage.flow.publishing import publish
 from dressage.flow.retries import Exponential
@@ -28,6 +29,7 @@ __all__ = [
     "Event",
     "Exponential",
     "Handler",
+    "Interrupt",
     "Limits",
     "Masked",
     "Saga",
@@ -42,6 +44,7 @@ __all__ = [
     "first_completed",
     "first_successful",
     "gather",
+    "interruptible",
     "publish",
     "sleep",
     "sleep_until",

@@ -59,7 +59,7 @@ async def gather(*branches: Awaitable[Any], limit: int | None = None) -> tuple[A
     """
     if limit is not None and limit < 1:
         for each in branches:
-            _forget(each)
+            forget(each)
         raise ValueError(f"a limit is a number of branches, 1 or more, and not {limit}")
     gate = None if limit is None else asyncio.Semaphore(limit)
     awaited = branches if gate is None else [_in_turn(each, gate) for each in branches]
@@ -94,7 +94,7 @@ async def first_completed(*branches: Awaitable[Any]) -> tuple[int, Any]:
 
     Branches are what `gather` takes. (The word is that of `asyncio.wait`, which would cancel none of them.)
     """
-    return await _race(branches, lambda _: True)
+    return await race(branches, lambda _: True)
 
 
 @overload
@@ -116,12 +116,16 @@ async def first_successful(*branches: Awaitable[Any]) -> tuple[int, Any]:
     with before another one won is in the run's history alone. The others are cancelled as `first_completed` says.
     (JavaScript's `Promise.any`, which cancels none of them.)
     """
-    return await _race(branches, lambda task: task.exception() is None)
+    return await race(branches, lambda task: task.exception() is None)
 
 
-async def _race(
-    branches: Sequence[Awaitable[Any]], wins: Callable[[asyncio.Future[Any]], bool]
+async def race(
+    branches: Sequence[Awaitable[Any]],
+    wins: Callable[[asyncio.Future[Any]], bool],
+    over: Callable[[], None] = lambda: None,
 ) -> tuple[int, Any]:
+    """The first branch that `wins`: its place and its result. When that is decided, or the race cancelled, `over` is
+    called, and then the others are cancelled."""
     tasks: list[asyncio.Future[Any]] = []
     won: asyncio.Future[Any] | None = None
     try:
@@ -135,13 +139,15 @@ async def _race(
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             won = _winner(tasks, wins)
     except asyncio.CancelledError:
+        over()
         await _cancelled(tasks)
         raise
     finally:
         for branch in branches[len(tasks) :]:
-            _forget(branch)
+            forget(branch)
     if won is None:
         raise BaseExceptionGroup(GROUP_TEXT, [error for each in tasks if (error := each.exception())])
+    over()
     await _cancelled(tasks, won)
     return tasks.index(won), won.result()
 
@@ -160,10 +166,10 @@ async def _in_turn(branch: Awaitable[Any], gate: asyncio.Semaphore) -> Any:
             return await branch
     finally:
         if not begun:
-            _forget(branch)
+            forget(branch)
 
 
-def _forget(branch: Awaitable[Any]) -> None:
+def forget(branch: Awaitable[Any]) -> None:
     """A coroutine that is never to begin would be complained about."""
     if isinstance(branch, Coroutine):
         branch.close()

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from dressage.flow.describe import TypeBook
+from dressage.flow.interrupts import Interrupt
 from dressage.flow.members import Unsupported
 from dressage.flow.wire import Wire
 from dressage.protocol.errors import BadInput, DefinitionError
@@ -107,6 +108,22 @@ class Event(Generic[T]):
             )
         payload = source(timeout) if key is _NO_KEY else source(timeout, key)
         return cast("T", await payload if inspect.isawaitable(payload) else payload)
+
+    @overload
+    def interrupts(
+        self: Event[None], handler: Callable[[], Awaitable[object]], *, key: str = ...
+    ) -> Interrupt: ...
+    @overload
+    def interrupts(self, handler: Callable[[T], Awaitable[object]], *, key: str = ...) -> Interrupt: ...
+    def interrupts(self, handler: Callable[..., Awaitable[object]], *, key: Any = _NO_KEY) -> Interrupt:
+        """For `interruptible`: whenever this event comes, to the run or to a correlation `key`, `handler` is called
+        with its payload, if it has one, and what is interrupted pauses until that has ended."""
+
+        async def wait() -> tuple[Any, ...]:
+            payload = await self.wait(key=key)
+            return () if self.of is NoneType else (payload,)
+
+        return Interrupt(wait, handler)
 
     @contextmanager
     def faked(

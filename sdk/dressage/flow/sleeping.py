@@ -35,7 +35,9 @@ async def sleep_until(when: datetime | Callable[[], datetime]) -> None:
 
     due = moment()
     while (left_s := (due - now()).total_seconds()) > 0:
-        await held(partial(_differs, moment, due), left_s)
+        changed = await held(partial(_differs, moment, due), left_s)
+        if not changed and due <= now():
+            return  # It may have been held since.
         due = moment()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, ove
 from dressage.flow.failures import TaskError, TaskTimeout, WorkflowFailure, wire_name
 from dressage.flow.retries import NOTHING_SAID, Said, TaskOptions, said_by
 from dressage.flow.signatures import Signature
+from dressage.flow.watching import branch_of, end_of, free, holding
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import TaskDef, effective_times
 
@@ -61,8 +62,8 @@ class Task(Generic[P, R]):
         if limit_s is None:
             return await self._called(*args, **kwargs)
         try:
-            async with within(limit_s):
-                return await self._called(*args, **kwargs)
+            async with within(limit_s) as limit:
+                return await limit.of(self._called(*args, **kwargs))
         except TimeoutError as error:
             raise TaskTimeout(f"task {self.name} was not done in {limit_s:g} s") from error
 
@@ -98,8 +99,36 @@ class Task(Generic[P, R]):
         return f"<task {self.name}>"
 
 
+class Limited:
+    """What is done in a time: by the caller itself, or apart from it where that may be held meanwhile."""
+
+    def __init__(self) -> None:
+        self.expired = False
+        self.apart: asyncio.Future[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    async def of(self, call: Coroutine[Any, Any, R]) -> R:
+        if not holding():
+            return await call
+        task = self.apart = free(branch_of(call))
+        task.add_done_callback(self._done)
+        return await end_of(task)
+
+    def _done(self, _: asyncio.Future[Any]) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def expire(self, task: asyncio.Task[Any]) -> None:
+        self.expired = True
+        (self.apart or task).cancel()
+
+    def is_over(self, task: asyncio.Task[Any], before: int) -> bool:
+        """Whether it was cancelled for its time, and for nothing else."""
+        return self.expired and (task.cancelling() if self.apart else task.uncancel()) <= before
+
+
 @asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
+async def within(seconds: float) -> AsyncIterator[Limited]:
     """Gives what is done in it so many seconds, where a workflow's function is run as plain Python.
 
     Before Python 3.11.3 `asyncio.timeout` raises `CancelledError` instead of `TimeoutError` in a task that was
@@ -107,22 +136,16 @@ async def within(seconds: float) -> AsyncIterator[None]:
     """
     task = asyncio.current_task()
     assert task is not None, "a workflow's function runs in a task"
-    before, expired = task.cancelling(), False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    before, limit = task.cancelling(), Limited()
+    limit.timer = asyncio.get_running_loop().call_later(seconds, limit.expire, task)
     try:
-        yield
+        yield limit
     except asyncio.CancelledError as error:
-        if expired and task.uncancel() <= before:
+        if limit.is_over(task, before):
             raise TimeoutError from error
         raise
     finally:
-        timer.cancel()
+        limit.timer.cancel()
 
 
 class TaskDecorator(Protocol):

@@ -9,7 +9,9 @@ begins) comes within a few turns of the loop; when more than that have passed wi
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 R = TypeVar("R")
@@ -18,11 +20,116 @@ _TURNS: Final = 10
 """After so many turns of the event loop without a step of a branch none can go on; two or three are enough."""
 
 
+class Hold:
+    """What `interruptible` runs goes on only while no handler has its turn, which one at a time has."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._over = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._turns: deque[asyncio.Future[None]] = deque()
+
+    async def of(self, body: Awaitable[R]) -> R:
+        """The same, held by this, and so is all that it starts. It has a task of its own."""
+        _holds.set((*_holds.get(), self))
+        if self.held:
+            await self._wait()
+        return await body
+
+    async def __aenter__(self) -> None:
+        """Takes the turn, behind those who have waited for it longer."""
+        if self._over:
+            return
+        if self.held:
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            await turn
+        self.held = True
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Who has failed keeps the turn: nothing goes on before the failure is dealt with."""
+        if kind is not None or self._over:
+            return
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._release()
+
+    def end(self) -> None:
+        """Nothing is held any more."""
+        self._over = True
+        self._release()
+
+    def _release(self) -> None:
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+        _moved()
+
+    def wait(self) -> Any:
+        """What the step of a task gives that is to wait, as `await` does."""
+        return next(self._wait().__await__())
+
+    def _wait(self) -> asyncio.Future[None]:
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+
+_holds: ContextVar[tuple[Hold, ...]] = ContextVar("holds", default=())
+"""By what the branch is held that runs now."""
+
+
+def _holding(holds: tuple[Hold, ...]) -> bool:
+    return any(each.held for each in holds)
+
+
+async def apart(run: Coroutine[Any, Any, R]) -> R:
+    """Awaits what no hold of the caller holds, as a child run is none of its branches."""
+    return await (end_of(free(branch_of(run))) if holding() else run)
+
+
+async def end_of(task: asyncio.Future[R]) -> R:
+    """The end of what goes on `apart`, which is cancelled with this."""
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if task.done():
+            raise
+        task.cancel()  # It was not awaited when this was cancelled, but the end of a hold.
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
+        raise
+
+
+def holding() -> bool:
+    """Whether the branch that runs now may be held."""
+    return bool(_holds.get())
+
+
+def free(run: Awaitable[R]) -> asyncio.Future[R]:
+    """A task that no hold of the caller holds."""
+    before = _holds.set(())
+    try:
+        return asyncio.ensure_future(run)
+    finally:
+        _holds.reset(before)
+
+
 class _Wait:
     """One that waits until `test` is true."""
 
     def __init__(self, test: Callable[[], object]) -> None:
         self.test = test
+        self.late = False
+        """Whether it was held when its time was over: whatever holds by now, it did not in time."""
+
+        self._holds = _holds.get()
         self._woken: asyncio.Future[None] | None = None
         self._over = False
 
@@ -40,10 +147,11 @@ class _Wait:
     def end(self) -> None:
         """Its time is over."""
         self._over = True
+        self.late = _holding(self._holds)
         self.wake()
 
     def may_go_on(self) -> bool:
-        if self._woken is None or self._woken.done():
+        if self._woken is None or self._woken.done() or _holding(self._holds):
             return False
         try:
             return bool(self.test())
@@ -104,7 +212,7 @@ async def held(test: Callable[[], object], within_s: float | None) -> bool:
         while await wait.change():
             if test():
                 return True
-        return bool(test())
+        return not wait.late and bool(test())
     finally:
         watch.waits.remove(wait)
         if timer is not None:
@@ -131,18 +239,30 @@ def _leave(watch: _Watch, loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _Branch(Coroutine[Any, Any, R]):
-    """A coroutine that tells after each of its steps that it has moved."""
+    """A coroutine that tells after each of its steps that it has moved, and makes none while it is held."""
 
     def __init__(self, steps: Coroutine[Any, Any, R]) -> None:
         self._steps = steps
+        self._thrown: tuple[Any, ...] = ()
+        """What it is told while it is held: who cancels it for good ends the hold before."""
 
     def send(self, value: Any, /) -> Any:
+        for hold in _holds.get():
+            if hold.held:
+                return hold.wait()
+        thrown, self._thrown = self._thrown, ()
+        if thrown:
+            return self.throw(*thrown)
         try:
             return self._steps.send(value)
         finally:
             _moved()
 
     def throw(self, *error: Any) -> Any:
+        for hold in _holds.get():
+            if hold.held:
+                self._thrown = error
+                return hold.wait()
         try:
             return self._steps.throw(*error)
         finally:

@@ -17,7 +17,7 @@ from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
 from dressage.flow.source import source_of
-from dressage.flow.watching import settled
+from dressage.flow.watching import apart, free, settled
 from dressage.protocol.errors import BadRunId, BadSpec, DefinitionError
 from dressage.protocol.names import check_name, check_run_id
 from dressage.protocol.spec import Limits, ParentClose, RetryOptions, WorkflowSpec
@@ -57,7 +57,7 @@ class Workflow(Runnable, Generic[P, R]):
         return self.spec.name
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return cast("R", await self.function(*args, **kwargs))
+        return cast("R", await apart(self.function(*args, **kwargs)))
 
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """In another workflow: starts a child run that nobody waits for, and gives its id, once it has begun.
@@ -124,7 +124,7 @@ def _check(run_id: str | None) -> None:
 
 def beside(run: Coroutine[Any, Any, Any]) -> None:
     """Lets a run go on beside its caller, in plain Python."""
-    task = asyncio.ensure_future(run)
+    task = free(run)
     _beside.add(task)
     task.add_done_callback(_ended)
 

@@ -245,7 +245,7 @@ class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind event-awaited: there is no unclaimed event, or, with a `key`, whether there is one is asked there.
 
-    With a timeout the wait ends at `until`, by timer `timer_id`.
+    With a timeout the wait ends at `until`, by timer `timer_id`. `thread` is the branch that waits; 0 is the run itself.
     """
 
     node: int
@@ -253,6 +253,7 @@ class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     until: str = ""
     timer_id: str = ""
     key: str = ""
+    thread: int = 0
 
 
 class EventReceived(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -450,6 +451,21 @@ class RunFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_ms: float
 
 
+class InterruptStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind interrupt-started: the handler of an event has its turn, in run thread `thread`; what is interrupted at
+    `node` pauses."""
+
+    node: int
+    thread: int
+
+
+class InterruptEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind interrupt-ended: the handler has ended, and the next one has its turn, or what was interrupted goes on."""
+
+    node: int
+    thread: int
+
+
 class RunStopped(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-stopped: nothing of the run goes on until it is resumed, or of this `thread` and what it has started.
 
@@ -538,6 +554,8 @@ EventData = (
     | ScheduleRunEnded
     | ScheduleDeleted
     | Published
+    | InterruptStarted
+    | InterruptEnded
     | RunStopped
     | RunResumed
     | RunCancelling
@@ -587,6 +605,8 @@ KIND: dict[type[EventData], str] = {
     ScheduleRunEnded: "schedule-run-ended",
     ScheduleDeleted: "schedule-deleted",
     Published: "published",
+    InterruptStarted: "interrupt-started",
+    InterruptEnded: "interrupt-ended",
     RunStopped: "run-stopped",
     RunResumed: "run-resumed",
     RunCancelling: "run-cancelling",

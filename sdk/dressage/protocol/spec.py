@@ -484,6 +484,10 @@ class GatherNode(
     last one has ended, `target` takes the pair of the winner's place and its result; what the winner failed with
     is raised here, and what others failed with after they were cancelled, as one group.
 
+    If it is "interrupted", the last branch is the one that is waited for, and `target` takes its result alone. The
+    others begin before it, and interrupt it (`TurnNode`); none of them ends but by a failure, which is raised here when
+    the others were cancelled.
+
     With `each` the one branch of `branches` is started for every item of a list; it has no `args`.
     """
 
@@ -491,7 +495,22 @@ class GatherNode(
     next: int
     target: str | None = None
     each: Each | None = None
-    until: Literal["all", "completed", "successful"] = "all"
+    until: Literal["all", "completed", "successful", "interrupted"] = "all"
+    scope: int | None = None
+    line: int = 0
+
+
+class TurnNode(
+    msgspec.Struct, tag="turn", tag_field="kind", frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """In a branch that interrupts another one (`GatherNode`): its handler `begins` here, or has ended.
+
+    From its begin on nothing goes on of the branch that is interrupted. If another handler of the same gather runs,
+    this one waits until all have ended that began to wait before it.
+    """
+
+    next: int
+    begins: bool = False
     scope: int | None = None
     line: int = 0
 
@@ -510,6 +529,7 @@ Node = (
     | RaiseNode
     | ReturnNode
     | GatherNode
+    | TurnNode
 )
 
 

@@ -30,6 +30,7 @@ from dressage.protocol.spec import (
     TaskDef,
     TaskNode,
     TaskTimes,
+    TurnNode,
     UserTaskNode,
     WorkflowSpec,
 )
@@ -167,6 +168,8 @@ def _check_node(number: int, node: Node) -> None:
                 check_identifier(node.target, f"the variable of node {number}")
             if node.until != "all" and not node.branches:
                 raise BadSpec(f"node {number} is a race without branches: nobody would ever win it")
+            if node.until == "interrupted" and node.each is not None:
+                raise BadSpec(f"node {number} is interrupted: its branches are known one by one")
             for branch in node.branches:
                 _check_branch(number, branch)
             if node.each is not None:
@@ -175,7 +178,7 @@ def _check_node(number: int, node: Node) -> None:
             _check_watched(number, node.moment)
         case ConditionNode():
             _check_watched(number, node.condition)
-        case BranchNode() | SleepNode() | PublishNode() | SleepUntilNode() | ReturnNode():
+        case BranchNode() | SleepNode() | PublishNode() | SleepUntilNode() | TurnNode() | ReturnNode():
             pass
 
 
@@ -219,6 +222,7 @@ def _targets(node: Node) -> tuple[int, ...]:
             | EventNode()
             | ChildNode()
             | UserTaskNode()
+            | TurnNode()
         ):
             return (node.next,)
         case BranchNode():

@@ -27,6 +27,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    TurnNode,
     UserTaskNode,
     WorkflowSpec,
 )
@@ -199,12 +200,17 @@ def expressions_of(node: Node) -> dict[str, Expr]:
             return _given({"message": node.message, "details": node.details, "group": node.group})
         case ReturnNode():
             return _given({"value": node.value})
+        case TurnNode():
+            return {}
         case GatherNode():
             if node.each is not None:
                 return _given({"items": node.each.items, "limit": node.each.limit})
+            places = list(enumerate(node.branches))
+            if node.until == "interrupted":
+                places = [places[-1], *places[:-1]]  # As it is written.
             return {
                 branch_argument(place, name): expr
-                for place, branch in enumerate(node.branches)
+                for place, branch in places
                 for name, expr in branch.args.items()
             }
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
@@ -154,6 +154,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
         "gather": _gather,
         "first_completed": _completed,
         "first_successful": _successful,
+        "interruptible": _uninterrupted,
         "Saga": _Saga,
         "hung": _Hung(overdue),
     }
@@ -165,7 +166,7 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited")
             for task in {*TASKS} - {"hung"}:
                 stack.enter_context(getattr(module, task).faked(fake(task)))
-            stack.enter_context(mock.patch.object(tasks, "within", contextlib.nullcontext))
+            stack.enter_context(mock.patch.object(tasks, "within", _unlimited))
             stack.enter_context(mock.patch.object(workflows, "beside", _unheard))
             stack.enter_context(mock.patch.object(workflows, "settled", _at_once))
             stack.enter_context(module.publish.faked(lambda subject, data: None))
@@ -177,6 +178,15 @@ def ending_of(module: ModuleType, run_id: str, x: int) -> Ending:
             return replace(ending, commands=commands, events=events, keys=tuple(keys), people=people)
     finally:
         vars(module).update(before)
+
+
+async def _uninterrupted(body: Awaitable[Any], *_: object) -> Any:
+    """Its handlers do nothing that it would notice."""
+    return await body
+
+
+def _unlimited(_: float) -> contextlib.AbstractAsyncContextManager[tasks.Limited]:
+    return contextlib.nullcontext(tasks.Limited())
 
 
 def _line_awaiting() -> int:

@@ -54,7 +54,7 @@ from dressage.simulation.behaviour import (
     ticking,
 )
 from dressage.simulation.programs import Program, define
-from dressage.simulation.programs.program import FILED, TOLD
+from dressage.simulation.programs.program import FILED, RINGS, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.script import Action, PlannedRun, Script
 
@@ -151,6 +151,10 @@ def more_runs(
             script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
         for _ in range(chance.choice([1, 1, 2]) if run.ending.people else 0):
             script.actions.append(serves_of(run, chance.choice(clients), at_s + 3 * chance.random()))
+        own = random.Random(f"rings {script.seed} {run.run_id}")
+        if any(name in run.module.flow.events for name in RINGS):
+            for _ in range(own.choice([1, 1, 2])):
+                script.actions.append(rings_of(run, own.choice(clients), at_s + 3 * own.random()))
         if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
 
@@ -207,6 +211,20 @@ def posts_of(run: PlannedRun, client: str, at_s: float, *, early: bool = False) 
                 return
 
     return Action(client, at_s, f"tell {run.run_id}", act)
+
+
+def rings_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    """Some events that interrupt the run, if it is then where they do."""
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        for number in range(3):
+            for name in RINGS:
+                if name in run.module.flow.events:
+                    await _none_or(client.post(run.run_id, name, number, event_id=f"{name} {number}"))
+            await asyncio.sleep(0.3)
+
+    return Action(client, at_s, f"ring {run.run_id}", act)
 
 
 def files_of(run: PlannedRun, client: str, at_s: float) -> Action:

@@ -32,6 +32,7 @@ from dressage.orchestrator.fold.scope import BranchScope, Scope
 from dressage.orchestrator.fold.state import (
     ChildWait,
     EventWait,
+    GatherWait,
     HeldWait,
     OpenChild,
     RunState,
@@ -174,17 +175,23 @@ class Advance:
             self.fail(thread, type_error(wrong, self.definition.spec.nodes[waited].line), waited)
 
     def paused(self, thread: RunThread) -> bool:
-        """Whether somebody has stopped it, or what has started it."""
-        if not self.state.stops:
+        """Whether somebody has stopped it, or what has started it, or interrupts them."""
+        if not (self.state.stops or self.definition.interruptible):
             return False
         stopped = {stop.thread for stop in self.state.stops}
-        while thread.id not in stopped and thread.parent is not None:
-            thread = self._parent(thread.parent)
-        return thread.id in stopped
+        while thread.id not in stopped:
+            if thread.parent is None:
+                return False
+            parent = self._parent(thread.parent)
+            wait = parent.wait
+            if isinstance(wait, GatherWait) and wait.handler and thread.branch == wait.branches - 1:
+                return True
+            thread = parent
+        return True
 
     def holds(self, thread: RunThread) -> bool:
         """Whether what comes to a thread, which waits, is kept for later."""
-        return bool(self.state.stops) and thread is not self.moving and self.paused(thread)
+        return thread is not self.moving and self.paused(thread)
 
     def hold(self, thread: RunThread, what: HeldWait) -> None:
         """Keeps what has come to a thread."""

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
+from dressage.orchestrator.fold import pausing
 from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
@@ -20,6 +21,7 @@ from dressage.orchestrator.fold.state import (
     Leaf,
     RunThread,
     TaskWait,
+    TurnWait,
     UserWait,
     begun_by,
 )
@@ -95,6 +97,10 @@ class Branches:
             output = cast("msgspec.Raw", outcome)
             outputs = grown(wait.outputs, place, output)
             wait = structs.replace(wait, outputs=outputs, held=wait.held + len(output))
+        if wait.handler == thread.id or thread.id in wait.turns:
+            left = tuple(each for each in wait.turns if each != thread.id)
+            handler = 0 if wait.handler == thread.id else wait.handler
+            wait = structs.replace(wait, handler=handler, turns=left)
         parent.wait, advance.stored = wait, True
         advance.forget(thread)
         if not over and self._wins(wait, failure):
@@ -108,17 +114,20 @@ class Branches:
         """Whether a branch that has ended so decides the race that it is in."""
         node = self.advance.definition.spec.nodes[wait.node]
         assert isinstance(node, GatherNode)
-        return node.until == "completed" or (node.until == "successful" and failure is None)
+        return node.until in ("completed", "interrupted") or (node.until == "successful" and failure is None)
 
     def _won(self, parent: RunThread, wait: GatherWait, place: int) -> None:
         # What others failed with before is told in the events; behind the race only the winner counts.
         kept = {place: wait.failures[place]} if place in wait.failures else {}
         dropped = wait.dropped + len(wait.failures) - len(kept) + len(wait.given)
-        parent.wait = wait = structs.replace(wait, won=place, failures=kept, dropped=dropped, given=[])
+        parent.wait = wait = structs.replace(
+            wait, won=place, failures=kept, dropped=dropped, given=[], handler=0, turns=()
+        )
         if wait.ended == wait.branches:
             self._gathered(parent, wait)
         else:
             self._cancel_branches(parent)
+            self._let_go()
 
     def _gathered(self, thread: RunThread, wait: GatherWait) -> None:
         self.advance.turn_to(thread)
@@ -140,7 +149,7 @@ class Branches:
         }
         value = tuple(outputs[place] for place in range(wait.branches)) if wait.won is None else None
         if wait.won is not None:
-            value = (wait.won, outputs[wait.won])
+            value = outputs[wait.won] if node.until == "interrupted" else (wait.won, outputs[wait.won])
         self.advance.go_on_with(thread, wait.node, node.next, node.target, value)
 
     # -- cancelling branches -----------------------------------------------------------------------
@@ -182,11 +191,15 @@ class Branches:
             dropped = wait.dropped + len(before) + len(wait.outputs) + len(wait.given)
             held = sum(map(bytes_of, left.values()))
             thread.wait = structs.replace(
-                wait, outputs={}, failures=left, dropped=dropped, given=[], held=held
+                wait, outputs={}, failures=left, dropped=dropped, given=[], held=held, handler=0, turns=()
             )
             self._cancel_branches(thread)
+            self._let_go()
             return
         node = self.advance.definition.spec.nodes[wait.node]
+        if isinstance(wait, HeldWait) and wait.begins and thread.node == self._entry(thread):
+            self.end(thread, CANCELLED)
+            return
         if isinstance(node, TaskNode) and node.undoes:
             if isinstance(wait, HeldWait):
                 self.advance.ready.append(thread)
@@ -207,6 +220,19 @@ class Branches:
             self.advance.withdraw(wait)
         self.advance.fail(thread, CANCELLED, wait.node)
 
+    def _entry(self, thread: RunThread) -> int:
+        """Where a branch begins; -1 for the run's main thread."""
+        if thread.parent is None:
+            return -1
+        gather = self.advance.definition.spec.nodes[thread.gather]
+        assert isinstance(gather, GatherNode)
+        return gather.branches[0 if gather.each is not None else thread.branch].entry
+
+    def _let_go(self) -> None:
+        """What was interrupted, and was cancelled before, goes on tidying up."""
+        if self.advance.definition.interruptible and not self.advance.state.finished:
+            pausing.go_on(self.advance)
+
     def _take_back(self, thread: RunThread, wait: Leaf) -> bool:
         """What this very fold asked for is not asked for; whether it was."""
         effects = self.advance.effects
@@ -226,7 +252,7 @@ def _begins(effect: Effect, wait: Leaf) -> bool:
         case SetTimer(timer_id=asked) if isinstance(wait, TaskWait | UserWait):
             return asked in wait.timers
         case SetTimer(timer_id=asked):
-            return not isinstance(wait, ChildWait | HeldWait) and asked == wait.timer_id
+            return not isinstance(wait, ChildWait | HeldWait | TurnWait) and asked == wait.timer_id
         case SendCommand(command=StartRun(command_id=asked)):
             return isinstance(wait, ChildWait) and asked == wait.wait_id
         case SendCommand(command=AwaitEvent(wait_id=asked)):

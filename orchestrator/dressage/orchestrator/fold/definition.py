@@ -120,6 +120,11 @@ class Definition:
         """Which variables are a branch's own, by the node of its gather and its place there. Those that there are for
         the items of a list have what the first one has."""
 
+        self.interruptible = any(
+            isinstance(node, GatherNode) and node.until == "interrupted" for node in spec.nodes
+        )
+        """Whether anything in a run of it may be interrupted."""
+
         self.watched = {
             number: frozenset(variables_in(expr))
             for number, node in enumerate(spec.nodes)

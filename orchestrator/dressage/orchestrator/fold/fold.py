@@ -371,10 +371,13 @@ def _finish(advance: Advance, actor: str) -> Outcome:
             if thread is None:
                 break
             match thread.wait:
+                case None if thread.node >= 0 and advance.paused(thread):
+                    pausing.hold_back(advance, thread)
                 case None:
                     _move(advance, thread)
                 case HeldWait() as wait:
-                    held.release(advance, thread, wait)
+                    if not advance.paused(thread):
+                        held.release(advance, thread, wait)
                 case ConditionWait() | SleepWait() as wait:
                     _look(advance, thread, wait.node)
                 case _:

@@ -73,6 +73,9 @@ TIMES_BYTES = 192
 QUOTING_BYTES = 4
 """What stands around the name of a variable in the state, and behind its value."""
 
+TURN_BYTES = 8
+"""What a thread takes that waits for its turn to interrupt, at most."""
+
 ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
 
@@ -189,6 +192,7 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
             rest += len(wait.progress)
     elif type(wait) is GatherWait:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
+        rest += TURN_BYTES * len(wait.turns)
     elif type(wait) is ChildWait:
         rest += len(wait.run_id.encode()) + len(wait.workflow)
     elif type(wait) is UserWait or type(wait) is HeldWait:

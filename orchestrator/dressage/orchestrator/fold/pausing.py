@@ -13,7 +13,7 @@ from dressage.expressions.frame import OPERATION_WORK
 from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.marks import mark_of
 from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
-from dressage.orchestrator.fold.state import ChildWait, HeldWait, RunState, Stop
+from dressage.orchestrator.fold.state import ChildWait, HeldWait, RunState, RunThread, Stop
 from dressage.protocol.commands import GoOn, Parent, ResumeRun, StoppedBy, StopRun
 from dressage.protocol.events import RunResumed, RunStopped
 from dressage.protocol.names import run_token
@@ -91,6 +91,12 @@ def lift(advance: Advance, *, cancels: bool = False) -> None:
     _leave(advance, [], advance.state.actor, ending)
 
 
+def hold_back(advance: Advance, thread: RunThread) -> None:
+    """One that could go on, and is interrupted in the same moment."""
+    advance.branches.unbegun.discard(thread.id)
+    advance.hold(thread, HeldWait(thread.node, advance.stamp.seq, begins=True))
+
+
 def go_on(advance: Advance) -> None:
     """Lets run threads go on that were stopped: first those that something came to first."""
     state = advance.state
@@ -100,7 +106,10 @@ def go_on(advance: Advance) -> None:
         for thread in state.threads
         if isinstance(thread.wait, HeldWait) and not advance.paused(thread)
     )
-    advance.ready += [advance.thread(number) for _, number in held[:RELEASED_AT_A_TIME]]
+    ready = {thread.id for thread in advance.ready}
+    advance.ready += [
+        advance.thread(number) for _, number in held[:RELEASED_AT_A_TIME] if number not in ready
+    ]
     if len(held) > RELEASED_AT_A_TIME:
         advance.effects.append(SendCommand(run_token(state.run_id), GoOn()))
 

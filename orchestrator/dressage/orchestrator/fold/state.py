@@ -156,7 +156,8 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
 
     `won` is the place of the branch that has won a race. Of `dropped` branches that have ended nothing is kept.
     `given` has what those are given, in stored form, that have not begun, as there is a `limit` to how many run at a
-    time; 0: there is none. `held` is how many bytes of results, failures and such there are.
+    time; 0: there is none. `held` is how many bytes of results, failures and such there are. While thread `handler` has
+    the turn, nothing goes on of the branch that it interrupts; `turns` are those that wait for it.
     """
 
     node: int
@@ -168,6 +169,8 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
     given: Sequence[msgspec.Raw] = []
     limit: int = 0
     held: int = 0
+    handler: int = 0
+    turns: tuple[int, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -176,9 +179,9 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
 
 
 class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
-    """Is stopped, and what it waited for at `node` has come with the command of sequence `seq`: a `value`, in stored
-    form, a `failure`, or the time of another attempt, which is to be made as `again` says, `delay_ms` later. Without
-    any of them it goes on behind the node.
+    """Is stopped, or interrupted, and what it waited for at `node` has come with the command of sequence `seq`: a
+    `value`, in stored form, a `failure`, or the time of another attempt, which is to be made as `again` says,
+    `delay_ms` later. Without any of them it goes on behind the node; one that `begins`, at the node.
     """
 
     node: int
@@ -187,9 +190,16 @@ class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_d
     failure: FailureInfo | None = None
     again: TaskWait | None = None
     delay_ms: int = 0
+    begins: bool = False
 
 
-Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait | HeldWait
+class TurnWait(msgspec.Struct, tag="turn", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
+    """Waits at `node` until other handlers have ended that interrupt what this one is to interrupt."""
+
+    node: int
+
+
+Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait | HeldWait | TurnWait
 """What a thread waits for that has no branches."""
 
 Wait = Leaf | GatherWait
@@ -224,6 +234,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
                 return ()
             case HeldWait(again=again):
                 return () if again is None else again.timers
+            case TurnWait():
+                return ()
             case TaskWait() | UserWait() as wait:
                 return wait.timers
             case wait:
@@ -240,7 +252,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
                 | ChildWait(wait_id=step_id)
             ) if step_id:
                 return step_id
-            case HeldWait():
+            case HeldWait() | TurnWait():
                 return ""
             case _:
                 return next(iter(self.timers), "")

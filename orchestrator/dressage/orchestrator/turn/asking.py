@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.state import (
     SleepWait,
     State,
     TaskWait,
+    TurnWait,
     UserWait,
 )
 from dressage.orchestrator.fold.times import rfc3339
@@ -429,13 +430,15 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
             case UserWait() as wait:
                 waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}"] += 1
             case HeldWait():
-                waits["being resumed, with what came meanwhile"] += 1
+                waits["going on with what has come, which it may not yet"] += 1
             case ChildWait(detached=True) as wait:
                 waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
             case ChildWait() as wait:
                 waits[f"run {wait.run_id} of workflow {wait.workflow}"] += 1
             case GatherWait(limit=limit) as wait if limit:
                 waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
+            case TurnWait():
+                waits["its turn to interrupt"] += 1
             case GatherWait() | None:
                 # What it waits for are its branches, which wait themselves.
                 pass

@@ -12,6 +12,7 @@ from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
 from dressage.flow.compiler.hoisting import hoist_arguments
+from dressage.flow.compiler.interrupts import emit_interruptible, is_interruptible
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.compiler.people import assign_args, assign_of, user_task_of
 from dressage.flow.compiler.publishes import given_to, is_publish
@@ -76,6 +77,8 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
         args = child_args(context, call, child)
         context.use_child(call, child.workflow)
         context.graph.emit(ChildNode, node, target=target, **child.fields(args))
+    elif is_interruptible(context, call):
+        emit_interruptible(context, node, call, target)
     elif (until := until_of(context, call)) is not None:
         emit_gather(context, node, call, target, until)
     else:

@@ -18,6 +18,7 @@ from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_of, wait_options
+from dressage.flow.interrupts import interruptible
 from dressage.protocol.expressions import Expr, Name, TupleOfExpr
 from dressage.protocol.spec import (
     ChildNode,
@@ -78,7 +79,7 @@ def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str |
     graph, after = context.graph, Label()
     each: Each | None = None
     if items is None:
-        branches = [_Branch(context, each_call, name) for each_call in call.args]
+        branches = [CalledBranch(context, each_call, name) for each_call in call.args]
     else:
         branch, each = _each_of(context, items, call)
         branches = [branch]
@@ -101,7 +102,7 @@ def _items_of(call: ast.Call) -> ast.ListComp | ast.GeneratorExp | None:
 
 def _each_of(
     context: Context, items: ast.ListComp | ast.GeneratorExp, call: ast.Call
-) -> tuple[_Branch, Each]:
+) -> tuple[CalledBranch, Each]:
     """The branch that there is for each item, and what it is given of the item."""
     awaits = next((each for each in ast.walk(items) if isinstance(each, ast.Await)), None)
     if awaits is not None:
@@ -109,14 +110,14 @@ def _each_of(
         raise context.refusal(
             awaits, "the branches of a gather begin together, behind all that is awaited", advice
         )
-    made: list[_Branch] = []
+    made: list[CalledBranch] = []
 
     def given(inner: Scope) -> Expr:
         around, names = context.scope, context.names
         assert isinstance(inner, FlowScope)
         context.scope, context.names = inner, inner.names
         try:
-            made.append(_Branch(context, items.elt, ast.unparse(call.func)))
+            made.append(CalledBranch(context, items.elt, ast.unparse(call.func)))
         finally:
             context.scope, context.names = around, names
         return TupleOfExpr(tuple(made[0].draft.args.values()))
@@ -176,7 +177,7 @@ def _limit(context: Context, node: ast.expr) -> Expr:
     return written
 
 
-class _Branch:
+class CalledBranch:
     """One branch: the call that it is, and what it is given."""
 
     def __init__(self, context: Context, node: ast.expr, of: str) -> None:
@@ -191,6 +192,9 @@ class _Branch:
             raise context.refusal(node, what, f"write `{of}({written}, ...)`")
         if (until := until_of(context, node)) is not None:
             what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
+            raise context.refusal(node, what, "await it in an async function, and make that a branch")
+        if context.names.object(node.func) is interruptible:
+            what = f"{ast.unparse(node.func)}() is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
         self.context = context
         self.call = node

@@ -491,7 +491,9 @@ def _given(
             item = Index(node.each.items, constant(0))
             yield from ((name, Index(item, constant(place))) for place, name in enumerate(node.each.names))
         held = [Name(each) for each in results.get(node.target or "", ())]
-        if node.target and node.until != "all" and held:
+        if node.target and node.until == "interrupted":
+            yield node.target, held[-1]
+        elif node.target and node.until != "all" and held:
             # Whichever of them it is.
             either: Expr = held[-1]
             for other in held[:-1]:

@@ -38,6 +38,7 @@ from dressage.protocol.spec import (
     TaskDef,
     TaskNode,
     TaskTimes,
+    TurnNode,
     UserTaskNode,
     effective_times,
 )
@@ -116,7 +117,7 @@ class Paths:
                 yield node.next, frozenset({node.target}) if node.target else nothing
             case AssignNode():
                 yield node.next, frozenset({node.target})
-            case SleepNode() | PublishNode() | SleepUntilNode() | ConditionNode():
+            case SleepNode() | PublishNode() | SleepUntilNode() | ConditionNode() | TurnNode():
                 yield node.next, nothing
             case BranchNode():
                 yield node.then, set_when(node.test, True)
@@ -160,7 +161,7 @@ class Paths:
                 raised |= ({TIMEOUT_ERROR} if node.timeout is not None else set[str]()) | _CANCELLED
                 if isinstance(node, EventNode) and node.key is not None:
                     raised.add(_ERRORS)
-            case SleepNode():
+            case SleepNode() | TurnNode():
                 raised |= _CANCELLED
             case PublishNode():
                 raised.add(_ERRORS)
@@ -169,7 +170,7 @@ class Paths:
                 raised |= {_ERRORS} | _CANCELLED
             case GatherNode():
                 raised |= {GROUP_ERROR} | _CANCELLED
-                if node.until == "completed":
+                if node.until in ("completed", "interrupted"):
                     raised |= {
                         _FAILURES,
                         _ERRORS,

@@ -24,7 +24,8 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
         raise context.refusal(
             function,
             f"an event cannot do {function.attr}() here",
-            f"write `{ast.unparse(function.value)}.wait()`",
+            f"write `{ast.unparse(function.value)}.wait()`"
+            + (", or give this to `interruptible()`" if function.attr == "interrupts" else ""),
         )
     return found
 
@@ -53,7 +54,7 @@ def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for each in call.keywords:
         if each.arg == "key":
-            _check_written_key(context, each.value)
+            check_written_key(context, each.value)
             options["key"] = context.translate(each.value)
     timeout = written_timeout(context, call.keywords)
     if timeout is not None:
@@ -61,7 +62,7 @@ def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
     return options
 
 
-def _check_written_key(context: Context, node: ast.expr) -> None:
+def check_written_key(context: Context, node: ast.expr) -> None:
     """Refuses a constant that is no correlation key."""
     if not isinstance(node, ast.Constant):
         return

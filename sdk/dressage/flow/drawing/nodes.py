@@ -26,6 +26,7 @@ from dressage.protocol.spec import (
     SleepUntilNode,
     TaskNode,
     TaskTimes,
+    TurnNode,
     UserTaskNode,
     WorkflowSpec,
     effective_retry,
@@ -180,6 +181,7 @@ _OF_BRANCHES: Final = {
     "all": "gather",
     "completed": "first_completed",
     "successful": "first_successful",
+    "interrupted": "interruptible",
 }
 
 
@@ -215,7 +217,8 @@ def _next(
     | ConditionNode
     | EventNode
     | ChildNode
-    | UserTaskNode,
+    | UserTaskNode
+    | TurnNode,
 ) -> tuple[Way, ...]:
     return (Way(node.next),)
 
@@ -242,5 +245,8 @@ NODES: Final[dict[type[Node], Drawn]] = {
     RaiseNode: Drawn(_raise, _ends, "end"),
     ReturnNode: Drawn(_return, _ends, "end"),
     GatherNode: Drawn(_gather, _branches, "fork"),
+    TurnNode: Drawn(
+        lambda _, node: "interrupt" if node.begins else "go on behind the interrupt", _next, "step"
+    ),
 }
 """Every kind of node. A new one gets its entry here."""

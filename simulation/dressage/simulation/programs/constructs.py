@@ -492,6 +492,42 @@ def mover(program: Program, depth: int) -> None:
         program.write(depth, program.pick(f"view.due = {moment}", "view.due += timedelta(milliseconds=60)"))
 
 
+@construct()
+def interrupted(program: Program, depth: int) -> None:
+    """What events interrupt. Not in functions: several branches could wait for one at a time."""
+    if program.in_function:
+        call(program, depth)
+        return
+    number = program.integer()
+    bodies = [
+        ("a", f"number({number})"),
+        ("s", f"word({number}, y={program.string()})"),
+        ("", _sleep(program)),
+        ("b", f"sleeper({number})"),
+        *((program.pick("a", "b"), f"{each}({number})") for each in [*program.functions, *program.functions]),
+    ]
+    if not program.sure:
+        bodies += [("b", f"{each}({number})") for each in ("racer", "opener", "mover")]
+    target, body = program.random.choice(bodies)
+    handlers = ["ringer"] if program.sure else ["ringer", "ringer", "number", "word"]
+    names = ["rung", "chimed"][: program.random.randint(1, 2)]
+    rings = ", ".join(f"{name}.interrupts({program.random.choice(handlers)})" for name in names)
+    line = f"await interruptible({body}, {rings})"
+    program.write(depth, f"{target} = {line}" if target and program.random.random() < 0.7 else line)
+
+
+@viewer
+def ringer(program: Program, depth: int) -> None:
+    """What an event does to what it interrupts: in a sure program nothing that it would notice."""
+    if program.sure:
+        program.write(depth, f"await {_sleep(program)}")
+        return
+    program.write(depth, f"a = await number({program.integer()})")
+    moment = program.moments.format(program.integer())
+    program.write(depth, program.pick(f"view.gate = {program.integer()}", f"view.due = {moment}", "b = a"))
+    program.block(depth, program.random.randint(0, 1))
+
+
 class _Racer(NamedTuple):
     """A branch of a race, and the variable for its result."""
 

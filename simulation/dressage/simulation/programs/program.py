@@ -25,7 +25,7 @@ from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, TaskTimeout, WorkflowFailure
 from dressage.flow import UserTask, UserTaskCancelled
-from dressage.flow import first_completed, first_successful, gather, publish
+from dressage.flow import first_completed, first_successful, gather, interruptible, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
 BEGAN = datetime.fromtimestamp({began_s}, timezone.utc)
@@ -33,6 +33,8 @@ BEGAN = datetime.fromtimestamp({began_s}, timezone.utc)
 told = Event("told", of=int)
 filed = Event("filed", of=int)
 never = Event("never")
+rung = Event("rung", of=int)
+chimed = Event("chimed", of=int)
 
 class Declined(WorkflowFailure):
     n: int
@@ -88,6 +90,9 @@ TASKS: Final = tuple(signature.partition("(")[0] for signature in _SIGNATURES)
 
 TOLD: Final = "told"
 """The external event that comes as often as a program waits for it, with an integer; the event `never` never does."""
+
+RINGS: Final = ("rung", "chimed")
+"""The external events that interrupt what programs do, with an integer."""
 
 FILED: Final = "filed"
 """The external event that programs wait for at the correlation keys `k0` to `k2`; the key alone says what it brings."""

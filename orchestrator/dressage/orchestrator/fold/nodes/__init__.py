@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.nodes import (
     sleep,
     sleep_until,
     task,
+    turn,
     user_task,
 )
 from dressage.orchestrator.fold.state import RunThread
@@ -36,6 +37,7 @@ from dressage.protocol.spec import (
     SleepNode,
     SleepUntilNode,
     TaskNode,
+    TurnNode,
     UserTaskNode,
 )
 
@@ -55,6 +57,7 @@ ENTER: dict[type[Node], Act] = {
     RaiseNode: raising.enter,
     ReturnNode: returning.enter,
     GatherNode: gather.enter,
+    TurnNode: turn.enter,
 }
 
 LOOK: dict[type[Node], Act] = {ConditionNode: condition.look, SleepUntilNode: sleep_until.look}

@@ -62,7 +62,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         said = AwaitEvent(state.run_id, wait_id, state.seen.get(token, 0))
         advance.effects.append(SendCommand(token, said))
     until = rfc3339(due_ms) if timer_id else ""
-    advance.emit(EventAwaited(thread.node, node.event, until, timer_id, key))
+    advance.emit(EventAwaited(thread.node, node.event, until, timer_id, key, thread.id))
 
 
 def _key(value: object) -> str:

@@ -23,19 +23,21 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         _enter_each(advance, thread, ready, node, node.each)
         return
     # All of it before the first branch starts: what fails here fails at the gather, and leaves no branch behind.
-    given = [
-        {
+    places = range(len(node.branches))
+    written = [*places[-1:], *places[:-1]] if node.until == "interrupted" else places
+    given = {
+        place: {
             name: advance.admitted(name, advance.evaluate(ready, branch_argument(place, name)))
-            for name in branch.args
+            for name in node.branches[place].args
         }
-        for place, branch in enumerate(node.branches)
-    ]
+        for place in written
+    }
     if not node.branches:
         _nothing(advance, thread, node)
         return
     thread.wait = GatherWait(thread.node, len(node.branches))
-    for place, (branch, values) in enumerate(zip(node.branches, given, strict=True)):
-        advance.branches.start(thread, place, branch, values)
+    for place, branch in enumerate(node.branches):
+        advance.branches.start(thread, place, branch, given[place])
 
 
 def _enter_each(advance: Advance, thread: RunThread, ready: ReadyNode, node: GatherNode, each: Each) -> None:

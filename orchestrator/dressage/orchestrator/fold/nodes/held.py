@@ -23,7 +23,9 @@ def release(advance: Advance, thread: RunThread, wait: HeldWait) -> None:
     """Raises `LimitExceeded`."""
     thread = advance.threads.own(thread)
     advance.turn_to(thread)
-    if wait.again is not None:
+    if wait.begins:
+        advance.go_on(thread, wait.node)
+    elif wait.again is not None:
         task.try_again(advance, thread, wait.again, wait.delay_ms)
     elif wait.failure is not None:
         advance.fail(thread, wait.failure, wait.node)
