@@ -101,7 +101,10 @@ async def test_what_comes_to_a_stopped_run_counts_when_it_goes_on(sharded: Engin
 
         await until(completed, "the result is told")
         view = await handle.state()
-        assert (view.status, view.waiting_for) == ("running", "being resumed, with what came meanwhile")
+        assert (view.status, view.waiting_for) == (
+            "running",
+            "going on with what has come, which it may not yet",
+        )
         assert "event-received" not in await kinds(client, "a")
         await handle.resume()
         assert await handle.result(5) == "charged a, 70"

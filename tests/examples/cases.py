@@ -25,6 +25,7 @@ import document_signing.workflow as documents  # noqa: E402
 import long_import.workflow as catalogue  # noqa: E402
 import onboarding.workflow as colleagues  # noqa: E402
 import order_approval.workflow as approvals  # noqa: E402
+import order_changes.workflow as changes  # noqa: E402
 import patient_checkout.workflow as patience  # noqa: E402
 import product_reviews.workflow as reviews  # noqa: E402
 import sign_up.workflow as customers  # noqa: E402
@@ -404,6 +405,39 @@ BUYING: Final = {
 }
 
 
+# -- order changes -----------------------------------------------------------------------------------
+def changed(*coming: tuple[Event[Any], Any], **others: Any) -> Case:
+    order = changes.Order("o-1", "lamp", Decimal(20), changes.Address("High St 1", "Ulm"))
+    return case(changes.deliver, changes.app, order, coming=coming, **others)
+
+
+_MOVED = (changes.address_changed, changes.Address("Main St 5", "Bonn"))
+_AGAIN = (changes.address_changed, changes.Address("Main St 6", "Bonn"))
+_CANCELLED = (changes.order_cancelled, "found it cheaper")
+
+CHANGES: Final = {
+    "changes: none": Way(changed(), "High St 1, Ulm", "SHIPPED", "charge hand-over"),
+    "changes: another address": Way(
+        changed(_MOVED, plain=False),
+        "Main St 5, Bonn",
+        "SHIPPED",
+        "charge confirm-address hand-over",
+    ),
+    "changes: two addresses": Way(
+        changed(_MOVED, _AGAIN, plain=False),
+        "Main St 6, Bonn",
+        "SHIPPED",
+        "charge confirm-address confirm-address hand-over",
+    ),
+    "changes: cancelled": Way(
+        changed(_MOVED, _CANCELLED, plain=False),
+        "order-cancelled",
+        "CANCELLED",
+        "charge confirm-address refund",
+    ),
+}
+
+
 # -- patient checkout ------------------------------------------------------------------------------
 def patient(item: str, card: str, *coming: tuple[Event[Any], Any], **others: Any) -> Case:
     order = patience.Order("o-1", item, Decimal("20.00"), card)
@@ -606,6 +640,7 @@ WAYS: Final[dict[str, Way]] = {
     **SUPPORT,
     **SIGNING,
     **BUYING,
+    **CHANGES,
     **PATIENT,
     **APPROVALS,
     **TRIAGE,

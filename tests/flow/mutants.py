@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import msgspec
+from msgspec import structs
+
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import encode_stored
 from dressage.flow.compiler import assignments, hoisting, loops, matches, sagas, statements, tries
@@ -21,7 +24,7 @@ from dressage.flow.compiler.graph import Graph, ScopeDraft
 from dressage.orchestrator.fold import advance, branches
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, publish
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, publish, turn
 from dressage.orchestrator.fold.state import ChildWait, GatherWait, RunThread
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Binary, Call, Compare, Comparison
@@ -250,6 +253,34 @@ def failed_undo_forgotten() -> Iterator[None]:
 @mutant("a gather raises the first failure of several", first=49)
 def first_failure_only() -> Iterator[None]:
     with mock.patch.object(branches, "group_of", lambda failures, text: group_of(failures[:1], text)):
+        yield
+
+
+@mutant("an event does not pause what it interrupts", first=0)
+def no_pause() -> Iterator[None]:
+    with mock.patch.object(Advance, "paused", return_value=False):
+        yield
+
+
+@mutant("of several handlers the last has its turn first", first=0)
+def last_turn_first() -> Iterator[None]:
+    following = turn._next
+
+    def last(advance: Any, parent: Any, wait: Any) -> None:
+        following(advance, parent, structs.replace(wait, turns=wait.turns[::-1]))
+
+    with mock.patch.object(turn, "_next", last):
+        yield
+
+
+@mutant("what comes while an event interrupts is lost", first=0)
+def interrupted_is_lost() -> Iterator[None]:
+    hold = Advance.hold
+
+    def without_values(self: Any, thread: Any, what: Any) -> None:
+        hold(self, thread, structs.replace(what, value=msgspec.UNSET))
+
+    with mock.patch.object(Advance, "hold", without_values):
         yield
 
 

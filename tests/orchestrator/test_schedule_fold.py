@@ -15,7 +15,7 @@ from dressage.flow import workflow
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.effects import CancelTimer, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.schedule import DONE_KEPT, fold_schedule
+from dressage.orchestrator.fold.schedule import DONE_KEPT, UNKNOWN_MS, fold_schedule
 from dressage.orchestrator.fold.state import (
     SCHEDULE_FORMAT,
     OpenFire,
@@ -214,6 +214,9 @@ def test_one_that_fires_once_and_is_set_again_does_not_fire_again() -> None:
     assert (world.timers, len(world.known.open)) == ({}, 1)
     world.end()
     assert (world.known.open, world.outcomes) == ([], ["completed"])
+    world.now = BEGAN + 2 * 24 * 60 * MINUTE
+    world.make(timing=Timing(at="2027-01-15T09:00:00Z"), run_id="order 7", overlap="allow")
+    assert (world.timers, len(world.runs)) == ({}, 1)
 
 
 @pytest.mark.parametrize(
@@ -406,6 +409,15 @@ def test_a_backfill_may_have_a_policy_of_its_own_and_queues_nothing_twice() -> N
     assert [each.moment_ms for each in world.known.queued] == [BEGAN + n * MINUTE for n in (2, 3, 4)]
     world.fold(FireSchedule("c", BEGAN, BEGAN + 5 * MINUTE, "allow"))
     assert len(world.runs) == 2
+    world.fold(PauseSchedule("r", paused=False))
+    for count in (2, 3, 4, 5):
+        world.end()
+        assert len(world.runs) == count
+    while world.open:
+        world.end()
+    before = len(world.events)
+    world.fold(FireSchedule("d", BEGAN, BEGAN + 5 * MINUTE))
+    assert len(world.events) == before  # There were runs for all of them.
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
@@ -434,8 +446,12 @@ def test_a_schedule_whose_zone_this_host_does_not_know_can_be_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World().make(timing=Timing(cron=("0 * * * *",), zone="Europe/Berlin"))
-    calendar.calendar_of.cache_clear()
     monkeypatch.setattr(calendar, "_zones", frozenset[str])
+    (timer_id,), due = world.timers, min(world.timers.values())
+    del world.timers[timer_id]
+    world.now = due
+    assert world.fold(TimerFired(timer_id)).code is None
+    assert (world.runs, list(world.timers.values())) == ({}, [due + UNKNOWN_MS])
     assert world.fold(DeleteSchedule("d")).code is None
     assert world.timers == {}
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -18,14 +18,17 @@ from dressage.flow import (
     Saga,
     TaskTimeout,
     UserTask,
+    WorkflowFailure,
     first_completed,
     gather,
     sleep,
+    sleep_until,
     wait_until,
     workflow,
 )
-from dressage.orchestrator.fold.pausing import RELEASED_AT_A_TIME, STOPPING_KEPT
-from dressage.protocol.commands import REASON_BYTES_MAX, ResumeRun, StopRun
+from dressage.orchestrator.fold.pausing import STOPPING_KEPT
+from dressage.orchestrator.fold.state import encode_state
+from dressage.protocol.commands import REASON_BYTES_MAX, CancelRun, ResumeRun, StopRun
 from dressage.protocol.errors import Refused
 from dressage.testing import Run, WorkflowTest
 
@@ -47,6 +50,7 @@ look = UserTask("look", form=Verdict)
 @dataclass
 class Progress:
     ready: bool = False
+    when: datetime = datetime(2030, 1, 1, 1, tzinfo=UTC)
     tidied: bool = False
 
 
@@ -78,7 +82,7 @@ def test_an_attempt_that_is_on_its_way_counts_when_the_run_goes_on() -> None:
     test.task(step).takes(MINUTE)
     run = test.start(1).stop("the shop is closed").finish()
     assert (run.status, run.stopped, len(run.calls)) == ("running", True, 1)
-    assert run.waiting_for == "being resumed, with what came meanwhile"
+    assert run.waiting_for == "going on with what has come, which it may not yet"
     assert run.events[-1].kind == "task-completed"
     assert run.resume().finish().result == 3
     told = [event for event in run.events if event.kind in ("run-stopped", "run-resumed")]
@@ -122,7 +126,7 @@ def test_an_attempt_whose_backoff_is_over_before_the_run_is_stopped_is_kept_with
     test = WorkflowTest(in_a_hurry, app)
     test.task(hurried).raises(OSError("down")).takes(timedelta(seconds=1))
     run = test.start(1).stop().advance(HOUR)
-    assert run.waiting_for == "being resumed, with what came meanwhile"
+    assert run.waiting_for == "going on with what has come, which it may not yet"
     assert kinds(run, "task-failed") == ["task-failed", "task-failed"]
     assert run.resume().result.startswith("late: task hurried was not done in 1800 s (attempt 1)")
 
@@ -290,10 +294,200 @@ def test_a_condition_that_holds_meanwhile_is_looked_at_when_its_thread_goes_on()
     assert run.resume(thread=1).result == "ready set"
 
 
-def test_a_condition_whose_time_is_over_meanwhile_did_not_hold() -> None:
-    run = WorkflowTest(watched).start(1).stop(thread=1).advance(2 * HOUR).resume(thread=1)
+def test_a_condition_that_holds_when_its_time_is_over_has_held_in_time() -> None:
+    run = WorkflowTest(watched).start(1).stop(thread=1).advance(2 * HOUR)
+    assert kinds(run, "condition-met", "condition-timed-out") == ["condition-met"]
+    assert run.resume(thread=1).result == "ready set"
+
+
+def test_a_condition_that_does_not_hold_in_time_has_not_when_its_thread_goes_on() -> None:
+    run = WorkflowTest(watched).start(1).stop().advance(2 * HOUR).resume()
     assert run.failure is not None
     assert run.failure.kind == "group"
+
+
+@workflow
+async def moved(number: int) -> float:
+    view = Progress()
+
+    async def sleeper() -> float:
+        await sleep_until(lambda: view.when)
+        return 1.0
+
+    async def mover() -> None:
+        await sleep(MINUTE)
+        view.when = view.when + timedelta(days=1)
+
+    first, _ = await gather(sleeper(), mover())
+    return first
+
+
+def test_a_moment_that_was_moved_meanwhile_counts() -> None:
+    run = WorkflowTest(moved).start(1).stop(thread=1).advance(5 * HOUR)
+    assert kinds(run, "sleep-moved", "sleep-ended") == ["sleep-ended", "sleep-moved"]
+    run.resume(thread=1).finish()
+    assert run.elapsed == timedelta(hours=25)
+
+
+# -- what goes on ends others ----------------------------------------------------------------------------
+class Bad(WorkflowFailure):
+    pass
+
+
+@app.task
+def fails(number: int) -> int:
+    raise Bad("no")
+
+
+@workflow
+async def decided(number: int) -> str:
+    async def first() -> int:
+        return await fails(number)
+
+    async def second() -> int:
+        try:
+            await sleep(MINUTE)
+            await sleep(HOUR)
+        finally:
+            await sleep(MINUTE)
+        return 1
+
+    try:
+        await first_completed(first(), second())
+    except Bad:
+        return "bad"
+    return "good"
+
+
+def test_who_goes_on_may_decide_a_race_that_another_one_goes_on_in() -> None:
+    test = WorkflowTest(decided, app)
+    test.task(fails).fails(Bad).takes(MINUTE)
+    run = test.start(1).stop().advance(2 * MINUTE).resume()
+    assert run.finish().result == "bad"
+
+
+@workflow
+async def undone_in_a_finally(number: int) -> int:
+    try:
+        async with Saga() as saga:
+            saga.undo(step, number)
+            await fails(number)
+    finally:
+        await sleep(MINUTE)
+    return number
+
+
+def test_a_stopped_run_whose_undo_is_kept_is_cancelled() -> None:
+    test = WorkflowTest(undone_in_a_finally, app)
+    test.task(step).takes(MINUTE)
+    run = test.start(1).stop().advance(HOUR)
+    assert run.waiting_for.startswith("going on")
+    assert run.cancel().finish().status == "cancelled"
+
+
+@workflow
+async def decides_around(number: int) -> int:
+    async def inner() -> int:
+        async def p() -> int:
+            async def x() -> int:
+                return 1
+
+            await gather(x())
+            await sleep(HOUR)
+            return 1
+
+        async def y() -> int:
+            async def z() -> int:
+                raise Bad("no")
+
+            await gather(z())
+            return 1
+
+        won, _ = await first_completed(p(), y())
+        return won
+
+    async def other() -> int:
+        await sleep(MINUTE)
+        return 2
+
+    try:
+        await gather(inner(), other())
+    except* Bad:
+        pass
+    return number
+
+
+def test_a_loser_that_is_cancelled_as_it_begins_to_wait_ends_all_around_it() -> None:
+    assert WorkflowTest(decides_around).run(3).result == 3
+
+
+@workflow
+async def child_of_a_loser(number: int) -> int:
+    async def loses() -> int:
+        try:
+            await sleep(HOUR)
+        finally:
+            await gather(two_steps(1), two_steps(2))
+        return 1
+
+    async def wins() -> int:
+        await sleep(MINUTE)
+        return 2
+
+    _, won = await first_completed(loses(), wins())
+    return won
+
+
+def test_child_runs_that_a_cancel_does_not_reach_go_on() -> None:
+    test = WorkflowTest(child_of_a_loser, app)
+    test.task(step).takes(HOUR)
+    run = test.start(1).advance(2 * MINUTE).stop().advance(MINUTE)
+    assert [child.stopped for child in run.children] == [True, True]
+    run.cancel().finish()
+    assert run.status == "cancelled"
+    assert [child.status for child in run.children] == ["completed", "completed"]
+
+
+@workflow
+async def retried_undo(number: int) -> int:
+    async def loses() -> int:
+        async with Saga() as saga:
+            saga.undo(step, number)
+            await sleep(HOUR)
+        return 1
+
+    async def wins() -> int:
+        await sleep(MINUTE)
+        return 2
+
+    _, won = await first_completed(loses(), wins())
+    return won
+
+
+def test_no_attempt_is_made_of_what_is_stopped() -> None:
+    test = WorkflowTest(retried_undo, app)
+    test.task(step).raises(OSError("down")).takes(MINUTE)
+    run = test.start(1).advance(MINUTE).stop(thread=1).advance(HOUR)
+    assert len(run.calls) == 1
+    run.cancel().finish()
+    assert len(run.calls) == 3  # The cancel lets it go on.
+
+
+@workflow
+async def busy(number: int) -> int:
+    async def one(each: int) -> int:
+        await sleep(timedelta(seconds=each + 1))
+        count = 0
+        while count < 1_000:
+            count += 1
+        return count
+
+    return sum(await gather(*(one(each) for each in range(number))))
+
+
+def test_each_that_goes_on_has_the_work_of_a_command_of_its_own() -> None:
+    assert WorkflowTest(busy).run(12).result == 12_000
+    assert WorkflowTest(busy).start(12).stop().advance(HOUR).resume().finish().result == 12_000
 
 
 @workflow
@@ -305,8 +499,8 @@ async def wide(number: int) -> int:
     return sum(await gather(*(one(each) for each in range(number))))
 
 
-def test_many_threads_go_on_some_at_a_time() -> None:
-    count = 2 * RELEASED_AT_A_TIME + 3
+def test_many_threads_go_on_one_after_the_other() -> None:
+    count = 35
     run = WorkflowTest(wide, app).start(count).stop().finish()
     assert run.waiting_for.startswith("branches, of which 0 of ")
     before = len(run.events)
@@ -431,6 +625,34 @@ def test_a_child_run_that_goes_on_beside_is_stopped_and_ends_with_its_parent() -
     assert run.children[0].stopped
     run.resume().advance(timedelta(0))
     assert (run.status, run.children[0].status) == ("completed", "cancelled")
+
+
+def test_a_repeated_cancel_does_not_lift_a_stop() -> None:
+    test = WorkflowTest(tidying, app)
+    test.task(step).takes(HOUR)
+    run = test.start(1)
+    command = CancelRun("once")
+    run._fold(command)
+    run.stop()
+    run._fold(command)
+    assert run.stopped
+    run._fold(CancelRun("again"))
+    assert not run.stopped
+
+
+def test_reasons_have_room_or_are_refused() -> None:
+    run = WorkflowTest(wide, app).start(100)
+    codes: list[str] = []
+    for number in range(1, 101):
+        try:
+            run.stop("\x01" * REASON_BYTES_MAX, thread=number)
+        except Refused as refused:
+            codes.append(refused.code if "has no room for it" in refused.message else "?")
+    assert set(codes) == {"REASON_TOO_LONG"}
+    assert len(encode_state(run._known)) < 1_000_000
+    for number in range(1, 101):
+        run.resume(thread=number)
+    assert run.finish().status == "completed"
 
 
 # -- repeats and refusals ------------------------------------------------------------------------------

@@ -255,7 +255,9 @@ SELECT
     nullif(f.run_id, '') AS run_id, f.late_ms, e.time AS ended_at, f.by_hand
 FROM (
     SELECT * FROM schedule_events WHERE kind = 'schedule-fired'
-    QUALIFY row_number() OVER (PARTITION BY schedule, moment, by_hand ORDER BY stream_seq DESC) = 1
+    QUALIFY row_number() OVER (
+        PARTITION BY schedule, moment, by_hand ORDER BY (run_id <> '') DESC, stream_seq DESC
+    ) = 1
 ) f
 ASOF LEFT JOIN (
     SELECT * FROM schedule_events WHERE kind = 'schedule-run-ended'

@@ -121,8 +121,8 @@ def set_(
         raise click.UsageError("one moment has neither a begin nor an end: leave out --begins and --until")
     if zone != "UTC" and not cron:
         raise click.UsageError("--zone is for cron expressions: leave it out")
-    if every is not None and math.isnan(every):
-        raise click.UsageError("--every is a number of seconds, not nan")
+    if any(map(math.isnan, (every or 0.0, jitter, catch_up))):
+        raise click.UsageError("--every, --jitter and --catch-up are numbers of seconds, not nan")
     when: When
     if at is not None:
         when = At(at)

@@ -40,8 +40,6 @@ MOMENT_CHARS_MAX: Final = 64
 _TWICE_MAX: Final = 4_000
 """A cron expression has no more moments in an hour, which is what may come twice."""
 
-_CALENDARS_KEPT: Final = 4_096
-
 EVERY_S_MAX: Final = 100 * 366 * 86_400.0
 CATCH_UP_S_MAX: Final = 10 * 366 * 86_400.0
 
@@ -131,12 +129,6 @@ class Calendar:
             ) from error
 
 
-@lru_cache(_CALENDARS_KEPT)
-def calendar_of(timing: Timing, made_ms: int) -> Calendar:
-    """The same calendar for the same timing. Raises `BadInput` (SCHEDULE_INVALID)."""
-    return Calendar(timing, made_ms)
-
-
 def check_schedule(spec: ScheduleSpec, made_ms: int) -> Calendar:
     """The calendar of a schedule. Raises `BadInput` (SCHEDULE_INVALID)."""
     if not 0 <= spec.jitter_s <= JITTER_S_MAX:
@@ -147,7 +139,7 @@ def check_schedule(spec: ScheduleSpec, made_ms: int) -> Calendar:
         raise _wrong(f"the time to catch up is 0 to {CATCH_UP_S_MAX:.0f} seconds, not {spec.catch_up_s:g}")
     if spec.run_id and not spec.timing.at:
         raise _wrong("a schedule that fires more than once gives each run an id of its own: leave run_id out")
-    return calendar_of(spec.timing, made_ms)
+    return Calendar(spec.timing, made_ms)
 
 
 def due_ms(name: str, spec: ScheduleSpec, moment_ms: int) -> int:

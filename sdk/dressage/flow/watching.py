@@ -244,7 +244,8 @@ class _Branch(Coroutine[Any, Any, R]):
     def __init__(self, steps: Coroutine[Any, Any, R]) -> None:
         self._steps = steps
         self._thrown: tuple[Any, ...] = ()
-        """What it is told while it is held: who cancels it for good ends the hold before."""
+        """What it waited for has failed with while it is held: who cancels it ends the hold before, and what came to it
+        is of no more interest."""
 
     def send(self, value: Any, /) -> Any:
         for hold in _holds.get():
@@ -261,8 +262,9 @@ class _Branch(Coroutine[Any, Any, R]):
     def throw(self, *error: Any) -> Any:
         for hold in _holds.get():
             if hold.held:
-                self._thrown = error
+                self._thrown = self._thrown or error
                 return hold.wait()
+        self._thrown = ()
         try:
             return self._steps.throw(*error)
         finally:

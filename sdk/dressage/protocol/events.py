@@ -245,7 +245,8 @@ class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind event-awaited: there is no unclaimed event, or, with a `key`, whether there is one is asked there.
 
-    With a timeout the wait ends at `until`, by timer `timer_id`. `thread` is the branch that waits; 0 is the run itself.
+    With a timeout the wait ends at `until`, by timer `timer_id`. `thread` is the branch that waits; 0 is the run
+    itself.
     """
 
     node: int

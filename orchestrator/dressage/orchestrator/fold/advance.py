@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
 import msgspec
@@ -40,7 +39,7 @@ from dressage.orchestrator.fold.state import (
     UserWait,
     Wait,
 )
-from dressage.orchestrator.fold.threads import Threads
+from dressage.orchestrator.fold.threads import Ready, Threads
 from dressage.orchestrator.fold.watches import Watches
 from dressage.protocol.commands import (
     CancelRun,
@@ -96,9 +95,7 @@ class Advance:
         self.root.left = WORK_MAX
         self.first_event = state.events
         self.threads = Threads(state)
-        self.ready = deque[RunThread]()
-        """The threads that can go on, in their order."""
-
+        self.ready = Ready()
         self.branches = Branches(self)
         self.watches = Watches(self)
         self.moving: RunThread | None = None
@@ -114,7 +111,7 @@ class Advance:
     def begin(self, thread: RunThread) -> None:
         """A new thread, which moves when those before it have."""
         self.threads.add(thread)
-        self.ready.append(thread)
+        self.ready.add(thread)
 
     def forget(self, thread: RunThread) -> None:
         """A thread has ended."""
@@ -122,6 +119,7 @@ class Advance:
         if self.state.stops:
             self.state.stops = [stop for stop in self.state.stops if stop.thread != thread.id]
         self._scopes.pop(thread.id, None)
+        self.ready.discard(thread)
         thread.node = ENDED
 
     def _scope_of(self, thread: RunThread) -> Scope:
@@ -138,13 +136,6 @@ class Advance:
         assert found is not None, "a branch outlives its gather"
         return found
 
-    def next_thread(self) -> RunThread | None:
-        """The next one that can go on, or else the next one that waits and is to look at variables that were set.
-
-        Raises `LimitExceeded`.
-        """
-        return self.ready.popleft() if self.ready else self.watches.next()
-
     def thread(self, number: int) -> RunThread:
         """The thread with this id, as this fold may change it."""
         return self.threads.own(self._parent(number))
@@ -157,7 +148,7 @@ class Advance:
         thread = self.threads.own(thread)
         thread.node, thread.wait = node, None
         if thread is not self.moving:
-            self.ready.append(thread)
+            self.ready.add(thread)
         self.turn_to(thread)
 
     def go_on_with(self, thread: RunThread, waited: int, node: int, target: str | None, value: Any) -> None:
@@ -327,7 +318,7 @@ class Advance:
         variables = stored_bytes(state.variables) + of_threads
         if variables > definition.limits.variables_bytes:
             raise variables_too_large(variables, definition.limits)
-        if not definition.state_fits or len(state.threads) > 1:
+        if not definition.state_fits or len(state.threads) > 1 or state.stops:
             limit_state(variables + len(state.input) + rest + len(output) + events_bytes(state))
 
     def pay(self) -> None:
@@ -448,8 +439,9 @@ class Advance:
         """
         self.state.reason, self.state.cancelling = reason, True
         self.emit(RunCancelling(reason))
-        pausing.lift(self, cancels=True)
+        stopped = pausing.lift(self)
         self.branches.cancel_all()
+        pausing.resume_children(self, stopped)
         pausing.go_on(self)
 
     def cancel_run(self, reason: str) -> None:

@@ -169,7 +169,7 @@ class Branches:
             return
         if thread.id in self.unbegun:
             self.unbegun.remove(thread.id)
-            self.advance.ready.remove(thread)
+            self.advance.ready.discard(thread)
             self.end(thread, CANCELLED)
             return
         thread.cancel = "asked"
@@ -201,8 +201,8 @@ class Branches:
             self.end(thread, CANCELLED)
             return
         if isinstance(node, TaskNode) and node.undoes:
-            if isinstance(wait, HeldWait):
-                self.advance.ready.append(thread)
+            if isinstance(wait, HeldWait) and not self.advance.paused(thread):
+                self.advance.ready.add(thread)
             return  # The end of the undoing raises it.
         begun = self._take_back(thread, wait)
         if begun and isinstance(wait, ChildWait):
@@ -231,7 +231,7 @@ class Branches:
     def _let_go(self) -> None:
         """What was interrupted, and was cancelled before, goes on tidying up."""
         if self.advance.definition.interruptible and not self.advance.state.finished:
-            pausing.go_on(self.advance)
+            pausing.go_on(self.advance, pausing.INTERRUPTED_AT_A_TIME)
 
     def _take_back(self, thread: RunThread, wait: Leaf) -> bool:
         """What this very fold asked for is not asked for; whether it was."""

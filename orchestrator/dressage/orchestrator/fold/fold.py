@@ -27,12 +27,10 @@ from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import (
     STATE_FORMAT,
-    ConditionWait,
     HeldWait,
     Mailbox,
     RunState,
     RunThread,
-    SleepWait,
     State,
 )
 from dressage.protocol.commands import (
@@ -328,10 +326,13 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
         )
     if command.schedule and command.schedule != state.schedule:
         raise RefuseCommand("RESULT_STALE", f"run {state.run_id!r} was started by somebody else: it goes on")
+    if pausing.is_done(state, command):
+        return Outcome(state, existing=True)
     if state.status == "cancelled" or (state.cancelling and not (command.at_once or state.stops)):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     check_reason(command.reason)
+    pausing.remember(advance.state, command)
     # Beside its begin something has to be told of what is tidied up.
     untold = state.events + 2 > advance.definition.limits.history_events
     if command.at_once or untold or not advance.definition.tidies:
@@ -339,7 +340,8 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
         return _finish(advance, command.actor)
     try:
         if state.cancelling:
-            pausing.lift(advance)  # It tidied up when somebody stopped it.
+            # It tidied up when somebody stopped it.
+            pausing.resume_children(advance, pausing.lift(advance))
             pausing.go_on(advance)
         else:
             advance.cancel(command.reason)
@@ -367,21 +369,14 @@ def _finish(advance: Advance, actor: str) -> Outcome:
     while not advance.state.finished:
         thread = None
         try:
-            thread = advance.next_thread()
-            if thread is None:
+            thread = advance.ready.take()
+            if thread is not None:
+                _go_on_with(advance, thread)
+                continue
+            thread = advance.watches.next()
+            if thread is None or thread.wait is None:
                 break
-            match thread.wait:
-                case None if thread.node >= 0 and advance.paused(thread):
-                    pausing.hold_back(advance, thread)
-                case None:
-                    _move(advance, thread)
-                case HeldWait() as wait:
-                    if not advance.paused(thread):
-                        held.release(advance, thread, wait)
-                case ConditionWait() | SleepWait() as wait:
-                    _look(advance, thread, wait.node)
-                case _:
-                    pass  # It was to go on, and was cancelled before that.
+            _look(advance, thread, thread.wait.node)
         except LimitExceeded as error:
             # A branch that has ended stands nowhere: then it was its gather that could not go on.
             stands = thread is not None and thread.node >= 0
@@ -401,6 +396,19 @@ def _finish(advance: Advance, actor: str) -> Outcome:
         actor=actor,
         threads=advance.threads.changed,
     )
+
+
+def _go_on_with(advance: Advance, thread: RunThread) -> None:
+    """Raises `LimitExceeded`."""
+    match thread.wait:
+        case None if advance.paused(thread):
+            pausing.hold_back(advance, thread)
+        case None:
+            _move(advance, thread)
+        case HeldWait() as wait if not advance.paused(thread):
+            held.release(advance, thread, wait)
+        case _:
+            pass  # It was to go on, and has been interrupted since.
 
 
 def _move(advance: Advance, thread: RunThread) -> None:
@@ -434,7 +442,8 @@ def _move(advance: Advance, thread: RunThread) -> None:
             advance.steps += granted
         if thread.cancel == "asked" and thread.wait is not None and not state.finished:
             advance.branches.raise_cancelled(thread)
-            advance.turn_to(thread)
+            if thread.node >= 0:
+                advance.turn_to(thread)
     advance.moving = None
 
 

@@ -203,11 +203,13 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
 
 
 def events_bytes(state: RunState) -> int:
-    """What external events take in the state, those that wait to be claimed, and marks of all; and open child runs."""
+    """What external events take in the state, those that wait to be claimed, and marks of all; and open child runs, and
+    who has stopped what."""
     kept = sum(len(_to_json(each)) for each in state.unclaimed)
     seen = sum(map(len, state.seen)) + SEEN_BYTES * len(state.seen)
     children = sum(CHILD_BYTES + len(_to_json(each.run_id)) for each in state.children)
-    return kept + seen + POSTED_BYTES * len(state.posted) + children
+    stops = sum(len(_to_json(each)) for each in state.stops) + POSTED_BYTES * len(state.stopping)
+    return kept + seen + POSTED_BYTES * len(state.posted) + children + stops
 
 
 def kept_bytes(kept: list[KeyedEvent] | list[KeyedWait]) -> int:

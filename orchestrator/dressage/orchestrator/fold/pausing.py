@@ -6,34 +6,53 @@ task that fails is tried again all the same; here it is not before it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.frame import OPERATION_WORK
 from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.marks import mark_of
 from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
-from dressage.orchestrator.fold.state import ChildWait, HeldWait, RunState, RunThread, Stop
-from dressage.protocol.commands import GoOn, Parent, ResumeRun, StoppedBy, StopRun
+from dressage.orchestrator.fold.state import (
+    ChildWait,
+    ConditionWait,
+    HeldWait,
+    RunState,
+    RunThread,
+    SleepWait,
+    Stop,
+)
+from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, StoppedBy, StopRun
 from dressage.protocol.events import RunResumed, RunStopped
 from dressage.protocol.names import run_token
 
 if TYPE_CHECKING:
     from dressage.orchestrator.fold.advance import Advance
 
-RELEASED_AT_A_TIME: Final = 16
-"""So many run threads go on with one command: each may have as much to do as after a command of its own."""
+INTERRUPTED_AT_A_TIME: Final = 16
+"""So many run threads go on with the command by which an interrupt has ended. Of what was stopped it is one with each
+command: each may have as much to do as after a command of its own."""
 
 STOPPING_KEPT: Final = 16
 """Commands of people of which is remembered that they came: each is repeated for seconds."""
+
+ROOM_BYTES: Final = 64 * 1024
+"""So many bytes of a state are left when somebody has stopped it."""
 
 THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-def is_done(state: RunState, command: StopRun | ResumeRun) -> bool:
+def is_done(state: RunState, command: StopRun | ResumeRun | CancelRun) -> bool:
     """Whether somebody said just this before."""
     return command.parent is None and _mark(command) in state.stopping
+
+
+def remember(state: RunState, command: StopRun | ResumeRun | CancelRun) -> None:
+    """Somebody has said this. (What a parent says comes once.)"""
+    if command.parent is None:
+        state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
 
 
 def is_child(state: RunState, parent: Parent) -> bool:
@@ -57,6 +76,12 @@ def stop(advance: Advance, command: StopRun) -> None:
         )
     before = _stopped_children(advance)
     state.stops.append(Stop(by, state.time_ms, command.thread, command.reason, command.actor))
+    try:
+        advance.check_sizes(bytes(ROOM_BYTES))
+    except LimitExceeded as error:
+        raise RefuseCommand(
+            "REASON_TOO_LONG", f"run {state.run_id!r} has no room for it: {error.message}"
+        ) from error
     _tell(advance, RunStopped(by, command.thread, command.reason))
     for wait_id, run_id in _stopped_children(advance).items():
         if wait_id not in before:
@@ -71,24 +96,54 @@ def resume(advance: Advance, command: ResumeRun) -> None:
     left = [each for each in state.stops if (each.thread, each.by) != (command.thread, by)]
     if len(left) == len(state.stops):
         return
-    _leave(advance, left, command.actor)
     _tell(advance, RunResumed(by, command.thread))
+    before, paused = _stopped_children(advance), watchers(advance)
+    state.stops = left
+    still = _stopped_children(advance)
+    free = {wait_id: run_id for wait_id, run_id in before.items() if wait_id not in still}
+    resume_children(advance, free, command.actor)
+    advance.watches.look_again(paused)
     go_on(advance)
 
 
-def lift(advance: Advance, *, cancels: bool = False) -> None:
-    """Nothing of the run is stopped any more; what was kept is still to go on. One that `cancels` its threads then
-    cancels the child runs that these wait for, which are not to go on before."""
-    if not advance.state.stops:
-        return
-    for each in advance.state.stops:
+def lift(advance: Advance) -> Mapping[str, str]:
+    """Nothing of the run is stopped any more; what was kept is still to go on, and so are these child runs, by the
+    waits that have started them."""
+    state, stopped = advance.state, _stopped_children(advance)
+    for each in state.stops:
         _tell(advance, RunResumed(each.by, each.thread))
-    ending = {
-        thread.wait.wait_id
-        for thread in advance.state.threads
-        if cancels and isinstance(thread.wait, ChildWait) and not thread.cancel
+    paused, state.stops = watchers(advance), []
+    advance.watches.look_again(paused)
+    return stopped
+
+
+def resume_children(advance: Advance, children: Mapping[str, str], actor: str = "") -> None:
+    """Lets these child runs go on, as far as they were not cancelled meanwhile."""
+    cancelled = {
+        effect.command.parent.wait_id
+        for effect in advance.effects
+        if isinstance(effect, SendCommand)
+        and isinstance(effect.command, CancelRun)
+        and effect.command.parent is not None
     }
-    _leave(advance, [], advance.state.actor, ending)
+    for wait_id, run_id in children.items():
+        if wait_id not in cancelled:
+            told = ResumeRun(
+                wait_id, actor or advance.state.actor, parent=Parent(advance.state.run_id, wait_id)
+            )
+            advance.effects.append(SendCommand(run_token(run_id), told))
+
+
+def watchers(advance: Advance) -> list[int]:
+    """The run threads that are paused, and look at variables when they are not."""
+    state = advance.state
+    if not (state.stops or advance.definition.interruptible):
+        return []
+    return [
+        thread.id
+        for thread in state.threads
+        if isinstance(thread.wait, ConditionWait | SleepWait) and thread.wait.begun and advance.paused(thread)
+    ]
 
 
 def hold_back(advance: Advance, thread: RunThread) -> None:
@@ -97,8 +152,9 @@ def hold_back(advance: Advance, thread: RunThread) -> None:
     advance.hold(thread, HeldWait(thread.node, advance.stamp.seq, begins=True))
 
 
-def go_on(advance: Advance) -> None:
-    """Lets run threads go on that were stopped: first those that something came to first."""
+def go_on(advance: Advance, at_a_time: int = 1) -> None:
+    """Lets run threads go on that were held: first those that something came to first, and others with another
+    command."""
     state = advance.state
     advance.scope.spend(OPERATION_WORK * len(state.threads))
     held = sorted(
@@ -106,18 +162,16 @@ def go_on(advance: Advance) -> None:
         for thread in state.threads
         if isinstance(thread.wait, HeldWait) and not advance.paused(thread)
     )
-    ready = {thread.id for thread in advance.ready}
-    advance.ready += [
-        advance.thread(number) for _, number in held[:RELEASED_AT_A_TIME] if number not in ready
-    ]
-    if len(held) > RELEASED_AT_A_TIME:
+    for _, number in held[:at_a_time]:
+        advance.ready.add(advance.thread(number))
+    if len(held) > at_a_time:
         advance.effects.append(SendCommand(run_token(state.run_id), GoOn()))
 
 
 def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
     """Who wants it; somebody's command is remembered. Raises `RefuseCommand`."""
     if command.parent is None:
-        state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
+        remember(state, command)
         return "somebody"
     if not is_child(state, command.parent):
         raise RefuseCommand(
@@ -127,20 +181,8 @@ def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
     return "parent"
 
 
-def _mark(command: StopRun | ResumeRun) -> str:
-    return mark_of(f"stop {command.command_id}")
-
-
-def _leave(advance: Advance, stops: list[Stop], actor: str, ending: Collection[str] = ()) -> None:
-    """Only these stops are left. Child runs that are `ending` are told so by others."""
-    state, before = advance.state, _stopped_children(advance)
-    state.stops = stops
-    still = _stopped_children(advance)
-    for wait_id, run_id in before.items():
-        if wait_id not in still and wait_id not in ending:
-            told = ResumeRun(wait_id, actor, parent=Parent(state.run_id, wait_id))
-            advance.effects.append(SendCommand(run_token(run_id), told))
-    advance.watches.look_again()
+def _mark(command: StopRun | ResumeRun | CancelRun) -> str:
+    return mark_of(f"{'cancel' if isinstance(command, CancelRun) else 'stop'} {command.command_id}")
 
 
 def _stopped_children(advance: Advance) -> dict[str, str]:

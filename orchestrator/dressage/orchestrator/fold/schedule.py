@@ -52,6 +52,9 @@ from dressage.protocol.schedules import (
     Overlap,
 )
 
+UNKNOWN_MS = 60_000
+"""After so long a schedule is looked at again of whose zone this host knows nothing."""
+
 DONE_KEPT = 100
 """Commands of people whose ids a schedule remembers, the last ones; each is repeated for seconds."""
 
@@ -128,22 +131,18 @@ def _set(
             change.after.fires, change.after.queued, change.after.open = [], [], []
             change.after.fired = change.after.skipped = change.after.missed = 0
     after = change.after
-    # What is due, or was to be while nobody served it, still fires where the timing is the same.
-    pending = (
-        old is not None
-        and old.timer_id
-        and (old.spec.timing, old.spec.jitter_s) == (spec.timing, spec.jitter_s)
-    )
+    same = old is not None and (old.spec.timing, old.spec.jitter_s) == (spec.timing, spec.jitter_s)
     after.spec, after.made_ms, after.changed_ms, after.actor = spec, made_ms, time_ms, command.actor
     after.done = [*after.done, command.command_id][-DONE_KEPT:]
-    if pending:
+    if same and after.timer_id:
+        # What is due, or was to be while nobody served it, still fires.
         change.arm(after.next_ms)
-    elif spec.timing.at:
+    elif spec.timing.at and not same:
         change.arm_once()
-    else:
+    elif not spec.timing.at:
         change.arm(change.calendar.after(time_ms))
     change.emit(ScheduleSet(name, spec, change.next))
-    change.let_go()
+    change.take_policy()
     return change.outcome(command.actor)
 
 
@@ -192,11 +191,14 @@ class _Change:
         self._first = before.events
         self._latest = latest
         self._cancelled: set[str] = set()
+        self._calendar: Calendar | None = None
 
     @property
     def calendar(self) -> Calendar:
-        """Only for what needs it: that of a zone which only a newer host knows is none here."""
-        return check_schedule(self.after.spec, self.after.made_ms)
+        """Only for what needs it: that of a zone which only a newer host knows is none here. Raises `BadInput`."""
+        if self._calendar is None:
+            self._calendar = check_schedule(self.after.spec, self.after.made_ms)
+        return self._calendar
 
     @property
     def next(self) -> str:
@@ -258,7 +260,7 @@ class _Change:
         )
         self.arm(None if fired else moment)
 
-    def arm(self, moment_ms: int | None) -> None:
+    def arm(self, moment_ms: int | None, not_before_ms: int = 0) -> None:
         """Sets the timer for a moment, in place of the one before."""
         after = self.after
         if after.timer_id:
@@ -267,7 +269,7 @@ class _Change:
         if moment_ms is None or after.paused or after.deleted:
             return
         after.next_ms, after.timer_id = moment_ms, f"0-0-{after.seq}"
-        due = max(due_ms(after.name, after.spec, moment_ms), after.time_ms)
+        due = max(due_ms(after.name, after.spec, moment_ms), after.time_ms, not_before_ms)
         self.effects.append(SetTimer(after.timer_id, due, TimerFired(after.timer_id)))
 
     def _fire_due(self) -> None:
@@ -278,7 +280,12 @@ class _Change:
             # Only where somebody else has sent it, or where what it was set for was found with other rules of zones.
             self.arm(moment)
             return
-        calendar = self.calendar
+        try:
+            calendar = self.calendar
+        except BadInput:
+            # Another host may know its zone, or this one when it is as new.
+            self.arm(moment, not_before_ms=after.time_ms + UNKNOWN_MS)
+            return
         late: list[int] = []
         while moment is not None and due_ms(after.name, after.spec, moment) <= after.time_ms:
             late.append(moment)
@@ -366,14 +373,24 @@ class _Change:
         else:
             after.fires = [*after.fires, fire][-FIRES_KEPT:]
 
-    def let_go(self) -> None:
-        """Those that wait are started as far as they may be."""
+    def take_policy(self) -> None:
+        """What waits is skipped, or started, as the schedule says by now."""
         after = self.after
         if after.spec.overlap == "skip":
             self._skip_queued()
-        while after.queued and not after.paused and (not after.open or after.spec.overlap == "allow"):
-            waiting = after.queued.pop(0)
-            self._start(waiting.moment_ms, by_hand=waiting.by_hand)
+        while after.queued and not after.paused and after.spec.overlap == "allow":
+            self._start_queued()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The next one that waits is started, if it may be: behind the end of a run where all may run side by side."""
+        after = self.after
+        if after.queued and not after.paused and (not after.open or after.spec.overlap == "allow"):
+            self._start_queued()
+
+    def _start_queued(self) -> None:
+        waiting = self.after.queued.pop(0)
+        self._start(waiting.moment_ms, by_hand=waiting.by_hand)
 
     def _skip_queued(self) -> None:
         waiting, self.after.queued = self.after.queued, []
@@ -393,7 +410,7 @@ class _Change:
             for each in after.fires
         ]
         self.emit(ScheduleRunEnded(after.name, run.run_id, command.status, command.code))
-        self.let_go()
+        self._let_go()
 
     # -- by hand -----------------------------------------------------------------------------------
     def _pause(self, command: PauseSchedule) -> None:
@@ -404,7 +421,7 @@ class _Change:
         after.paused, after.reason = command.paused, command.reason if command.paused else ""
         self.arm(None if command.paused else self.calendar.after(after.time_ms))
         self.emit(SchedulePaused(after.name, command.paused, command.reason, self.next))
-        self.let_go()
+        self._let_go()
 
     def _by_hand(self, command: FireSchedule) -> None:
         after = self.after
@@ -422,8 +439,10 @@ class _Change:
                     "moments, all that are made up for at a time (limit backfill): do it in parts",
                 )
             moments.append(moment)
-        waiting = {each.moment_ms for each in after.queued if not each.by_hand}
+        known = {each.moment_ms for each in after.queued if not each.by_hand}
+        ran = [each for each in after.fires if each.run_id and each.outcome != "refused"]
+        known |= {each.moment_ms for each in ran if not each.by_hand}
         open_now = {each.command_id for each in after.open}
         for moment in moments:
-            if moment not in waiting and self._command_id(moment) not in open_now:
+            if moment not in known and self._command_id(moment) not in open_now:
                 self._fire(moment, overlap=command.overlap)

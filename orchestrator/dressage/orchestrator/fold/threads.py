@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from operator import attrgetter
 from typing import Final
 
@@ -94,6 +95,36 @@ class Threads:
 
     def _place(self, number: int) -> int:
         return bisect_left(self._all, number, key=_ID)
+
+
+class Ready:
+    """The run threads that can go on, in their order, each of them once."""
+
+    def __init__(self) -> None:
+        self._threads = deque[RunThread]()
+        self._ids: set[int] = set()
+
+    def add(self, thread: RunThread) -> None:
+        if thread.id not in self._ids:
+            self._ids.add(thread.id)
+            self._threads.append(thread)
+
+    def take(self) -> RunThread | None:
+        """The next one."""
+        if not self._threads:
+            return None
+        thread = self._threads.popleft()
+        self._ids.discard(thread.id)
+        return thread
+
+    def discard(self, thread: RunThread) -> None:
+        if thread.id in self._ids:
+            self._ids.discard(thread.id)
+            self._threads = deque(each for each in self._threads if each.id != thread.id)
+
+    def clear(self) -> None:
+        self._threads.clear()
+        self._ids.clear()
 
 
 def _bytes(thread: RunThread | None) -> tuple[int, int]:

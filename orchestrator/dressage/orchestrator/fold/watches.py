@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from dressage.expressions.frame import OPERATION_WORK
@@ -35,9 +36,11 @@ class Watches:
         if self._threads is not None:
             self._threads[_begun(thread.wait)] = thread.id
 
-    def look_again(self) -> None:
-        """All of them are to look: what was stopped has not when variables changed."""
-        self._due = sorted(self._found(), reverse=True)
+    def look_again(self, paused: Collection[int]) -> None:
+        """These threads were paused, and have not looked when variables changed: now they are to."""
+        due = {begun for begun, number in self._found().items() if number in paused} if paused else set[int]()
+        if due:
+            self._due = sorted(due.union(self._due), reverse=True)
 
     def next(self) -> RunThread | None:
         """The next thread that is to look, while all of them wait. Raises `LimitExceeded`."""

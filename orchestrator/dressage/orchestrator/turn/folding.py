@@ -406,7 +406,10 @@ class Folder:
         command that is folded again may find another one."""
         if not isinstance(state, Schedule) or state.spec.version:
             return 0
-        return await self._definitions.latest(state.spec.workflow)
+        try:
+            return await self._definitions.latest(state.spec.workflow)
+        except msgspec.MsgspecError:
+            return 0  # Whatever stands there: no such version can be started, as the schedule is told.
 
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {

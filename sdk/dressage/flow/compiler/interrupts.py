@@ -111,5 +111,5 @@ class _Listener:
             graph.emit(TurnNode, self.call, begins=False)
             graph.jump(again)
         binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
-        own = dict.fromkeys([*([self.key] if self.key else []), *graph.targets(first), *binds])
+        own: dict[str, None] = dict.fromkeys([*self.draft.args, *graph.targets(first), *binds])
         self.draft.variables = tuple(own)

@@ -477,7 +477,9 @@ def rearmed(program: Program, depth: int) -> None:
 def sleeper(program: Program, depth: int) -> None:
     if program.random.random() < 0.3:
         call(program, depth)
-    later = "" if program.random.random() < 0.5 else f" + {program.naps.format(program.integer())}"
+    # What fails where it is looked at again is left out where no branch is looked at by itself.
+    more = program.naps.format("7" if program.sure else program.integer())
+    later = "" if program.random.random() < 0.5 else f" + {more}"
     program.write(depth, f"await sleep_until(lambda: view.due{later})")
     if not program.sure:
         call(program, depth)
@@ -509,7 +511,7 @@ def interrupted(program: Program, depth: int) -> None:
     if not program.sure:
         bodies += [("b", f"{each}({number})") for each in ("racer", "opener", "mover")]
     target, body = program.random.choice(bodies)
-    handlers = ["ringer"] if program.sure else ["ringer", "ringer", "number", "word"]
+    handlers = ["quiet"] if program.sure else ["ringer", "ringer", "number", "word"]
     names = ["rung", "chimed"][: program.random.randint(1, 2)]
     rings = ", ".join(f"{name}.interrupts({program.random.choice(handlers)})" for name in names)
     line = f"await interruptible({body}, {rings})"
@@ -518,10 +520,7 @@ def interrupted(program: Program, depth: int) -> None:
 
 @viewer
 def ringer(program: Program, depth: int) -> None:
-    """What an event does to what it interrupts: in a sure program nothing that it would notice."""
-    if program.sure:
-        program.write(depth, f"await {_sleep(program)}")
-        return
+    """What an event does that interrupts."""
     program.write(depth, f"a = await number({program.integer()})")
     moment = program.moments.format(program.integer())
     program.write(depth, program.pick(f"view.gate = {program.integer()}", f"view.due = {moment}", "b = a"))

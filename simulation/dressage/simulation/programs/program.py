@@ -218,6 +218,9 @@ class Program:
         nested = self._function("part", 1) + self._function("piece", 1)
         nested += self._racer("loser", ends=False) + ("" if self.sure else self._racer("racer", ends=True))
         nested += "".join(self._of_the_view(name, write) for name, write in VIEWERS.items())
+        if self.sure:
+            # An event that interrupts does nothing that would be noticed.
+            nested += f"    async def quiet(x: int) -> None:\n        await sleep({self.naps.format('3')})\n"
         self.write(1, "a, b, s = 3, x, 't'")
         self.write(1, "view = View()" if self.random.random() < 0.7 else "view, t = View(), await word(x)")
         self.write(1, "t = 'u'")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dressage.expressions.errors import error_family
+from dressage.expressions.errors import ExpressionFailed, error_family
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.limits import failure_of
 from dressage.orchestrator.fold.nodes.sleep import due_ms_of
 from dressage.orchestrator.fold.state import ConditionWait, RunThread
 from dressage.orchestrator.fold.times import rfc3339
@@ -50,7 +51,17 @@ def on_timeout(advance: Advance, thread: RunThread, wait: ConditionWait) -> None
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, ConditionNode)
     advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
+    thread = advance.threads.own(thread)
     advance.turn_to(thread)
+    if advance.paused(thread):
+        # It has not looked since it was; whether it holds in time is what counts.
+        ready = advance.definition.nodes[wait.node]
+        try:
+            look(advance, thread, ready)
+        except ExpressionFailed as error:
+            advance.fail(thread, failure_of(error, node.line), wait.node)
+        if thread.wait is not wait:
+            return
     advance.emit(ConditionTimedOut(wait.node, node.text, wait.timer_id))
     what = f"condition {node.text}" if node.text else f"the condition of line {node.line}"
     waited = (wait.until_ms - wait.since_ms) / 1000

@@ -11,6 +11,7 @@ from dressage.expressions.errors import ExpressionFailed
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import SetTimer
+from dressage.orchestrator.fold.limits import failure_of
 from dressage.orchestrator.fold.nodes.sleep import ending, limit_length
 from dressage.orchestrator.fold.state import RunThread, SleepWait
 from dressage.orchestrator.fold.times import rfc3339
@@ -55,6 +56,22 @@ def look(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     thread.wait = structs.replace(wait, timer_id=timer_id, until_ms=until)
     advance.effects.append(SetTimer(timer_id, until, TimerFired(timer_id)))
     advance.emit(SleepMoved(wait.node, wait.timer_id, rfc3339(until), timer_id))
+
+
+def is_moved(advance: Advance, thread: RunThread, wait: SleepWait) -> bool:
+    """Whether a thread that is paused, and whose time has come, is to sleep for longer by now, or cannot say."""
+    ready = advance.definition.nodes[wait.node]
+    if not wait.begun:
+        return False
+    advance.state.time_ms = max(advance.state.time_ms, wait.until_ms)
+    thread = advance.threads.own(thread)
+    advance.turn_to(thread)
+    before = thread.wait
+    try:
+        look(advance, thread, ready)
+    except ExpressionFailed as error:
+        advance.fail(thread, failure_of(error, ready.node.line), wait.node)
+    return thread.wait is not before
 
 
 def moment_ms(advance: Advance, moment: Any, what: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import condition, event, sleep, task, user_task
+from dressage.orchestrator.fold.nodes import condition, event, sleep, sleep_until, task, user_task
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import (
     ConditionWait,
@@ -25,7 +25,8 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
     if thread is not None:
         match thread.wait:
             case SleepWait(timer_id=command.timer_id) as wait:
-                sleep.awake(advance, thread, wait)
+                if not (advance.paused(thread) and sleep_until.is_moved(advance, thread, wait)):
+                    sleep.awake(advance, thread, wait)
                 return
             case ConditionWait(timer_id=command.timer_id) as wait:
                 condition.on_timeout(advance, thread, wait)

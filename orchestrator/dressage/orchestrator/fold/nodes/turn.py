@@ -37,9 +37,10 @@ def _begin(advance: Advance, parent: RunThread, wait: GatherWait, thread: RunThr
 def _next(advance: Advance, parent: RunThread, wait: GatherWait) -> None:
     """The one that has waited longest has its turn, or else what is interrupted goes on."""
     if not wait.turns:
+        paused = pausing.watchers(advance)
         parent.wait = replace(wait, handler=0)
-        pausing.go_on(advance)
-        advance.watches.look_again()
+        pausing.go_on(advance, pausing.INTERRUPTED_AT_A_TIME)
+        advance.watches.look_again(paused)
         return
     following = advance.thread(wait.turns[0])
     waiting = following.wait
