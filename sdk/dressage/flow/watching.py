@@ -32,7 +32,7 @@ class Hold:
     async def of(self, body: Awaitable[R]) -> R:
         """The same, held by this, and so is all that it starts. It has a task of its own."""
         _holds.set((*_holds.get(), self))
-        if self.held:
+        while self.held:
             await self._wait()
         return await body
 
@@ -59,16 +59,20 @@ class Hold:
 
     def end(self) -> None:
         """Nothing is held any more."""
-        self._over = True
-        self._release()
-
-    def _release(self) -> None:
-        self.held = False
+        self._over, self.held = True, False
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if not each.done():
                 each.set_result(None)
-        _moved()
+
+    def _release(self) -> None:
+        """What is held goes on one after the other, each when nobody else can."""
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        loop = asyncio.get_running_loop()
+        watch = _watches.setdefault(loop, _Watch())
+        watch.last += [each for each in waiting if not each.done()]
+        watch.moved(loop)
 
     def wait(self) -> Any:
         """What the step of a task gives that is to wait, as `await` does."""
@@ -184,12 +188,14 @@ class _Watch:
             return
         self._turning = False
         found = next((wait for wait in self.waits if wait.may_go_on()), None)
-        after = next((each for each in self.last if not each.done()), None)
+        self.last = [each for each in self.last if not each.done()]
+        after = self.last[0] if self.last else None
         if found is not None:
             found.wake()
         elif after is not None:
             after.set_result(None)
         else:
+            _leave(self, loop)
             return
         # The next one is looked at when this one, and what follows from it, has come to rest.
         self.moved(loop)
@@ -229,12 +235,13 @@ async def settled() -> None:
     try:
         await turn
     finally:
-        watch.last.remove(turn)
+        if turn in watch.last:
+            watch.last.remove(turn)
         _leave(watch, loop)
 
 
 def _leave(watch: _Watch, loop: asyncio.AbstractEventLoop) -> None:
-    if not watch.waits and not watch.last:
+    if not watch.waits and not watch.last and _watches.get(loop) is watch:
         del _watches[loop]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 import msgspec
@@ -96,6 +97,9 @@ class Advance:
         self.first_event = state.events
         self.threads = Threads(state)
         self.ready = Ready()
+        self.releasing = deque[int]()
+        """The threads that go on with what was kept for them, one after the other, when no other one can."""
+
         self.branches = Branches(self)
         self.watches = Watches(self)
         self.moving: RunThread | None = None
@@ -470,6 +474,7 @@ class Advance:
         self.state.threads = []
         self.state.unclaimed = []
         self.ready.clear()
+        self.releasing.clear()
         if self.state.parent is not None and self.state.parent.told:
             self._tell(self.state.parent)
         self.effects += schedule.tell(self.state.schedule, ScheduledEnded(self.state.command_id, status))

@@ -374,9 +374,14 @@ def _finish(advance: Advance, actor: str) -> Outcome:
                 _go_on_with(advance, thread)
                 continue
             thread = advance.watches.next()
-            if thread is None or thread.wait is None:
+            if thread is not None and thread.wait is not None:
+                _look(advance, thread, thread.wait.node)
+                continue
+            if not advance.releasing:
                 break
-            _look(advance, thread, thread.wait.node)
+            thread = advance.threads.find(advance.releasing.popleft())
+            if thread is not None:
+                _go_on_with(advance, thread)
         except LimitExceeded as error:
             # A branch that has ended stands nowhere: then it was its gather that could not go on.
             stands = thread is not None and thread.node >= 0

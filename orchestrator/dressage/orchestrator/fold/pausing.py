@@ -162,8 +162,8 @@ def go_on(advance: Advance, at_a_time: int = 1) -> None:
         for thread in state.threads
         if isinstance(thread.wait, HeldWait) and not advance.paused(thread)
     )
-    for _, number in held[:at_a_time]:
-        advance.ready.add(advance.thread(number))
+    queued = set(advance.releasing)
+    advance.releasing += [number for _, number in held[:at_a_time] if number not in queued]
     if len(held) > at_a_time:
         advance.effects.append(SendCommand(run_token(state.run_id), GoOn()))
 
