@@ -87,7 +87,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- publishing --------------------------------------------------------------------------------------
-@mutant("any subject will do", first=34)
+@mutant("any subject will do", first=0)
 def any_subject() -> Iterator[None]:
     with mock.patch.object(publish, "wrong_with_subject", return_value=""):
         yield
@@ -100,7 +100,7 @@ def published_as_stored() -> Iterator[None]:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round", first=49)
+@mutant("break goes on with the next round", first=19)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
@@ -129,13 +129,13 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=203)
+@mutant("reversed() goes forward", first=45)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=224)
+@mutant("zip() goes on to the end of the longest", first=70)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -153,7 +153,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=139)
+@mutant("what is returned is computed behind finally", first=101)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
@@ -209,7 +209,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=120)
+@mutant("a sequence pattern takes longer sequences", first=0)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -262,7 +262,7 @@ def no_pause() -> Iterator[None]:
         yield
 
 
-@mutant("what comes while an event interrupts is lost", first=0)
+@mutant("what comes while an event interrupts is lost", first=75)
 def interrupted_is_lost() -> Iterator[None]:
     hold = Advance.hold
 
@@ -301,7 +301,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("what losers fail with while they tidy up is forgotten", first=153)
+@mutant("what losers fail with while they tidy up is forgotten", first=129)
 def failed_tidying_forgotten() -> Iterator[None]:
     end = Branches.end
 
@@ -377,7 +377,7 @@ def walrus_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("the count of the view never changes", first=11)
+@mutant("the count of the view never changes", first=78)
 def view_unchanged() -> Iterator[None]:
     enter = ENTER[AssignNode]
 
@@ -422,7 +422,7 @@ def branches_left() -> Iterator[None]:
         yield
 
 
-@mutant("what a child run fails with is raised as another error")
+@mutant("what a child run fails with is raised as another error", first=60)
 def childs_failure_renamed() -> Iterator[None]:
     def renamed(wait: Any, failure: FailureInfo) -> FailureInfo:
         return FailureInfo(failure.name, failure.message, "task-error", family=child.CHILD_FAMILY)

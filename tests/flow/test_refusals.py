@@ -24,7 +24,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, UserTask, WorkflowFailure, gather
-from dressage.flow import (first_completed, first_successful, publish, sleep, sleep_until, task, wait_until, workflow)
+from dressage.flow import first_completed, first_successful, interruptible, publish
+from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
 class Declined(WorkflowFailure): ...
 class Stolen(Declined): ...
@@ -553,6 +554,31 @@ CASES = {
         "await first_successful(one(1), ‸first=2)",
         "first_successful() takes branches only",
         "write `first_successful(ship(order), bill(order))`",
+    ),
+    "interruptible without interrupts": Case(
+        "await ‸interruptible(one(1))",
+        "interruptible() takes a body, and what interrupts it, one by one",
+        "write `interruptible(ship(order), order_cancelled.interrupts(give_up))`",
+    ),
+    "what cannot interrupt": Case(
+        "await interruptible(one(1), ‸came.wait())",
+        "what interrupts is an event with its handler, seen here",
+        "write `interruptible(ship(order), order_cancelled.interrupts(give_up))`",
+    ),
+    "interrupts without a handler": Case(
+        "await interruptible(one(1), ‸came.interrupts())",
+        "interrupts() takes a handler, and a key by name",
+        "write `came.interrupts(handler)`, or `came.interrupts(handler, key=order.number)`",
+    ),
+    "interrupts by itself": Case(
+        "await ‸came.interrupts(one)",
+        "an event cannot do interrupts() here",
+        "write `came.wait()`, or give this to `interruptible()`",
+    ),
+    "gather of an interruptible": Case(
+        "await gather(‸interruptible(one(1), came.interrupts(one)), one(3))",
+        "interruptible() is no branch by itself",
+        "await it in an async function, and make that a branch",
     ),
     "gather of a race": Case(
         "await gather(‸first_completed(one(1), one(2)), one(3))",
