@@ -98,7 +98,7 @@ def commit_without_cas() -> Iterator[None]:
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=98)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=142)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -431,7 +431,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=365,
+    first=437,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -804,7 +804,7 @@ def progress_not_handed_on() -> Iterator[None]:
         yield
 
 
-@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=150)
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=199)
 def any_timer_of_the_place() -> Iterator[None]:
     original = fold_module.on_timer
 
@@ -1041,7 +1041,7 @@ def begun_in_silence() -> Iterator[None]:
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",
     "nothing-hangs",
-    first=595,
+    first=20,
 )
 def ends_mixed_up() -> Iterator[None]:
     tell = Advance._tell
