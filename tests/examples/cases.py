@@ -23,6 +23,7 @@ import batch_import.workflow as imports  # noqa: E402
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
 import long_import.workflow as catalogue  # noqa: E402
+import monthly_billing.workflow as billing  # noqa: E402
 import onboarding.workflow as colleagues  # noqa: E402
 import order_approval.workflow as approvals  # noqa: E402
 import order_changes.workflow as changes  # noqa: E402
@@ -405,6 +406,27 @@ BUYING: Final = {
 }
 
 
+# -- monthly billing ---------------------------------------------------------------------------------
+def _all_pay(month: str) -> list[billing.Customer]:
+    return [billing.Customer("ada", "4242", "pro"), billing.Customer("bob", "4242", "team")]
+
+
+BILLING: Final = {
+    "billing: one card is declined": Way(
+        case(billing.bill_month, billing.app),
+        "2026-11: 2 of 3 have paid 140",
+        "SOME UNPAID",
+        "month-to-bill customers-of charge charge charge send-invoice send-invoice ask-for-card",
+    ),
+    "billing: all have paid": Way(
+        case(billing.bill_month, billing.app, customers_of=lambda: _all_pay),
+        "2026-11: 2 of 2 have paid 140",
+        "DONE",
+        "month-to-bill customers-of charge charge send-invoice send-invoice",
+    ),
+}
+
+
 # -- order changes -----------------------------------------------------------------------------------
 def changed(*coming: tuple[Event[Any], Any], **others: Any) -> Case:
     order = changes.Order("o-1", "lamp", Decimal(20), changes.Address("High St 1", "Ulm"))
@@ -639,6 +661,7 @@ WAYS: Final[dict[str, Way]] = {
     **SIGN_UP,
     **SUPPORT,
     **SIGNING,
+    **BILLING,
     **BUYING,
     **CHANGES,
     **PATIENT,

@@ -101,7 +101,7 @@ async def test_the_engine_comes_to_the_same(server: str) -> None:
 def test_the_ways_are_those_of_every_example() -> None:
     workflows = {way.case.workflow.spec.module for way in WAYS.values()}
     assert workflows == {f"{path.parent.name}.workflow" for path in FILES}
-    assert len(FILES) == 15
+    assert len(FILES) == 16
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
