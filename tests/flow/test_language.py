@@ -94,6 +94,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "offer_trip",
             "contract",
             "settled",
+            "carry_parcel",
             "judged",
             "send_order",
             "escalate",

@@ -26,7 +26,6 @@ from dressage.simulation.workloads import PROGRAMS, program
 SEEDS = 60
 UNSEEN = {
     "EventExpired": "whether one expires first is chance, and no Python tells; tests/orchestrator has it",
-    "GoOn": "takes 17 run threads of one run that are stopped; tests/testing has it",
     "RunFaulted": "a fold has to fail by a bug of its own; tests/orchestrator has one made for it",
     "EventRefused": "clients post what programs wait for; tests/orchestrator has it",
     "RefuseWait": "takes 1,000 runs that wait at one key; tests/orchestrator has it",

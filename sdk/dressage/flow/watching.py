@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, TypeVar
 
 R = TypeVar("R")
@@ -69,9 +70,15 @@ class Hold:
         """What is held goes on one after the other, each when nobody else can."""
         self.held = False
         waiting, self._waiting = self._waiting, []
+        waiting = [each for each in waiting if not each.done()]
+        if not waiting:
+            _moved()
+            return
         loop = asyncio.get_running_loop()
         watch = _watches.setdefault(loop, _Watch())
-        watch.last += [each for each in waiting if not each.done()]
+        watch.last += waiting
+        for each in waiting:
+            each.add_done_callback(partial(_gone_on, watch, loop))
         watch.moved(loop)
 
     def wait(self) -> Any:
@@ -188,14 +195,12 @@ class _Watch:
             return
         self._turning = False
         found = next((wait for wait in self.waits if wait.may_go_on()), None)
-        self.last = [each for each in self.last if not each.done()]
-        after = self.last[0] if self.last else None
+        after = next((each for each in self.last if not each.done()), None)
         if found is not None:
             found.wake()
         elif after is not None:
             after.set_result(None)
         else:
-            _leave(self, loop)
             return
         # The next one is looked at when this one, and what follows from it, has come to rest.
         self.moved(loop)
@@ -235,9 +240,13 @@ async def settled() -> None:
     try:
         await turn
     finally:
-        if turn in watch.last:
-            watch.last.remove(turn)
+        watch.last.remove(turn)
         _leave(watch, loop)
+
+
+def _gone_on(watch: _Watch, loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
+    watch.last.remove(turn)
+    _leave(watch, loop)
 
 
 def _leave(watch: _Watch, loop: asyncio.AbstractEventLoop) -> None:
