@@ -23,6 +23,7 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli.bench.bare import drive
 from dressage.cli.bench.branches import measure_branches, show_branches
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
+from dressage.cli.bench.idle import measure_idle, show_idle
 from dressage.cli.bench.language import measure_language, show_language
 from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.schedules import measure_schedules, show_schedules
@@ -81,6 +82,13 @@ from dressage.cli.running import run
     "second, if 1 of 100 is more than 1 s late, or any too early.",
 )
 @click.option(
+    "--idle",
+    type=click.IntRange(1),
+    metavar="RUNS",
+    help="Instead: so many runs that wait for an event for a year. Exits with 1 if the orchestrator has more than 600 "
+    "MiB, or if 1 of 100 among them wakes later than 50 ms after its event.",
+)
+@click.option(
     "--language",
     is_flag=True,
     help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
@@ -97,6 +105,7 @@ def bench(
     sleepers: int | None,
     wakes: int | None,
     schedules: int | None,
+    idle: int | None,
     language: bool,
     as_json: bool,
 ) -> None:
@@ -115,6 +124,8 @@ def bench(
         _judged(run(measure_wakes(wakes)), show_wakes, as_json)
     if schedules is not None:
         _judged(run(measure_schedules(schedules)), show_schedules, as_json)
+    if idle is not None:
+        _judged(run(measure_idle(idle)), show_idle, as_json)
     if language:
         _judged(run(measure_language()), show_language, as_json)
     report = run(measure(runs, latency_runs, with_analytics=analytics))

@@ -29,7 +29,7 @@ async def measure_schedules(schedules: int) -> dict[str, Any]:
     """Makes so many schedules for tomorrow, then a tenth as many that are all due in one moment, and reads off, on the
     broker's clock, when they fired, and when their runs were started."""
     due = max(1, schedules // 10)
-    async with started_engine() as (_, orchestrator, client):
+    async with started_engine() as (_, orchestrator, client, _):
         version = (await client.register(nap)).version
         now = datetime.now(UTC)
         began = time.perf_counter()

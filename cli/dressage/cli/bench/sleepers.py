@@ -32,7 +32,7 @@ WINDOW: Final = 500
 
 async def measure_sleepers(runs: int) -> dict[str, Any]:
     """Starts `runs` runs that sleep `SLEEP_S` seconds, all at once, and reads off the output events when they woke."""
-    async with started_engine() as (_, orchestrator, client):
+    async with started_engine() as (_, orchestrator, client, _):
         version = (await client.register(nap)).version
         began = time.perf_counter()
         await asyncio.gather(*(client.start(nap, {"seconds": SLEEP_S}, version=version) for _ in range(runs)))

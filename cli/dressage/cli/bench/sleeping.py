@@ -31,7 +31,7 @@ SHARD: Final = 0
 
 async def measure_sleeping(runs: int) -> dict[str, Any]:
     """Starts `runs` runs that sleep, kills their orchestrator, and takes the shard over with empty memory."""
-    async with started_engine() as (url, orchestrator, client):
+    async with started_engine() as (url, orchestrator, client, _):
         began = time.perf_counter()
         await _put_to_sleep(client, runs)
         await _settled(client)

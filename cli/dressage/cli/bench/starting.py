@@ -20,6 +20,7 @@ class Started(NamedTuple):
     url: str
     orchestrator: Child
     client: Client
+    server_pid: int
 
 
 @asynccontextmanager
@@ -30,7 +31,7 @@ async def started_engine() -> AsyncIterator[Started]:
         async with EmbeddedServer(base / "engine") as server:
             child = Child("orchestrator", dressage("orchestrator", "--server", server.url), base, base)
             async with child as orchestrator, await namespace_client(server.url, orchestrator) as client:
-                yield Started(server.url, orchestrator, client)
+                yield Started(server.url, orchestrator, client, server.pid)
 
 
 async def namespace_client(url: str, orchestrator: Child) -> Client:

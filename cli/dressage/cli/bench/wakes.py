@@ -26,7 +26,7 @@ QUIET_S: Final = 30.0
 
 async def measure_wakes(runs: int) -> dict[str, Any]:
     """Lets `runs` runs wait, each at a key of its own, and posts an event to every key as fast as they are accepted."""
-    async with started_engine() as (_, orchestrator, client):
+    async with started_engine() as (_, orchestrator, client, _):
         version = (await client.register(told_by_key)).version
         began = time.perf_counter()
         await asyncio.gather(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from dressage.flow import App, Event, Limits, Searchable, gather, sleep, workflow
@@ -64,6 +65,15 @@ def order_input(number: int) -> dict[str, Any]:
 
 
 told = Event("bench-told", of=int)
+
+
+rung = Event("bench-rung")
+
+
+@workflow(name="bench-idle")
+async def idle() -> str:
+    await rung.wait(timeout=timedelta(days=365))
+    return "awake"
 
 
 @workflow(name="bench-told-by-key")
