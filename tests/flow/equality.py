@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import heapq
 import math
@@ -165,7 +166,7 @@ class Fakes:
             gathers[0] += 1
             places = [(*path, (gathers[0], place)) for place in range(len(interrupts) + 1)]
             placed = [
-                Interrupt(functools.partial(_at, place, each.wait), each.handler)
+                dataclasses.replace(each, wait=functools.partial(_at, place, each.wait))
                 for place, each in zip(places, interrupts, strict=False)
             ]
             return await function(_branch(places[-1], body), *placed)

@@ -570,6 +570,16 @@ CASES = {
         "interrupts() takes a handler, and a key by name",
         "write `came.interrupts(handler)`, or `came.interrupts(handler, key=order.number)`",
     ),
+    "an event that interrupts twice": Case(
+        "await interruptible(one(1), came.interrupts(one), ‸came.interrupts(one))",
+        "event came interrupts twice",
+        "let one handler do what both of them do",
+    ),
+    "a lambda that interrupts": Case(
+        "await interruptible(one(1), came.interrupts(‸lambda n: one(n)))",
+        "a handler is an async function or a task, by its name",
+        "write `async def handler(...)` above, and `came.interrupts(handler)` here",
+    ),
     "interrupts by itself": Case(
         "await ‸came.interrupts(one)",
         "an event cannot do interrupts() here",

@@ -40,6 +40,7 @@ from dressage.flow import App, Limits, workflow
 from dressage.orchestrator.fold.effects import SetTimer
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.limits import (
+    BRANCH_DEPTH_MAX,
     DETAILS_BYTES_MAX,
     ERROR_NAME_CHARS_MAX,
     FAMILY_NAMES_MAX,
@@ -511,6 +512,24 @@ def test_a_run_has_as_many_run_threads_as_the_limit_and_no_more() -> None:
     assert largest.run is not None
     assert len(largest.run.threads) == RUN_THREADS_MAX
     assert ended(Run(of_branches(249, 249, 249, 249)).start()) == "open-branches"
+
+
+def nested(depth: int) -> WorkflowSpec:
+    """A branch that has a branch, and so on; the last one sleeps."""
+    inner = [GatherNode((Branch(number + 3),), 1) for number in range(depth - 1)]
+    return spec_of(
+        [GatherNode((Branch(2),), 1), ReturnNode(), *inner, SleepNode(expr("100"), 1)],
+    )
+
+
+@pytest.mark.limit("orchestrator.fold.limits.BRANCH_DEPTH_MAX")
+def test_branches_have_branches_down_to_the_limit_and_no_further() -> None:
+    deepest = Run(nested(BRANCH_DEPTH_MAX)).start()
+    assert ended(deepest) == "running"
+    assert deepest.run is not None
+    assert len(deepest.run.threads) == BRANCH_DEPTH_MAX + 1
+    assert ended(Run(nested(BRANCH_DEPTH_MAX + 1)).start()) == "branch-depth"
+    assert ended(Run(spec_of([GatherNode((Branch(0),), 1), ReturnNode()])).start()) == "branch-depth"
 
 
 @pytest.mark.limit("expressions.limits.VALUE_MAX_DEPTH")

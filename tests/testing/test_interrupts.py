@@ -323,6 +323,146 @@ def test_a_deadline_does_not_move(takes: timedelta, comes: str) -> None:
     assert (run.result, run.elapsed) == (comes, 2 * HOUR)
 
 
+@workflow
+async def child_of_body(hours: int) -> str:
+    await sleep(timedelta(hours=hours))
+    return await step("child")
+
+
+@workflow
+async def beside_another(hours: int) -> list[str]:
+    async def body() -> str:
+        return await child_of_body(hours)
+
+    async def follow(city: str) -> None:
+        await sleep(HOUR)
+
+    async def interrupted() -> str:
+        return await interruptible(body(), moved.interrupts(follow))
+
+    async def other() -> str:
+        await sleep(timedelta(hours=hours + 1))
+        return await step("other")
+
+    first, second = await gather(interrupted(), other())
+    return [first, second]
+
+
+def test_a_stop_of_another_thread_stops_no_child_of_what_is_interrupted() -> None:
+    run = WorkflowTest(beside_another, app).start(2).post(moved, "Bonn").advance(MINUTE)
+    other = next(
+        event.data["thread"]
+        for event in run.events
+        if event.kind == "branch-started" and (event.data.get("parent", 0), event.data["branch"]) == (0, 1)
+    )
+    run.stop("look at it", thread=other)
+    assert not run.children[0].stopped
+    run.advance(2 * HOUR).resume(thread=other)
+    assert run.finish().result == ["child", "other"]
+    assert [event.kind for event in run.children[0].events if "stop" in event.kind] == []
+
+
+async def counted(number: int) -> None:
+    once = number + 1
+    twice = once + 1
+    thrice = twice + 1
+    if thrice < 0:
+        await note("never")
+
+
+@workflow
+async def overrun(hours: int) -> int:
+    async def body() -> None:
+        await sleep(timedelta(hours=hours))
+
+    async def follow(city: str) -> None:
+        await sleep(2 * HOUR)
+
+    await interruptible(body(), moved.interrupts(follow), paid.interrupts(counted))
+    return 0
+
+
+def test_events_that_wait_are_not_counted_as_steps_of_one_command() -> None:
+    run = WorkflowTest(overrun, app).start(1).post(moved, "Bonn")
+    for number in range(1_900):
+        run.post(paid, number)
+    assert run.finish().result == 0
+    assert len(kinds(run, "interrupt-ended")) == 1_901
+
+
+@workflow
+async def unheard(key: str) -> list[str]:
+    heard: list[str] = []
+
+    async def body() -> None:
+        await sleep(24 * HOUR)
+
+    async def fails(number: int) -> None:
+        await sleep(HOUR)
+        raise GivenUp("enough")
+
+    async def follow(city: str) -> None:
+        await note(city)
+
+    try:
+        if key:
+            await interruptible(body(), paid.interrupts(fails), moved.interrupts(follow, key=key))
+        else:
+            await interruptible(body(), paid.interrupts(fails), moved.interrupts(follow))
+    except GivenUp:
+        for _ in range(2):
+            city = await moved.wait(key=key) if key else await moved.wait()
+            heard = [*heard, city]
+    return heard
+
+
+@pytest.mark.parametrize("key", ["", "o-1"])
+def test_an_event_that_waits_for_its_turn_when_another_handler_fails_is_not_lost(key: str) -> None:
+    test = WorkflowTest(unheard, app)
+    run = test.start(key).post(paid, 1).advance(MINUTE)
+    for city in ("Bonn", "Kiel"):
+        run = run.post(moved, city, key=key) if key else run.post(moved, city)
+    assert run.finish().result == ["Bonn", "Kiel"]
+    assert run.calls == []
+    assert kinds(run, "event-returned") == ["event-returned"]
+
+
+def test_what_waits_says_that_it_is_interrupted() -> None:
+    run = WorkflowTest(carried, app).start(9).post(moved, "Bonn").advance(MINUTE)
+    assert run.waiting_for.count(", and is interrupted") == 1
+    assert "interrupted" not in run.advance(2 * HOUR).waiting_for
+
+
+def test_the_body_goes_on_until_the_next_event_of_a_key_has_come() -> None:
+    test = WorkflowTest(by_key_or_not, app)
+    test.task(note).takes(MINUTE)
+    run = test.start("o-1").advance(MINUTE)
+    run.post(moved, "Bonn", key="o-1").post(moved, "Kiel", key="o-1").finish()
+    assert calls(run) == ["to Bonn", "Bonn", "to Kiel"]
+    run = test.start("").advance(MINUTE)
+    run.post(moved, "Bonn").post(moved, "Kiel").finish()
+    assert calls(run) == ["to Bonn", "to Kiel", "Kiel"]
+
+
+@workflow
+async def by_key_or_not(key: str) -> str:
+    view = Parcel()
+
+    async def body() -> str:
+        await wait_until(lambda: view.city != "Ulm")
+        await step(view.city)
+        await sleep(HOUR)
+        return view.city
+
+    async def follow(city: str) -> None:
+        await note(f"to {city}")
+        view.city = city
+
+    if key:
+        return await interruptible(body(), moved.interrupts(follow, key=key))
+    return await interruptible(body(), moved.interrupts(follow))
+
+
 # -- plain Python --------------------------------------------------------------------------------------
 @pytest.fixture
 def bells() -> Iterator[asyncio.Queue[str]]:
@@ -370,6 +510,153 @@ async def test_in_plain_python_a_held_body_is_cancelled_with_its_caller(bells: a
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+@pytest.mark.parametrize("key", ["", "o-1"])
+async def test_in_plain_python_the_order_of_turns_is_the_same(key: str) -> None:
+    bells: asyncio.Queue[str] = asyncio.Queue()
+    noted: list[str] = []
+
+    def noting(what: str) -> str:
+        noted.append(what)
+        return what
+
+    def noted_too(what: str) -> None:
+        noting(what)
+
+    with (
+        moved.faked(lambda timeout, key="": bells.get()),
+        note.faked(noted_too),
+        step.faked(noting),
+    ):
+        running = asyncio.ensure_future(by_key_or_not(key))
+        await asyncio.sleep(0.01)
+        bells.put_nowait("Bonn")
+        bells.put_nowait("Kiel")
+        await asyncio.sleep(0.05)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert noted == (["to Bonn", "Bonn", "to Kiel"] if key else ["to Bonn", "to Kiel", "Kiel"])
+
+
+@workflow
+async def plainly_unheard(seconds: float) -> str:
+    async def body() -> None:
+        await sleep(100.0)
+
+    async def fails() -> None:
+        await sleep(seconds)
+        raise GivenUp("enough")
+
+    try:
+        await interruptible(body(), cancelled.interrupts(fails), moved.interrupts(note))
+    except GivenUp:
+        return await moved.wait()
+    return ""
+
+
+async def test_in_plain_python_an_event_without_a_turn_is_not_lost_either() -> None:
+    bells: asyncio.Queue[str] = asyncio.Queue()
+    rung: asyncio.Queue[None] = asyncio.Queue()
+    rung.put_nowait(None)
+    with moved.faked(lambda timeout: bells.get()), cancelled.faked(lambda timeout: rung.get()):
+        running = asyncio.ensure_future(plainly_unheard(0.03))
+        await asyncio.sleep(0.01)
+        bells.put_nowait("Bonn")
+        assert await running == "Bonn"
+
+
+async def test_in_plain_python_what_a_failing_handler_cancels_makes_no_more_step() -> None:
+    noted: list[str] = []
+
+    async def noting(what: str) -> None:
+        noted.append(what)
+        await asyncio.sleep(0.02)
+
+    bells: asyncio.Queue[None] = asyncio.Queue()
+    with note.faked(noting), cancelled.faked(lambda timeout: bells.get()):
+        running = asyncio.ensure_future(two_beside(0.05))
+        await asyncio.sleep(0.01)
+        bells.put_nowait(None)
+        assert await running == "given up"
+    assert noted == ["first 1", "second 1"]
+
+
+@workflow
+async def two_beside(seconds: float) -> str:
+    async def each(name: str) -> None:
+        await note(f"{name} 1")
+        await note(f"{name} 2")
+
+    async def body() -> None:
+        await gather(each("first"), each("second"))
+
+    async def fails() -> None:
+        await sleep(seconds)
+        raise GivenUp("enough")
+
+    try:
+        await interruptible(body(), cancelled.interrupts(fails))
+    except GivenUp:
+        return "given up"
+    return ""
+
+
+@workflow
+async def held_condition(seconds: float) -> str:
+    view = Parcel()
+
+    async def body() -> str:
+        try:
+            await wait_until(lambda: view.city == "Bonn", timeout=seconds)
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    async def follow(city: str) -> None:
+        view.city = city
+        await sleep(2 * seconds)
+        view.city = "Ulm"
+
+    return await interruptible(body(), moved.interrupts(follow))
+
+
+async def test_in_plain_python_a_condition_is_judged_when_its_time_is_over() -> None:
+    assert WorkflowTest(held_condition, app).start(10.0).post(moved, "Bonn").finish().result == "in time"
+    bells: asyncio.Queue[str] = asyncio.Queue()
+    with moved.faked(lambda timeout: bells.get()):
+        running = asyncio.ensure_future(held_condition(0.05))
+        await asyncio.sleep(0.01)
+        bells.put_nowait("Bonn")
+        assert await running == "in time"
+
+
+@workflow
+async def half_done(seconds: float) -> str:
+    async def follow(city: str) -> None:
+        await sleep(3 * seconds)
+
+    return await interruptible(step("x"), moved.interrupts(follow))
+
+
+async def test_in_plain_python_an_attempt_on_its_way_is_executed() -> None:
+    ended: list[float] = []
+
+    async def slow(what: str) -> str:
+        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)
+        ended.append(asyncio.get_running_loop().time())
+        return what
+
+    bells: asyncio.Queue[str] = asyncio.Queue()
+    with moved.faked(lambda timeout: bells.get()), step.faked(slow):
+        running = asyncio.ensure_future(half_done(0.1))
+        await asyncio.sleep(0.01)
+        bells.put_nowait("Bonn")
+        assert await running == "x"
+    # The handler was at it for long when the attempt was done.
+    assert asyncio.get_running_loop().time() - ended[0] > 0.1
 
 
 # -- refusals ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +27,9 @@ Timeout = timedelta | float | None
 Source = Callable[..., Any]
 _sources: dict[str, Source] = {}
 """Process-wide, as the fakes of tasks are."""
+
+_returned: dict[tuple[str, Any], deque[Any]] = {}
+"""What waits took, by event and key, and gave back."""
 
 
 _NO_KEY: Final = object()
@@ -106,6 +110,9 @@ class Event(Generic[T]):
             raise NotImplementedError(
                 f"nothing comes in plain Python: say what does, by `{self.name}.faked(...)`"
             )
+        returned = _returned.get((self.name, key))
+        if returned:
+            return cast("T", returned.popleft())
         payload = source(timeout) if key is _NO_KEY else source(timeout, key)
         return cast("T", await payload if inspect.isawaitable(payload) else payload)
 
@@ -123,7 +130,10 @@ class Event(Generic[T]):
             payload = await self.wait(key=key)
             return () if self.of is NoneType else (payload,)
 
-        return Interrupt(wait, handler)
+        def give_back(given: tuple[Any, ...]) -> None:
+            _returned.setdefault((self.name, key), deque()).append(given[0] if given else None)
+
+        return Interrupt(wait, give_back, handler, keyed=key is not _NO_KEY)
 
     @contextmanager
     def faked(
@@ -136,6 +146,8 @@ class Event(Generic[T]):
         try:
             yield
         finally:
+            for each in [each for each in _returned if each[0] == self.name]:
+                del _returned[each]
             if before is None:
                 del _sources[self.name]
             else:

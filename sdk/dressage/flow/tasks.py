@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, ove
 from dressage.flow.failures import TaskError, TaskTimeout, WorkflowFailure, wire_name
 from dressage.flow.retries import NOTHING_SAID, Said, TaskOptions, said_by
 from dressage.flow.signatures import Signature
-from dressage.flow.watching import branch_of, end_of, free, holding
+from dressage.flow.watching import apart, branch_of, end_of, free, holding
 from dressage.protocol.names import check_name
 from dressage.protocol.spec import TaskDef, effective_times
 
@@ -60,7 +60,7 @@ class Task(Generic[P, R]):
         times = effective_times(self.call.times, self.definition.times)
         limit_s = min((each for each in (times.attempt_s, times.call_s) if each is not None), default=None)
         if limit_s is None:
-            return await self._called(*args, **kwargs)
+            return await apart(self._called(*args, **kwargs))
         try:
             async with within(limit_s) as limit:
                 return await limit.of(self._called(*args, **kwargs))

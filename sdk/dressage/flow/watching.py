@@ -27,7 +27,7 @@ class Hold:
     def __init__(self) -> None:
         self.held = False
         self._over = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[tuple[asyncio.Future[None], bool]] = []
         self._turns: deque[asyncio.Future[None]] = deque()
 
     async def of(self, body: Awaitable[R]) -> R:
@@ -37,7 +37,7 @@ class Hold:
             await self._wait()
         return await body
 
-    async def __aenter__(self) -> None:
+    async def take(self) -> None:
         """Takes the turn, behind those who have waited for it longer."""
         if self._over:
             return
@@ -47,9 +47,9 @@ class Hold:
             await turn
         self.held = True
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Who has failed keeps the turn: nothing goes on before the failure is dealt with."""
-        if kind is not None or self._over:
+    def give(self) -> None:
+        """Gives the turn to the next. Who has failed keeps it: nothing goes on before the failure is dealt with."""
+        if self._over:
             return
         while self._turns:
             turn = self._turns.popleft()
@@ -59,18 +59,19 @@ class Hold:
         self._release()
 
     def end(self) -> None:
-        """Nothing is held any more."""
-        self._over, self.held = True, False
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
+        """Nothing is held any more. What was cancelled while it was held tidies up; the others are about to be
+        cancelled, and those inside of them hear of it some turns of the loop later."""
+        self._over = True
+        for waiting, cancelled in self._waiting:
+            if cancelled and not waiting.done():
+                waiting.set_result(None)
+        self._release()
 
     def _release(self) -> None:
         """What is held goes on one after the other, each when nobody else can."""
         self.held = False
-        waiting, self._waiting = self._waiting, []
-        waiting = [each for each in waiting if not each.done()]
+        waiting = [each for each, _ in self._waiting if not each.done()]
+        self._waiting = []
         if not waiting:
             _moved()
             return
@@ -81,13 +82,13 @@ class Hold:
             each.add_done_callback(partial(_gone_on, watch, loop))
         watch.moved(loop)
 
-    def wait(self) -> Any:
+    def wait(self, *, cancelled: bool) -> Any:
         """What the step of a task gives that is to wait, as `await` does."""
-        return next(self._wait().__await__())
+        return next(self._wait(cancelled=cancelled).__await__())
 
-    def _wait(self) -> asyncio.Future[None]:
+    def _wait(self, *, cancelled: bool = False) -> asyncio.Future[None]:
         waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
+        self._waiting.append((waiting, cancelled))
         return waiting
 
 
@@ -137,8 +138,8 @@ class _Wait:
 
     def __init__(self, test: Callable[[], object]) -> None:
         self.test = test
-        self.late = False
-        """Whether it was held when its time was over: whatever holds by now, it did not in time."""
+        self.judged: Callable[[], bool] | None = None
+        """What its test came to when its time was over, if it was held then: whatever holds by now counts no more."""
 
         self._holds = _holds.get()
         self._woken: asyncio.Future[None] | None = None
@@ -158,7 +159,8 @@ class _Wait:
     def end(self) -> None:
         """Its time is over."""
         self._over = True
-        self.late = _holding(self._holds)
+        if _holding(self._holds):
+            self.judged = _judged(self.test)
         self.wake()
 
     def may_go_on(self) -> bool:
@@ -223,12 +225,25 @@ async def held(test: Callable[[], object], within_s: float | None) -> bool:
         while await wait.change():
             if test():
                 return True
-        return not wait.late and bool(test())
+        return bool(test()) if wait.judged is None else wait.judged()
     finally:
         watch.waits.remove(wait)
         if timer is not None:
             timer.cancel()
         _leave(watch, loop)
+
+
+def _judged(test: Callable[[], object]) -> Callable[[], bool]:
+    """What a test gives now, or raises, for later."""
+    try:
+        found = bool(test())
+    except Exception as error:
+        return partial(_raise, error)
+    return lambda: found
+
+
+def _raise(error: Exception) -> bool:
+    raise error
 
 
 async def settled() -> None:
@@ -259,6 +274,7 @@ class _Branch(Coroutine[Any, Any, R]):
 
     def __init__(self, steps: Coroutine[Any, Any, R]) -> None:
         self._steps = steps
+        self._cancels = 0
         self._thrown: tuple[Any, ...] = ()
         """What it waited for has failed with while it is held: who cancels it ends the hold before, and what came to it
         is of no more interest."""
@@ -266,31 +282,42 @@ class _Branch(Coroutine[Any, Any, R]):
     def send(self, value: Any, /) -> Any:
         for hold in _holds.get():
             if hold.held:
-                return hold.wait()
+                return hold.wait(cancelled=self._is_cancelled())
         thrown, self._thrown = self._thrown, ()
         if thrown:
             return self.throw(*thrown)
         try:
             return self._steps.send(value)
         finally:
+            self._cancels = _cancels()
             _moved()
 
     def throw(self, *error: Any) -> Any:
         for hold in _holds.get():
             if hold.held:
                 self._thrown = self._thrown or error
-                return hold.wait()
+                return hold.wait(cancelled=self._is_cancelled())
         self._thrown = ()
         try:
             return self._steps.throw(*error)
         finally:
+            self._cancels = _cancels()
             _moved()
+
+    def _is_cancelled(self) -> bool:
+        """Whether its own task was, since its last step; what it waits for may also have been."""
+        return bool(self._thrown) and _cancels() > self._cancels
 
     def close(self) -> None:
         self._steps.close()
 
     def __await__(self) -> Generator[Any, Any, R]:
         return self._steps.__await__()
+
+
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def branch_of(awaited: Awaitable[R]) -> Awaitable[R]:

@@ -281,6 +281,16 @@ class EventExpired(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     event_id: str
 
 
+class EventReturned(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind event-returned: what it was to interrupt was cancelled before it had its turn, and so nothing has claimed
+    it; one that came by a correlation `key` is that key's again."""
+
+    node: int
+    event: str
+    event_id: str
+    key: str = ""
+
+
 class EventRefused(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind event-refused: it came before the run existed, and is none that its workflow takes."""
 
@@ -540,6 +550,7 @@ EventData = (
     | EventReceived
     | EventTimedOut
     | EventExpired
+    | EventReturned
     | EventRefused
     | UserTaskOpened
     | UserTaskAssigned
@@ -591,6 +602,7 @@ KIND: dict[type[EventData], str] = {
     EventReceived: "event-received",
     EventTimedOut: "event-timed-out",
     EventExpired: "event-expired",
+    EventReturned: "event-returned",
     EventRefused: "event-refused",
     UserTaskOpened: "user-task-opened",
     UserTaskAssigned: "user-task-assigned",

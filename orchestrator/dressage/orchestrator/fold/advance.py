@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -47,12 +48,14 @@ from dressage.protocol.commands import (
     ChildEnded,
     FailureInfo,
     Parent,
+    ReturnEvent,
     ScheduledEnded,
     WithdrawWait,
 )
 from dressage.protocol.errors import BadValue
 from dressage.protocol.events import (
     EventData,
+    EventReturned,
     FailureCaught,
     RunCancelled,
     RunCancelling,
@@ -82,6 +85,9 @@ class Advance:
 
     stored = False
     """Whether this fold has set a variable."""
+
+    turned = False
+    """Whether this fold has begun a handler that interrupts something."""
 
     _paid_events = 0
     _paid_steps = 0
@@ -171,18 +177,28 @@ class Advance:
 
     def paused(self, thread: RunThread) -> bool:
         """Whether somebody has stopped it, or what has started it, or interrupts them."""
-        if not (self.state.stops or self.definition.interruptible):
+        return self.stopped(thread) or (self.definition.interruptible and self._interrupted(thread))
+
+    def stopped(self, thread: RunThread) -> bool:
+        """Whether somebody has stopped it, or what has started it."""
+        if not self.state.stops:
             return False
         stopped = {stop.thread for stop in self.state.stops}
-        while thread.id not in stopped:
-            if thread.parent is None:
-                return False
-            parent = self._parent(thread.parent)
-            wait = parent.wait
-            if isinstance(wait, GatherWait) and wait.handler and thread.branch == wait.branches - 1:
+        return any(each.id in stopped for each in self.with_parents(thread))
+
+    def _interrupted(self, thread: RunThread) -> bool:
+        for each in self.with_parents(thread):
+            wait = None if each.parent is None else self._parent(each.parent).wait
+            if isinstance(wait, GatherWait) and wait.handler and each.branch == wait.branches - 1:
                 return True
-            thread = parent
-        return True
+        return False
+
+    def with_parents(self, thread: RunThread) -> Iterator[RunThread]:
+        """A thread, the one that has started it, and so on to the main thread."""
+        yield thread
+        while thread.parent is not None:
+            thread = self._parent(thread.parent)
+            yield thread
 
     def holds(self, thread: RunThread) -> bool:
         """Whether what comes to a thread, which waits, is kept for later."""
@@ -235,6 +251,21 @@ class Advance:
         if isinstance(wait, EventWait) and wait.key:
             told = WithdrawWait(self.state.run_id, wait.wait_id, asks)
             self.effects.append(SendCommand(key_token(wait.event, wait.key), told))
+
+    def return_taken(self, thread: RunThread) -> None:
+        """An event whose handler has not begun, and is not to begin any more, was claimed by nobody."""
+        taken, state = thread.taken, self.state
+        if taken is None:
+            return
+        if taken.own is not None:
+            self.emit(EventReturned(thread.node, taken.own.event, taken.own.event_id))
+            state.unclaimed.insert(0, taken.own)  # It was the earliest of its name.
+        if taken.given is not None:
+            given, token = taken.given, key_token(taken.given.event, taken.key)
+            self.emit(EventReturned(thread.node, given.event, given.event_id, taken.key))
+            if state.seen.get(token) == given.number:
+                state.seen[token] = given.number - 1
+            self.effects.append(SendCommand(token, ReturnEvent(state.run_id, taken.wait_id, given)))
 
     def cancel_child(self, child: ChildWait | OpenChild, *, at_once: bool = False) -> None:
         """Cancels a child run that somebody waited for, or that ends with this one."""
@@ -459,6 +490,7 @@ class Advance:
         self.effects += [CancelTimer(each) for thread in self.state.threads for each in thread.timers]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
+            self.return_taken(thread)
             if isinstance(thread.wait, UserWait):
                 wait = thread.wait
                 self.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))

@@ -11,7 +11,7 @@ from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold import pausing
 from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
-from dressage.orchestrator.fold.limits import bytes_of, limit_threads
+from dressage.orchestrator.fold.limits import bytes_of, limit_nesting, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
 from dressage.orchestrator.fold.state import (
     ChildWait,
@@ -50,6 +50,7 @@ class Branches:
         """A new thread at the entry of `branch`, with these values of its parameters. Raises `LimitExceeded`."""
         advance, state = self.advance, self.advance.state
         limit_threads(len(state.threads) + 1)
+        limit_nesting(sum(1 for _ in advance.with_parents(parent)))
         number, state.threads_made = state.threads_made, state.threads_made + 1
         thread = RunThread(number, branch.entry, None, parent.id, parent.node, place, {})
         advance.begin(thread)
@@ -218,6 +219,8 @@ class Branches:
             self.advance.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))
         if not begun:
             self.advance.withdraw(wait)
+        self.advance.return_taken(thread)
+        thread.taken = None
         self.advance.fail(thread, CANCELLED, wait.node)
 
     def _entry(self, thread: RunThread) -> int:

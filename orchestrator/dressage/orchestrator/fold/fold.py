@@ -20,7 +20,7 @@ from dressage.orchestrator.fold.limits import (
     variables_too_large,
 )
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, user_task
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, turn, user_task
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
 from dressage.orchestrator.fold.nodes.task import on_progress, on_result
 from dressage.orchestrator.fold.nodes.timers import on_timer
@@ -32,6 +32,7 @@ from dressage.orchestrator.fold.state import (
     RunState,
     RunThread,
     State,
+    TurnWait,
 )
 from dressage.protocol.commands import (
     AttemptProgress,
@@ -56,7 +57,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 13
+FOLD_VERSION = 14
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -412,6 +413,8 @@ def _go_on_with(advance: Advance, thread: RunThread) -> None:
             _move(advance, thread)
         case HeldWait() as wait if not advance.paused(thread):
             held.release(advance, thread, wait)
+        case TurnWait() if not advance.paused(thread):
+            turn.go_on(advance, thread)
         case _:
             pass  # It was to go on, and has been interrupted since.
 

@@ -32,6 +32,9 @@ STATE_BYTES_MAX = 950_000
 """Bytes of input, variables, output, run threads and external events of a run together. With its failure and its ids
 they make the state, which is one message: below a server's default max_payload of 1 MiB."""
 
+BRANCH_DEPTH_MAX = 100
+"""Run threads that are each a branch of the one before."""
+
 RUN_THREADS_MAX = 1_000
 """Run threads of one run at a time."""
 
@@ -156,6 +159,14 @@ def limit_threads(count: int) -> None:
         )
 
 
+def limit_nesting(depth: int) -> None:
+    """Refuses so many run threads, each started by the one before it. Only a spec that no compiler wrote has them."""
+    if depth > BRANCH_DEPTH_MAX:
+        raise LimitExceeded(
+            "branch-depth", f"more than {BRANCH_DEPTH_MAX} run threads, each a branch of another one"
+        )
+
+
 def limit_details(details: bytes, what: str) -> None:
     """Refuses the details of a failure whose fields are declared: who catches it counts on them."""
     if len(details) > DETAILS_BYTES_MAX:
@@ -179,6 +190,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
         variables = stored_bytes(thread.variables)
         rest = BRANCH_BYTES + QUOTING_BYTES * len(thread.variables)
     wait = thread.wait
+    if thread.taken is not None:
+        rest += len(_to_json(thread.taken))
     if type(wait) is TaskWait:
         rest += (
             len(wait.args)

@@ -17,11 +17,13 @@ from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
 from dressage.orchestrator.fold.state import (
     ChildWait,
     ConditionWait,
+    GatherWait,
     HeldWait,
     RunState,
     RunThread,
     SleepWait,
     Stop,
+    TurnWait,
 )
 from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, StoppedBy, StopRun
 from dressage.protocol.events import RunResumed, RunStopped
@@ -158,14 +160,22 @@ def go_on(advance: Advance, at_a_time: int = 1) -> None:
     state = advance.state
     advance.scope.spend(OPERATION_WORK * len(state.threads))
     held = sorted(
-        (thread.wait.seq, thread.id)
+        (thread.wait.seq if isinstance(thread.wait, HeldWait) else 0, thread.id)
         for thread in state.threads
-        if isinstance(thread.wait, HeldWait) and not advance.paused(thread)
+        if (isinstance(thread.wait, HeldWait) or _has_turn(advance, thread)) and not advance.paused(thread)
     )
     queued = set(advance.releasing)
     advance.releasing += [number for _, number in held[:at_a_time] if number not in queued]
     if len(held) > at_a_time:
         advance.effects.append(SendCommand(run_token(state.run_id), GoOn()))
+
+
+def _has_turn(advance: Advance, thread: RunThread) -> bool:
+    """Whether it is to begin a handler with this command, as another one has begun with the command before."""
+    if not isinstance(thread.wait, TurnWait) or thread.parent is None:
+        return False
+    wait = advance.thread(thread.parent).wait
+    return isinstance(wait, GatherWait) and wait.handler == thread.id
 
 
 def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
@@ -194,7 +204,7 @@ def _stopped_children(advance: Advance) -> dict[str, str]:
     children = {
         thread.wait.wait_id: thread.wait.run_id
         for thread in state.threads
-        if isinstance(thread.wait, ChildWait) and not thread.wait.detached and advance.paused(thread)
+        if isinstance(thread.wait, ChildWait) and not thread.wait.detached and advance.stopped(thread)
     }
     if any(each.thread == 0 for each in state.stops):
         children |= {child.wait_id: child.run_id for child in state.children}

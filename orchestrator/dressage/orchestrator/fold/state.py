@@ -194,7 +194,8 @@ class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_d
 
 
 class TurnWait(msgspec.Struct, tag="turn", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
-    """Waits at `node` until other handlers have ended that interrupt what this one is to interrupt."""
+    """Waits at `node` until other handlers have ended that interrupt what this one is to interrupt, or has the turn,
+    and takes it with the next command."""
 
     node: int
 
@@ -203,6 +204,16 @@ Leaf = TaskWait | SleepWait | ConditionWait | EventWait | UserWait | ChildWait |
 """What a thread waits for that has no branches."""
 
 Wait = Leaf | GatherWait
+
+
+class Taken(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An event that a thread has taken, and whose handler has not begun: one of the run's own, or one that `key` has
+    `given` to the wait `wait_id`."""
+
+    own: Unclaimed | None = None
+    given: KeyedEvent | None = None
+    key: str = ""
+    wait_id: str = ""
 
 
 class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
@@ -221,6 +232,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     branch: int = 0
     variables: dict[str, msgspec.Raw] = {}
     cancel: Literal["", "asked", "raised"] = ""
+    taken: Taken | None = None
 
     def copy(self) -> RunThread:
         """A copy that can be changed without touching this one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -23,6 +23,7 @@ from dressage.orchestrator.fold.state import (
     HeldWait,
     Mailbox,
     RunState,
+    RunThread,
     Schedule,
     SleepWait,
     State,
@@ -415,26 +416,28 @@ def _at_path(fields: Any, path: str) -> dict[str, Any]:
 def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     """What the run waits for, in words for people: of each of its branches, the same ones together."""
     waits = Counter[str]()
+    threads = {thread.id: thread for thread in state.threads}
     for thread in state.threads:
+        paused = ", and is interrupted" if _is_interrupted(thread, threads) else ""
         match thread.wait:
             case TaskWait() as wait:
                 at = f"with worker {wait.worker}" if wait.worker else f"on queue {wait.queue}"
-                waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}"] += 1
+                waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}{paused}"] += 1
             case SleepWait() as wait:
-                waits[f"time {rfc3339(wait.until_ms)}"] += 1
+                waits[f"time {rfc3339(wait.until_ms)}{paused}"] += 1
             case ConditionWait() as wait:
-                waits[f"condition {_condition(wait, definition)}{_until(wait)}"] += 1
+                waits[f"condition {_condition(wait, definition)}{_until(wait)}{paused}"] += 1
             case EventWait() as wait:
                 at = f" at key {wait.key}" if wait.key else ""
-                waits[f"event {wait.event}{at}{_until(wait)}"] += 1
+                waits[f"event {wait.event}{at}{_until(wait)}{paused}"] += 1
             case UserWait() as wait:
-                waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}"] += 1
+                waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}{paused}"] += 1
             case HeldWait():
                 waits["going on with what has come, which it may not yet"] += 1
             case ChildWait(detached=True) as wait:
                 waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
             case ChildWait() as wait:
-                waits[f"run {wait.run_id} of workflow {wait.workflow}"] += 1
+                waits[f"run {wait.run_id} of workflow {wait.workflow}{paused}"] += 1
             case GatherWait(limit=limit) as wait if limit:
                 waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
             case TurnWait():
@@ -445,6 +448,17 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     told = [f"{what}, {count} times" if count > 1 else what for what, count in waits.items()]
     more = [f"{len(told) - WAITS_SHOWN} more"] if len(told) > WAITS_SHOWN else []
     return "; ".join(told[:WAITS_SHOWN] + more)
+
+
+def _is_interrupted(thread: RunThread, threads: Mapping[int, RunThread]) -> bool:
+    """Whether a handler runs for which it pauses, or what has started it does."""
+    while thread.parent is not None:
+        parent = threads[thread.parent]
+        wait = parent.wait
+        if isinstance(wait, GatherWait) and wait.handler and thread.branch == wait.branches - 1:
+            return True
+        thread = parent
+    return False
 
 
 def _progress(wait: TaskWait) -> str:

@@ -40,7 +40,9 @@ def emit_interruptible(context: Context, node: ast.Await, call: ast.Call, target
         )
     graph, after = context.graph, Label()
     body = CalledBranch(context, call.args[0], ast.unparse(call.func))
-    branches: list[_Listener | CalledBranch] = [_Listener(context, each) for each in call.args[1:]]
+    listeners = [_Listener(context, each) for each in call.args[1:]]
+    _refuse_twice(context, listeners)
+    branches: list[_Listener | CalledBranch] = [*listeners]
     branches.append(body)
     drafts = [each.draft for each in branches]
     graph.emit(
@@ -52,6 +54,20 @@ def emit_interruptible(context: Context, node: ast.Await, call: ast.Call, target
         branch.compile()
     graph.scope = scope
     graph.mark(after)
+
+
+def _refuse_twice(context: Context, listeners: list[_Listener]) -> None:
+    """An event has one handler: two would have its events in turn."""
+    known = set[str]()
+    for each in listeners:
+        if each.key is None and each.event.name in known:
+            raise context.refusal(
+                each.call,
+                f"event {each.event.name} interrupts twice",
+                "let one handler do what both of them do",
+            )
+        if each.key is None:
+            known.add(each.event.name)
 
 
 class _Listener:
@@ -73,6 +89,12 @@ class _Listener:
                 node,
                 "interrupts() takes a handler, and a key by name",
                 f"write `{ast.unparse(function)}(handler)`, or `{ast.unparse(function)}(handler, key=order.number)`",
+            )
+        if isinstance(node.args[0], ast.Lambda):
+            raise context.refusal(
+                node.args[0],
+                "a handler is an async function or a task, by its name",
+                f"write `async def handler(...)` above, and `{ast.unparse(function)}(handler)` here",
             )
         self.context = context
         self.call = node

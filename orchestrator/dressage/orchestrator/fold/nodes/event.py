@@ -14,7 +14,7 @@ from dressage.orchestrator.fold.mailbox import is_alive
 from dressage.orchestrator.fold.marks import mark_of_event, mark_of_given
 from dressage.orchestrator.fold.nodes.sleep import due_ms_of
 from dressage.orchestrator.fold.outcome import RefuseCommand
-from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, RunThread, Unclaimed
+from dressage.orchestrator.fold.state import EventWait, Mailbox, RunState, RunThread, Taken, Unclaimed
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.protocol.commands import (
     AwaitEvent,
@@ -36,7 +36,7 @@ from dressage.protocol.events import (
     EventTimedOut,
 )
 from dressage.protocol.names import check_key, key_token
-from dressage.protocol.spec import EventNode
+from dressage.protocol.spec import EventNode, TurnNode
 
 
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
@@ -109,7 +109,7 @@ def on_post(advance: Advance, command: PostEvent) -> None:
     _feed(advance, min(waiting, key=_begun), posted)
 
 
-def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
+def _feed(advance: Advance, thread: RunThread, posted: Unclaimed, given: Taken | None = None) -> None:
     """Ends a wait with an event."""
     wait, state = thread.wait, advance.state
     assert isinstance(wait, EventWait)
@@ -118,7 +118,7 @@ def _feed(advance: Advance, thread: RunThread, posted: Unclaimed) -> None:
     assert isinstance(node, EventNode)
     waited_ms = float(state.time_ms - wait.since_ms)
     advance.emit(EventReceived(wait.node, posted.event, posted.event_id, waited_ms))
-    _take(advance, thread, wait.node, node, posted)
+    _take(advance, thread, wait.node, node, posted, given)
 
 
 # -- by way of a correlation key ---------------------------------------------------------------------
@@ -171,7 +171,8 @@ def on_deliver(advance: Advance, thread: RunThread, command: DeliverEvent) -> No
         return
     shown = codec.shown(data, decode_stored(payload, definition.types))
     advance.emit(EventPosted(given.event, given.event_id, msgspec.Raw(shown), command.key))
-    _feed(advance, thread, Unclaimed(given.event, given.event_id, given.posted_ms, payload))
+    taken = Taken(given=given, key=command.key, wait_id=command.wait_id)
+    _feed(advance, thread, Unclaimed(given.event, given.event_id, given.posted_ms, payload), taken)
 
 
 def on_refused(advance: Advance, command: RefuseWait) -> None:
@@ -286,9 +287,19 @@ def _earliest(advance: Advance, event: str) -> Unclaimed | None:
     return None
 
 
-def _take(advance: Advance, thread: RunThread, number: int, node: EventNode, posted: Unclaimed) -> None:
+def _take(
+    advance: Advance,
+    thread: RunThread,
+    number: int,
+    node: EventNode,
+    posted: Unclaimed,
+    given: Taken | None = None,
+) -> None:
     value = decode_stored(posted.payload, advance.definition.types)
     advance.scope.spend(len(posted.payload))
+    if isinstance(advance.definition.spec.nodes[node.next], TurnNode):
+        thread = advance.threads.own(thread)
+        thread.taken = given or Taken(posted)
     advance.go_on_with(thread, number, node.next, node.target, value)
 
 

@@ -8,8 +8,11 @@ from dressage.expressions.errors import ExpressionFailed
 from dressage.orchestrator.fold import pausing
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
+from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.state import GatherWait, RunThread, TurnWait
+from dressage.protocol.commands import GoOn
 from dressage.protocol.events import InterruptEnded, InterruptStarted
+from dressage.protocol.names import run_token
 from dressage.protocol.spec import GatherNode, TurnNode
 
 
@@ -25,13 +28,35 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         parent.wait = replace(wait, turns=(*wait.turns, thread.id))
         thread.wait = TurnWait(thread.node)
     else:
-        thread.node = node.next
-        _begin(advance, parent, wait, thread)
+        parent.wait = replace(wait, handler=thread.id)
+        _begin(advance, wait, thread, node)
 
 
-def _begin(advance: Advance, parent: RunThread, wait: GatherWait, thread: RunThread) -> None:
-    parent.wait = replace(wait, handler=thread.id)
+def go_on(advance: Advance, thread: RunThread) -> None:
+    """Begins what has the turn since an earlier command; nothing for one that has none yet, or has ended."""
+    wait = thread.wait
+    node = advance.definition.spec.nodes[wait.node] if isinstance(wait, TurnWait) else None
+    if isinstance(node, TurnNode):
+        _, around = _interrupted(advance, thread)
+        if around.handler == thread.id:
+            _begin(advance, around, advance.threads.own(thread), node)
+
+
+def _begin(advance: Advance, wait: GatherWait, thread: RunThread, node: TurnNode) -> None:
+    """One with each command: each handler may have as much to do as after a command of its own."""
+    if advance.turned:
+        thread.wait = TurnWait(thread.node)
+        advance.effects.append(SendCommand(run_token(advance.state.run_id), GoOn()))
+        return
+    advance.turned, thread.taken = True, None
     advance.emit(InterruptStarted(wait.node, thread.id))
+    here = advance.moving
+    if thread is here:
+        thread.node = node.next
+        return
+    advance.go_on(thread, node.next)
+    if here is not None:
+        advance.turn_to(here)
 
 
 def _next(advance: Advance, parent: RunThread, wait: GatherWait) -> None:
@@ -47,11 +72,8 @@ def _next(advance: Advance, parent: RunThread, wait: GatherWait) -> None:
     assert isinstance(waiting, TurnWait)
     node = advance.definition.spec.nodes[waiting.node]
     assert isinstance(node, TurnNode)
-    _begin(advance, parent, replace(wait, turns=wait.turns[1:]), following)
-    here = advance.moving
-    advance.go_on(following, node.next)
-    if here is not None:
-        advance.turn_to(here)
+    parent.wait = replace(wait, handler=following.id, turns=wait.turns[1:])
+    _begin(advance, wait, following, node)
 
 
 def _interrupted(advance: Advance, thread: RunThread) -> tuple[RunThread, GatherWait]:
