@@ -29,7 +29,7 @@ COMMANDS: dict[str, list[str]] = {
     "run-wait": ["run", "wait", "r"],
     "run-history": ["run", "history", "r"],
     "workflow-list": ["workflow", "list"],
-    "workflow-deploy": ["workflow", "deploy", "nothing_special"],
+    "workflow-deploy": ["deploy", "nothing_special"],
     "query": ["query", "FROM runs"],
     "analytics": ["analytics", "--db", "a.duckdb"],
 }

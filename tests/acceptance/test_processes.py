@@ -101,7 +101,7 @@ class Shop:
 async def shop(engine: Engine, start: Start, tmp_path: Path) -> Shop:
     (tmp_path / "process_tasks.py").write_text(MODULE)
     deployed = start(
-        *("workflow", "deploy", "process_tasks", "--server", engine.url, "--namespace", engine.namespace),
+        *("deploy", "process_tasks", "--server", engine.url, "--namespace", engine.namespace),
         cwd=tmp_path,
     )
     assert deployed.ended() == 0, deployed.said

@@ -67,7 +67,7 @@ def attempts(tmp_path: Path) -> Attempts:
 @pytest.fixture
 async def drained(dev: str, start: Start, attempts: Attempts, eventually: Eventually) -> Program:
     """A worker that had all its slots full, and much more waiting, when it was told to stop."""
-    assert start("workflow", "deploy", "slow", "--server", dev).ended() == 0
+    assert start("deploy", "slow", "--server", dev).ended() == 0
     async with Client(dev) as client:
         for number in range(RUNS):
             await client.start("slow", {"number": number}, run_id=f"run-{number}")

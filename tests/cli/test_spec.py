@@ -125,7 +125,7 @@ def test_a_module_with_several_workflows_asks_for_one(folder: Path) -> None:
     [
         ("nothing.json", "FILE_UNREADABLE: nothing.json cannot be read"),
         ("no_such_module", "MODULE_NOT_FOUND"),
-        ("buying@two", "VERSION_INVALID: 'two' is no version"),
+        ("buying@Two", "VERSION_INVALID: 'Two' is no version"),
         ("broken.json", "SPEC_INVALID: the spec does not decode"),
     ],
 )
@@ -196,9 +196,9 @@ def test_what_cannot_be_compared_has_an_exit_code_of_its_own(folder: Path) -> No
 # -- with a server ---------------------------------------------------------------------------------
 def test_versions_of_the_server_files_and_sources_are_compared(engine: Engine) -> None:
     write(engine.folder, "buying_registered")
-    assert engine.call("workflow", "deploy", "buying_registered").returncode == 0
+    assert engine.call("deploy", "buying_registered").returncode == 0
     write(engine.folder, "buying_registered", last=1)
-    assert engine.call("workflow", "deploy", "buying_registered").returncode == 0
+    assert engine.call("deploy", "buying_registered").returncode == 0
     shown = engine.invoke("spec", "show", "buying@1").stdout
     assert shown == TREE.replace("MODULE", "buying_registered").replace("buying(", "buying v1(", 1)
     done = engine.invoke("spec", "diff", "buying@1", "buying@latest")

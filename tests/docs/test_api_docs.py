@@ -26,7 +26,6 @@ from dressage.brokers.provision import (
     TASKS_PENDING_MAX,
     Namespace,
 )
-from dressage.brokers.registry import Pointer
 from dressage.client import Client
 from dressage.client.feed import WINDOW
 from dressage.client.history import LOOK_S
@@ -62,6 +61,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
 from dressage.protocol.names import run_token
 from dressage.protocol.spec import WorkflowSpec
+from dressage.protocol.versions import Versions
 from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
 from dressage.worker import Worker
 
@@ -90,6 +90,9 @@ FIGURES: Final = {
     "fold_version",
 }
 VARIES: Final = {
+    "at",
+    "digest",
+    "registered_at",
     *(
         "started_at",
         "updated_at",
@@ -204,8 +207,9 @@ async def test_the_documented_spec_is_what_the_compiler_makes(hello: ModuleType)
     request = json.loads(block(API, "json", "request put-workflow"))
     spec = msgspec.convert(request["spec"], WorkflowSpec)
     assert spec.digest() == hello.greeting.spec.digest()
-    pointer = msgspec.json.decode(block(PROTOCOL, "json", "Pointer"), type=Pointer)
-    assert pointer.digest == spec.digest()
+    versions = msgspec.json.decode(block(PROTOCOL, "json", "Versions"), type=Versions)
+    assert versions.digest == spec.digest()
+    assert [str(versions.label(number)) for number in range(1, 5)] == ["1.0", "1.1", "1.2", "2.0"]
 
 
 async def test_get_workflow_answers_like_put_workflow(server: EmbeddedServer) -> None:
@@ -322,7 +326,7 @@ async def test_a_worker_and_a_client_that_know_nothing_of_dressage(
 STRUCTS: Final[Mapping[str, Any]] = {
     struct.__name__: struct
     for struct in (
-        *(Namespace, Pointer, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
+        *(Namespace, Versions, TaskMessage, TaskResult, AttemptProgress, StartRun, CancelRun, PostEvent),
         UserTaskAction,
         SetSchedule,
         StopRun,

@@ -195,7 +195,7 @@ async def test_a_command_that_nobody_awaited_is_found_where_it_went(
     """Asked right behind the PubAck, the earlier place says where the start has gone, and from which command on."""
     names = Names(namespace)
     async with engine(broker, namespace, 1) as client:
-        version = await client.registry.latest("short")
+        version = await client.registry.resolve("short")
         await grown(connection, names, 3)
         for n, run_id in enumerate(ids(1, 3, moved=True, count=30)):
             seq = await client.send(run_id, StartRun("short", version, msgspec.Raw(b'{"n":1}'), f"c{n}"))
@@ -209,7 +209,7 @@ async def test_senders_with_an_old_or_a_later_map_start_the_same_run(
     """Whoever sends to the place of before, or straight to the new one, before, during and after the growth."""
     names = Names(namespace)
     async with engine(broker, namespace, 1) as client:
-        version = await client.registry.latest("short")
+        version = await client.registry.resolve("short")
         inbox = connection.new_inbox()
         answers: asyncio.Queue[Answer] = asyncio.Queue()
 
@@ -278,7 +278,7 @@ async def test_a_run_handed_to_a_shard_before_its_switch_outlives_the_owner(
     run_id = next(f"r{n}" for n in range(100) if shard_of(f"r{n}", 2) == 1)
     subject = names.command(0, run_token(run_id))
     async with engine(broker, namespace, 2) as client:
-        version = await client.registry.latest("short")
+        version = await client.registry.resolve("short")
         start = encoder.encode(StartRun("short", version, msgspec.Raw(b'{"n":1}'), "c"))
         await connection.publish(Message(subject, start, {FORWARDED_HEADER: "2.1"}))
         await state_of(connection, names.run_key(0, run_token(run_id)), "running")

@@ -88,9 +88,9 @@ class World:
     def fold(self, command: Command) -> Outcome:
         self.seq += 1
         before = None if self.state is None else encode_state(self.state)
-        outcome = fold_schedule(
-            self.state, command, TOKEN, Stamp(self.seq, self.now), DEFINITION, self.latest
-        )
+        asked = self.state.spec.version if isinstance(self.state, Schedule) else 0
+        version = asked if isinstance(asked, int) and asked else self.latest
+        outcome = fold_schedule(self.state, command, TOKEN, Stamp(self.seq, self.now), DEFINITION, version)
         assert before == (None if self.state is None else encode_state(self.state))
         if outcome.code is None and outcome.state is not None and not outcome.existing:
             stored = decode_state(encode_state(outcome.state))

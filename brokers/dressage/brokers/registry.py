@@ -1,16 +1,27 @@
-"""Definitions of workflows and of external events in their bucket: immutable versions, and a pointer to the latest of
-each name."""
+"""Definitions of workflows and of external events in their bucket: immutable versions, and for each name an entry that
+says which is the latest, and, of a workflow, what stands of the others."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Expect, Message
 from dressage.brokers.provision import ensure_queue, require_namespace
-from dressage.protocol.errors import BadInput, BadSpec, EventConflict, NotFound, PublishRefused
+from dressage.expressions.compatibility import breaks
+from dressage.protocol.errors import (
+    BadInput,
+    BadSpec,
+    ChangeRefused,
+    EventConflict,
+    NotFound,
+    PublishRefused,
+)
 from dressage.protocol.names import Names, check_actor, check_name
 from dressage.protocol.spec import (
     ChildDef,
@@ -24,10 +35,41 @@ from dressage.protocol.spec import (
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_reading import check_spec_size, read_event, read_registered
 from dressage.protocol.types import TypeDef, needed
+from dressage.protocol.versions import (
+    ALIASES_MAX,
+    LATEST,
+    VERSIONS_SHOWN,
+    Alias,
+    Label,
+    VersionRef,
+    Versions,
+    VersionsView,
+    VersionView,
+    aliases_of,
+    check_alias,
+)
+
+T = TypeVar("T")
+
+
+Allow = Literal["all", "compatible", "none"]
+"""Which changes of a workflow become a version: all, those that break nobody who uses it, or none."""
+
+Change = Literal["new", "unchanged", "compatible", "breaking"]
+
+
+class Plan(NamedTuple):
+    """What a registration comes to: the version, and what of it breaks those who use the workflow."""
+
+    workflow: str
+    version: int
+    label: Label
+    change: Change
+    breaks: tuple[str, ...] = ()
 
 
 class Pointer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest version of a workflow, or of an external event, with the `workflows` that wait for it."""
+    """The latest version of an external event, with the `workflows` that wait for it."""
 
     version: int
     digest: str
@@ -35,6 +77,7 @@ class Pointer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _pointer = msgspec.json.Decoder(Pointer)
+_versions = msgspec.json.Decoder(Versions)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,50 +88,95 @@ class Registry:
         self._connection = connection
         self._names = names
 
-    async def put(self, spec: WorkflowSpec, actor: str = "") -> tuple[RegisteredWorkflow, bool]:
+    async def put(
+        self, spec: WorkflowSpec, actor: str = "", *, allow: Allow = "all"
+    ) -> tuple[RegisteredWorkflow, bool]:
         """Registers a spec; gives it with its version, and whether that version is new.
 
         The same spec again is a no-op, unless there are other versions of its children now. Safe to repeat, and to
         race: versions are created once, and a pointer that a crash left behind is moved on by whoever comes next.
 
-        Raises `BadSpec`, `BadName`, `NotFound` (WORKFLOW_UNKNOWN) for a child that is not registered, or
-        `EventConflict`, and then there is no new version of the workflow; events of it that come before the one in
-        conflict are registered.
+        Raises `BadSpec`, `BadName`, `NotFound` (WORKFLOW_UNKNOWN) for a child that is not registered, `ChangeRefused`
+        for a change that `allow` does not, `BadInput` (WORKFLOW_ARCHIVED), or `EventConflict`, and then there is no new
+        version of the workflow; events of it that come before the one in conflict are registered.
         """
         check_spec(spec)
         check_spec_size(spec)
         check_actor(actor)
+        made = 0
         while True:
-            children = await self._children(spec)
-            digest = registered_digest(spec, children)
-            pointer, pointer_seq = await self._pointer(spec.name)
-            if pointer is not None and pointer.digest == digest:
+            children = await self._children(spec, {})
+            versions, pointer_seq = await self._read_versions(spec.name)
+            plan, digest = await self._planned(spec, children, versions)
+            if plan.change == "unchanged":
                 await self._ensure_queues(spec)
                 await self._put_events(spec)
-                return await self.get(spec.name, pointer.version), False
+                return await self.get(spec.name, plan.version), made == plan.version
+            refused = refusal(plan, allow)
+            if refused is not None:
+                raise refused
             await self._put_events(spec)
-            version = (pointer.version if pointer else 0) + 1
-            stamp = datetime.now(UTC).isoformat(timespec="seconds")
-            wanted = RegisteredWorkflow(spec, version, digest, actor, stamp, children)
+            stamp = _now()
+            wanted = RegisteredWorkflow(
+                spec, plan.version, digest, actor, stamp, children, str(plan.label), plan.breaks
+            )
             stored, created = await self._create(wanted)
+            made = stored.version if created else made
             await self._ensure_queues(stored.spec)
             # They were put before; somebody may have put others since.
             with contextlib.suppress(EventConflict):
                 await self._put_events(stored.spec)
-            await self._point(
-                self._names.workflow_key(spec.name), Pointer(version, stored.digest), pointer_seq
-            )
-            if stored.digest == digest:
-                return stored, created
+            label = Label(*map(int, stored.label.split(".")))
+            moved = (versions or NO_VERSIONS).with_version(stored.digest, label)
+            pointed = await self._point(self._names.workflow_key(spec.name), moved, pointer_seq)
+            if pointed and stored.digest == digest:
+                return stored, made == stored.version
 
-    async def _children(self, spec: WorkflowSpec) -> dict[str, int]:
-        """The latest versions of the workflows that it starts runs of.
+    async def plan(self, spec: WorkflowSpec, planned: Mapping[str, int] = MappingProxyType({})) -> Plan:
+        """What registering a spec would come to, without doing it. `planned` are the versions that its children will
+        have then, where they differ from those that they have.
+
+        Raises as `put` does, but for what `allow` refuses.
+        """
+        check_spec(spec)
+        check_spec_size(spec)
+        children = await self._children(spec, planned)
+        versions, _ = await self._read_versions(spec.name)
+        plan, _ = await self._planned(spec, children, versions)
+        return plan
+
+    async def _planned(
+        self, spec: WorkflowSpec, children: Mapping[str, int], versions: Versions | None
+    ) -> tuple[Plan, str]:
+        """Also the digest. A change is one of the version that new runs get, as that is what others use."""
+        digest = registered_digest(spec, children)
+        if versions is None:
+            return Plan(spec.name, 1, Label(1, 0), "new"), digest
+        if versions.archived:
+            raise BadInput(
+                f"workflow {spec.name!r} is archived: unarchive it before you register it again",
+                code="WORKFLOW_ARCHIVED",
+            )
+        if versions.digest == digest:
+            version = versions.version
+            return Plan(spec.name, version, versions.label(version), "unchanged"), digest
+        base = versions.latest or versions.version
+        broken = breaks((await self.get(spec.name, base)).spec, spec)
+        label = versions.next_label(base, breaking=bool(broken))
+        change: Change = "breaking" if broken else "compatible"
+        return Plan(spec.name, versions.version + 1, label, change, broken), digest
+
+    async def _children(self, spec: WorkflowSpec, planned: Mapping[str, int]) -> dict[str, int]:
+        """The versions of the workflows that it starts runs of: the planned ones, else the latest.
 
         Raises `NotFound`, or `BadSpec` where one has become another since this spec was made.
         """
         versions: dict[str, int] = {}
         for child in spec.children:
-            found = await self.get(child.workflow)
+            if child.workflow in planned:
+                versions[child.workflow] = planned[child.workflow]
+                continue
+            found = await self.get(child.workflow, await self.resolve(child.workflow))
             known = ChildDef(found.spec.name, found.spec.params, found.spec.output)
             if known != child or _types_of(child, spec) != _types_of(child, found.spec):
                 raise BadSpec(
@@ -160,9 +248,9 @@ class Registry:
         return read_event(found.data)
 
     async def _event_pointer(self, name: str) -> tuple[Pointer | None, int]:
-        return await self._read_pointer(self._names.event_key(name), f"event {name!r}")
+        return await self._read_pointer(self._names.event_key(name), _pointer, f"event {name!r}")
 
-    async def _point(self, key: str, pointer: Pointer, expected_seq: int) -> bool:
+    async def _point(self, key: str, pointer: Pointer | Versions, expected_seq: int) -> bool:
         """Whether it does now; somebody else may have been faster."""
         try:
             await self._connection.publish(Message(key, _encode(pointer), expect=Expect(expected_seq)))
@@ -172,15 +260,17 @@ class Registry:
             return False
         return True
 
-    async def _pointer(self, name: str) -> tuple[Pointer | None, int]:
-        return await self._read_pointer(self._names.workflow_key(name), f"workflow {name!r}")
+    async def _read_versions(self, name: str) -> tuple[Versions | None, int]:
+        return await self._read_pointer(self._names.workflow_key(name), _versions, f"workflow {name!r}")
 
-    async def _read_pointer(self, key: str, what: str) -> tuple[Pointer | None, int]:
+    async def _read_pointer(
+        self, key: str, decoder: msgspec.json.Decoder[T], what: str
+    ) -> tuple[T | None, int]:
         found = await self._connection.last_message(self._names.definitions_stream(), key)
         if found is None:
             return None, 0
         try:
-            return _pointer.decode(found.data), found.seq
+            return decoder.decode(found.data), found.seq
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadSpec(f"the latest version of {what} is unreadable: {error}") from error
 
@@ -203,18 +293,134 @@ class Registry:
                     found.update(_queues(read_registered(stored.data).spec))
         return sorted(found)
 
-    async def latest(self, name: str) -> int:
-        """The number of the latest version. Raises `NotFound`."""
-        pointer, _ = await self._pointer(check_name(name, "workflow"))
-        if pointer is None:
+    # -- versions ----------------------------------------------------------------------------------
+    async def versions(self, name: str) -> Versions:
+        """What stands of all versions of a workflow. Raises `NotFound` (WORKFLOW_UNKNOWN)."""
+        return (await self._known_versions(name))[0]
+
+    async def _known_versions(self, name: str) -> tuple[Versions, int]:
+        versions, seq = await self._read_versions(check_name(name, "workflow"))
+        if versions is None:
             raise NotFound(
                 f"workflow {name!r} is not registered: put its definition first", code="WORKFLOW_UNKNOWN"
             )
-        return pointer.version
+        return versions, seq
 
-    async def get(self, name: str, version: int | None = None) -> RegisteredWorkflow:
-        """A version, or the latest. Raises `NotFound`, or `BadSpec` if it was written by a newer release."""
-        wanted = await self.latest(name) if version is None else version
+    async def resolve(self, name: str, ref: VersionRef = LATEST) -> int:
+        """The number of the version that a new run gets. Raises as `Versions.resolve` does."""
+        return (await self.versions(name)).resolve(name, ref)
+
+    async def set_alias(self, name: str, alias: str, ref: VersionRef, actor: str = "") -> int:
+        """Lets `name@alias` be the version that `ref` is now; gives its number. The alias may have been another's.
+
+        Raises as `resolve` does, and `BadInput` (VERSION_INVALID, TOO_MANY_ALIASES).
+        """
+        check_alias(alias)
+        check_actor(actor)
+
+        def change(versions: Versions) -> Versions:
+            version = versions.resolve(name, ref)
+            known = versions.aliases.get(alias)
+            if known is not None and known.version == version:
+                return versions
+            if known is None and len(versions.aliases) >= ALIASES_MAX:
+                raise BadInput(
+                    f"workflow {name!r} has {ALIASES_MAX} aliases, which is the most: remove one (limit aliases)",
+                    code="TOO_MANY_ALIASES",
+                )
+            aliases = {**versions.aliases, alias: Alias(version, actor, _now())}
+            return msgspec.structs.replace(versions, aliases=aliases)
+
+        return (await self._change(name, change)).aliases[alias].version
+
+    async def remove_alias(self, name: str, alias: str) -> None:
+        """One that is not there is no error. Raises `NotFound` (WORKFLOW_UNKNOWN)."""
+        check_alias(alias)
+
+        def change(versions: Versions) -> Versions:
+            aliases = {each: version for each, version in versions.aliases.items() if each != alias}
+            return msgspec.structs.replace(versions, aliases=aliases)
+
+        await self._change(name, change)
+
+    async def retire(self, name: str, ref: VersionRef) -> int:
+        """Lets no new run be started of a version; gives its number. Its runs go on.
+
+        Raises as `Versions.find` does, and `BadInput` (VERSION_ALIASED) where an alias stands for it.
+        """
+        version = 0
+
+        def change(versions: Versions) -> Versions:
+            nonlocal version
+            version = versions.find(name, ref)
+            aliases = aliases_of(versions.aliases, version)
+            if aliases:
+                raise BadInput(
+                    f"version {version} of workflow {name!r} is {name}@{aliases[0]}: let the alias be another version "
+                    "first, or remove it",
+                    code="VERSION_ALIASED",
+                )
+            retired = tuple(sorted({*versions.retired, version}))
+            return msgspec.structs.replace(versions, retired=retired)
+
+        await self._change(name, change)
+        return version
+
+    async def restore(self, name: str, ref: VersionRef) -> int:
+        """Lets runs be started of a retired version again; gives its number. Raises as `Versions.find` does."""
+        version = 0
+
+        def change(versions: Versions) -> Versions:
+            nonlocal version
+            version = versions.find(name, ref)
+            retired = tuple(each for each in versions.retired if each != version)
+            return msgspec.structs.replace(versions, retired=retired)
+
+        await self._change(name, change)
+        return version
+
+    async def archive(self, name: str, *, archived: bool = True) -> None:
+        """Lets no new run be started of a workflow, and no version of it be registered, until it is unarchived. Its
+        runs go on. Raises `NotFound` (WORKFLOW_UNKNOWN)."""
+        await self._change(name, lambda versions: msgspec.structs.replace(versions, archived=archived))
+
+    async def _change(self, name: str, change: Callable[[Versions], Versions]) -> Versions:
+        """Safe to repeat, and to race: each change is one of what stood there when it was made."""
+        while True:
+            versions, seq = await self._known_versions(name)
+            changed = change(versions)
+            if changed == versions or await self._point(self._names.workflow_key(name), changed, seq):
+                return changed
+
+    # -- reading -----------------------------------------------------------------------------------
+    async def view(self, name: str, limit: int = VERSIONS_SHOWN) -> VersionsView:
+        """A workflow with its last versions, at most `limit` of them. Raises `NotFound` (WORKFLOW_UNKNOWN)."""
+        versions = await self.versions(name)
+        shown: list[VersionView] = []
+        for version in range(versions.version, max(0, versions.version - limit), -1):
+            found = await self.get(name, version)
+            shown.append(
+                VersionView(
+                    version,
+                    found.label,
+                    found.digest,
+                    found.registered_at,
+                    found.actor,
+                    found.breaks,
+                    version in versions.retired,
+                    tuple(aliases_of(versions.aliases, version)),
+                )
+            )
+        latest = 0 if versions.archived else versions.latest
+        more = versions.version > limit
+        return VersionsView(name, latest, versions.archived, versions.aliases, shown, more)
+
+    async def get(self, name: str, ref: VersionRef = LATEST) -> RegisteredWorkflow:
+        """A version, retired or not. Raises as `Versions.find` does, or `BadSpec` if a newer release wrote it."""
+        if isinstance(ref, int) and ref > 0:
+            wanted = ref
+        else:
+            wanted = (await self.versions(name)).find(name, ref)
         key = self._names.workflow_version_key(check_name(name, "workflow"), wanted)
         found = await self._connection.last_message(self._names.definitions_stream(), key)
         if found is None:
@@ -231,6 +437,29 @@ class Registry:
         )
         prefix = len(self._names.workflow_key(""))
         return sorted(subject[prefix:] for subject in state.subjects) if state else []
+
+
+NO_VERSIONS: Final = Versions(0, "")
+
+
+def refusal(plan: Plan, allow: Allow) -> ChangeRefused | None:
+    """What `allow` has against a plan, with what breaks."""
+    if allow == "all" or plan.change in ("new", "unchanged"):
+        return None
+    if allow == "compatible" and plan.change == "compatible":
+        return None
+    said = "".join(f"\n- {each}" for each in plan.breaks)
+    if allow == "none":
+        return ChangeRefused(
+            f"workflow {plan.workflow!r} is another one than its version {plan.version - 1}, and no change is allowed"
+            f"{said}",
+            code="CHANGE_REFUSED",
+        )
+    return ChangeRefused(f"workflow {plan.workflow!r} breaks those who use it:{said}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _types_of(child: ChildDef, spec: WorkflowSpec) -> dict[str, TypeDef]:

@@ -67,7 +67,7 @@ def _text(value: str) -> bytes:
 
 
 @runs.command()
-@click.argument("workflow")
+@click.argument("workflow", metavar="WORKFLOW[@VERSION]")
 @click.option(
     "--input",
     "given",
@@ -77,7 +77,6 @@ def _text(value: str) -> bytes:
     help="The parameters by name: as they are, in a file, or on standard input.  [default: none]",
 )
 @click.option("--run-id", help="The same id and input again is the same run.  [default: a new one]")
-@click.option("--version", type=click.IntRange(1), help="Which version.  [default: the latest]")
 @click.option("--wait", "wait_", is_flag=True, help="Wait for the end and print the output.")
 @_timeout
 @options.actor
@@ -88,7 +87,6 @@ def start(
     workflow: str,
     given: msgspec.Raw,
     run_id: str | None,
-    version: int | None,
     wait_: bool,
     timeout_s: float | None,
     actor: str,
@@ -96,12 +94,13 @@ def start(
     namespace: str,
     as_json: bool,
 ) -> None:
-    """Start a run. Returns once the engine has accepted it, or with --wait once it has ended."""
+    """Start a run, of the latest version unless it says which. Returns once the engine has accepted it, or with --wait
+    once it has ended."""
 
     async def begin() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            handle = await client.start(workflow, given, run_id=run_id, version=version)
+            handle = await client.start(workflow, given, run_id=run_id)
             if wait_:
                 click.echo(f"run {handle.run_id}", err=True)
                 view = await client.wait(

@@ -20,7 +20,7 @@ from dressage.client import At, Client, Cron, Every, ScheduleHandle
 from dressage.client.schedules import When
 from dressage.expressions.calendar import CATCH_UP_S_MAX, EVERY_S_MAX
 from dressage.protocol.names import Names
-from dressage.protocol.schedules import JITTER_S_MAX, ScheduleView, Timing
+from dressage.protocol.schedules import JITTER_S_MAX, ScheduleSpec, ScheduleView, Timing
 
 _SHOWN = 10
 """Fires that a table shows; `--json` shows all that are known."""
@@ -56,7 +56,7 @@ def schedules() -> None:
 
 @schedules.command("set")
 @click.argument("name")
-@click.argument("workflow")
+@click.argument("workflow", metavar="WORKFLOW[@VERSION]")
 @click.option(
     "--cron", multiple=True, help="A cron expression, such as '30 8 * * MON-FRI'; several are allowed."
 )
@@ -90,7 +90,6 @@ def schedules() -> None:
     show_default=True,
     help="Seconds for which a fire may be late.",
 )
-@click.option("--version", type=click.IntRange(1), default=None, help="Which version.  [default: the latest]")
 @click.option("--new", is_flag=True, help="Refuse to change one that there is.")
 @options.actor
 @options.server
@@ -108,7 +107,6 @@ def set_(
     overlap: Any,
     jitter: float,
     catch_up: float,
-    version: int | None,
     new: bool,
     actor: str,
     server: str,
@@ -142,12 +140,15 @@ def set_(
                 overlap=overlap,
                 jitter=timedelta(seconds=jitter),
                 catch_up=timedelta(seconds=catch_up),
-                version=version or 0,
                 new=new,
             )
             click.echo((await schedule.view()).next or "never")
 
     run(tell())
+
+
+def _target(spec: ScheduleSpec) -> str:
+    return f"{spec.workflow}@{spec.version}" if spec.version else spec.workflow
 
 
 @schedules.command()
@@ -170,7 +171,7 @@ def get(name: str, server: str, namespace: str, as_json: bool) -> None:
         return
     rows = {
         "schedule": view.name,
-        "workflow": view.spec.workflow + (f" v{view.spec.version}" if view.spec.version else ""),
+        "workflow": _target(view.spec),
         "when": _when(view.spec.timing),
         "overlap": view.spec.overlap,
         "input": bytes(view.spec.input).decode(),

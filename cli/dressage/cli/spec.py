@@ -20,9 +20,10 @@ from dressage.flow.drawing import Change, changes, mermaid, node_text, outline, 
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_reading import read_registered, read_spec
+from dressage.protocol.versions import LATEST, check_ref
 
 WHERE: Final = """MODULE:WORKFLOW is compiled from its source, FILE.json is read, and NAME@VERSION is asked of the
-server; NAME@latest is the version that new runs get."""
+server: by its number, its label as 2.1 or 2.x, an alias, or latest, which is what new runs get."""
 
 
 class Trouble(Failure):
@@ -116,14 +117,12 @@ def read_file(path: Path) -> Found:
 
 
 def _registered(name: str, version: str, server: str, namespace: str) -> Found:
-    if version not in ("", "latest") and not (version.isascii() and version.isdigit()):
-        raise BadInput(f"{version!r} is no version: give a number, or latest", code="VERSION_INVALID")
-    number = int(version) if version.isdigit() else None
+    check_ref(version or LATEST)
 
     async def read() -> RegisteredWorkflow:
         await require_answer(server)
         async with Client(server, namespace=namespace) as client:
-            return await client.registry.get(name, number)
+            return await client.registry.get(name, version)
 
     found = run(read())
     return Found(found.spec, found.version)

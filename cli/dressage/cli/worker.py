@@ -32,7 +32,7 @@ def worker(
     """Execute the tasks of an application.
 
     MODULE:APP names an App, as in payments.tasks:app; modules of the current folder are found. Workflows are not
-    registered here: see `dressage workflow deploy`. On SIGTERM the worker finishes what runs, and takes no more.
+    registered here: see `dressage deploy`. On SIGTERM the worker finishes what runs, and takes no more.
     """
     application, _ = load_app(app)
     config = WorkerConfig(namespace, concurrency)

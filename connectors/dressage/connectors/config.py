@@ -18,6 +18,7 @@ from dressage.expressions import TypeTable, compile_expression, parse_expression
 from dressage.protocol.errors import BadInput, BadName, BadSpec, DefinitionError
 from dressage.protocol.expressions import Expr, Name
 from dressage.protocol.names import check_name
+from dressage.protocol.versions import VersionRef, check_ref
 
 EVENT_NAMES: Final = ("event", "subject", "headers")
 """What expressions of a trigger may use: the decoded payload, the event's subject, its headers as a dict of str."""
@@ -96,7 +97,7 @@ class TriggerConfig:
     source: SourceConfig
     workflow: str
     run_id: Expression
-    version: int | None = None
+    version: VersionRef | None = None
     when: Expression | None = None
     input: Mapping[str, Expression] = field(default_factory=dict[str, Expression])
     start: Literal["all", "new"] | int = "all"
@@ -266,11 +267,21 @@ class _Reading:
             )
         return expression
 
-    def _version(self, table: _Table) -> int | None:
-        version = table.value("version", int, "a version's number")
-        if version is not None and version < 1:
+    def _version(self, table: _Table) -> VersionRef | None:
+        what = "a version's number, its label as 2.x, or an alias"
+        version = table.value("version", object, what)
+        if isinstance(version, str):
+            try:
+                return check_ref(version)
+            except BadInput as error:
+                table.problem("version", "VALUE_INVALID", error.message)
+        elif isinstance(version, int):
+            if version >= 1:
+                return version
             table.problem("version", "VALUE_INVALID", f"must be at least 1, not {version}")
-        return version
+        elif version is not None:
+            table.problem("version", "VALUE_INVALID", f"must be {what}, not {_shown(version)}")
+        return None
 
     def _start(self, table: _Table) -> Literal["all", "new"] | int:
         start = table.values.get("start", "all")

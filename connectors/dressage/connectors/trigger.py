@@ -29,6 +29,7 @@ from dressage.connectors.metrics import Metrics, TriggerMetrics
 from dressage.connectors.source import Source
 from dressage.protocol.errors import BadInput, DressageError, Refused
 from dressage.protocol.names import Names
+from dressage.protocol.versions import LATEST
 from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
@@ -42,14 +43,23 @@ BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 
 VERSION_AGE_S: Final = 1.0
-"""For how long the latest version of a workflow counts as known: to ask for each event costs as much as a start."""
+"""For how long the version of a workflow counts as known: to ask for each event costs as much as a start."""
 
 COMMAND_BYTES: Final = 2_048
 """What a start takes in its message beside the input."""
 
-_PASSING: Final = frozenset({"WORKFLOW_UNKNOWN", "SPEC_INVALID", "OPEN_RUNS"})
-"""Refusals that say nothing about the event: the definition is missing, or written by a newer release; or so many runs
-are open that the event has to wait."""
+_PASSING: Final = frozenset(
+    {
+        "WORKFLOW_UNKNOWN",
+        "ALIAS_UNKNOWN",
+        "VERSION_RETIRED",
+        "WORKFLOW_ARCHIVED",
+        "SPEC_INVALID",
+        "OPEN_RUNS",
+    }
+)
+"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
+release; or so many runs are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -348,7 +358,7 @@ class _Engine:
         self._client = client
         self._answer_s = answer_s
         self._actor = f"trigger/{config.name}"
-        self._latest = 0
+        self._known = 0
         self._known_until = 0.0
         self._asking = asyncio.Lock()
 
@@ -365,7 +375,7 @@ class _Engine:
                 self._config.workflow,
                 msgspec.Raw(start.input),
                 run_id=start.run_id,
-                version=self._config.version or await self._latest_version(),
+                version=await self._version(),
                 timeout_s=self._answer_s,
                 actor=self._actor,
             )
@@ -374,15 +384,17 @@ class _Engine:
                 raise NotYet(error.message, code=error.code) from error
             raise
 
-    async def _latest_version(self) -> int:
+    async def _version(self) -> int:
         loop = asyncio.get_running_loop()
         if loop.time() < self._known_until:
-            return self._latest
+            return self._known
         async with self._asking:
             if loop.time() >= self._known_until:
-                self._latest = await self._client.registry.latest(self._config.workflow)
+                self._known = await self._client.registry.resolve(
+                    self._config.workflow, self._config.version or LATEST
+                )
                 self._known_until = loop.time() + VERSION_AGE_S
-            return self._latest
+            return self._known
 
 
 class _Taking:

@@ -1,8 +1,9 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
 Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, post, user-tasks, act,
-set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, get-workflow, list-workflows,
-shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow, get-workflow,
+get-versions, tell-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code",
+"message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 import msgspec
 
 from dressage.brokers.interface import Broker, Connection
+from dressage.brokers.registry import Allow, Change
 from dressage.client import Client
 from dressage.client.client import START_TIMEOUT_S
 from dressage.orchestrator.metrics import EngineMetrics
@@ -32,9 +34,10 @@ from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
-from dressage.protocol.spec import RegisteredWorkflow
+from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_reading import read_spec
 from dressage.protocol.user_tasks import Action, UserTaskView
+from dressage.protocol.versions import LATEST, VERSIONS_SHOWN, VersionRef, VersionsView
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -50,7 +53,7 @@ class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     workflow: str
     input: msgspec.Raw = msgspec.Raw(b"{}")
     run_id: str | None = None
-    version: int | None = None
+    version: VersionRef | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -168,11 +171,31 @@ class ResultRequest(msgspec.Struct, forbid_unknown_fields=True):
 class PutWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
     spec: msgspec.Raw
     actor: str = ""
+    allow: Allow = "all"
+
+
+class CheckWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
+    spec: msgspec.Raw
 
 
 class GetWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
-    version: int | None = None
+    version: VersionRef = LATEST
+
+
+class GetVersionsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    limit: Annotated[int, msgspec.Meta(ge=1, le=VERSIONS_SHOWN)] = VERSIONS_SHOWN
+
+
+class TellWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`do` it: with a `version` for a version, with an `alias` for an alias."""
+
+    name: str
+    do: Literal["retire", "restore", "archive", "unarchive", "set-alias", "remove-alias"]
+    version: VersionRef = ""
+    alias: str = ""
+    actor: str = ""
 
 
 class ListRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -234,6 +257,21 @@ class WorkflowAnswer(msgspec.Struct):
     ok: bool = True
 
 
+class PlanAnswer(msgspec.Struct):
+    """What a registration would come to; `breaks` is what of it breaks those who use the workflow."""
+
+    version: int
+    label: str
+    change: Change
+    breaks: tuple[str, ...]
+    ok: bool = True
+
+
+class VersionsAnswer(msgspec.Struct):
+    versions: VersionsView
+    ok: bool = True
+
+
 class NamesAnswer(msgspec.Struct):
     workflows: list[str]
     ok: bool = True
@@ -255,6 +293,13 @@ class Failed(msgspec.Struct):
 
 
 _Request = TypeVar("_Request")
+
+
+def _read_usable(data: msgspec.Raw) -> WorkflowSpec:
+    """A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it."""
+    spec = read_spec(bytes(data))
+    make_definition(RegisteredWorkflow(spec, 0, ""))
+    return spec
 
 
 def read_request(operation: str, kind: type[_Request], data: bytes) -> _Request:
@@ -332,6 +377,9 @@ class Api:
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
             "get-workflow": (GetWorkflowRequest, self._get_workflow),
+            "check-workflow": (CheckWorkflowRequest, self._check_workflow),
+            "get-versions": (GetVersionsRequest, self._get_versions),
+            "tell-workflow": (TellWorkflowRequest, self._tell_workflow),
             "list-workflows": (ListRequest, self._list_workflows),
             "shards": (ListRequest, self._shards),
         }
@@ -537,14 +585,36 @@ class Api:
         return Accepted(await self._client.report(request.run_id, request.result))
 
     async def _put_workflow(self, request: PutWorkflowRequest) -> WorkflowAnswer:
-        spec = read_spec(bytes(request.spec))
-        # A spec that is well formed may still hold what cannot be evaluated: refuse it before any run meets it.
-        make_definition(RegisteredWorkflow(spec, 0, ""))
-        registered, created = await self._client.registry.put(spec, request.actor)
+        spec = _read_usable(request.spec)
+        registered, created = await self._client.registry.put(spec, request.actor, allow=request.allow)
         return WorkflowAnswer(registered, created)
 
     async def _get_workflow(self, request: GetWorkflowRequest) -> WorkflowAnswer:
         return WorkflowAnswer(await self._client.registry.get(request.name, request.version))
+
+    async def _check_workflow(self, request: CheckWorkflowRequest) -> PlanAnswer:
+        plan = await self._client.registry.plan(_read_usable(request.spec))
+        return PlanAnswer(plan.version, str(plan.label), plan.change, plan.breaks)
+
+    async def _get_versions(self, request: GetVersionsRequest) -> VersionsAnswer:
+        return VersionsAnswer(await self._client.registry.view(request.name, request.limit))
+
+    async def _tell_workflow(self, request: TellWorkflowRequest) -> VersionsAnswer:
+        registry, name, version = self._client.registry, request.name, request.version
+        if request.do in ("retire", "restore", "set-alias") and not version:
+            raise BadInput(f"say with version which one to {request.do}", code="REQUEST_MALFORMED")
+        match request.do:
+            case "retire":
+                await registry.retire(name, version)
+            case "restore":
+                await registry.restore(name, version)
+            case "archive" | "unarchive":
+                await registry.archive(name, archived=request.do == "archive")
+            case "set-alias":
+                await registry.set_alias(name, request.alias, version, request.actor)
+            case "remove-alias":
+                await registry.remove_alias(name, request.alias)
+        return VersionsAnswer(await registry.view(name))
 
     async def _list_workflows(self, _: ListRequest) -> NamesAnswer:
         return NamesAnswer(await self._client.registry.names())

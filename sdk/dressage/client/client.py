@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -18,7 +19,7 @@ from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
-from dressage.brokers.registry import Registry
+from dressage.brokers.registry import Allow, Registry
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
 from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, timing_of
@@ -66,6 +67,7 @@ from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.user_tasks import Action, UserTaskView
+from dressage.protocol.versions import LATEST, VersionRef, Versions, parse_target
 
 _log = logging.getLogger("dressage.client")
 
@@ -85,6 +87,10 @@ PAUSE_S_MAX: Final = 8.0
 FOLDED_S: Final = 1.0
 RETRY_S: Final = 0.1
 EVENT_VERSION_S: Final = 10.0
+VERSIONS_S: Final = 1.0
+"""So long a client takes a version that it starts runs of by its number for one that is not retired."""
+
+VERSIONS_KEPT: Final = 1_000
 """So long a client takes the version of an event's definition for the latest."""
 GET_S: Final = 10.0
 """How long it may take to be told how a run stands."""
@@ -250,6 +256,7 @@ class Client:
         self._connection: Connection | None = None
         self._publisher: GroupPublisher | None = None
         self._registry: Registry | None = None
+        self._versions: dict[str, tuple[Versions, float]] = {}
         self._map = ShardMap()
         self._answers = Answers()
         self._event_versions: dict[str, tuple[int, float]] = {}
@@ -300,20 +307,41 @@ class Client:
         return self._registry
 
     # -- definitions -------------------------------------------------------------------------------
-    async def register(self, workflow: WorkflowSpec | Workflow[..., Any]) -> RegisteredWorkflow:
+    async def register(
+        self, workflow: WorkflowSpec | Workflow[..., Any], *, allow: Allow = "all"
+    ) -> RegisteredWorkflow:
         """Registers a workflow, and before it those that it starts runs of.
 
         The same one again is a no-op, a changed one becomes a new version, and so does one whose children have changed.
-        Raises `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to others; for
-        a spec, whose children are to be there, also `NotFound` (WORKFLOW_UNKNOWN).
+        `allow="compatible"` refuses a change that breaks those who use the workflow, and `"none"` any change. Raises
+        `ChangeRefused`, `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to
+        others; for a spec, whose children are to be there, also `NotFound` (WORKFLOW_UNKNOWN).
         """
         if isinstance(workflow, WorkflowSpec):
-            return await self._register(workflow)
-        return [await self._register(each.spec) for each in workflow.with_children()][-1]
+            return await self._register(workflow, allow)
+        return [await self._register(each.spec, allow) for each in workflow.with_children()][-1]
 
-    async def _register(self, spec: WorkflowSpec) -> RegisteredWorkflow:
-        registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor))
+    async def _register(self, spec: WorkflowSpec, allow: Allow) -> RegisteredWorkflow:
+        registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor, allow=allow))
         return registered
+
+    async def _resolved(self, name: str, ref: VersionRef) -> int:
+        """The number of the version that a run gets. Whether one is retired is not asked for each run."""
+        known = self._versions.get(name)
+        if (
+            isinstance(ref, int)
+            and ref > 0
+            and known is not None
+            and asyncio.get_running_loop().time() < known[1]
+        ):
+            with contextlib.suppress(NotFound, BadInput):
+                return known[0].resolve(name, ref)
+        found = await self._patiently(lambda: self.registry.versions(name))
+        self._versions.pop(name, None)
+        self._versions[name] = found, asyncio.get_running_loop().time() + VERSIONS_S
+        if len(self._versions) > VERSIONS_KEPT:
+            del self._versions[next(iter(self._versions))]
+        return found.resolve(name, ref)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Repeats what has no known outcome, while the client's patience lasts; it must be harmless to repeat."""
@@ -334,7 +362,7 @@ class Client:
         input: Mapping[str, Any] | msgspec.Raw | None = None,
         *,
         run_id: str | None = None,
-        version: int | None = None,
+        version: VersionRef | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[T]: ...
@@ -345,7 +373,7 @@ class Client:
         input: Mapping[str, Any] | msgspec.Raw | None = None,
         *,
         run_id: str | None = None,
-        version: int | None = None,
+        version: VersionRef | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]: ...
@@ -355,19 +383,21 @@ class Client:
         input: Mapping[str, Any] | msgspec.Raw | None = None,  # noqa: A002
         *,
         run_id: str | None = None,
-        version: int | None = None,
+        version: VersionRef | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]:
         """Starts a run and returns once the engine has accepted it.
 
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
-        often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). Without `version`
-        the latest is taken. Raises `Refused`, `NotFound`, `BadInput`, or `NoAnswer` after `timeout_s`.
+        often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
+        number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
+        taken. Raises `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED,
+        WORKFLOW_ARCHIVED), or `NoAnswer` after `timeout_s`.
         """
-        name = workflow if isinstance(workflow, str) else workflow.name
+        name, ref = _target(workflow, version)
         decode = plain if isinstance(workflow, str) else workflow.decode_output
-        wanted = version if version is not None else await self._patiently(lambda: self.registry.latest(name))
+        wanted = await self._resolved(name, ref)
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         who = check_actor(actor or self.actor)
         command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, who)
@@ -593,7 +623,7 @@ class Client:
         overlap: Overlap = "skip",
         jitter: timedelta = timedelta(0),
         catch_up: timedelta = timedelta(days=1),
-        version: int = 0,
+        version: VersionRef | None = None,
         run_id: str = "",
         new: bool = False,
         command_id: str | None = None,
@@ -605,16 +635,18 @@ class Client:
         A run's id is the schedule's name and the moment. `overlap` says what becomes of a fire while a run of it is
         open: it is skipped, or queued until that has ended; or that is cancelled, and the next one started when it has
         ended; or all are allowed. `jitter` spreads fires over so long. What was due while nobody served the schedule
-        fires late if that is no longer ago than `catch_up`, and is missed otherwise. Runs are of the latest version at
-        each fire, unless a `version` is given. One that is to be `new` is refused where there is one (SCHEDULE_EXISTS).
+        fires late if that is no longer ago than `catch_up`, and is missed otherwise. Runs are of what `version` is at
+        each fire, as `start` has it: of the latest if it is not given. One that is to be `new` is refused where there
+        is one (SCHEDULE_EXISTS).
 
         Raises `Refused` (SCHEDULE_INVALID, INPUT_INVALID), `NotFound` (WORKFLOW_UNKNOWN), `BadName`, `NoAnswer`.
         """
+        target, ref = _target(workflow, version)
         spec = ScheduleSpec(
-            workflow if isinstance(workflow, str) else workflow.name,
+            target,
             timing_of(when),
             as_raw({} if input is None else input),
-            version,
+            ref,
             overlap,
             jitter.total_seconds(),
             catch_up.total_seconds(),
@@ -636,7 +668,7 @@ class Client:
     ) -> ScheduleHandle:
         """The same with a spec."""
         token = schedule_token(name)
-        checked = spec.version or await self._patiently(lambda: self.registry.latest(spec.workflow))
+        checked = await self._resolved(spec.workflow, spec.version)
         chosen = command_id_of(command_id)
         command = SetSchedule(spec, checked, chosen, new, check_actor(actor or self.actor))
         await self._ask_for(token, command, timeout_s)
@@ -979,6 +1011,17 @@ class Client:
             if over:
                 raise NoAnswer(answer.message)
             await asyncio.sleep(RETRY_S)
+
+
+def _target(workflow: str | Workflow[..., Any], version: VersionRef | None) -> tuple[str, VersionRef]:
+    """The workflow and the version that a caller names; a text may name both. Raises `BadName`, or `BadInput`."""
+    name, ref = parse_target(workflow) if isinstance(workflow, str) else (workflow.name, "")
+    if ref and version is not None:
+        raise BadInput(
+            f"{workflow!r} names a version, and version={version!r} another one: leave one of them out",
+            code="VERSION_INVALID",
+        )
+    return name, ref or version or LATEST
 
 
 def _ask_of_key(token: str, not_before: int) -> Ask:

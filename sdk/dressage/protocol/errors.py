@@ -8,6 +8,7 @@
     |  |- BadRunId                 RUN_ID_INVALID
     |  |- BadSpec                  SPEC_INVALID
     |  |- BadValue                 VALUE_INVALID
+    |  |- ChangeRefused            CHANGE_BREAKING, CHANGE_REFUSED
     |  '- DefinitionError          DEFINITION_REFUSED (file, line, caret, advice)
     |- RunFailed                   RUN_FAILED: the run ended without a result (in `dressage.client`)
     |  '- RunCancelled             RUN_CANCELLED: somebody ended it
@@ -86,6 +87,13 @@ class EventConflict(BadInput):
     """An external event of this name is another one for other workflows."""
 
     code = "EVENT_CONFLICT"
+
+
+class ChangeRefused(BadInput):
+    """A version of a workflow that those who registered it do not allow: it breaks those who use the workflow, or it is
+    any change where none is allowed."""
+
+    code = "CHANGE_BREAKING"
 
 
 class BadValue(BadInput):

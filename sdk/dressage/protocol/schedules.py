@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -60,15 +60,16 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a schedule starts, and when.
 
-    `input` is a JSON object of parameters by name. Without a `version` it is the latest at each fire. `jitter_s`
-    spreads fires over so long behind their moments. What was due while nobody served the schedule fires late if that is
-    no longer ago than `catch_up_s`, and is missed otherwise. `run_id` is the id of the run of one that fires once.
+    `input` is a JSON object of parameters by name. `version` is what it is at each fire: 0 is the latest then.
+    `jitter_s` spreads fires over so long behind their moments. What was due while nobody served the schedule fires late
+    if that is no longer ago than `catch_up_s`, and is missed otherwise. `run_id` is the id of the run of one that fires
+    once.
     """
 
     workflow: str
     timing: Timing
     input: msgspec.Raw = msgspec.Raw(b"{}")
-    version: int = 0
+    version: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=63)] = 0
     overlap: Overlap = "skip"
     jitter_s: float = 0.0
     catch_up_s: float = 86_400.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -661,6 +661,7 @@ class RegisteredWorkflow(msgspec.Struct, frozen=True):
     """A spec with the version it was given; immutable once stored.
 
     `children` are the versions of the workflows that it starts runs of: those that were the latest at registration.
+    `label` is `major.minor`; `breaks` says why its major number is another one than that of the version before it.
     """
 
     spec: WorkflowSpec
@@ -669,6 +670,8 @@ class RegisteredWorkflow(msgspec.Struct, frozen=True):
     actor: str = ""
     registered_at: str = ""
     children: dict[str, int] = {}
+    label: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,8}\.(0|[1-9][0-9]{0,8})$")] = "1.0"
+    breaks: tuple[str, ...] = ()
 
 
 def registered_digest(spec: WorkflowSpec, children: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow, Workflow
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import SPEC_BYTES_MAX
 
-REGISTERED_BYTES_BESIDE: Final = 4_096
+REGISTERED_BYTES_BESIDE: Final = 16_384
 """What a registered workflow may hold beside its spec."""
 
 _T = TypeVar("_T")

@@ -71,7 +71,7 @@ class Stage:
         async with self._shop("prepare", "--prepare") as prepare:
             await self._until("the namespace is there", self._has_namespace)
             await self._keep_running("worker", *self._command("worker", "online_retail.worker:app"))
-            deploy = self._child("deploy", *self._command("workflow", "deploy", "online_retail.workflow"))
+            deploy = self._child("deploy", *self._command("deploy", "online_retail.workflow"))
             async with deploy:
                 await prepare.finished()
                 await deploy.finished()

@@ -65,13 +65,13 @@ def fold_schedule(
     token: str,
     stamp: Stamp,
     definition: Definition | None,
-    latest: int,
+    version: int,
 ) -> Outcome:
     """Applies one command to one schedule.
 
-    `definition` is the version of the workflow that a `SetSchedule` names; None if there is no such version. `latest`
-    is the workflow's latest version at this moment, which the runs are started of: nothing in the state that comes of
-    this depends on it. The state that is passed in is never changed.
+    `definition` is the version of the workflow that a `SetSchedule` names; None if there is no such version. `version`
+    is the one that runs are started of at this moment, 0 if there is none: nothing in the state that comes of this
+    depends on it. The state that is passed in is never changed.
     """
     name, before = schedule_of(token), state if isinstance(state, Schedule) else None
     try:
@@ -87,7 +87,7 @@ def fold_schedule(
             case _ if before is None or (before.deleted and not isinstance(command, ScheduledEnded)):
                 raise RefuseCommand("SCHEDULE_UNKNOWN", f"there is no schedule {name!r}")
             case _:
-                return _Change(before, stamp, latest).apply(command)
+                return _Change(before, stamp, version).apply(command)
     except RefuseCommand as refusal:
         return Outcome(state, code=refusal.code, message=refusal.message)
 
@@ -157,7 +157,7 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
             "WORKFLOW_UNKNOWN",
             f"workflow {spec.workflow!r} has no version {command.version}: register it first",
         )
-    if spec.version not in (0, command.version):
+    if isinstance(spec.version, int) and spec.version not in (0, command.version):
         raise RefuseCommand(
             "SCHEDULE_INVALID",
             f"it is for version {spec.version}, and the command for version {command.version}",
@@ -183,13 +183,13 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
 class _Change:
     """One fold in progress: the copy that is changed, its effects and events."""
 
-    def __init__(self, before: Schedule, stamp: Stamp, latest: int) -> None:
+    def __init__(self, before: Schedule, stamp: Stamp, version: int) -> None:
         self.after = before.copy()
         self.after.seq, self.after.time_ms = stamp.seq, max(before.time_ms, stamp.time_ms)
         self.effects: list[Effect] = []
         self.events: list[EventData] = []
         self._first = before.events
-        self._latest = latest
+        self._version = version
         self._cancelled: set[str] = set()
         self._calendar: Calendar | None = None
 
@@ -337,7 +337,7 @@ class _Change:
             return  # It is open.
         start = StartRun(
             spec.workflow,
-            spec.version or self._latest,
+            self._version,
             spec.input,
             command_id,
             f"schedule:{after.name}",

@@ -530,7 +530,8 @@ class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def version(self) -> int:
-        return self.spec.version
+        """0 where it is another one at each fire."""
+        return self.spec.version if isinstance(self.spec.version, int) else 0
 
     @property
     def finished(self) -> bool:

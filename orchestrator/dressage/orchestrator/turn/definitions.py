@@ -9,12 +9,12 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Connection
-from dressage.brokers.registry import Pointer
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
-from dressage.protocol.errors import BadName, BadSpec, DressageError
+from dressage.protocol.errors import BadInput, BadName, BadSpec, DressageError, NotFound
 from dressage.protocol.names import Names, check_name, is_name
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
 from dressage.protocol.spec_reading import read_event, read_registered
+from dressage.protocol.versions import VersionRef, Versions
 
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
 """Specs of so many bytes in JSON are kept compiled, the least recently used are dropped: they take ten times that."""
@@ -24,7 +24,7 @@ EVENTS_KEPT: Final = 1_000
 """So many versions of external events are kept."""
 
 LATEST_S: Final = 1.0
-"""So long the latest version of a workflow is taken for that."""
+"""So long what stands of the versions of a workflow is taken for that."""
 
 
 class Definitions:
@@ -37,7 +37,7 @@ class Definitions:
         self._kept_bytes = 0
         self._known: OrderedDict[tuple[str, int], tuple[Definition | BadSpec, int]] = OrderedDict()
         self._events: OrderedDict[tuple[str, int], EventDefinition | BadSpec] = OrderedDict()
-        self._latest: dict[str, tuple[int, float]] = {}
+        self._versions: dict[str, tuple[Versions | None, float]] = {}
 
     async def get(self, workflow: str, version: int) -> Definition | None:
         """None when there is no such version yet. Raises `BadSpec` for one that cannot be used."""
@@ -59,22 +59,26 @@ class Definitions:
             raise BadSpec(definition.message)
         return definition
 
-    async def latest(self, workflow: str) -> int:
-        """The latest version of a workflow, as it was less than a moment ago; 0 if there is none."""
-        known, now = self._latest.get(workflow), asyncio.get_running_loop().time()
+    async def resolve(self, workflow: str, ref: VersionRef) -> int:
+        """The version that a new run gets, as it was less than a moment ago; 0 if there is none.
+
+        Raises `msgspec.MsgspecError` where what is stored cannot be read.
+        """
+        known, now = self._versions.get(workflow), asyncio.get_running_loop().time()
         if known is None or known[1] < now:
             found = await self._connection.last_message(
                 self._names.definitions_stream(), self._names.workflow_key(workflow)
             )
-            version = (
-                0
-                if found is None or not found.data
-                else msgspec.json.decode(found.data, type=Pointer).version
+            versions = (
+                None if found is None or not found.data else msgspec.json.decode(found.data, type=Versions)
             )
-            known = self._latest[workflow] = version, now + LATEST_S
-            if len(self._latest) > EVENTS_KEPT:
-                del self._latest[next(iter(self._latest))]
-        return known[0]
+            known = self._versions[workflow] = versions, now + LATEST_S
+            if len(self._versions) > EVENTS_KEPT:
+                del self._versions[next(iter(self._versions))]
+        try:
+            return known[0].resolve(workflow, ref) if known[0] else 0
+        except (BadInput, NotFound):
+            return 0
 
     async def event(self, name: str, version: int) -> EventDefinition | None:
         """None when there is no such version of an external event. Raises `BadSpec` for one that cannot be used."""

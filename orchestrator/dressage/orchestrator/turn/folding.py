@@ -341,11 +341,11 @@ class Folder:
             definition = await self._definition(run.state, command)
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
-        latest = await self._latest(run.state)
+        version = await self._resolved(run.state)
         try:
             if is_schedule(run.token):
                 of_workflow = definition if isinstance(definition, Definition) else None
-                return fold_schedule(run.state, command, run.token, stamp, of_workflow, latest)
+                return fold_schedule(run.state, command, run.token, stamp, of_workflow, version)
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)
@@ -401,13 +401,13 @@ class Folder:
             return await self._definitions.get(command.spec.workflow, command.version)
         return None
 
-    async def _latest(self, state: State | None) -> int:
-        """The version that a schedule starts runs of, if it does not say which. Its state does not depend on it, so a
-        command that is folded again may find another one."""
-        if not isinstance(state, Schedule) or state.spec.version:
+    async def _resolved(self, state: State | None) -> int:
+        """The version that a schedule starts runs of at this moment, 0 if there is none. Its state does not depend on
+        it, so a command that is folded again may find another one."""
+        if not isinstance(state, Schedule):
             return 0
         try:
-            return await self._definitions.latest(state.spec.workflow)
+            return await self._definitions.resolve(state.spec.workflow, state.spec.version)
         except msgspec.MsgspecError:
             return 0  # Whatever stands there: no such version can be started, as the schedule is told.
 

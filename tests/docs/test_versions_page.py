@@ -1,0 +1,97 @@
+"""The examples of docs/versions.md run, what it says of changes is so, and its commands are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+import pytest
+
+from dressage.brokers.registry import Allow
+from dressage.cli.main import main
+from dressage.expressions.compatibility import breaks
+from dressage.protocol.spec import WorkflowSpec
+from dressage.protocol.versions import ALIASES_MAX, Versions, parse_target
+from dressage.simulation.programs import define
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "versions.md").read_text()
+
+
+def test_the_examples_of_the_page_run() -> None:
+    define("\n\n".join(re.findall(r"(?s)```python\n(.*?)```", PAGE)))
+
+
+def spec(params: str, output: str = "str", view: str = "", body: str = "return ''") -> WorkflowSpec:
+    declared = f"@dataclass\nclass View:\n    {view}\n" if view else ""
+    first = "view = View()\n    " if view else ""
+    text = (
+        "from dataclasses import dataclass\nfrom enum import Enum\n"
+        "from dressage.flow import Masked, Searchable, workflow\n"
+        "@dataclass\nclass Line:\n    sku: str\n    count: int = 1\n"
+        "@dataclass\nclass Bare:\n    sku: str\n"
+        f"{declared}@workflow\nasync def order({params}) -> {output}:\n    {first}{body}\n"
+    )
+    found: Any = define(text).order
+    made: WorkflowSpec = found.spec
+    return made
+
+
+SEARCHED = "b: Searchable[str] = ''\n"
+LINE, BARE = "return Line('x')", "return Bare('x')"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_broken"),
+    [
+        (("",), ("a: int = 1",), False),
+        (("a: int = 1",), ("a: int = 2",), False),
+        (("",), ("a: int",), True),
+        (("a: int = 1",), ("a: int",), True),
+        (("a: int",), ("",), True),
+        (("a: int",), ("a: float",), False),
+        (("a: str",), ("a: str | None",), False),
+        (("a: Bare",), ("a: Line",), False),
+        (("a: str | None",), ("a: str",), True),
+        (("", "str | None"), ("", "str"), False),
+        (("", "Bare", "", BARE), ("", "Line", "", LINE), False),
+        (("", "str"), ("", "str | None"), True),
+        (("", "Line", "", LINE), ("", "Bare", "", BARE), True),
+        (("", "str", f"{SEARCHED}    a: str = ''"), ("", "str", f"{SEARCHED}    a: Masked[str] = ''"), True),
+        (("", "str", f"{SEARCHED}    a: str = ''"), ("", "str", SEARCHED), True),
+        (("", "str", SEARCHED), ("", "str", f"{SEARCHED}    a: str = ''"), False),
+        (("", "str", "a: Searchable[str] = ''"), ("", "str", "a: str = ''"), True),
+        (("", "str", "a: str = ''"), ("", "str", "a: Searchable[str] = ''"), False),
+    ],
+)
+def test_the_table_of_changes_is_so(before: tuple[str, ...], after: tuple[str, ...], is_broken: bool) -> None:
+    assert bool(breaks(spec(*before), spec(*after))) == is_broken
+
+
+def test_every_way_to_name_a_version_is_one() -> None:
+    versions = Versions(3, "d")
+    for target in re.findall(r"`process-order(?:@([a-z0-9.]+))?`", PAGE.partition("## Which version")[2]):
+        name, ref = parse_target(f"process-order@{target}" if target else "process-order")
+        assert name == "process-order"
+        if ref not in ("stable", "1.2"):
+            assert versions.resolve(name, ref) == 3
+    assert f"up to {ALIASES_MAX} of them" in PAGE
+    assert [each for each in get_args(Allow) if f"`{each}`" not in PAGE] == []
+
+
+def test_the_commands_of_the_page_are_there() -> None:
+    block = re.findall(r"(?s)```sh\n(.*?)```", PAGE)[0]
+    for line in block.splitlines():
+        words = line.partition("#")[0].split()
+        assert words[0] == "dressage"
+        command: click.Command | None = main
+        context = click.Context(main)
+        while isinstance(command, click.Group) and (found := command.get_command(context, words[1])):
+            command, words = found, words[1:]
+        assert command is not None
+        options = {option for each in command.params for option in each.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
+    group = main.get_command(click.Context(main), "workflow")
+    assert isinstance(group, click.Group)
+    assert [name for name in group.commands if name not in ("list", "show") and name not in PAGE] == []
