@@ -248,6 +248,22 @@ FROM told t
 JOIN runs r ON r.run_id = t.run_id
 WHERE t.kind = 'run-stopped' AND r.status = 'running';
 
+-- One row for each task whose last attempt has failed, and which waits for somebody who retries it, or lets it fail.
+CREATE OR REPLACE VIEW dead_tasks AS
+WITH told AS (
+    SELECT
+        run_id, workflow, kind, time, stream_seq, data ->> 'task' AS task, data ->> 'task_id' AS task_id,
+        CAST(data ->> 'attempt' AS BIGINT) AS attempt, data -> 'failure' AS failure
+    FROM events WHERE kind IN ('task-dead', 'task-settled', 'task-completed', 'task-failed')
+    QUALIFY row_number() OVER (PARTITION BY run_id, task_id ORDER BY stream_seq DESC) = 1
+)
+SELECT
+    t.run_id, t.workflow, t.task, t.task_id, t.attempt, t.time AS dead_at, t.failure ->> 'name' AS failure_name,
+    t.failure ->> 'message' AS failure_message
+FROM told t
+JOIN runs r ON r.run_id = t.run_id
+WHERE t.kind = 'task-dead' AND r.status = 'running';
+
 -- One row for each fire of a schedule, as it was last told of: what was queued is started later, or skipped.
 CREATE OR REPLACE VIEW schedule_fires AS
 SELECT

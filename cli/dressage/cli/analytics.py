@@ -88,7 +88,7 @@ def query(
     timeout_s: float,
 ) -> None:
     """Ask the analytics process, also while it ingests: dressage query "FROM workflow_stats"."""
-    result = run(_ask(sql, server, namespace, db, limit_rows, timeout_s))
+    result = run(ask(sql, server, namespace, db, limit_rows, timeout_s))
     _print(result, output)
     if result.truncated:
         click.echo(
@@ -96,10 +96,10 @@ def query(
         )
 
 
-async def _ask(
+async def ask(
     sql: str, server: str, namespace: str, db: Path | None, limit_rows: int, timeout_s: float
 ) -> QueryResult:
-    from dressage.analytics import query as ask
+    from dressage.analytics import query as asked
     from dressage.analytics import query_file
 
     if db is not None:
@@ -107,7 +107,7 @@ async def _ask(
     await require_answer(server)
     connection = await JetStreamBroker(server).connect("query")
     try:
-        return await ask(connection, Names(namespace), sql, limit_rows=limit_rows, timeout_s=timeout_s)
+        return await asked(connection, Names(namespace), sql, limit_rows=limit_rows, timeout_s=timeout_s)
     finally:
         await connection.close()
 

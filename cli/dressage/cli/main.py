@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "spec": Place("spec", "spec", "Show what a definition does, and what changed between two."),
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
     "event": Place("events", "events", "Post external events to correlation keys, and look at a key."),
+    "task": Place("tasks", "tasks", "Find tasks whose last attempt has failed, and retry them."),
     "user-task": Place("user_tasks", "user_tasks", "Find what people have to do, and do it."),
     "schedule": Place("schedules", "schedules", "Start runs by themselves, at the moments of a calendar."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),

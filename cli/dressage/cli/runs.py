@@ -18,7 +18,7 @@ from dressage.cli import options
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
-from dressage.protocol.commands import FailureInfo, RunView, StopView
+from dressage.protocol.commands import DeadTaskView, FailureInfo, RunView, StopView
 from dressage.protocol.events import KINDS, ReceivedEvent
 
 _timeout = click.option(
@@ -347,6 +347,10 @@ def _print_end(view: RunView, as_json: bool) -> None:
         click.echo(bytes(view.output) if isinstance(view.output, msgspec.Raw) else b"null")
 
 
+def _dead(task: DeadTaskView) -> str:
+    return f"{task.task} {task.task_id} since {task.since}: {_failure(task.failure)}"
+
+
 def _print_view(view: RunView) -> None:
     rows: dict[str, Any] = {
         "run": view.run_id,
@@ -354,6 +358,7 @@ def _print_view(view: RunView) -> None:
         "status": f"{view.status}, being cancelled" if view.cancelling else view.status,
         "stopped": "; ".join(map(_stop, view.stops)),
         "waiting for": view.waiting_for,
+        "dead tasks": "; ".join(map(_dead, view.dead_tasks)),
         "parent": view.parent,
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,

@@ -1,9 +1,9 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, post, user-tasks, act,
-set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow, get-workflow,
-get-versions, tell-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code",
-"message", "retryable"}`.
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, settle-task, post,
+user-tasks, act, set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow,
+get-workflow, get-versions, tell-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or `{"ok": false,
+"code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,18 @@ class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     thread: int = 0
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class SettleTaskRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a dead task: it is retried, or fails."""
+
+    run_id: str
+    task_id: str
+    do: Literal["retry", "fail"]
+    reason: str = ""
     command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
@@ -366,6 +378,7 @@ class Api:
             "cancel": (CancelRequest, self._cancel),
             "stop": (StopRequest, self._stop),
             "resume": (ResumeRequest, self._resume),
+            "settle-task": (SettleTaskRequest, self._settle_task),
             "post": (PostRequest, self._post),
             "key": (KeyRequest, self._key),
             "user-tasks": (UserTasksRequest, self._user_tasks),
@@ -488,6 +501,19 @@ class Api:
             await self._client.resume(
                 request.run_id,
                 thread=request.thread,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _settle_task(self, request: SettleTaskRequest) -> Accepted:
+        settle = self._client.retry_task if request.do == "retry" else self._client.fail_task
+        return Accepted(
+            await settle(
+                request.run_id,
+                request.task_id,
+                reason=request.reason,
                 command_id=request.command_id,
                 timeout_s=request.timeout_s,
                 actor=request.actor,

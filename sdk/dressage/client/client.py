@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -40,6 +40,7 @@ from dressage.protocol.commands import (
     ResumeRun,
     RunView,
     SetSchedule,
+    SettleTask,
     StartRun,
     StopRun,
     TaskResult,
@@ -478,6 +479,53 @@ class Client:
         """
         chosen = command_id_of(command_id)
         command = ResumeRun(chosen, check_actor(actor or self.actor), thread)
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def retry_task(
+        self,
+        run_id: str,
+        task_id: str,
+        *,
+        reason: str = "",
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Retries a dead task of a run, and returns the command's sequence once that is committed.
+
+        It is one whose last attempt has failed, and which waits for this (`exhausted="wait"`); the run's view lists
+        them in `dead_tasks`, with their `task_id`. It has all its retries once more. With a `command_id` of the
+        caller's the same call again changes nothing. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED, TASK_UNKNOWN,
+        REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        """
+        return await self._settle(run_id, task_id, "retry", reason, command_id, timeout_s, actor)
+
+    async def fail_task(
+        self,
+        run_id: str,
+        task_id: str,
+        *,
+        reason: str = "",
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Lets a dead task fail: what its last attempt has failed with is raised in the workflow. The rest is as
+        `retry_task` has it."""
+        return await self._settle(run_id, task_id, "fail", reason, command_id, timeout_s, actor)
+
+    async def _settle(
+        self,
+        run_id: str,
+        task_id: str,
+        do: Literal["retry", "fail"],
+        reason: str,
+        command_id: str | None,
+        timeout_s: float,
+        actor: str,
+    ) -> int:
+        chosen = command_id_of(command_id)
+        command = SettleTask(task_id, do, chosen, reason, check_actor(actor or self.actor))
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload

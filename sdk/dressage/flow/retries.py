@@ -9,7 +9,7 @@ from typing import Any, Final, TypedDict
 
 from dressage.flow.failures import WorkflowFailure
 from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import Backoff, RetryOptions, TaskTimes
+from dressage.protocol.spec import Backoff, Exhausted, RetryOptions, TaskTimes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class TaskOptions(TypedDict, total=False):
     """What can be said of a task, and of one call of it.
 
     `retries` is the number of attempts after the first, `backoff` how long there is between them, and `not_retried` are
-    the classes of errors (with those that derive from them) after which there is no other attempt.
+    the classes of errors (with those that derive from them) after which there is no other attempt. What becomes of a
+    call whose last attempt has failed says `exhausted`: it is to "fail", or to "wait" for somebody who retries it, or
+    lets it fail (`dressage task`).
 
     `timeout` is how long the handler of an attempt may take, and `heartbeat` how long it may give no sign of progress
     (`TaskContext.heartbeat`): then it is cancelled, and the attempt has failed. `start_timeout` is how long an attempt
@@ -47,6 +49,7 @@ class TaskOptions(TypedDict, total=False):
     retries: int
     backoff: Exponential
     not_retried: Sequence[type[Exception]]
+    exhausted: Exhausted
     timeout: timedelta
     heartbeat: timedelta
     start_timeout: timedelta
@@ -69,7 +72,9 @@ def said_by(options: TaskOptions) -> Said:
     unknown = options.keys() - TaskOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"there is no option {min(unknown)}")
-    retry = retry_options(options.get("retries"), options.get("backoff"), options.get("not_retried"))
+    retry = retry_options(
+        options.get("retries"), options.get("backoff"), options.get("not_retried"), options.get("exhausted")
+    )
     return Said(retry, _times(options))
 
 
@@ -77,10 +82,13 @@ def retry_options(
     retries: int | None,
     backoff: Exponential | None,
     not_retried: Iterable[type[Exception]] | None = None,
+    exhausted: Exhausted | None = None,
 ) -> RetryOptions | None:
     """What one place says about retries; None if it says nothing. Raises `DefinitionError` for what makes no sense."""
-    if retries is None and backoff is None and not_retried is None:
+    if retries is None and backoff is None and not_retried is None and exhausted is None:
         return None
+    if exhausted not in (None, "fail", "wait"):
+        raise DefinitionError(f'exhausted is "fail" or "wait", and not {exhausted!r}')
     if retries is not None and retries < 0:
         raise DefinitionError("retries is a number of further attempts, 0 or more")
     return RetryOptions(
@@ -94,6 +102,7 @@ def retry_options(
             jitter=float(backoff.jitter),
         ),
         never=None if not_retried is None else _names(not_retried),
+        exhausted=exhausted,
     )
 
 

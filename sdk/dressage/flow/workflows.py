@@ -20,7 +20,7 @@ from dressage.flow.source import source_of
 from dressage.flow.watching import apart, free, settled
 from dressage.protocol.errors import BadRunId, BadSpec, DefinitionError
 from dressage.protocol.names import check_name, check_run_id
-from dressage.protocol.spec import Limits, ParentClose, RetryOptions, WorkflowSpec
+from dressage.protocol.spec import Exhausted, Limits, ParentClose, RetryOptions, WorkflowSpec
 from dressage.protocol.spec_sizes import check_limits
 
 P = ParamSpec("P")
@@ -153,6 +153,7 @@ def workflow(
     name: str | None = None,
     retries: int | None = None,
     backoff: Exponential | None = None,
+    exhausted: Exhausted | None = None,
     limits: Limits | None = None,
 ) -> WorkflowDecorator: ...
 def workflow(
@@ -162,14 +163,16 @@ def workflow(
     name: str | None = None,
     retries: int | None = None,
     backoff: Exponential | None = None,
+    exhausted: Exhausted | None = None,
     limits: Limits | None = None,
 ) -> Any:
-    """Compiles an async function to a `Workflow`. `retries` and `backoff` are the default of its tasks.
+    """Compiles an async function to a `Workflow`. `retries`, `backoff` and `exhausted` are the default of its
+    tasks.
 
     `limits` are those of each of its runs. Raises `DefinitionError` for what the language cannot say, with file,
     line, caret and what to write instead, and for limits that no engine grants.
     """
-    retry = retry_options(retries, backoff)
+    retry = retry_options(retries, backoff, exhausted=exhausted)
     try:
         check_limits(limits)
     except BadSpec as error:

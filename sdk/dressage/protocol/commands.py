@@ -162,6 +162,17 @@ class ResumeRun(msgspec.Struct, tag="resume-run", tag_field="type", frozen=True,
     parent: Parent | None = None
 
 
+class SettleTask(msgspec.Struct, tag="settle-task", tag_field="type", frozen=True, omit_defaults=True):
+    """Somebody says what becomes of a call whose last attempt, `task_id`, has failed, and which waits for that: it is
+    retried, or fails. `command_id` is the same in each repeat."""
+
+    task_id: str
+    do: Literal["retry", "fail"]
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
+
+
 class GoOn(msgspec.Struct, tag="go-on", tag_field="type", frozen=True, omit_defaults=True):
     """A run that was resumed tells itself that more of it is to go on."""
 
@@ -377,6 +388,7 @@ OfRun = (
     | CancelRun
     | StopRun
     | ResumeRun
+    | SettleTask
     | GoOn
     | PostEvent
     | UserTaskAction
@@ -400,6 +412,7 @@ RefusalCode = Literal[
     "RUN_FINISHED",
     "REASON_TOO_LONG",
     "THREAD_UNKNOWN",
+    "TASK_UNKNOWN",
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
@@ -512,11 +525,23 @@ class StopView(msgspec.Struct, frozen=True, omit_defaults=True):
     actor: str = ""
 
 
+class DeadTaskView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call whose last attempt, `task_id`, has failed with `failure`, and which waits `since` then for somebody who
+    retries it, or lets it fail."""
+
+    task: str
+    task_id: str
+    attempt: int
+    since: str
+    failure: FailureInfo
+    thread: int = 0
+
+
 class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
 
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
-    `parent` is the run that has started it. Nothing goes on of what `stops` tell.
+    `parent` is the run that has started it. Nothing goes on of what `stops` tell, and `dead_tasks` wait for somebody.
     """
 
     run_id: str
@@ -540,6 +565,7 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     shard: int = 0
     parent: str = ""
     stops: tuple[StopView, ...] = ()
+    dead_tasks: tuple[DeadTaskView, ...] = ()
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

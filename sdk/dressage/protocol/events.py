@@ -242,6 +242,26 @@ class EventPosted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     key: str = ""
 
 
+class TaskDead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind task-dead: its last attempt has failed, and it waits for somebody who retries it, or lets it fail."""
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    failure: FailureInfo
+
+
+class TaskSettled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind task-settled: somebody retries a dead task, or lets it fail."""
+
+    task: str
+    task_id: str
+    node: int
+    do: Literal["retry", "fail"]
+    reason: str = ""
+
+
 class EventAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind event-awaited: there is no unclaimed event, or, with a `key`, whether there is one is asked there.
 
@@ -532,6 +552,8 @@ EventData = (
     | TaskStarted
     | TaskCompleted
     | TaskFailed
+    | TaskDead
+    | TaskSettled
     | FailureCaught
     | BranchStarted
     | BranchEnded
@@ -584,6 +606,8 @@ KIND: dict[type[EventData], str] = {
     TaskStarted: "task-started",
     TaskCompleted: "task-completed",
     TaskFailed: "task-failed",
+    TaskDead: "task-dead",
+    TaskSettled: "task-settled",
     FailureCaught: "failure-caught",
     BranchStarted: "branch-started",
     BranchEnded: "branch-ended",

@@ -74,6 +74,10 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     jitter: float = 0.1
 
 
+Exhausted = Literal["fail", "wait"]
+"""What becomes of a call whose last attempt has failed: it fails, or waits for somebody who retries it."""
+
+
 class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What one place says about retries; what it leaves at None is asked of the next place (`effective_retry`).
 
@@ -83,6 +87,7 @@ class RetryOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     retries: int | None = None
     backoff: Backoff | None = None
     never: tuple[str, ...] | None = None
+    exhausted: Exhausted | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class Retry(msgspec.Struct, frozen=True):
     limit_s: float = 60.0
     jitter: float = 0.1
     never: tuple[str, ...] = ()
+    exhausted: Exhausted = "fail"
 
 
 class TaskTimes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -605,7 +611,10 @@ def effective_retry(spec: WorkflowSpec, node: TaskNode, task: TaskDef | None = N
     retries = next((place.retries for place in said if place.retries is not None), 0)
     backoff = next((place.backoff for place in said if place.backoff is not None), Backoff())
     never = next((place.never for place in said if place.never is not None), ())
-    return Retry(retries, backoff.base_s, backoff.factor, backoff.limit_s, backoff.jitter, never)
+    exhausted: Exhausted = "fail"
+    for place in reversed(said):
+        exhausted = place.exhausted or exhausted
+    return Retry(retries, backoff.base_s, backoff.factor, backoff.limit_s, backoff.jitter, never, exhausted)
 
 
 def effective_times(call: TaskTimes | None, task: TaskTimes | None) -> TaskTimes:

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Self, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
 import msgspec
 
 from dressage.client.client import RunCancelled, RunFailed
 from dressage.expressions.values import decode_stored
-from dressage.flow import Event, UserTask, Workflow, WorkflowFailure
+from dressage.flow import Event, Task, UserTask, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import (
     CancelTimer,
@@ -27,16 +27,18 @@ from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import Mailbox, Marks, RunState, UserWait
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.orchestrator.turn.asking import user_task_view, waiting_for
+from dressage.orchestrator.turn.asking import dead_tasks, user_task_view, waiting_for
 from dressage.protocol.commands import (
     AttemptProgress,
     CancelRun,
     Command,
+    DeadTaskView,
     FailureInfo,
     Json,
     PostEvent,
     ResumeRun,
     RunStatus,
+    SettleTask,
     StartRun,
     StopRun,
     TaskMessage,
@@ -317,6 +319,36 @@ class Run(Generic[R]):
         """Lets what was stopped go on."""
         self._fold(ResumeRun(f"resume-{self._world.seq}", "test", thread), asked=True)
         return self.advance(timedelta(0))
+
+    @property
+    def dead_tasks(self) -> list[DeadTaskView]:
+        """The calls whose last attempt has failed, and which wait for somebody (`exhausted="wait"`)."""
+        return list(dead_tasks(self._known))
+
+    def retry_task(self, task: Task[..., Any] | DeadTaskView) -> Self:
+        """Somebody retries a dead task: this one, or the one that is dead of this name.
+
+        Raises `Refused` as the client does, and `BadInput` (TASK_NOT_DEAD) where none, or more than one, is dead.
+        """
+        return self._settle(task, "retry")
+
+    def fail_task(self, task: Task[..., Any] | DeadTaskView) -> Self:
+        """Somebody lets a dead task fail. Raises as `retry_task` does."""
+        return self._settle(task, "fail")
+
+    def _settle(self, task: Task[..., Any] | DeadTaskView, do: Literal["retry", "fail"]) -> Self:
+        view = self._dead(task) if isinstance(task, Task) else task
+        self._fold(SettleTask(view.task_id, do, f"settle-{self._world.seq}", actor="test"), asked=True)
+        return self.advance(timedelta(0))
+
+    def _dead(self, task: Task[..., Any]) -> DeadTaskView:
+        found = [each for each in self.dead_tasks if each.task == task.name]
+        if len(found) != 1:
+            raise BadInput(
+                f"{len(found)} calls of task {task.name!r} are dead: the run waits for {self.waiting_for}",
+                code="TASK_NOT_DEAD",
+            )
+        return found[0]
 
     @property
     def stopped(self) -> bool:

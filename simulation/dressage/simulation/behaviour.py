@@ -19,7 +19,7 @@ from dressage.simulation.programs.program import FAILURES
 from dressage.worker import TaskContext, current_task
 
 RETRIES: Final = 2
-POISON: Final = RETRIES + 1
+POISON: Final = 1_000
 NAP: Final = "timedelta(milliseconds=({}) % 3000)"
 EPOCH_S: Final = 1_790_000_000
 """When the simulated time begins."""
@@ -28,9 +28,10 @@ MOMENT: Final = "BEGAN + timedelta(seconds=({}) % 30)"
 QUEUES: Final = ("alpha", "beta")
 
 
-def task_options(queue: str) -> str:
+def task_options(queue: str, *, waits: bool = False) -> str:
+    """Of those that `waits` a call whose retries are used up is dead until somebody settles it."""
     backoff = "Exponential(base=timedelta(milliseconds=200), limit=timedelta(seconds=2))"
-    return f"queue='{queue}', retries={RETRIES}, backoff={backoff}"
+    return f"queue='{queue}', retries={RETRIES}, backoff={backoff}" + (", exhausted='wait'" if waits else "")
 
 
 class Broken(Exception):

@@ -103,7 +103,7 @@ def program(number: int) -> ModuleType | None:
         naps=NAP,
         moments=MOMENT,
         began_s=EPOCH_S,
-        task_options=task_options(queue),
+        task_options=task_options(queue, waits=number % 7 == 3),
         length=(2, 6),
         parks=number % 2 == 0,
         tells=True,
@@ -151,6 +151,10 @@ def more_runs(
             script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
         for _ in range(chance.choice([1, 1, 2]) if run.ending.people else 0):
             script.actions.append(serves_of(run, chance.choice(clients), at_s + 3 * chance.random()))
+        own = random.Random(f"dead {script.seed} {run.run_id}")
+        if _waits_when_exhausted(run):
+            for _ in range(own.choice([1, 1, 2])):
+                script.actions.append(settles_of(run, own.choice(clients), at_s + 3 * own.random()))
         own = random.Random(f"rings {script.seed} {run.run_id}")
         if any(name in run.module.flow.events for name in RINGS):
             for _ in range(own.choice([1, 1, 2])):
@@ -164,7 +168,9 @@ def reserve_runs(script: Script, chance: random.Random) -> None:
     commands = 0
     while len(script.reserve) < RESERVE or commands < RESERVE_COMMANDS:
         run = some_run(script, chance)
-        waits = run is not None and (run.ending.events or run.ending.keys or run.ending.people)
+        waits = run is not None and (
+            run.ending.events or run.ending.keys or run.ending.people or _waits_when_exhausted(run)
+        )
         if run is not None and run.ending.kind != "asleep" and not waits:
             script.reserve.append((run, start_of(run, LATE_CLIENT, 0.0)))
             commands += run.ending.commands
@@ -225,6 +231,55 @@ def rings_of(run: PlannedRun, client: str, at_s: float) -> Action:
             await asyncio.sleep(0.3)
 
     return Action(client, at_s, f"ring {run.run_id}", act)
+
+
+def _waits_when_exhausted(run: PlannedRun) -> bool:
+    return any(
+        task.retry is not None and task.retry.exhausted == "wait" for task in run.module.flow.spec.tasks
+    )
+
+
+def settles_of(run: PlannedRun, client: str, at_s: float) -> Action:
+    """Somebody looks for dead tasks of the run, and of those that it has started, now and then: retries some of them
+    once, and lets the others fail, so that the run ends as if none had waited. By two clients each of that comes
+    twice."""
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        quiet = 0
+        while quiet < 10:
+            family = _family(world, run.run_id)
+            for state in family:
+                for wait in _attempts(state):
+                    if wait.dead is not None:
+                        await _settle(client, state.run_id, wait)
+            quiet = quiet + 1 if family and all(state.finished for state in family) else 0
+            await asyncio.sleep(0.7)
+
+    return Action(client, at_s, f"settle {run.run_id}", act)
+
+
+async def _settle(client: Client, run_id: str, wait: TaskWait) -> None:
+    again = wait.spent == 0 and random.Random(wait.task_id).random() < 0.5
+    tell = client.retry_task if again else client.fail_task
+    for _ in range(2):
+        await _none_or(tell(run_id, wait.task_id, command_id=f"settle {wait.task_id}"))
+    await _none_or(client.fail_task(run_id, wait.task_id, command_id=f"too late {wait.task_id}"))
+
+
+def _family(world: World, run_id: str) -> list[RunState]:
+    """The run, and all that it has started, and those have, as they stand."""
+    states = [
+        state
+        for shard in world.watch.refold.shards.values()
+        for state in shard.states.values()
+        if isinstance(state, RunState)
+    ]
+    known, found = {run_id}, [state for state in states if state.run_id == run_id]
+    while new := [s for s in states if s.parent and s.parent.run_id in known and s.run_id not in known]:
+        known |= {state.run_id for state in new}
+        found += new
+    return found
 
 
 def files_of(run: PlannedRun, client: str, at_s: float) -> Action:

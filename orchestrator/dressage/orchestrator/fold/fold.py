@@ -22,7 +22,7 @@ from dressage.orchestrator.fold.limits import (
 from dressage.orchestrator.fold.mailbox import post_early
 from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, turn, user_task
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
-from dressage.orchestrator.fold.nodes.task import on_progress, on_result
+from dressage.orchestrator.fold.nodes.task import on_progress, on_result, on_settled
 from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import (
@@ -47,6 +47,7 @@ from dressage.protocol.commands import (
     RefuseWait,
     ResumeRun,
     ScheduledEnded,
+    SettleTask,
     StartRun,
     StopRun,
     TaskResult,
@@ -71,6 +72,7 @@ GoesOn = (
     | CancelRun
     | StopRun
     | ResumeRun
+    | SettleTask
     | GoOn
     | PostEvent
     | UserTaskAction
@@ -261,7 +263,7 @@ def _go_on(
         return Outcome(state, existing=True)
     if isinstance(command, UserTaskAction) and user_task.is_done(state, command):
         return Outcome(state, existing=True)
-    if isinstance(command, StopRun | ResumeRun) and pausing.is_done(state, command):
+    if isinstance(command, StopRun | ResumeRun | SettleTask) and pausing.is_done(state, command):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     actor = "orchestrator" if isinstance(command, Told | GoOn) else command.actor
@@ -278,6 +280,8 @@ def _go_on(
                 pausing.stop(advance, command)
             case ResumeRun():
                 pausing.resume(advance, command)
+            case SettleTask():
+                on_settled(advance, command)
             case GoOn():
                 pausing.go_on(advance)
             case RefuseWait():

@@ -203,6 +203,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
             rest += len(_to_json(wait.worker))
         if wait.progress:
             rest += len(wait.progress)
+        if wait.dead is not None:
+            rest += bytes_of(wait.dead)
     elif type(wait) is GatherWait:
         rest += wait.held + ENDED_BYTES * (len(wait.outputs) + len(wait.failures)) + len(wait.given)
         rest += TURN_BYTES * len(wait.turns)

@@ -25,7 +25,7 @@ from dressage.orchestrator.fold.state import (
     Stop,
     TurnWait,
 )
-from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, StoppedBy, StopRun
+from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, SettleTask, StoppedBy, StopRun
 from dressage.protocol.events import RunResumed, RunStopped
 from dressage.protocol.names import run_token
 
@@ -46,14 +46,17 @@ THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-def is_done(state: RunState, command: StopRun | ResumeRun | CancelRun) -> bool:
+Said = StopRun | ResumeRun | CancelRun | SettleTask
+
+
+def is_done(state: RunState, command: Said) -> bool:
     """Whether somebody said just this before."""
-    return command.parent is None and _mark(command) in state.stopping
+    return _is_somebodys(command) and _mark(command) in state.stopping
 
 
-def remember(state: RunState, command: StopRun | ResumeRun | CancelRun) -> None:
+def remember(state: RunState, command: Said) -> None:
     """Somebody has said this. (What a parent says comes once.)"""
-    if command.parent is None:
+    if _is_somebodys(command):
         state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
 
 
@@ -191,8 +194,19 @@ def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
     return "parent"
 
 
-def _mark(command: StopRun | ResumeRun | CancelRun) -> str:
-    return mark_of(f"{'cancel' if isinstance(command, CancelRun) else 'stop'} {command.command_id}")
+def _is_somebodys(command: Said) -> bool:
+    return isinstance(command, SettleTask) or command.parent is None
+
+
+def _mark(command: Said) -> str:
+    match command:
+        case CancelRun():
+            what = "cancel"
+        case SettleTask():
+            what = "settle"
+        case _:
+            what = "stop"
+    return mark_of(f"{what} {command.command_id}")
 
 
 def _stopped_children(advance: Advance) -> dict[str, str]:

@@ -30,6 +30,9 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     delays a retry; it may have fired. At `until_ms` the call is over, when `deadline_id` fires; `start_id` is the timer
     that fires if no worker takes the attempt. `worker` and `progress` are what was told last of who has the attempt,
     and of how far the call has come.
+
+    A `dead` one has failed so, at `dead_ms`, and waits for somebody who retries it, or lets it fail; the last time that
+    was so behind `spent` attempts.
     """
 
     task_id: str
@@ -46,6 +49,9 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     start_id: str = ""
     worker: str = ""
     progress: Json = msgspec.UNSET
+    dead: FailureInfo | None = None
+    dead_ms: int = 0
+    spent: int = 0
 
     @property
     def timers(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -35,7 +35,17 @@ from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
-from dressage.protocol.commands import Ask, AskAnswer, AttemptView, Json, KeyView, RunView, StopView
+from dressage.protocol.commands import (
+    Ask,
+    AskAnswer,
+    AttemptView,
+    DeadTaskView,
+    FailureInfo,
+    Json,
+    KeyView,
+    RunView,
+    StopView,
+)
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token, schedule_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
@@ -289,6 +299,7 @@ class Asking:
                 StopView(each.by, rfc3339(each.since_ms), each.thread, each.reason, each.actor)
                 for each in state.stops
             ),
+            dead_tasks=tuple(dead_tasks(state)),
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
@@ -413,6 +424,15 @@ def _at_path(fields: Any, path: str) -> dict[str, Any]:
     return {path: fields}
 
 
+def dead_tasks(state: RunState) -> Iterator[DeadTaskView]:
+    """The calls that wait for somebody who retries them, or lets them fail."""
+    for thread in state.threads:
+        wait = thread.wait
+        if isinstance(wait, TaskWait) and wait.dead is not None:
+            since = rfc3339(wait.dead_ms)
+            yield DeadTaskView(wait.task, wait.task_id, wait.attempt, since, wait.dead, thread.id)
+
+
 def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     """What the run waits for, in words for people: of each of its branches, the same ones together."""
     waits = Counter[str]()
@@ -420,6 +440,10 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
     for thread in state.threads:
         paused = ", and is interrupted" if _is_interrupted(thread, threads) else ""
         match thread.wait:
+            case TaskWait(dead=FailureInfo()) as wait:
+                waits[
+                    f"somebody who retries task {wait.task} (attempt {wait.attempt}), or lets it fail{paused}"
+                ] += 1
             case TaskWait() as wait:
                 at = f"with worker {wait.worker}" if wait.worker else f"on queue {wait.queue}"
                 waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}{paused}"] += 1

@@ -134,6 +134,8 @@ def _retry(retry: RetryOptions | None) -> dict[str, str]:
         said["backoff"] = backoff_text(retry.backoff)
     if retry is not None and retry.never is not None:
         said["not retried"] = ", ".join(retry.never)
+    if retry is not None and retry.exhausted is not None:
+        said["exhausted"] = retry.exhausted
     return said
 
 

@@ -8,6 +8,7 @@ import zlib
 import msgspec
 
 from dressage.expressions.errors import LimitExceeded
+from dressage.orchestrator.fold import pausing
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import DispatchTask, SetTimer
@@ -19,18 +20,26 @@ from dressage.orchestrator.fold.limits import (
     limit_details,
     too_large,
 )
-from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
 from dressage.orchestrator.fold.state import HeldWait, RunThread, TaskWait
 from dressage.protocol.commands import (
     PROGRESS_BYTES_MAX,
     AttemptProgress,
     FailureInfo,
+    SettleTask,
     TaskResult,
     TimerFired,
     WorkerInfo,
 )
 from dressage.protocol.errors import BadValue
-from dressage.protocol.events import TaskCompleted, TaskFailed, TaskScheduled, TaskStarted
+from dressage.protocol.events import (
+    TaskCompleted,
+    TaskDead,
+    TaskFailed,
+    TaskScheduled,
+    TaskSettled,
+    TaskStarted,
+)
 from dressage.protocol.names import is_name
 from dressage.protocol.spec import (
     ANY_ERROR,
@@ -177,6 +186,10 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     ]
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
+    if wait.dead is not None and result.error is not None:
+        raise RefuseCommand(
+            "RESULT_STALE", f"attempt {wait.task_id!r} of run {advance.state.run_id!r} has failed already"
+        )
     advance.drop_timer(wait.start_id)
     if result.error is not None:
         _errored(advance, thread, wait, result, bounded(_technical(result.error)))
@@ -272,26 +285,66 @@ def _errored(
     assert isinstance(node, TaskNode)
     task = advance.definition.task(wait.task)
     retry = effective_retry(advance.definition.spec, node, task)
-    delay_ms = backoff_ms(retry, wait.attempt, f"{advance.state.run_id}/{wait.task_id}")
+    delay_ms = backoff_ms(retry, wait.attempt - wait.spent, f"{advance.state.run_id}/{wait.task_id}")
     again = (
         error.kind in ("task-error", "timeout")
-        and wait.attempt <= retry.retries
+        and wait.attempt - wait.spent <= retry.retries
         and not advance.history_full
         and not _classes(error) & set(retry.never)
         and not (wait.until_ms and advance.state.time_ms + delay_ms >= wait.until_ms)
     )
     _report_failure(advance, wait, result.by, error, retry=again)
     if not again:
-        where = f"task {wait.task}, attempt {wait.attempt} of {retry.retries + 1}"
+        where = f"task {wait.task}, attempt {wait.attempt} of {wait.spent + retry.retries + 1}"
         family = {"limit": (), "timeout": TASK_TIMEOUT_FAMILY}.get(error.kind, TASK_FAMILY)
         told = msgspec.structs.replace(error, message=f"{error.message} ({where})", family=family)
-        advance.drop_timer(wait.deadline_id)
-        advance.fail(thread, told, wait.node)
+        _exhausted(advance, thread, wait, retry, told)
         return
     if advance.holds(thread):
         advance.hold(thread, HeldWait(wait.node, advance.stamp.seq, again=wait, delay_ms=delay_ms))
         return
     try_again(advance, thread, wait, delay_ms)
+
+
+def _exhausted(
+    advance: Advance, thread: RunThread, wait: TaskWait, retry: Retry, failure: FailureInfo
+) -> None:
+    """There is no other attempt: the call fails, or is dead until somebody says what becomes of it."""
+    failure = bounded(failure)
+    if retry.exhausted == "fail" or advance.history_full:
+        advance.drop_timer(wait.deadline_id)
+        advance.fail(thread, failure, wait.node)
+        return
+    thread.wait = msgspec.structs.replace(
+        wait, dead=failure, dead_ms=advance.state.time_ms, timer_id="", start_id="", worker=""
+    )
+    advance.stored = True
+    advance.emit(TaskDead(wait.task, wait.task_id, wait.node, wait.attempt, failure))
+
+
+def on_settled(advance: Advance, command: SettleTask) -> None:
+    """Somebody retries a dead call, or lets it fail. Raises `RefuseCommand`, and `LimitExceeded`."""
+    state, thread = advance.state, advance.threads.of_step(command.task_id)
+    wait = None if thread is None else thread.wait
+    if thread is None or not isinstance(wait, TaskWait) or wait.dead is None:
+        raise RefuseCommand(
+            "TASK_UNKNOWN",
+            f"run {state.run_id!r} has no dead task {command.task_id!r}: it was settled before, or has not failed",
+        )
+    check_reason(command.reason)
+    pausing.remember(state, command)
+    advance.check_history()
+    thread = advance.threads.own(thread)
+    advance.turn_to(thread)
+    advance.emit(TaskSettled(wait.task, wait.task_id, wait.node, command.do, command.reason))
+    alive = msgspec.structs.replace(wait, dead=None, dead_ms=0, spent=wait.attempt)
+    if command.do == "fail":
+        advance.drop_timer(wait.deadline_id)
+        advance.fail(thread, wait.dead, wait.node)
+    elif advance.holds(thread):
+        advance.hold(thread, HeldWait(wait.node, advance.stamp.seq, again=alive))
+    else:
+        try_again(advance, thread, alive, 0)
 
 
 def try_again(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int) -> None:
@@ -304,7 +357,7 @@ def try_again(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
         task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),
         attempt=wait.attempt + 1,
         scheduled_ms=advance.state.time_ms + delay_ms,
-        timer_id=advance.begun_id(thread, wait.node),
+        timer_id=advance.begun_id(thread, wait.node) if delay_ms else "",
         start_id="",
         worker="",
     )
@@ -333,11 +386,17 @@ def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str)
     advance.state.time_ms = max(advance.state.time_ms, due_ms)
     thread = advance.threads.own(thread)
     advance.turn_to(thread)
+    failure = FailureInfo(name, message, "timeout", family=TASK_TIMEOUT_FAMILY)
+    if wait.dead is None:
+        _report_failure(advance, wait, None, failure, retry=False)
+    if timer_id != wait.deadline_id:
+        advance.drop_timer(wait.timer_id)
+        retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
+        _exhausted(advance, thread, wait, retry, failure)
+        return
     for other in wait.timers:
         if other != timer_id:
             advance.drop_timer(other)
-    failure = FailureInfo(name, message, "timeout", family=TASK_TIMEOUT_FAMILY)
-    _report_failure(advance, wait, None, failure, retry=False)
     advance.fail(thread, failure, wait.node)
 
 
