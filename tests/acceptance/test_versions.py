@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
 
-from dressage.client import Client, Every
+from dressage.client import At, Client, Every, ScheduleHandle
 from dressage.flow import Event, Workflow
 from dressage.protocol.errors import BadInput, ChangeRefused, NotFound
 from dressage.simulation.programs import define
@@ -41,6 +41,20 @@ def greeting(result: str, params: str = "name: str", output: str = "str") -> Wor
     found: Workflow[..., Any] = module.greeting
     return found
 
+
+FAMILY = """
+from dressage.flow import workflow
+
+
+@workflow
+async def kid(n: int) -> int:
+    return n + {kid}
+
+
+@workflow
+async def dad(n: int{dad}) -> int:
+    return await kid(n)
+"""
 
 ONE, TWO = greeting("'hello ' + name"), greeting("'good day ' + name")
 LOUD = greeting("name + '!' * marks", params="name: str, marks: int = 1")
@@ -138,6 +152,53 @@ async def test_an_archived_workflow_is_not_started_until_it_is_unarchived(engine
     assert await waiting.result(15) == "hello waits"
     await client.registry.archive("greeting", archived=False)
     assert await said(client, "greeting") == "hello Ann"
+
+
+async def test_a_run_that_there_is_may_be_started_again_whatever_has_become_of_its_version(
+    engine: Engine,
+) -> None:
+    client = await engine.registered(ONE)
+    started = await client.start("greeting", {"name": "waits"}, run_id="r-1")
+    await client.registry.archive("greeting")
+    other = await engine.client()
+    again = await other.start("greeting", {"name": "waits"}, run_id="r-1")
+    assert (again.existing, started.existing) == (True, False)
+    with pytest.raises(BadInput, match="archived"):
+        await other.start("greeting", {"name": "Ann"}, run_id="r-2")
+    await client.post("r-1", go)
+    assert await again.result(15) == "hello waits"
+
+
+async def test_a_fire_takes_a_version_that_is_there_since_a_moment(engine: Engine) -> None:
+    client = await engine.registered(ONE)
+    asked: list[int | str] = [2, "stable"]
+    for number, version in enumerate(asked):
+        # Somebody has just looked, and has not seen it.
+        first = await client.set_schedule(
+            f"before-{number}", "greeting", {"name": "Ann"}, when=Every(timedelta(days=1))
+        )
+        await first.fire()
+        if number:
+            await client.registry.set_alias("greeting", "stable", 2)
+        else:
+            await client.register(TWO)
+        at = At(datetime.now(UTC) + timedelta(milliseconds=100))
+        once = await client.set_schedule(
+            f"once-{number}", "greeting", {"name": "Ann"}, when=at, version=version
+        )
+
+        async def has_ended(schedule: ScheduleHandle = once) -> bool:
+            return [fire.outcome for fire in (await schedule.view()).fires] == ["completed"]
+
+        await until(has_ended, "it has run", 15)
+
+
+async def test_a_policy_holds_for_children_too_before_any_is_registered(engine: Engine) -> None:
+    kids = [define(FAMILY.format(kid=kid, dad=dad)).dad for kid, dad in (("1", ""), ("2", ", more: int"))]
+    client = await engine.registered(kids[0])
+    with pytest.raises(ChangeRefused, match="parameter 'more' is new and required"):
+        await client.register(kids[1], allow="compatible")
+    assert (await client.registry.versions("kid")).version == 1
 
 
 async def test_a_schedule_starts_what_its_alias_is_at_each_fire(engine: Engine) -> None:

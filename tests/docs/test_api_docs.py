@@ -52,6 +52,7 @@ from dressage.protocol.commands import (
     RefusalCode,
     ResumeRun,
     SetSchedule,
+    SettleTask,
     StartRun,
     StopRun,
     TaskMessage,
@@ -331,6 +332,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         SetSchedule,
         StopRun,
         ResumeRun,
+        SettleTask,
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

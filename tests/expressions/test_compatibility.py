@@ -14,7 +14,7 @@ from dressage.expressions import TypeTable
 from dressage.expressions.compatibility import REASONS_TOLD, Types, breaks, wider
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.expressions import Const
-from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
+from dressage.protocol.spec import EventDef, ReturnNode, Variable, WorkflowSpec
 from dressage.protocol.types import (
     ANY,
     NONE,
@@ -52,6 +52,10 @@ def spec(
     variables = (Variable("view", Named(view), view=True),) if view else ()
     end = ReturnNode(Const(raw("null")))
     return WorkflowSpec(1, "shop", params, output, (end,), types=types, variables=variables)
+
+
+def waits(event: EventDef) -> WorkflowSpec:
+    return msgspec.structs.replace(spec(), events=(event,))
 
 
 def enum(*names: str) -> EnumType:
@@ -133,7 +137,7 @@ CASES = {
     "a field less in the result": Case(
         spec(output=ORDER, types=(record(Field("id", STR), Field("n", INT)),)),
         spec(output=ORDER, types=(record(Field("id", STR)),)),
-        "the result, at n: it may be missing now",
+        "the result, at n: it is gone",
     ),
     "an optional field for a required one in the result, which is always there": Case(
         spec(output=ORDER, types=(record(Field("n", INT)),)),
@@ -153,6 +157,32 @@ CASES = {
         spec(Field("o", ORDER), types=(record(Field("id", STR)),)),
         spec(Field("o", ORDER), types=(record(Field("id", STR), optional("n", INT)),)),
     ),
+    "a field less in an input, which could come again as another one": Case(
+        spec(Field("o", ORDER), types=(record(optional("n", INT)),)),
+        spec(Field("o", ORDER), types=(record(),)),
+        "parameter 'o', at n: it is gone, with which runs are started",
+    ),
+    "a key less in the result that was not always there": Case(
+        spec(output=ORDER, types=(record(Field("n", INT, required=False), form="dict"),)),
+        spec(output=ORDER, types=(record(form="dict"),)),
+        "the result, at n: it is gone",
+    ),
+    "null for a default": Case(
+        spec(optional("a", UnionOf((STR, NONE)), "null")), spec(optional("a", STR, '""'))
+    ),
+    "literals of a union": Case(
+        spec(Field("a", LiteralOf(("x", None)))), spec(Field("a", UnionOf((STR, NONE))))
+    ),
+    "an event of another type": Case(
+        waits(EventDef("go", INT)),
+        waits(EventDef("go", STR)),
+        "external event 'go': it is str now, and was int",
+    ),
+    "an event of a wider type": Case(waits(EventDef("go", INT)), waits(EventDef("go", FLOAT))),
+    "an event less": Case(
+        waits(EventDef("go", INT)), spec(), "external event 'go' is not waited for any more"
+    ),
+    "an event more": Case(spec(), waits(EventDef("go", INT))),
     "a field deep inside": Case(
         spec(Field("o", ListOf(ORDER)), types=(record(Field("id", STR)),)),
         spec(Field("o", ListOf(ORDER)), types=(record(Field("id", INT)),)),
@@ -181,7 +211,7 @@ CASES = {
     "a field less in the view": Case(
         spec(types=(record(Field("a", INT), Field("b", INT)),), view="Order"),
         spec(types=(record(Field("a", INT)),), view="Order"),
-        "the view, at b: it may be missing now, which readers do not expect",
+        "the view, at b: it is gone, which readers do not expect",
     ),
     "a field that cannot be searched any more": Case(
         spec(types=(record(replace(Field("a", INT), searchable=True)),), view="Order"),

@@ -187,6 +187,17 @@ def test_each_moment_starts_a_run_with_an_id_of_its_own() -> None:
     ]
 
 
+def test_fires_that_waited_are_of_the_version_that_the_schedule_is_set_with() -> None:
+    world = World().make(overlap="queue")
+    world.until(BEGAN + 3 * MINUTE)
+    assert world.state is not None
+    assert world.state.queued
+    world.make(overlap="allow", version=3)
+    later = [start.version for start in list(world.runs.values())[1:]]
+    assert later
+    assert set(later) == {3}
+
+
 def test_the_latest_version_is_started_unless_one_is_given() -> None:
     world = World().make(overlap="allow")
     world.latest = 7

@@ -4,10 +4,10 @@ says which is the latest, and, of a workflow, what stands of the others."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -103,7 +103,6 @@ class Registry:
         check_spec(spec)
         check_spec_size(spec)
         check_actor(actor)
-        made = 0
         while True:
             children = await self._children(spec, {})
             versions, pointer_seq = await self._read_versions(spec.name)
@@ -111,26 +110,45 @@ class Registry:
             if plan.change == "unchanged":
                 await self._ensure_queues(spec)
                 await self._put_events(spec)
-                return await self.get(spec.name, plan.version), made == plan.version
+                return await self.get(spec.name, plan.version), False
             refused = refusal(plan, allow)
             if refused is not None:
                 raise refused
             await self._put_events(spec)
-            stamp = _now()
-            wanted = RegisteredWorkflow(
-                spec, plan.version, digest, actor, stamp, children, str(plan.label), plan.breaks
-            )
-            stored, created = await self._create(wanted)
-            made = stored.version if created else made
-            await self._ensure_queues(stored.spec)
+            stored, moved = await self._stored(spec, digest, children, actor, plan, versions or NO_VERSIONS)
+            await self._ensure_queues(spec)
             # They were put before; somebody may have put others since.
             with contextlib.suppress(EventConflict):
-                await self._put_events(stored.spec)
-            label = Label(*map(int, stored.label.split(".")))
-            moved = (versions or NO_VERSIONS).with_version(stored.digest, label)
-            pointed = await self._point(self._names.workflow_key(spec.name), moved, pointer_seq)
-            if pointed and stored.digest == digest:
-                return stored, made == stored.version
+                await self._put_events(spec)
+            if await self._point(self._names.workflow_key(spec.name), moved, pointer_seq):
+                return stored, True
+
+    async def _stored(
+        self,
+        spec: WorkflowSpec,
+        digest: str,
+        children: dict[str, int],
+        actor: str,
+        plan: Plan,
+        versions: Versions,
+    ) -> tuple[RegisteredWorkflow, Versions]:
+        """The version as it is stored, and what is to stand of all of them then.
+
+        A number that is taken was given to nobody yet: who has created it was refused since, or has died, or is about
+        to be told that it is taken, too. It is passed over, unless it is this very definition.
+        """
+        while True:
+            label = versions.next_label(
+                versions.latest or versions.version, breaking=plan.change == "breaking"
+            )
+            made = RegisteredWorkflow(
+                spec, versions.version + 1, digest, actor, _now(), children, str(label), plan.breaks
+            )
+            stored, _ = await self._create(made)
+            if stored.digest == digest:
+                known = msgspec.structs.replace(stored, label=str(label), breaks=plan.breaks)
+                return known, versions.with_version(digest, label)
+            versions = versions.buried(versions.latest or versions.version)
 
     async def plan(self, spec: WorkflowSpec, planned: Mapping[str, int] = MappingProxyType({})) -> Plan:
         """What registering a spec would come to, without doing it. `planned` are the versions that its children will
@@ -143,7 +161,21 @@ class Registry:
         children = await self._children(spec, planned)
         versions, _ = await self._read_versions(spec.name)
         plan, _ = await self._planned(spec, children, versions)
+        for event in spec.events:
+            pointer, _ = await self._event_pointer(event.name)
+            _check_alone(event, needed(event.type, spec.types), spec.name, pointer)
         return plan
+
+    async def plans(self, specs: Sequence[WorkflowSpec]) -> list[Plan]:
+        """What registering all of them would come to; children stand before those that start runs of them."""
+        plans: list[Plan] = []
+        for spec in specs:
+            plans.append(
+                await self.plan(
+                    spec, {plan.workflow: plan.version for plan in plans if plan.change != "unchanged"}
+                )
+            )
+        return plans
 
     async def _planned(
         self, spec: WorkflowSpec, children: Mapping[str, int], versions: Versions | None
@@ -159,9 +191,17 @@ class Registry:
             )
         if versions.digest == digest:
             version = versions.version
+            if version in versions.retired:
+                raise BadInput(
+                    f"workflow {spec.name!r} is its version {version}, which is retired: restore that, or change it",
+                    code="VERSION_RETIRED",
+                )
             return Plan(spec.name, version, versions.label(version), "unchanged"), digest
         base = versions.latest or versions.version
-        broken = breaks((await self.get(spec.name, base)).spec, spec)
+        try:
+            broken = breaks((await self.get(spec.name, base)).spec, spec)
+        except BadSpec as error:
+            broken = (f"version {base} cannot be compared with: {error.message}",)
         label = versions.next_label(base, breaking=bool(broken))
         change: Change = "breaking" if broken else "compatible"
         return Plan(spec.name, versions.version + 1, label, change, broken), digest
@@ -215,13 +255,7 @@ class Registry:
                 if workflow in known or await self._point(key, shared, pointer_seq):
                     return pointer.version
                 continue
-            others = [each for each in known if each != workflow]
-            if others:
-                raise EventConflict(
-                    f"event {event.name!r} of workflow {workflow!r} is not the one that workflow {others[0]!r} is "
-                    "registered with: who posts it could not know which is meant. Give one another name, or let "
-                    "both use the same Event"
-                )
+            _check_alone(event, types, workflow, pointer)
             version = (pointer.version if pointer else 0) + 1
             stored = wanted = RegisteredEvent(event, types, version, digest, workflow)
             version_key = self._names.event_version_key(event.name, version)
@@ -350,6 +384,8 @@ class Registry:
         """
         version = 0
 
+        _check_named(name, ref)
+
         def change(versions: Versions) -> Versions:
             nonlocal version
             version = versions.find(name, ref)
@@ -367,12 +403,30 @@ class Registry:
         return version
 
     async def restore(self, name: str, ref: VersionRef) -> int:
-        """Lets runs be started of a retired version again; gives its number. Raises as `Versions.find` does."""
-        version = 0
+        """Lets runs be started of a retired version again; gives its number.
+
+        Raises as `Versions.find` does, and `ChangeRefused` where a newer version of its major one breaks who uses it,
+        as that was compared with what was left while it was retired.
+        """
+        _check_named(name, ref)
+        versions = await self.versions(name)
+        version = versions.find(name, ref)
+        major = versions.label(version).major
+        newer = [
+            each
+            for each in range(version + 1, versions.version + 1)
+            if versions.label(each).major == major and each not in versions.retired
+        ]
+        for each in newer:
+            broken = breaks((await self.get(name, version)).spec, (await self.get(name, each)).spec)
+            if broken:
+                said = "".join(f"\n- {reason}" for reason in broken)
+                raise ChangeRefused(
+                    f"version {each} of workflow {name!r} breaks who uses version {version}: retire that first, or "
+                    f"register version {version} anew{said}"
+                )
 
         def change(versions: Versions) -> Versions:
-            nonlocal version
-            version = versions.find(name, ref)
             retired = tuple(each for each in versions.retired if each != version)
             return msgspec.structs.replace(versions, retired=retired)
 
@@ -398,17 +452,18 @@ class Registry:
         versions = await self.versions(name)
         shown: list[VersionView] = []
         for version in range(versions.version, max(0, versions.version - limit), -1):
-            found = await self.get(name, version)
+            label, retired = str(versions.label(version)), version in versions.retired
+            aliases = tuple(aliases_of(versions.aliases, version))
+            try:
+                found = await self.get(name, version)
+            except BadSpec as error:
+                shown.append(VersionView(version, label, "", "", "", (error.message,), retired, aliases))
+                continue
+            # One that was passed over has another label than it was to have.
+            broken = found.breaks if found.label == label else ()
             shown.append(
                 VersionView(
-                    version,
-                    found.label,
-                    found.digest,
-                    found.registered_at,
-                    found.actor,
-                    found.breaks,
-                    version in versions.retired,
-                    tuple(aliases_of(versions.aliases, version)),
+                    version, label, found.digest, found.registered_at, found.actor, broken, retired, aliases
                 )
             )
         latest = 0 if versions.archived else versions.latest
@@ -442,8 +497,23 @@ class Registry:
 NO_VERSIONS: Final = Versions(0, "")
 
 
+def _check_alone(event: EventDef, types: tuple[TypeDef, ...], workflow: str, pointer: Pointer | None) -> None:
+    """Raises `EventConflict` where an event is another one for other workflows."""
+    if pointer is None or pointer.digest == event_digest(event, types):
+        return
+    others = [each for each in pointer.workflows if each != workflow]
+    if others:
+        raise EventConflict(
+            f"event {event.name!r} of workflow {workflow!r} is not the one that workflow {others[0]!r} is "
+            "registered with: who posts it could not know which is meant. Give one another name, or let "
+            "both use the same Event"
+        )
+
+
 def refusal(plan: Plan, allow: Allow) -> ChangeRefused | None:
-    """What `allow` has against a plan, with what breaks."""
+    """What `allow` has against a plan, with what breaks. Raises `BadInput` for what is no policy."""
+    if allow not in get_args(Allow):
+        raise BadInput(f"allow is one of {', '.join(get_args(Allow))}, and not {allow!r}")
     if allow == "all" or plan.change in ("new", "unchanged"):
         return None
     if allow == "compatible" and plan.change == "compatible":
@@ -456,6 +526,15 @@ def refusal(plan: Plan, allow: Allow) -> ChangeRefused | None:
             code="CHANGE_REFUSED",
         )
     return ChangeRefused(f"workflow {plan.workflow!r} breaks those who use it:{said}")
+
+
+def _check_named(name: str, ref: VersionRef) -> None:
+    """Raises `BadInput` for the latest one: that is another one when it was retired."""
+    if ref in (0, "", LATEST):
+        raise BadInput(
+            f"say which version of workflow {name!r}: by its number, its label or an alias",
+            code="VERSION_INVALID",
+        )
 
 
 def _now() -> str:

@@ -55,7 +55,7 @@ def deploy(
     async def register() -> list[Plan]:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            plans = await _plans(client.registry, list(ordered.values()))
+            plans = await client.registry.plans(list(ordered.values()))
             refusals = [error for error in (refusal(plan, allowed) for plan in plans) if error]
             if refusals and not check:
                 raise ChangeRefused("\n".join(error.message for error in refusals), code=refusals[0].code)
@@ -64,25 +64,16 @@ def deploy(
                     await _registered(client.registry, plan, ordered[plan.workflow], actor, allowed)
                     for plan in plans
                 ]
-            standing = {plan.workflow: await _retired(client.registry, plan) for plan in plans}
         if as_json:
-            click.echo(msgspec.json.encode([_row(plan) for plan in plans]))
+            click.echo(msgspec.json.encode([_row(plan, allowed) for plan in plans]))
         else:
             for plan in plans:
-                click.echo(_told(plan, standing[plan.workflow], check=check))
+                click.echo(_told(plan, allowed, check=check))
         return plans
 
     plans = run(register())
     if check and any(refusal(plan, allowed) for plan in plans):
         click.get_current_context().exit(1)
-
-
-async def _plans(registry: Registry, specs: list[WorkflowSpec]) -> list[Plan]:
-    """Children stand before those that start runs of them."""
-    plans: list[Plan] = []
-    for spec in specs:
-        plans.append(await registry.plan(spec, {plan.workflow: plan.version for plan in plans}))
-    return plans
 
 
 async def _registered(registry: Registry, plan: Plan, spec: WorkflowSpec, actor: str, allow: Allow) -> Plan:
@@ -93,25 +84,18 @@ async def _registered(registry: Registry, plan: Plan, spec: WorkflowSpec, actor:
     return Plan(plan.workflow, registered.version, label, change, registered.breaks if created else ())
 
 
-async def _retired(registry: Registry, plan: Plan) -> str:
-    """What new runs get instead of a version that is retired; empty for one that is not."""
-    if plan.change != "unchanged":
-        return ""
-    versions = await registry.versions(plan.workflow)
-    if plan.version not in versions.retired:
-        return ""
-    instead = f"new runs get v{versions.latest}" if versions.latest else "no run of it can be started"
-    return f", but retired: {instead}"
+def _row(plan: Plan, allow: Allow) -> dict[str, Any]:
+    return {**plan._asdict(), "label": str(plan.label), "allowed": refusal(plan, allow) is None}
 
 
-def _row(plan: Plan) -> dict[str, Any]:
-    return {**plan._asdict(), "label": str(plan.label)}
-
-
-def _told(plan: Plan, retired: str, *, check: bool) -> str:
-    done = "unchanged" if plan.change == "unchanged" else "would be registered" if check else "registered"
+def _told(plan: Plan, allow: Allow, *, check: bool) -> str:
+    done = "registered"
+    if plan.change == "unchanged":
+        done = "unchanged"
+    elif check:
+        done = "would be refused" if refusal(plan, allow) else "would be registered"
     breaks = "".join(f"\n  breaks: {each}" for each in plan.breaks)
-    return f"{plan.workflow} v{plan.version} ({plan.label}) {done}{retired}{breaks}"
+    return f"{plan.workflow} v{plan.version} ({plan.label}) {done}{breaks}"
 
 
 @click.group()

@@ -19,7 +19,7 @@ from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
-from dressage.brokers.registry import Allow, Registry
+from dressage.brokers.registry import Allow, Registry, refusal
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
 from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, timing_of
@@ -68,7 +68,7 @@ from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.user_tasks import Action, UserTaskView
-from dressage.protocol.versions import LATEST, VersionRef, Versions, parse_target
+from dressage.protocol.versions import VersionRef, Versions, parse_target
 
 _log = logging.getLogger("dressage.client")
 
@@ -88,11 +88,12 @@ PAUSE_S_MAX: Final = 8.0
 FOLDED_S: Final = 1.0
 RETRY_S: Final = 0.1
 EVENT_VERSION_S: Final = 10.0
+"""So long a client takes the version of an event's definition for the latest."""
+
 VERSIONS_S: Final = 1.0
 """So long a client takes a version that it starts runs of by its number for one that is not retired."""
 
 VERSIONS_KEPT: Final = 1_000
-"""So long a client takes the version of an event's definition for the latest."""
 GET_S: Final = 10.0
 """How long it may take to be told how a run stands."""
 
@@ -320,7 +321,13 @@ class Client:
         """
         if isinstance(workflow, WorkflowSpec):
             return await self._register(workflow, allow)
-        return [await self._register(each.spec, allow) for each in workflow.with_children()][-1]
+        specs = [each.spec for each in workflow.with_children()]
+        if allow != "all":
+            for plan in await self._patiently(lambda: self.registry.plans(specs)):
+                refused = refusal(plan, allow)
+                if refused is not None:
+                    raise refused
+        return [await self._register(spec, allow) for spec in specs][-1]
 
     async def _register(self, spec: WorkflowSpec, allow: Allow) -> RegisteredWorkflow:
         registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor, allow=allow))
@@ -343,6 +350,13 @@ class Client:
         if len(self._versions) > VERSIONS_KEPT:
             del self._versions[next(iter(self._versions))]
         return found.resolve(name, ref)
+
+    async def _version_of(self, run_id: str) -> int:
+        """That of a run that there is, which may be started again, as long as it is the same; 0 if there is none."""
+        try:
+            return (await self.get(run_id)).version
+        except (NotFound, NoAnswer):
+            return 0
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Repeats what has no known outcome, while the client's patience lasts; it must be harmless to repeat."""
@@ -398,7 +412,12 @@ class Client:
         """
         name, ref = _target(workflow, version)
         decode = plain if isinstance(workflow, str) else workflow.decode_output
-        wanted = await self._resolved(name, ref)
+        try:
+            wanted = await self._resolved(name, ref)
+        except (BadInput, NotFound) as error:
+            wanted = 0 if run_id is None else await self._version_of(check_run_id(run_id))
+            if not wanted:
+                raise error from None
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         who = check_actor(actor or self.actor)
         command = StartRun(name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, who)
@@ -1069,7 +1088,7 @@ def _target(workflow: str | Workflow[..., Any], version: VersionRef | None) -> t
             f"{workflow!r} names a version, and version={version!r} another one: leave one of them out",
             code="VERSION_INVALID",
         )
-    return name, ref or version or LATEST
+    return name, ref or (0 if version is None else version)
 
 
 def _ask_of_key(token: str, not_before: int) -> Ask:

@@ -1,4 +1,5 @@
-"""What breaks between two versions of a workflow for those who use it: who starts runs, and who reads them.
+"""What breaks between two versions of a workflow for those who use it: who starts runs, who tells them something, and
+who reads them.
 
 The rules are those of subtyping: what was taken before must be taken still, and what is given must be what was given
 before. A change that no rule here allows counts as one that breaks, so a new major version may be one too many, and
@@ -16,6 +17,7 @@ from dressage.expressions.searching import searchable_paths
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.types import (
     ANY,
+    NONE,
     DictOf,
     EnumType,
     Field,
@@ -73,7 +75,8 @@ def breaks(before: WorkflowSpec, after: WorkflowSpec) -> tuple[str, ...]:
     """What of `after` breaks those who use `before`, each with what to do about it; nothing if they may stay as they
     are.
 
-    These are a start that is refused now, a result or a view of another type, and a search that finds nothing more.
+    These are a start, or an external event, that is refused now, a result or a view of another type, and a search that
+    finds nothing more.
     """
     found = list(islice(_breaks(before, after), REASONS_TOLD + 1))
     told = [each if len(each) <= CHARS_TOLD else f"{each[: CHARS_TOLD - 3]}..." for each in found]
@@ -86,6 +89,7 @@ def _breaks(before: WorkflowSpec, after: WorkflowSpec) -> Iterator[str]:
     for path, wrong in wider(after.output, before.output, new, old, written=True):
         yield f"{_at('the result', path)}: {wrong}, which who awaits it does not expect"
     yield from _view(before, after, old, new)
+    yield from _events(before, after, old, new)
 
 
 def _types(spec: WorkflowSpec) -> Types:
@@ -105,11 +109,28 @@ def _input(before: Sequence[Field], after: Sequence[Field], old: Types, new: Typ
         elif known is not None and field.required and not known.required:
             yield f"parameter {name!r} is required now: give it the default that it had"
         if known is not None:
-            for path, wrong in wider(known.type, field.type, old, new):
+            # Null stands for the default where the type does not take it.
+            given = known.type if field.required else _without_none(known.type)
+            for path, wrong in wider(given, field.type, old, new):
                 yield f"{_at(f'parameter {name!r}', path)}: {wrong}, with which runs are started"
     for name in then:
         if name not in now:
             yield f"parameter {name!r} is gone, and a start with it is refused: keep it, with a default"
+
+
+def _without_none(ref: TypeRef) -> TypeRef:
+    left = tuple(each for each in ref.options if each != NONE) if isinstance(ref, UnionOf) else ()
+    return ref if not left else left[0] if len(left) == 1 else UnionOf(left)
+
+
+def _events(before: WorkflowSpec, after: WorkflowSpec, old: Types, new: Types) -> Iterator[str]:
+    now = {event.name: event for event in after.events}
+    for event in before.events:
+        if event.name not in now:
+            yield f"external event {event.name!r} is not waited for any more, and refused: keep it"
+            continue
+        for path, wrong in wider(event.type, now[event.name].type, old, new):
+            yield f"{_at(f'external event {event.name!r}', path)}: {wrong}, with which it is posted"
 
 
 def _view(before: WorkflowSpec, after: WorkflowSpec, old: Types, new: Types) -> Iterator[str]:
@@ -170,6 +191,9 @@ class _Comparison:
             case UnionOf(options), _:
                 if not all(self._fits(option, taken) for option in options):
                     yield self._other(given, taken, path)
+            case LiteralOf(values), UnionOf() if len(values) > 1:
+                if not all(self._fits(LiteralOf((value,)), taken) for value in values):
+                    yield self._other(given, taken, path)
             case _, UnionOf(options):
                 if not any(self._fits(given, option) for option in options):
                     yield self._other(given, taken, path)
@@ -209,15 +233,20 @@ class _Comparison:
         return path, f"it is {shown(now)} now, and was {shown(then)}"
 
     def _members(self, given: RecordType, taken: RecordType, path: str) -> Wrong:
-        """Those that are too many are read over."""
+        """Those that are too many are read over. One that is gone breaks all the same: should it come again, it could
+        be another one, and that would be compared with a version that does not have it."""
         fields = {field.name: field for field in given.fields}
-        for whole in taken.fields:
-            field, where = fields.get(whole.name), f"{path}.{whole.name}"
-            if field is not None:
+        wholes = {field.name: field for field in taken.fields}
+        for name in dict.fromkeys([*wholes, *fields]):
+            field, whole, where = fields.get(name), wholes.get(name), f"{path}.{name}"
+            if field is None and whole is not None and (self._written or whole.required):
+                yield where, "it is gone" if self._written else "it is required now"
+            elif whole is None and not self._written:
+                yield where, "it is gone"
+            elif field is not None and whole is not None:
                 yield from self.of(field.type, whole.type, where)
-            needed = whole.required if not self._written else self._is_there(taken, whole)
-            if needed and not (field is not None and self._is_there(given, field)):
-                yield where, "it may be missing now" if self._written else "it is required now"
+                if self._is_there(taken, whole) and not self._is_there(given, field):
+                    yield where, "it may be missing now" if self._written else "it is required now"
 
     def _is_there(self, record: RecordType, field: Field) -> bool:
         return field.required or (self._written and record.form != "dict")

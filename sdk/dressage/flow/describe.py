@@ -215,6 +215,12 @@ class TypeBook:
             if models.is_model(kind):
                 models.check_model(kind)
             check_methods(kind)
+            config = getattr(kind, "__struct_config__", None)
+            if config is not None and config.forbid_unknown_fields:
+                raise Unsupported(
+                    f"{name} forbids unknown fields, which later versions of it may have",
+                    "leave the option out",
+                )
             self._claim(name, kind)
             definition = RecordType(name, self._fields(kind), record_form(kind) or "object")
         else:

@@ -79,11 +79,16 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def next_label(self, base: int, *, breaking: bool) -> Label:
         """What comes after version `base`: the next minor one of its major, or the next major one."""
-        known = [self.label(version) for version in range(1, self.version + 1)]
+        known = [self.label(version) for version in range(1, self.version + 1)] or [Label(1, -1)]
         if breaking:
             return Label(1 + max(each.major for each in known), 0)
         major = self.label(base).major
         return Label(major, 1 + max(each.minor for each in known if each.major == major))
+
+    def buried(self, base: int) -> Versions:
+        """With one more version, which nobody was given, and which is not for new runs."""
+        after = self.with_version("", self.next_label(base, breaking=False))
+        return msgspec.structs.replace(after, retired=(*self.retired, after.version))
 
     def with_version(self, digest: str, label: Label) -> Versions:
         """With one more version, which is the newest."""
@@ -114,8 +119,13 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def find(self, workflow: str, ref: VersionRef) -> int:
         """The same for who does not start a run: also a retired version, and one of an archived workflow."""
-        if ref in (0, "", LATEST):
+        if ref in ("", LATEST) or (type(ref) is int and ref == 0):
             return self.latest or self.version
+        if type(ref) not in (int, str):
+            raise BadInput(
+                f"{ref!r} is no version: give a number, or a text such as '1.1' or 'stable'",
+                code="VERSION_INVALID",
+            )
         if isinstance(ref, str) and _is_number(ref):
             ref = int(ref)
         if isinstance(ref, int):
@@ -171,7 +181,7 @@ class VersionsView(msgspec.Struct, frozen=True):
 
 def check_ref(ref: str) -> str:
     """Returns `ref` if it can name a version. Raises `BadInput` (VERSION_INVALID)."""
-    if ref == LATEST or _LABEL.fullmatch(ref) or _is_number(ref):
+    if ref == LATEST or _LABEL.fullmatch(ref) or (_is_number(ref) and int(ref)):
         return ref
     return check_alias(ref)
 
@@ -200,6 +210,8 @@ def parse_target(text: str) -> tuple[str, VersionRef]:
     check_name(name, "workflow")
     if at and not ref:
         raise BadInput(f"{text!r} has no version behind its @", code="VERSION_INVALID")
+    if ref and _is_number(ref) and not int(ref):
+        raise BadInput(f"{text!r}: versions count from 1", code="VERSION_INVALID")
     return name, int(ref) if _is_number(ref) else ref
 
 

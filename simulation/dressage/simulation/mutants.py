@@ -948,6 +948,32 @@ def stops_count_again() -> Iterator[None]:
         yield
 
 
+@mutant("a dead task that is retried is not tried again", "nothing-hangs")
+def retried_is_not_tried() -> Iterator[None]:
+    settled = fold_module.on_settled
+
+    def only_failing(advance: Advance, command: Any) -> None:
+        if command.do == "fail":
+            settled(advance, command)
+
+    with mock.patch.object(fold_module, "on_settled", only_failing):
+        yield
+
+
+@mutant("a dead task is another one after each retry", "nothing-hangs", "outcome-as-python")
+def retries_never_end() -> Iterator[None]:
+    """What is retried has no retries left, and so its id is that of the attempt that was dead."""
+    again = task_node.try_again
+
+    def same(advance: Advance, thread: RunThread, wait: Any, delay_ms: int) -> None:
+        if wait.spent and wait.spent == wait.attempt:
+            wait = structs.replace(wait, attempt=wait.attempt - 1)
+        again(advance, thread, wait, delay_ms)
+
+    with mock.patch.object(task_node, "try_again", same):
+        yield
+
+
 @mutant("what somebody does in a user task counts again when it comes again", "acknowledged-not-lost")
 def acts_count_again() -> Iterator[None]:
     with mock.patch.object(user_task, "is_done", return_value=False):

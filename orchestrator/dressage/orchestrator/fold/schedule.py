@@ -123,9 +123,9 @@ def _set(
         raise RefuseCommand("SCHEDULE_INVALID", error.message) from error
     if before is None:
         before = Schedule(SCHEDULE_FORMAT, name, stamp.seq, time_ms, spec, made_ms, time_ms)
-        change = _Change(before, stamp, 0)
+        change = _Change(before, stamp, command.version)
     else:
-        change = _Change(before, stamp, 0)
+        change = _Change(before, stamp, command.version)
         if before.deleted:
             change.after.paused, change.after.reason, change.after.deleted = False, "", False
             change.after.fires, change.after.queued, change.after.open = [], [], []

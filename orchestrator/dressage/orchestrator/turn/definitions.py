@@ -60,25 +60,26 @@ class Definitions:
         return definition
 
     async def resolve(self, workflow: str, ref: VersionRef) -> int:
-        """The version that a new run gets, as it was less than a moment ago; 0 if there is none.
+        """The version that a new run gets, as it was less than a moment ago; 0 if there is none, as it is now.
 
         Raises `msgspec.MsgspecError` where what is stored cannot be read.
         """
-        known, now = self._versions.get(workflow), asyncio.get_running_loop().time()
-        if known is None or known[1] < now:
-            found = await self._connection.last_message(
-                self._names.definitions_stream(), self._names.workflow_key(workflow)
-            )
-            versions = (
-                None if found is None or not found.data else msgspec.json.decode(found.data, type=Versions)
-            )
-            known = self._versions[workflow] = versions, now + LATEST_S
-            if len(self._versions) > EVENTS_KEPT:
-                del self._versions[next(iter(self._versions))]
-        try:
-            return known[0].resolve(workflow, ref) if known[0] else 0
-        except (BadInput, NotFound):
-            return 0
+        known = self._versions.get(workflow)
+        if known is not None and asyncio.get_running_loop().time() < known[1]:
+            version = _resolved(known[0], workflow, ref)
+            if version:
+                return version
+        return _resolved(await self._read_versions(workflow), workflow, ref)
+
+    async def _read_versions(self, workflow: str) -> Versions | None:
+        key = self._names.workflow_key(workflow)
+        found = await self._connection.last_message(self._names.definitions_stream(), key)
+        versions = None if found is None or not found.data else msgspec.json.decode(found.data, type=Versions)
+        self._versions.pop(workflow, None)
+        self._versions[workflow] = versions, asyncio.get_running_loop().time() + LATEST_S
+        if len(self._versions) > EVENTS_KEPT:
+            del self._versions[next(iter(self._versions))]
+        return versions
 
     async def event(self, name: str, version: int) -> EventDefinition | None:
         """None when there is no such version of an external event. Raises `BadSpec` for one that cannot be used."""
@@ -114,6 +115,13 @@ class Definitions:
             _, (_, size) = self._known.popitem(last=False)
             self._kept_bytes -= size
         return entry
+
+
+def _resolved(versions: Versions | None, workflow: str, ref: VersionRef) -> int:
+    try:
+        return versions.resolve(workflow, ref) if versions else 0
+    except (BadInput, NotFound):
+        return 0
 
 
 def load_definition(workflow: str, version: int, data: bytes) -> Definition:
