@@ -15,6 +15,7 @@ from dressage.flow import (
     TaskError,
     TaskTimeout,
     WorkflowFailure,
+    first_completed,
     gather,
     interruptible,
     sleep,
@@ -160,6 +161,20 @@ def test_an_attempt_that_no_worker_has_taken_is_dead() -> None:
     assert (run.elapsed, [dead.failure.name for dead in run.dead_tasks]) == (HOUR, ["start-timeout"])
     test.task(charge).returns(7)
     assert run.retry_task(charge).finish().result == 7
+
+
+@workflow
+async def raced(amount: int) -> int:
+    place, _ = await first_completed(charge(amount), sleep(HOUR))
+    await sleep(HOUR)
+    return place
+
+
+def test_what_is_dead_and_needed_no_more_is_told_to_be_so() -> None:
+    for definition, told in ((raced, "cancel"), (in_a_hurry, "timeout")):
+        run = failing(definition).start(7).advance(90 * MINUTE)
+        assert run.dead_tasks == []
+        assert [event.data["do"] for event in run.events if event.kind == "task-settled"] == [told]
 
 
 @workflow

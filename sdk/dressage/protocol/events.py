@@ -253,12 +253,13 @@ class TaskDead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class TaskSettled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind task-settled: somebody retries a dead task, or lets it fail."""
+    """kind task-settled: somebody retries a dead task, or lets it fail; or nobody needs to, as it is cancelled, or its
+    time is over."""
 
     task: str
     task_id: str
     node: int
-    do: Literal["retry", "fail"]
+    do: Literal["retry", "fail", "cancel", "timeout"]
     reason: str = ""
 
 

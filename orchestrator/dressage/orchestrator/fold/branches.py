@@ -26,7 +26,7 @@ from dressage.orchestrator.fold.state import (
     begun_by,
 )
 from dressage.protocol.commands import AwaitEvent, FailureInfo, StartRun
-from dressage.protocol.events import BranchEnded, BranchStarted, UserTaskCancelled
+from dressage.protocol.events import BranchEnded, BranchStarted, TaskSettled, UserTaskCancelled
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ class Branches:
         for timer_id in thread.timers:
             if not (begun and begun_by(timer_id, self.advance.stamp.seq)):
                 self.advance.drop_timer(timer_id)
+        if isinstance(wait, TaskWait) and wait.dead is not None:
+            self.advance.emit(TaskSettled(wait.task, wait.task_id, wait.node, "cancel"))
         if isinstance(wait, UserWait):
             self.advance.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))
         if not begun:

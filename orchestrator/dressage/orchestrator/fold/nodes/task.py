@@ -397,6 +397,8 @@ def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str)
     for other in wait.timers:
         if other != timer_id:
             advance.drop_timer(other)
+    if wait.dead is not None:
+        advance.emit(TaskSettled(wait.task, wait.task_id, wait.node, "timeout"))
     advance.fail(thread, failure, wait.node)
 
 
