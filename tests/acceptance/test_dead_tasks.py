@@ -109,16 +109,26 @@ async def test_who_is_faster_settles_it(engine: Engine) -> None:
     assert set(said) <= {"settled", "TASK_UNKNOWN", "RUN_FINISHED"}
 
 
-async def test_a_result_that_comes_at_last_counts(engine: Engine) -> None:
-    """A worker that was thought dead has done it after all, or a person gives the result."""
+async def test_an_attempt_that_was_dead_has_ended(engine: Engine) -> None:
     await engine.worker(app)
     client = await orders(engine, "a")
-    view = await dead(client, "a")
-    by = WorkerInfo("ann", 0.0)
-    with pytest.raises(Refused, match="has failed already"):
-        await client.report("a", TaskResult(view.task_id, by, error=view.failure))
-    await client.report("a", TaskResult(view.task_id, by, output=msgspec.Raw(b'"by hand"')))
-    assert await client.handle("a").result(15) == "by hand"
+    view, by = await dead(client, "a"), WorkerInfo("ann", 0.0)
+    for late in (
+        TaskResult(view.task_id, by, error=view.failure),
+        TaskResult(view.task_id, by, output=msgspec.Raw(b'"x"')),
+    ):
+        with pytest.raises(Refused) as caught:
+            await client.report("a", late)
+        assert caught.value.code == "RESULT_STALE"
+    await client.retry_task("a", view.task_id)
+
+    async def is_dead_again() -> bool:
+        return [each.attempt for each in (await client.get("a")).dead_tasks] == [4]
+
+    await until(is_dead_again, "it is dead again", 20)
+    with pytest.raises(Refused) as caught:
+        await client.fail_task("a", view.task_id)
+    assert caught.value.code == "TASK_UNKNOWN"
 
 
 async def test_a_killed_worker_and_engine_lose_no_dead_task(

@@ -392,7 +392,7 @@ async def test_a_raw_command_that_just_fits_into_a_message_is_answered(
 
 
 ODD_REQUESTS: Final[dict[str, dict[str, Any]]] = {
-    "start": {"version": [0, -1, 10**30, 1.5, "1"], "timeout_s": [-1, "x", -1e308], "priority": [1]},
+    "start": {"version": [0, -1, 10**30, 1.5, "A"], "timeout_s": [-1, "x", -1e308], "priority": [1]},
     "wait": {"timeout_s": [-1, "x"]},
     "history": {"after": ["0", 1.5], "limit": [0, -1]},
 }

@@ -26,7 +26,7 @@ from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec
 from dressage.protocol.nesting import SPEC_DEPTH_MAX, nests_deeper
 from dressage.protocol.spec import LIMITS_MAX, Limits, RegisteredWorkflow
-from dressage.protocol.spec_reading import read_registered, read_spec
+from dressage.protocol.spec_reading import REGISTERED_BYTES_BESIDE, read_registered, read_spec
 from dressage.protocol.spec_sizes import SPEC_BYTES_MAX
 
 ITEMS: Final = {"op": "list", "items": [ONE]}
@@ -248,7 +248,9 @@ NOT_JSON: Final[dict[str, bytes]] = {
     "as deep as the stack": msgspec.json.encode(spec(description="x")).replace(
         b'"x"', b"[" * (SPEC_DEPTH_MAX + 1) + b"]" * (SPEC_DEPTH_MAX + 1)
     ),
-    "too large": msgspec.json.encode(spec(description="x" * (SPEC_BYTES_MAX + 5_000))),
+    "too large": msgspec.json.encode(
+        spec(description="x" * (SPEC_BYTES_MAX + REGISTERED_BYTES_BESIDE + 5_000))
+    ),
 }
 
 

@@ -6,11 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from dressage.flow import (
     App,
     Event,
     Exponential,
+    Limits,
     Saga,
     TaskError,
     TaskTimeout,
@@ -101,7 +103,7 @@ def test_what_was_settled_is_settled_once() -> None:
     dead = run.dead_tasks[0]
     test.task(charge).takes(HOUR)
     run.retry_task(dead)
-    with pytest.raises(Refused, match="has no dead task") as caught:
+    with pytest.raises(Refused, match="has no such dead task") as caught:
         run.fail_task(dead)
     assert caught.value.code == "TASK_UNKNOWN"
     with pytest.raises(BadInput, match="0 calls of task 'charge' are dead"):
@@ -113,6 +115,35 @@ async def buy_now(amount: int) -> str:
         return f"paid {await charge.options(exhausted='fail')(amount)}"
     except TaskError:
         return "failed at once"
+
+
+def test_who_names_an_attempt_settles_no_other() -> None:
+    run = failing().start(7).finish()
+    first = run.dead_tasks[0]
+    run.retry_task(first).finish()
+    for stale in (first, structs.replace(first, task_id="0"), structs.replace(first, task_id="0-")):
+        with pytest.raises(Refused, match="has no such dead task"):
+            run.fail_task(stale)
+    assert run.status == "running"
+
+
+@workflow(limits=Limits(history_events=9))
+async def nearly_full(amount: int) -> str:
+    try:
+        return f"paid {await charge(amount)}"
+    except TaskError:
+        return "failed"
+
+
+def test_a_call_is_not_dead_where_there_is_no_room_to_tell_what_becomes_of_it() -> None:
+    assert failing(nearly_full).start(7).finish().result == "failed"
+
+
+def test_a_deadline_behind_a_retry_that_is_kept_tells_of_no_attempt_twice() -> None:
+    run = failing(in_a_hurry).start(7).advance(30 * MINUTE).stop()
+    run.retry_task(charge).advance(HOUR).resume().finish()
+    assert run.result == "late: task charge was not done in 3600 s (attempt 3)"
+    assert len(kinds(run, "task-failed")) == 3
 
 
 @workflow(exhausted="wait")

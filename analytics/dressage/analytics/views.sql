@@ -239,13 +239,13 @@ CREATE OR REPLACE VIEW stopped_runs AS
 WITH told AS (
     SELECT
         run_id, workflow, kind, time, actor, coalesce(CAST(data ->> 'thread' AS BIGINT), 0) AS thread,
-        data ->> 'by' AS stopped_by, coalesce(data ->> 'reason', '') AS reason
+        data ->> 'by' AS stopped_by, coalesce(data ->> 'reason', '') AS reason, stream_seq
     FROM events WHERE kind IN ('run-stopped', 'run-resumed')
     QUALIFY row_number() OVER (PARTITION BY run_id, thread, stopped_by ORDER BY stream_seq DESC) = 1
 )
 SELECT t.run_id, t.workflow, t.thread, t.stopped_by, t.actor, t.reason, t.time AS stopped_at
 FROM told t
-JOIN runs r ON r.run_id = t.run_id
+JOIN runs r ON r.run_id = t.run_id AND t.stream_seq >= r.run_seq
 WHERE t.kind = 'run-stopped' AND r.status = 'running';
 
 -- One row for each task whose last attempt has failed, and which waits for somebody who retries it, or lets it fail.
@@ -261,7 +261,7 @@ SELECT
     t.run_id, t.workflow, t.task, t.task_id, t.attempt, t.time AS dead_at, t.failure ->> 'name' AS failure_name,
     t.failure ->> 'message' AS failure_message
 FROM told t
-JOIN runs r ON r.run_id = t.run_id
+JOIN runs r ON r.run_id = t.run_id AND t.stream_seq >= r.run_seq
 WHERE t.kind = 'task-dead' AND r.status = 'running';
 
 -- One row for each fire of a schedule, as it was last told of: what was queued is started later, or skipped.

@@ -15,6 +15,7 @@ from dressage.cli.running import require_answer, run
 from dressage.cli.runs import console
 from dressage.client import Client
 from dressage.protocol.errors import Refused
+from dressage.protocol.names import check_name
 
 _COLUMNS = ("run_id", "workflow", "task", "task_id", "attempt", "dead_at", "failure_name", "failure_message")
 _LIMIT = 10_000
@@ -38,7 +39,9 @@ _reason = click.option("--reason", default="", help="Why: it stands in the run's
 @options.as_json
 def list_(of_task: str | None, of_workflow: str | None, server: str, namespace: str, as_json: bool) -> None:
     """List the dead tasks of a namespace, the oldest first. It asks the analytics process."""
-    found = run(_dead(of_task, of_workflow, server, namespace))
+    found, more = run(_dead(of_task, of_workflow, server, namespace))
+    if more:
+        click.echo(f"only the first {len(found)} are shown: choose with --task and --workflow", err=True)
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
@@ -125,35 +128,62 @@ def _settle(
 
     async def tell() -> None:
         await require_answer(server)
+        done, refusals = list[str](), dict[str, str]()
         async with Client(server, namespace=namespace, actor=actor) as client:
-            if all_:
-                rows = await _dead(of_task, of_workflow, server, namespace)
-                found = [(str(row["run_id"]), str(row["task_id"])) for row in rows]
-            elif task_id is not None:
-                found = [(str(run_id), task_id)]
-            else:
-                found = [(str(run_id), dead.task_id) for dead in (await client.get(str(run_id))).dead_tasks]
-            settled = 0
-            for run_of, task in found:
-                tell = client.retry_task if do == "retry" else client.fail_task
+            settle = client.retry_task if do == "retry" else client.fail_task
+
+            async def one(run_of: str, task: str) -> None:
                 try:
-                    await tell(run_of, task, reason=reason)
+                    await settle(run_of, task, reason=reason)
                 except Refused as refused:
                     # Somebody else was faster, or the run has ended since: nothing is left to do.
                     if task_id is not None or refused.code not in ("TASK_UNKNOWN", "RUN_FINISHED"):
-                        raise
-                    continue
-                settled += 1
-        what = "retried" if do == "retry" else "failed"
-        click.echo(f"{settled} {'task is' if settled == 1 else 'tasks are'} {what}")
+                        refusals[f"{run_of} {task}"] = str(refused)
+                    return
+                done.append(task)
+
+            if all_:
+                known = set[tuple[str, str]]()
+                while new := [
+                    each for each in await _ids(of_task, of_workflow, server, namespace) if each not in known
+                ]:
+                    known.update(new)
+                    for run_of, task in new:
+                        await one(run_of, task)
+            elif task_id is not None:
+                await one(str(run_id), task_id)
+            else:
+                for dead in (await client.get(str(run_id))).dead_tasks:
+                    await one(str(run_id), dead.task_id)
+        for which, said in refusals.items():
+            click.echo(f"{which}: {said}", err=True)
+        what = f"{len(done)} {'task is' if len(done) == 1 else 'tasks are'}"
+        click.echo(f"{what} {'retried' if do == 'retry' else 'failed'}")
+        if refusals:
+            click.get_current_context().exit(1)
 
     run(tell())
 
 
+def _where(of_task: str | None, of_workflow: str | None) -> str:
+    """Names have no quotes in them. Raises `BadName`."""
+    parts = [f"task = '{check_name(of_task, 'task')}'"] if of_task else []
+    parts += [f"workflow = '{check_name(of_workflow, 'workflow')}'"] if of_workflow else []
+    return f" WHERE {' AND '.join(parts)}" if parts else ""
+
+
+async def _ids(
+    of_task: str | None, of_workflow: str | None, server: str, namespace: str
+) -> list[tuple[str, str]]:
+    sql = f"SELECT run_id, task_id FROM dead_tasks{_where(of_task, of_workflow)} ORDER BY dead_at"
+    result = await ask(sql, server, namespace, None, _LIMIT, 30.0)
+    return [(str(run_of), str(task)) for run_of, task in result.rows]
+
+
 async def _dead(
     of_task: str | None, of_workflow: str | None, server: str, namespace: str
-) -> list[dict[str, Any]]:
-    sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_tasks ORDER BY dead_at"
+) -> tuple[list[dict[str, Any]], bool]:
+    """Those that one answer holds, and whether there are more."""
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_tasks{_where(of_task, of_workflow)} ORDER BY dead_at"
     result = await ask(sql, server, namespace, None, _LIMIT, 30.0)
-    rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-    return [row for row in rows if of_task in (None, row["task"]) and of_workflow in (None, row["workflow"])]
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows], result.truncated

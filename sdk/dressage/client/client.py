@@ -68,7 +68,7 @@ from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.user_tasks import Action, UserTaskView
-from dressage.protocol.versions import VersionRef, Versions, parse_target
+from dressage.protocol.versions import LATEST, VersionRef, Versions, parse_target
 
 _log = logging.getLogger("dressage.client")
 
@@ -713,7 +713,7 @@ class Client:
             target,
             timing_of(when),
             as_raw({} if input is None else input),
-            ref,
+            0 if ref == LATEST else ref,
             overlap,
             jitter.total_seconds(),
             catch_up.total_seconds(),
@@ -735,7 +735,7 @@ class Client:
     ) -> ScheduleHandle:
         """The same with a spec."""
         token = schedule_token(name)
-        checked = await self._resolved(spec.workflow, spec.version)
+        checked = await self._resolved(spec.workflow, spec.version or LATEST)
         chosen = command_id_of(command_id)
         command = SetSchedule(spec, checked, chosen, new, check_actor(actor or self.actor))
         await self._ask_for(token, command, timeout_s)
@@ -1088,7 +1088,7 @@ def _target(workflow: str | Workflow[..., Any], version: VersionRef | None) -> t
             f"{workflow!r} names a version, and version={version!r} another one: leave one of them out",
             code="VERSION_INVALID",
         )
-    return name, ref or (0 if version is None else version)
+    return name, ref or (LATEST if version is None else version)
 
 
 def _ask_of_key(token: str, not_before: int) -> Ask:

@@ -166,7 +166,7 @@ class SettleTask(msgspec.Struct, tag="settle-task", tag_field="type", frozen=Tru
     """Somebody says what becomes of a call whose last attempt, `task_id`, has failed, and which waits for that: it is
     retried, or fails. `command_id` is the same in each repeat."""
 
-    task_id: str
+    task_id: Short
     do: Literal["retry", "fail"]
     command_id: Short
     reason: str = ""

@@ -18,7 +18,7 @@ from dressage.protocol.names import check_name
 
 VersionRef = int | str
 """How a version is asked for: its number, its label as `2.1`, the newest of a major one as `2.x`, an alias, or
-`latest`, which is also what 0 and an empty text mean."""
+`latest`, which is also what an empty text means."""
 
 LATEST: Final = "latest"
 ALIASES_MAX: Final = 100
@@ -119,7 +119,7 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def find(self, workflow: str, ref: VersionRef) -> int:
         """The same for who does not start a run: also a retired version, and one of an archived workflow."""
-        if ref in ("", LATEST) or (type(ref) is int and ref == 0):
+        if ref in ("", LATEST):
             return self.latest or self.version
         if type(ref) not in (int, str):
             raise BadInput(

@@ -253,7 +253,11 @@ def settles_of(run: PlannedRun, client: str, at_s: float) -> Action:
                 for wait in _attempts(state):
                     if wait.dead is not None:
                         await _settle(client, state.run_id, wait)
-            quiet = quiet + 1 if family and all(state.finished for state in family) else 0
+            # Of what goes on alone some may sleep for long.
+            busy = any(_attempts(state) for state in family) or not any(
+                state.finished for state in family if state.run_id == run.run_id
+            )
+            quiet = 0 if busy else quiet + 1
             await asyncio.sleep(0.7)
 
     return Action(client, at_s, f"settle {run.run_id}", act)

@@ -223,7 +223,9 @@ def events_bytes(state: RunState) -> int:
     kept = sum(len(_to_json(each)) for each in state.unclaimed)
     seen = sum(map(len, state.seen)) + SEEN_BYTES * len(state.seen)
     children = sum(CHILD_BYTES + len(_to_json(each.run_id)) for each in state.children)
-    stops = sum(len(_to_json(each)) for each in state.stops) + POSTED_BYTES * len(state.stopping)
+    stops = sum(len(_to_json(each)) for each in state.stops) + POSTED_BYTES * (
+        len(state.stopping) + len(state.settled)
+    )
     return kept + seen + POSTED_BYTES * len(state.posted) + children + stops
 
 

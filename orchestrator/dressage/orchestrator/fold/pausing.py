@@ -39,6 +39,9 @@ command: each may have as much to do as after a command of its own."""
 STOPPING_KEPT: Final = 16
 """Commands of people of which is remembered that they came: each is repeated for seconds."""
 
+SETTLED_KEPT: Final = 100
+"""The same of those that settle dead tasks: many branches may have one."""
+
 ROOM_BYTES: Final = 64 * 1024
 """So many bytes of a state are left when somebody has stopped it."""
 
@@ -51,12 +54,16 @@ Said = StopRun | ResumeRun | CancelRun | SettleTask
 
 def is_done(state: RunState, command: Said) -> bool:
     """Whether somebody said just this before."""
-    return _is_somebodys(command) and _mark(command) in state.stopping
+    if isinstance(command, SettleTask):
+        return _mark(command) in state.settled
+    return command.parent is None and _mark(command) in state.stopping
 
 
 def remember(state: RunState, command: Said) -> None:
     """Somebody has said this. (What a parent says comes once.)"""
-    if _is_somebodys(command):
+    if isinstance(command, SettleTask):
+        state.settled = (*state.settled, _mark(command))[-SETTLED_KEPT:]
+    elif command.parent is None:
         state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
 
 
@@ -194,16 +201,12 @@ def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
     return "parent"
 
 
-def _is_somebodys(command: Said) -> bool:
-    return isinstance(command, SettleTask) or command.parent is None
-
-
 def _mark(command: Said) -> str:
     match command:
         case CancelRun():
             what = "cancel"
         case SettleTask():
-            what = "settle"
+            what = f"{command.do} {command.task_id}"
         case _:
             what = "stop"
     return mark_of(f"{what} {command.command_id}")

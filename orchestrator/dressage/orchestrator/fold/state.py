@@ -361,6 +361,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     schedule: str = ""
     stops: list[Stop] = []
     stopping: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads

@@ -67,6 +67,7 @@ from dressage.protocol.shardmap import (
     decode_map,
     forwarded_generation,
 )
+from dressage.protocol.versions import LATEST
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -407,7 +408,7 @@ class Folder:
         if not isinstance(state, Schedule):
             return 0
         try:
-            return await self._definitions.resolve(state.spec.workflow, state.spec.version)
+            return await self._definitions.resolve(state.spec.workflow, state.spec.version or LATEST)
         except msgspec.MsgspecError:
             return 0  # Whatever stands there: no such version can be started, as the schedule is told.
 

@@ -97,10 +97,12 @@ def times_text(times: TaskTimes) -> dict[str, str]:
 def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
     target = f"{node.target} = " if node.target else ""
-    retries = effective_retry(spec, node).retries
-    said = [f"up to {retries + 1} attempts"] if retries else []
+    retry = effective_retry(spec, node)
+    said = [f"up to {retry.retries + 1} attempts"] if retry.retries else []
     if node.retry is not None and node.retry.backoff is not None:
         said.append(f"after {backoff_text(node.retry.backoff)}")
+    if retry.exhausted == "wait":
+        said.append("then it waits for somebody")
     task = next((each for each in spec.tasks if each.name == node.task), None)
     said += times_text(effective_times(node.times, task.times if task else None)).values()
     return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")

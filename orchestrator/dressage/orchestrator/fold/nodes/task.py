@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Final
 
 import msgspec
 
@@ -51,6 +52,9 @@ from dressage.protocol.spec import (
     effective_retry,
     effective_times,
 )
+
+SETTLING_EVENTS: Final = 4
+"""So many output events are left for what becomes of a dead call."""
 
 TASK_FAMILY = (TASK_ERROR, ANY_ERROR)
 """By what a technical error of a task can be caught."""
@@ -169,7 +173,7 @@ def _awaiting(advance: Advance, task_id: str) -> tuple[RunThread, TaskWait]:
     """The thread that waits for this attempt, as this fold may change it. Raises `RefuseCommand`."""
     thread = advance.threads.of_step(task_id)
     wait = None if thread is None else thread.wait
-    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == task_id:
+    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == task_id and wait.dead is None:
         return advance.threads.own(thread), wait
     raise RefuseCommand(
         "RESULT_STALE",
@@ -186,10 +190,6 @@ def _apply(advance: Advance, thread: RunThread, wait: TaskWait, result: TaskResu
     ]
     if len(given) != 1:
         raise RefuseCommand("RESULT_MALFORMED", "a task result has exactly one of output, failure and error")
-    if wait.dead is not None and result.error is not None:
-        raise RefuseCommand(
-            "RESULT_STALE", f"attempt {wait.task_id!r} of run {advance.state.run_id!r} has failed already"
-        )
     advance.drop_timer(wait.start_id)
     if result.error is not None:
         _errored(advance, thread, wait, result, bounded(_technical(result.error)))
@@ -311,7 +311,10 @@ def _exhausted(
 ) -> None:
     """There is no other attempt: the call fails, or is dead until somebody says what becomes of it."""
     failure = bounded(failure)
-    if retry.exhausted == "fail" or advance.history_full:
+    if (
+        retry.exhausted == "fail"
+        or advance.state.events + SETTLING_EVENTS > advance.definition.limits.history_events
+    ):
         advance.drop_timer(wait.deadline_id)
         advance.fail(thread, failure, wait.node)
         return
@@ -326,10 +329,15 @@ def on_settled(advance: Advance, command: SettleTask) -> None:
     """Somebody retries a dead call, or lets it fail. Raises `RefuseCommand`, and `LimitExceeded`."""
     state, thread = advance.state, advance.threads.of_step(command.task_id)
     wait = None if thread is None else thread.wait
-    if thread is None or not isinstance(wait, TaskWait) or wait.dead is None:
+    if (
+        thread is None
+        or not isinstance(wait, TaskWait)
+        or wait.dead is None
+        or wait.task_id != command.task_id
+    ):
         raise RefuseCommand(
             "TASK_UNKNOWN",
-            f"run {state.run_id!r} has no dead task {command.task_id!r}: it was settled before, or has not failed",
+            f"run {state.run_id!r} has no such dead task: it was settled before, or has not failed",
         )
     check_reason(command.reason)
     pausing.remember(state, command)
@@ -387,8 +395,8 @@ def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str)
     thread = advance.threads.own(thread)
     advance.turn_to(thread)
     failure = FailureInfo(name, message, "timeout", family=TASK_TIMEOUT_FAMILY)
-    if wait.dead is None:
-        _report_failure(advance, wait, None, failure, retry=False)
+    if wait.dead is None and not isinstance(thread.wait, HeldWait):
+        _report_failure(advance, wait, None, failure, retry=False)  # Else the attempt has failed before.
     if timer_id != wait.deadline_id:
         advance.drop_timer(wait.timer_id)
         retry = effective_retry(advance.definition.spec, node, advance.definition.task(wait.task))
