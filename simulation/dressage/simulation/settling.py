@@ -19,7 +19,7 @@ from dressage.simulation.memory import judge_memory
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
-from dressage.simulation.workloads import COMMANDS_MIN
+from dressage.simulation.workloads import COMMANDS_MIN, sleeps_long
 from dressage.simulation.world import NAMESPACE, World
 
 PATIENCE_S: Final = 300.0
@@ -29,8 +29,6 @@ SETTLED_WITHIN_S: Final = 1_500.0
 """And so long after the last fault in any case: with a limit of one open run, runs go one by one."""
 
 POLL_S: Final = 0.5
-ASLEEP_S: Final = 86_400
-"""A run whose sleep has longer than this to go is left asleep."""
 
 
 def heal(world: World) -> None:
@@ -98,16 +96,12 @@ def _left_over(world: World) -> list[str]:
             if not isinstance(state, RunState):
                 continue
             for thread in state.threads:
-                if isinstance(thread.wait, SleepWait) and _sleeps_long(state, thread.wait):
+                if isinstance(thread.wait, SleepWait) and sleeps_long(state, thread.wait):
                     allowed.add(names.timer(number, token, thread.wait.timer_id))
         stored = set(world.server.streams[names.shard_stream(number)].log.subjects)
         left += sorted(stored - allowed)
         left += [f"{each} is missing" for each in sorted(allowed - stored)]
     return left
-
-
-def _sleeps_long(state: RunState, wait: SleepWait) -> bool:
-    return wait.until_ms - state.time_ms > ASLEEP_S * 1000
 
 
 def judge(world: World) -> None:

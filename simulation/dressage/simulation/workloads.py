@@ -80,6 +80,9 @@ AIMING: Final = 10
 PROGRAMS: Final = 100
 """So many different programs the seeds of a block draw from; a process compiles each of them once."""
 
+ASLEEP_S: Final = 86_400
+"""A run whose sleep has longer than this to go is left asleep."""
+
 BLOCK: Final = 1_000
 """So many seeds, beginning with number 0, share their programs: few seeds compile little, many see much."""
 
@@ -253,14 +256,21 @@ def settles_of(run: PlannedRun, client: str, at_s: float) -> Action:
                 for wait in _attempts(state):
                     if wait.dead is not None:
                         await _settle(client, state.run_id, wait)
-            # Of what goes on alone some may sleep for long.
-            busy = any(_attempts(state) for state in family) or not any(
-                state.finished for state in family if state.run_id == run.run_id
-            )
-            quiet = 0 if busy else quiet + 1
+            quiet = quiet + 1 if family and all(map(_is_at_rest, family)) else 0
             await asyncio.sleep(0.7)
 
     return Action(client, at_s, f"settle {run.run_id}", act)
+
+
+def _is_at_rest(state: RunState) -> bool:
+    """Whether it has ended, or sleeps for so long that nobody waits for it."""
+    waits = [thread.wait for thread in state.threads]
+    return state.finished or any(isinstance(wait, SleepWait) and sleeps_long(state, wait) for wait in waits)
+
+
+def sleeps_long(state: RunState, wait: SleepWait) -> bool:
+    """Whether a run is left asleep."""
+    return wait.until_ms - state.time_ms > ASLEEP_S * 1000
 
 
 async def _settle(client: Client, run_id: str, wait: TaskWait) -> None:
