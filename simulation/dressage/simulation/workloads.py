@@ -278,7 +278,8 @@ async def _settle(client: Client, run_id: str, wait: TaskWait) -> None:
     tell = client.retry_task if again else client.fail_task
     for _ in range(2):
         await _none_or(tell(run_id, wait.task_id, command_id=f"settle {wait.task_id}"))
-    await _none_or(client.fail_task(run_id, wait.task_id, command_id=f"too late {wait.task_id}"))
+    if not again:
+        await _none_or(client.retry_task(run_id, wait.task_id, command_id=f"too late {wait.task_id}"))
 
 
 def _family(world: World, run_id: str) -> list[RunState]:
