@@ -143,13 +143,14 @@ def _settle(
                 done.append(task)
 
             if all_:
-                known = set[tuple[str, str]]()
-                while new := [
-                    each for each in await _ids(of_task, of_workflow, server, namespace) if each not in known
-                ]:
-                    known.update(new)
+                known, more = set[tuple[str, str]](), True
+                while more:  # What dies again meanwhile is none of those that were to be settled.
+                    found, more = await _ids(of_task, of_workflow, server, namespace)
+                    new = [each for each in found if each not in known]
                     for run_of, task in new:
                         await one(run_of, task)
+                    known.update(new)
+                    more = more and bool(new)
             elif task_id is not None:
                 await one(str(run_id), task_id)
             else:
@@ -174,10 +175,11 @@ def _where(of_task: str | None, of_workflow: str | None) -> str:
 
 async def _ids(
     of_task: str | None, of_workflow: str | None, server: str, namespace: str
-) -> list[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], bool]:
+    """Those that one answer holds, and whether there are more."""
     sql = f"SELECT run_id, task_id FROM dead_tasks{_where(of_task, of_workflow)} ORDER BY dead_at"
     result = await ask(sql, server, namespace, None, _LIMIT, 30.0)
-    return [(str(run_of), str(task)) for run_of, task in result.rows]
+    return [(str(run_of), str(task)) for run_of, task in result.rows], result.truncated
 
 
 async def _dead(
