@@ -60,3 +60,10 @@ def test_a_text_that_nests_too_deep_is_refused() -> None:
         parse_expression("-" * 150 + "1", [])
     with pytest.raises(DefinitionError, match="no expression"):
         parse_expression("(" * 5000 + ")" * 5000, [])
+
+
+def test_what_cannot_be_written_back_is_refused_as_anything_else() -> None:
+    """Found by `make fuzz`: `ast.unparse` raises for a control character inside of an f-string's format."""
+    text = "f'{b!r:{\"^\x1b\"}{20}+ }' + missing.name(1)"
+    with pytest.raises(DefinitionError):
+        parse_expression(text, ("b",))

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.parse import translate
+from dressage.expressions.spelling import text_of
 from dressage.expressions.time_methods import UTC_NAME
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Call, Expr, Name
@@ -35,7 +36,7 @@ class TextScope:
 
     def builtin(self, node: ast.expr) -> str | None:
         # A dotted one, such as date.fromisoformat, begins with the name of a type.
-        name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+        name = text_of(node) if isinstance(node, ast.Name | ast.Attribute) else ""
         known = name in BUILTINS and not name.startswith(".")
         return name if known and name.partition(".")[0] not in self.names else None
 

@@ -19,6 +19,7 @@ from dressage.expressions.compilation import is_transient
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.formatting import check_spec
 from dressage.expressions.limits import EXPRESSION_MAX_DEPTH, INT_BITS_MAX
+from dressage.expressions.spelling import text_of
 from dressage.expressions.values import Value, encode_stored
 from dressage.protocol.errors import BadValue, DefinitionError
 from dressage.protocol.expressions import (
@@ -143,7 +144,7 @@ def translate(
         )
     found = _Translation(scope, depth - 1).translate(node)
     if not consumed and is_transient(found):
-        text = ast.unparse(node)
+        text = text_of(node)
         raise scope.refusal(
             node,
             "this is no value, but what makes values when it is asked",
@@ -297,7 +298,7 @@ class _Translation:
             return self.part(node)
         name = self.scope.builtin(node)
         if name is None or not _takes_one_value(BUILTINS[name]):
-            text = ast.unparse(node)
+            text = text_of(node)
             advice = "write `key=lambda item: ...`"
             if isinstance(node, ast.Attribute):
                 advice = f"write `key=lambda item: item.{node.attr}()`"

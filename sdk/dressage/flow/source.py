@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from dressage.expressions.spelling import text_of
 from dressage.protocol.errors import DefinitionError
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -36,7 +37,7 @@ class Source:
 
     def written(self, node: ast.expr) -> str:
         """An expression as its author has written it, in one line."""
-        found = ast.get_source_segment("".join(self.lines), node) or ast.unparse(node)
+        found = ast.get_source_segment("".join(self.lines), node) or text_of(node)
         return " ".join(found.split())
 
     def refusal(self, node: ast.AST, what: str, advice: str) -> DefinitionError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import asyncio
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls, functions, helpers
 from dressage.flow.compiler.children import child_args, child_of
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
@@ -103,7 +104,7 @@ def _emit_function(context: Context, call: ast.Call, target: str | None) -> None
 
 def _refusal(context: Context, call: ast.Call) -> DefinitionError:
     found = context.names.object(call.func)
-    name = ast.unparse(call.func)
+    name = text_of(call.func)
     if found is asyncio.sleep:
         return context.refusal(call, f"{name}() would not be durable", "use `dressage.flow.sleep`")
     if found is asyncio.gather:
@@ -114,7 +115,7 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
         advice = "use `first_completed` or `first_successful` of `dressage.flow`"
         return context.refusal(call, f"{name}() would not be durable", advice)
     if isinstance(call.func, ast.Attribute) and call.func.attr == "start":
-        owner = ast.unparse(call.func.value)
+        owner = text_of(call.func.value)
         advice = "start a workflow that is defined above: none can start itself"
         return context.refusal(call, f"{owner} is no workflow that is known here", advice)
     if helpers.helper_of(call.func, context.scope) is not None:

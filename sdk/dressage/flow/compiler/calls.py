@@ -13,6 +13,7 @@ import msgspec
 from dressage.expressions.checks import float_fixer
 from dressage.expressions.matching import KINDS
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.names import MISSING
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
@@ -69,7 +70,7 @@ _ADVICE = {
 def record(node: ast.Call, scope: FlowScope) -> Expr:
     """The expression for a call of what is no builtin: a dataclass. Refuses everything else with its advice."""
     kind = scope.names.object(node.func)
-    name = ast.unparse(node.func)
+    name = text_of(node.func)
     if kind is isinstance:
         return instance_check(node, scope)
     if isinstance(kind, Task):
@@ -306,7 +307,7 @@ def failure_class(node: ast.expr, scope: FlowScope) -> type[WorkflowFailure]:
     found = scope.names.object(node)
     if isinstance(found, type) and issubclass(found, WorkflowFailure):
         return found
-    name = ast.unparse(node)
+    name = text_of(node)
     if isinstance(found, type) and issubclass(found, BaseException):
         advice = "raise a subclass of WorkflowFailure: a business failure has a name that others can catch"
         raise scope.refusal(node, f"{name} is no WorkflowFailure", advice)
@@ -315,7 +316,7 @@ def failure_class(node: ast.expr, scope: FlowScope) -> type[WorkflowFailure]:
 
 def no_failure(node: ast.expr, kind: Any, scope: FlowScope) -> DefinitionError:
     """The refusal of what an `except` clause cannot take."""
-    name = ast.unparse(node)
+    name = text_of(node)
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         advice = "name a subclass of WorkflowFailure, TaskError, or an error of Python's own"
         return scope.refusal(node, f"{name} is no failure class", advice)

@@ -6,6 +6,7 @@ import ast
 import inspect
 from typing import Any, Final, NamedTuple, cast, get_args
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context
 from dressage.flow.runnable import Runnable
@@ -41,7 +42,7 @@ def child_of(context: Context, call: ast.Call) -> ChildCall | None:
     function, detached = call.func, False
     if isinstance(function, ast.Attribute) and _is_child(context, function.value):
         if function.attr != "start":
-            written = ast.unparse(function.value)
+            written = text_of(function.value)
             raise context.refusal(
                 function,
                 f"a workflow cannot do {function.attr}() here",
@@ -61,7 +62,7 @@ def child_args(context: Context, call: ast.Call, child: ChildCall) -> dict[str, 
     chosen = {} if child.run_id is None else {CHILD_ID: context.translate(child.run_id)}
     parameters = inspect.signature(child.workflow.function).parameters
     places = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
-    name, params = ast.unparse(call.func), child.workflow.spec.params
+    name, params = text_of(call.func), child.workflow.spec.params
     return chosen | calls.bound(call, name, params, places, context.scope)
 
 

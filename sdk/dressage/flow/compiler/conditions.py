@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Final, NamedTuple
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.helpers import helper_of
 from dressage.flow.compiler.waits import written_timeout
@@ -41,7 +42,7 @@ def condition_of(context: Context, call: ast.Call) -> Condition:
     (condition,) = given
     if not isinstance(condition, ast.Lambda):
         what = "a condition is looked at again and again, and this is computed once"
-        text = ast.unparse(condition) + "()" * (helper_of(condition, context.scope) is not None)
+        text = text_of(condition) + "()" * (helper_of(condition, context.scope) is not None)
         raise context.refusal(condition, what, f"write `wait_until(lambda: {text})`")
     timeout = written_timeout(context, call.keywords)
     text = context.scope.source.written(condition.body)

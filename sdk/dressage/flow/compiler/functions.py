@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import helpers
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
@@ -68,7 +69,7 @@ def callee_of(context: Context, node: ast.expr) -> Callee | None:
         return None
     if helpers.is_decorated(found, source.node):
         raise context.refusal(
-            node, f"{ast.unparse(node)}() has a decorator, which no run would call", "call it without one"
+            node, f"{text_of(node)}() has a decorator, which no run would call", "call it without one"
         )
     return Callee(found.__name__, source.node, source, found, None)
 

@@ -6,6 +6,7 @@ import ast
 from typing import Any, Final, Literal
 
 from dressage.expressions.parse import Scope, translate_each
+from dressage.expressions.spelling import text_of
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.children import child_args, child_of
@@ -59,7 +60,7 @@ def results_of(context: Context, call: ast.Call) -> int | None:
 
 def emit_gather(context: Context, node: ast.Await, call: ast.Call, target: str | None, until: Until) -> None:
     """The node that starts the branches, and behind it the nodes of each; what they are given is computed first."""
-    name = ast.unparse(call.func)
+    name = text_of(call.func)
     advice = f"write `{name}(ship(order), bill(order))`"
     items = _items_of(call)
     keywords = [each for each in call.keywords if items is None or until != "all" or each.arg != "limit"]
@@ -117,7 +118,7 @@ def _each_of(
         assert isinstance(inner, FlowScope)
         context.scope, context.names = inner, inner.names
         try:
-            made.append(CalledBranch(context, items.elt, ast.unparse(call.func)))
+            made.append(CalledBranch(context, items.elt, text_of(call.func)))
         finally:
             context.scope, context.names = around, names
         return TupleOfExpr(tuple(made[0].draft.args.values()))
@@ -153,7 +154,7 @@ def _check_order(context: Context, items: ast.ListComp | ast.GeneratorExp, limit
     raise context.refusal(
         limit,
         "Python computes this limit before the branches' arguments, a run behind them",
-        f"compute it in a statement before: `limit = {ast.unparse(limit)}`",
+        f"compute it in a statement before: `limit = {text_of(limit)}`",
     )
 
 
@@ -172,7 +173,7 @@ def _limit(context: Context, node: ast.expr) -> Expr:
     )
     if isinstance(value, ast.Constant) and value.value is not None and not is_number:
         raise context.refusal(
-            node, f"a limit is a number of branches, and not {ast.unparse(node)}", "write 1 or more"
+            node, f"a limit is a number of branches, and not {text_of(node)}", "write 1 or more"
         )
     return written
 
@@ -194,7 +195,7 @@ class CalledBranch:
             what = f"a {'gather' if until == 'all' else 'race'} is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
         if context.names.object(node.func) is interruptible:
-            what = f"{ast.unparse(node.func)}() is no branch by itself"
+            what = f"{text_of(node.func)}() is no branch by itself"
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
         self.context = context
         self.call = node
@@ -232,7 +233,7 @@ class CalledBranch:
         elif is_publish(context, call):
             given = given_to(context, call)
         else:
-            name = ast.unparse(call.func)
+            name = text_of(call.func)
             if isinstance(call.func, ast.Name) and (
                 name in context.names.functions or context.names.object(call.func) is MISSING
             ):

@@ -19,6 +19,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.evaluate import compile_expression
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.walk import subexpressions
 from dressage.flow.members import Unsupported
@@ -68,14 +69,14 @@ def helper_of(node: ast.expr, scope: FlowScope) -> Helper | None:
     if found.__module__.partition(".")[0] in {*sys.stdlib_module_names, "dressage"}:
         return None
     if found.__name__ == "<lambda>":
-        name = ast.unparse(node)
+        name = text_of(node)
         raise scope.refusal(node, f"{name} is a lambda", f"define it by name: `def {name}(...): return ...`")
     source = source_of(found)
     if not isinstance(source.node, ast.FunctionDef):
         return None
     if is_decorated(found, source.node):
         raise scope.refusal(
-            node, f"{ast.unparse(node)}() has a decorator, which no run would call", "call it without one"
+            node, f"{text_of(node)}() has a decorator, which no run would call", "call it without one"
         )
     helper = Helper(found.__name__, source.node, source, found, None)
     check_helper(helper, node, scope)

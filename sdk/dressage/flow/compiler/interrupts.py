@@ -7,6 +7,7 @@ import ast
 from types import NoneType
 from typing import Any, Final
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import CalledBranch
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -39,7 +40,7 @@ def emit_interruptible(context: Context, node: ast.Await, call: ast.Call, target
             call, f"interruptible() takes at most {BRANCHES_MAX} branches (limit spec-size)", "nest them"
         )
     graph, after = context.graph, Label()
-    body = CalledBranch(context, call.args[0], ast.unparse(call.func))
+    body = CalledBranch(context, call.args[0], text_of(call.func))
     listeners = [_Listener(context, each) for each in call.args[1:]]
     _refuse_twice(context, listeners)
     branches: list[_Listener | CalledBranch] = [*listeners]
@@ -88,13 +89,13 @@ class _Listener:
             raise context.refusal(
                 node,
                 "interrupts() takes a handler, and a key by name",
-                f"write `{ast.unparse(function)}(handler)`, or `{ast.unparse(function)}(handler, key=order.number)`",
+                f"write `{text_of(function)}(handler)`, or `{text_of(function)}(handler, key=order.number)`",
             )
         if isinstance(node.args[0], ast.Lambda):
             raise context.refusal(
                 node.args[0],
                 "a handler is an async function or a task, by its name",
-                f"write `async def handler(...)` above, and `{ast.unparse(function)}(handler)` here",
+                f"write `async def handler(...)` above, and `{text_of(function)}(handler)` here",
             )
         self.context = context
         self.call = node

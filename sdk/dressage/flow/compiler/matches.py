@@ -7,6 +7,7 @@ from typing import Final
 
 from dressage.expressions.matching import KINDS
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import until_of
@@ -183,7 +184,7 @@ def _mapping(context: Context, pattern: ast.MatchMapping, subject: Expr) -> Matc
 def _instance(context: Context, pattern: ast.MatchClass, subject: Expr) -> Matched:
     kind = context.names.object(pattern.cls)
     if not isinstance(kind, type):
-        name = ast.unparse(pattern.cls)
+        name = text_of(pattern.cls)
         raise context.refusal(pattern.cls, f"{name} is no class", "name a dataclass or a type of values")
     names = calls.type_names(context.scope, pattern.cls, kind)
     parts: list[Matched] = []

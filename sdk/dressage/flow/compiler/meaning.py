@@ -11,6 +11,7 @@ from typing import Any
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, is_masked
 from dressage.flow.compiler.masks import check_declared, check_masks
@@ -111,8 +112,8 @@ def check_order(context: Context, source: Expr, place: ast.AST, types: Types) ->
 
 
 def _in_place(context: Context, node: ast.AugAssign, unknown: bool) -> DefinitionError:
-    target, value = ast.unparse(node.target), ast.unparse(node.value)
-    operator = ast.unparse(node).removeprefix(target).split("=")[0].strip()
+    target, value = text_of(node.target), text_of(node.value)
+    operator = text_of(node).removeprefix(target).split("=")[0].strip()
     what = f"the type of {target} is not known, and Python might change it in place"
     if not unknown:
         what = f"{operator}= would change {target} in place, for every name that shows it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
 from dressage.flow.people import UserTask
 from dressage.protocol.expressions import Expr
@@ -23,7 +24,7 @@ def user_task_of(context: Context, call: ast.Call) -> UserTask[Any] | None:
         raise context.refusal(
             function,
             f"a user task cannot do {function.attr}() here",
-            f'write `{ast.unparse(function.value)}.assign(group="billing")`',
+            f'write `{text_of(function.value)}.assign(group="billing")`',
         )
     return found
 
@@ -32,7 +33,7 @@ def assign_of(context: Context, node: ast.expr) -> str | None:
     """How a user task is given to somebody that stands where a call should; None for what is no user task."""
     if not isinstance(context.names.object(node), UserTask):
         return None
-    return f'{ast.unparse(node)}.assign(group="billing")'
+    return f'{text_of(node)}.assign(group="billing")'
 
 
 def assign_args(context: Context, call: ast.Call) -> dict[str, Expr]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Context, Steps, Undo
 from dressage.flow.compiler.graph import HandlerDraft, Label
@@ -84,7 +85,7 @@ def register(context: Context, node: ast.Call) -> None:
     called = hoist_arguments(context, called)
     task = calls.task_of(called, context.scope)
     if task is None:
-        name = ast.unparse(node.args[0])
+        name = text_of(node.args[0])
         raise context.refusal(node.args[0], f"{name} is no task", "a step is undone by a task")
     given = calls.task_args(called, task, context.scope)
     context.use_task(node, task)

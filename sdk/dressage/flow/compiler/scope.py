@@ -15,6 +15,7 @@ import msgspec
 
 from dressage.expressions.builtins import BUILTINS
 from dressage.expressions.parse import translate
+from dressage.expressions.spelling import text_of
 from dressage.expressions.time_methods import UTC_NAME
 from dressage.flow.compiler import calls, helpers
 from dressage.flow.compiler.helpers import Helper
@@ -176,14 +177,14 @@ class FlowScope:
         if self.names.is_object(node.value):
             raise self.refusal(
                 node,
-                f"{ast.unparse(node)} is not a constant of a module or a member of an enum",
+                f"{text_of(node)} is not a constant of a module or a member of an enum",
                 "put the value into a module constant",
             )
         return None
 
     def _frozen(self, node: ast.expr, found: Any) -> Const:
         """The value of a constant, as it is now."""
-        name = ast.unparse(node)
+        name = text_of(node)
         if isinstance(found, Task):
             raise self.refusal(node, f"task {name} is no value", f"call it: `result = await {name}(...)`")
         if isinstance(found, Event):

@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from dressage.expressions.parse import constant
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.context import Clause, Context, Final, record_of
 from dressage.flow.compiler.graph import HandlerDraft, Label
@@ -278,7 +279,7 @@ def _raise_new(context: Context, node: ast.Raise, raised: ast.expr) -> None:
     name = call.func if call else raised
     if context.names.object(name) is MISSING:
         raise context.refusal(
-            name, f"{ast.unparse(name)} is no failure class", "raise a subclass of WorkflowFailure"
+            name, f"{text_of(name)} is no failure class", "raise a subclass of WorkflowFailure"
         )
     kind = calls.failure_class(name, context.scope)
     if kind is not WorkflowFailure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
 from dressage.flow.events import Event
 from dressage.protocol.errors import BadInput
@@ -24,7 +25,7 @@ def event_of(context: Context, call: ast.Call) -> Event[Any] | None:
         raise context.refusal(
             function,
             f"an event cannot do {function.attr}() here",
-            f"write `{ast.unparse(function.value)}.wait()`"
+            f"write `{text_of(function.value)}.wait()`"
             + (", or give this to `interruptible()`" if function.attr == "interrupts" else ""),
         )
     return found
@@ -34,7 +35,7 @@ def wait_of(context: Context, node: ast.expr) -> str | None:
     """How the wait is written of an event that stands where a call should; None for what is no event."""
     if not isinstance(context.names.object(node), Event):
         return None
-    return f"{ast.unparse(node)}.wait()"
+    return f"{text_of(node)}.wait()"
 
 
 def wait_options(context: Context, call: ast.Call) -> dict[str, Any]:
