@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from dressage.expressions.masked import HIDDEN
-from dressage.expressions.spelling import text_of
 from dressage.expressions.time_methods import UTC_NAME
 from dressage.protocol.expressions import (
     Attribute,
@@ -73,7 +72,7 @@ _CONVERSIONS: Final = {None: -1, "s": ord("s"), "r": ord("r")}
 
 def expression_text(expr: Expr) -> str:
     """The expression as Python writes it; a constant of the source stands there with its value."""
-    return text_of(syntax_of(expr))
+    return ast.unparse(syntax_of(expr))
 
 
 def syntax_of(expr: Expr) -> ast.expr:
@@ -114,7 +113,7 @@ def _compare(expr: Compare) -> ast.expr:
 def _format(expr: Format) -> ast.expr:
     text = ast.JoinedStr([_piece(part) for part in expr.parts])
     try:
-        text_of(text)
+        ast.unparse(text)
     except ValueError:
         # Before Python 3.12 an f-string cannot hold every text; then the same is said in another way.
         pieces = [ast.Constant(p) if isinstance(p, str) else _formatted(p) for p in expr.parts]
