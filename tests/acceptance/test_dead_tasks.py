@@ -199,6 +199,10 @@ async def test_the_command_line_finds_them_and_settles_all(
         down.clear()
         assert "1 task is retried" in await said("task", "retry", "b")
         await until(lambda: has(1), "one is left", 20)
+        down.add("again")
+        await client.start(dead_order, {"order": "again"}, run_id="again")
+        await dead(client, "again")
+        await client.cancel("again", at_once=True)
         assert "1 task is retried" in await said("task", "retry", "--all", "--workflow", "dead-order")
         assert await client.handle("c").result(15) == "paid c"
         await until(lambda: has(0), "none is left", 20)

@@ -187,6 +187,11 @@ TYPES = {
         "sets extra",
         "leave the option",
     ),
+    "struct: forbids unknown fields": (
+        "class S(msgspec.Struct, forbid_unknown_fields=True):\n    x: str\n@task\nasync def t(x: ‸S) -> int: ...",
+        "forbids unknown fields, which later versions",
+        "leave the option",
+    ),
     "model: root": (
         "class M(pydantic.RootModel[int]): ...\n@task\nasync def t(x: ‸M) -> int: ...",
         "root or generic",
