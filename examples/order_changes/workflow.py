@@ -49,7 +49,7 @@ def charge(order: str, price: Decimal) -> str:
     return f"payment-{order}"
 
 
-@app.task(retries=10)
+@app.task(retries=10, exhausted="wait")
 def refund(payment: str) -> None: ...
 
 

@@ -253,6 +253,7 @@ async def test_a_number_that_somebody_left_behind_is_passed_over() -> None:
     stored, _ = await there.put(spec(4), allow="compatible")
     assert (stored.version, mine.version) == (4, 4)
     assert (await there.view("order")).versions[0].label == "1.3"
+    assert (await there.put(spec(4)))[0].label == "1.3", "and not what it was to be once"
 
 
 async def test_the_first_version_of_all_may_have_been_left_behind_too() -> None:

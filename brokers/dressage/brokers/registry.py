@@ -97,8 +97,8 @@ class Registry:
         race: versions are created once, and a pointer that a crash left behind is moved on by whoever comes next.
 
         Raises `BadSpec`, `BadName`, `NotFound` (WORKFLOW_UNKNOWN) for a child that is not registered, `ChangeRefused`
-        for a change that `allow` does not, `BadInput` (WORKFLOW_ARCHIVED), or `EventConflict`, and then there is no new
-        version of the workflow; events of it that come before the one in conflict are registered.
+        for a change that `allow` does not, `BadInput` (WORKFLOW_ARCHIVED, VERSION_RETIRED), or `EventConflict`, and
+        then there is no new version of the workflow; events of it that come before the one in conflict are registered.
         """
         check_spec(spec)
         check_spec_size(spec)
@@ -110,7 +110,8 @@ class Registry:
             if plan.change == "unchanged":
                 await self._ensure_queues(spec)
                 await self._put_events(spec)
-                return await self.get(spec.name, plan.version), False
+                known = await self.get(spec.name, plan.version)
+                return msgspec.structs.replace(known, label=str(plan.label)), False
             refused = refusal(plan, allow)
             if refused is not None:
                 raise refused
@@ -383,7 +384,6 @@ class Registry:
         Raises as `Versions.find` does, and `BadInput` (VERSION_ALIASED) where an alias stands for it.
         """
         version = 0
-
         _check_named(name, ref)
 
         def change(versions: Versions) -> Versions:

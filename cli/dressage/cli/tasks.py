@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -28,7 +29,6 @@ def tasks() -> None:
 
 _task = click.option("--task", "of_task", help="Only those of this task.")
 _workflow = click.option("--workflow", "of_workflow", help="Only those of runs of this workflow.")
-_reason = click.option("--reason", default="", help="Why: it stands in the run's history.")
 
 
 @tasks.command("list")
@@ -55,58 +55,41 @@ def list_(of_task: str | None, of_workflow: str | None, server: str, namespace: 
     console().print(table)
 
 
+def _settling(command: Callable[..., None]) -> Callable[..., None]:
+    """What both commands take."""
+    taken = [
+        click.argument("run_id", required=False),
+        click.argument("task_id", required=False),
+        click.option(
+            "--all",
+            "all_",
+            is_flag=True,
+            help="All that `dressage task list` shows, instead of those of a run.",
+        ),
+        _task,
+        _workflow,
+        click.option("--reason", default="", help="Why: it stands in the run's history."),
+        options.actor,
+        options.server,
+        options.namespace,
+    ]
+    for each in reversed(taken):
+        command = each(command)
+    return command
+
+
 @tasks.command()
-@click.argument("run_id", required=False)
-@click.argument("task_id", required=False)
-@click.option(
-    "--all", "all_", is_flag=True, help="All that `dressage task list` shows, instead of one of a run."
-)
-@_task
-@_workflow
-@_reason
-@options.actor
-@options.server
-@options.namespace
-def retry(
-    run_id: str | None,
-    task_id: str | None,
-    all_: bool,
-    of_task: str | None,
-    of_workflow: str | None,
-    reason: str,
-    actor: str,
-    server: str,
-    namespace: str,
-) -> None:
+@_settling
+def retry(**given: Any) -> None:
     """Retry the dead tasks of a run, one of them, or --all. Each has all its retries once more."""
-    _settle("retry", run_id, task_id, all_, of_task, of_workflow, reason, actor, server, namespace)
+    _settle("retry", **given)
 
 
 @tasks.command()
-@click.argument("run_id", required=False)
-@click.argument("task_id", required=False)
-@click.option(
-    "--all", "all_", is_flag=True, help="All that `dressage task list` shows, instead of one of a run."
-)
-@_task
-@_workflow
-@_reason
-@options.actor
-@options.server
-@options.namespace
-def fail(
-    run_id: str | None,
-    task_id: str | None,
-    all_: bool,
-    of_task: str | None,
-    of_workflow: str | None,
-    reason: str,
-    actor: str,
-    server: str,
-    namespace: str,
-) -> None:
+@_settling
+def fail(**given: Any) -> None:
     """Let the dead tasks of a run fail, one of them, or --all: their failures are raised in the workflow."""
-    _settle("fail", run_id, task_id, all_, of_task, of_workflow, reason, actor, server, namespace)
+    _settle("fail", **given)
 
 
 def _settle(

@@ -94,6 +94,10 @@ VERSIONS_S: Final = 1.0
 """So long a client takes a version that it starts runs of by its number for one that is not retired."""
 
 VERSIONS_KEPT: Final = 1_000
+
+NOT_STARTED: Final = frozenset({"VERSION_RETIRED", "WORKFLOW_ARCHIVED", "ALIAS_UNKNOWN"})
+"""Why no new run of a version is started, though there may be one that was."""
+
 GET_S: Final = 10.0
 """How long it may take to be told how a run stands."""
 
@@ -415,7 +419,8 @@ class Client:
         try:
             wanted = await self._resolved(name, ref)
         except (BadInput, NotFound) as error:
-            wanted = 0 if run_id is None else await self._version_of(check_run_id(run_id))
+            may_be = run_id is not None and error.code in NOT_STARTED
+            wanted = await self._version_of(check_run_id(run_id)) if may_be else 0
             if not wanted:
                 raise error from None
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)

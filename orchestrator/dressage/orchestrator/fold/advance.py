@@ -189,7 +189,7 @@ class Advance:
     def _interrupted(self, thread: RunThread) -> bool:
         for each in self.with_parents(thread):
             wait = None if each.parent is None else self._parent(each.parent).wait
-            if isinstance(wait, GatherWait) and wait.handler and each.branch == wait.branches - 1:
+            if isinstance(wait, GatherWait) and wait.interrupts(each.branch):
                 return True
         return False
 

@@ -184,8 +184,8 @@ def _has_turn(advance: Advance, thread: RunThread) -> bool:
     """Whether it is to begin a handler with this command, as another one has begun with the command before."""
     if not isinstance(thread.wait, TurnWait) or thread.parent is None:
         return False
-    wait = advance.thread(thread.parent).wait
-    return isinstance(wait, GatherWait) and wait.handler == thread.id
+    parent = advance.threads.find(thread.parent)
+    return parent is not None and isinstance(parent.wait, GatherWait) and parent.wait.handler == thread.id
 
 
 def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:

@@ -183,6 +183,10 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
         """How many of the branches have ended."""
         return len(self.outputs) + len(self.failures) + self.dropped
 
+    def interrupts(self, branch: int) -> bool:
+        """Whether the branch at this place pauses, as a handler has the turn."""
+        return bool(self.handler) and branch == self.branches - 1
+
 
 class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Is stopped, or interrupted, and what it waited for at `node` has come with the command of sequence `seq`: a

@@ -479,7 +479,7 @@ def _is_interrupted(thread: RunThread, threads: Mapping[int, RunThread]) -> bool
     while thread.parent is not None:
         parent = threads[thread.parent]
         wait = parent.wait
-        if isinstance(wait, GatherWait) and wait.handler and thread.branch == wait.branches - 1:
+        if isinstance(wait, GatherWait) and wait.interrupts(thread.branch):
             return True
         thread = parent
     return False
