@@ -3,6 +3,7 @@ says which is the latest, and, of a workflow, what stands of the others."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -116,7 +117,12 @@ class Registry:
             if refused is not None:
                 raise refused
             await self._put_events(spec)
-            stored, moved = await self._stored(spec, digest, children, actor, plan, versions or NO_VERSIONS)
+            made = await self._stored(
+                spec, digest, children, actor, plan, versions or NO_VERSIONS, pointer_seq
+            )
+            if made is None:
+                continue
+            stored, moved = made
             await self._ensure_queues(spec)
             # They were put before; somebody may have put others since.
             with contextlib.suppress(EventConflict):
@@ -132,11 +138,12 @@ class Registry:
         actor: str,
         plan: Plan,
         versions: Versions,
-    ) -> tuple[RegisteredWorkflow, Versions]:
-        """The version as it is stored, and what is to stand of all of them then.
+        entry_seq: int,
+    ) -> tuple[RegisteredWorkflow, Versions] | None:
+        """The version as it is stored, and what is to stand of all of them then; None if that is another one meanwhile.
 
-        A number that is taken was given to nobody yet: who has created it was refused since, or has died, or is about
-        to be told that it is taken, too. It is passed over, unless it is this very definition.
+        A number that is taken is this very definition, or somebody is about to register it. Who has not within a moment
+        was refused since, or has died: then it was given to nobody, and is passed over.
         """
         while True:
             label = versions.next_label(
@@ -149,7 +156,17 @@ class Registry:
             if stored.digest == digest:
                 known = msgspec.structs.replace(stored, label=str(label), breaks=plan.breaks)
                 return known, versions.with_version(digest, label)
+            if await self._changes(spec.name, entry_seq):
+                return None
             versions = versions.buried(versions.latest or versions.version)
+
+    async def _changes(self, name: str, entry_seq: int) -> bool:
+        """Whether what stands of the versions becomes another thing within a moment."""
+        for _ in range(ABOUT_TO_LOOKS):
+            await asyncio.sleep(ABOUT_TO_S / ABOUT_TO_LOOKS)
+            if (await self._read_versions(name))[1] != entry_seq:
+                return True
+        return False
 
     async def plan(self, spec: WorkflowSpec, planned: Mapping[str, int] = MappingProxyType({})) -> Plan:
         """What registering a spec would come to, without doing it. `planned` are the versions that its children will
@@ -494,6 +511,10 @@ class Registry:
         return sorted(subject[prefix:] for subject in state.subjects) if state else []
 
 
+ABOUT_TO_S: Final = 2.0
+"""So long somebody has who has created a version, and not said yet that it is one."""
+
+ABOUT_TO_LOOKS: Final = 40
 NO_VERSIONS: Final = Versions(0, "")
 
 
