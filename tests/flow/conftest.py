@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import importlib.util
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from dressage.flow import UserTaskCancelled, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
@@ -31,10 +33,12 @@ from dressage.orchestrator.fold.state import (
     decode_state,
     encode_state,
 )
+from dressage.protocol.alignment import propose
 from dressage.protocol.commands import (
     CancelRun,
     Command,
     FailureInfo,
+    MigrateRun,
     PostEvent,
     StartRun,
     TaskResult,
@@ -52,6 +56,7 @@ from dressage.protocol.events import (
     TaskScheduled,
     UserTaskOpened,
 )
+from dressage.protocol.migrations import Migration
 from dressage.protocol.names import is_key, key_of, key_token, run_id_of
 from dressage.protocol.spec import (
     RegisteredEvent,
@@ -78,6 +83,9 @@ RINGS_MAX = 2
 
 RING_MS = 2
 """How many times as long as a call takes it is until an event comes that interrupts."""
+
+MOVES = 0.3
+"""How likely a run moves before something comes to it."""
 
 ALONE = -1
 """The place of a run that was started and is not awaited."""
@@ -158,6 +166,15 @@ class Engine:
         self.takes = takes
         """How many milliseconds the n-th call or sleep of a branch takes, beyond the length of the sleep."""
 
+        self.moves: random.Random | None = None
+        """By which chance the run moves to the `other` version of its workflow, and back, whenever it waits."""
+
+        self.other: WorkflowSpec | None = None
+        self.moved = 0
+        self._versions: dict[int, Definition] = {}
+        self._migrations: dict[int, Migration] = {}
+        """By the version that the run is on."""
+
         self._begun: Counter[Path_] = Counter()
         self._numbers: dict[tuple[str, str], int] = {}
         """Of each call, sleep and timeout of a run which one it is in its branch."""
@@ -190,6 +207,8 @@ class Engine:
                 if self.state is not None and not self.state.finished:
                     self._post(self.root, event)
         while (self._due or self._awaited() or self._given()) and not self._ended:
+            if self.moves is not None and self.moves.random() < MOVES:
+                self._move(self.root)
             if (awaited := self._awaited()) is not None:
                 self._post(*awaited)
                 continue
@@ -221,6 +240,25 @@ class Engine:
         open_runs = [each.run_id for each in self.runs.values() if each.state and not each.state.finished]
         assert not open_runs, "a child run outlives the one that waits for it"
         return self.outcome
+
+    def _move(self, made: Made) -> None:
+        """The run goes on in the other version of its workflow. It always can."""
+        assert self.other is not None
+        assert made.state is not None
+        if made.state.finished or made.state.cancelling:
+            return
+        if not self._migrations:
+            self._versions = {1: made.definition, 2: _registered(self.other, 2)}
+            for before, after in ((1, 2), (2, 1)):
+                old, new = (
+                    RegisteredWorkflow(self._versions[each].spec, each, "") for each in (before, after)
+                )
+                self._migrations[before] = propose(old, new).migration
+        version = made.definition.version
+        self._fold(
+            made, MigrateRun(self._migrations[version], f"move {self._seq}"), self._versions[3 - version]
+        )
+        self.moved += 1
 
     @property
     def _ended(self) -> bool:
@@ -282,7 +320,7 @@ class Engine:
         """Posts what a wait is to get, if it still waits."""
         assert self.ring is not None
         for thread in made.state.threads if made.state is not None else []:
-            if thread.wait == wait:
+            if isinstance(thread.wait, EventWait) and structs.replace(thread.wait, node=wait.node) == wait:
                 path = made.paths[thread.id]
                 payload = msgspec.Raw(msgspec.json.encode(self.ring(path, self._rings[path])))
                 self._posted += 1
@@ -317,12 +355,12 @@ class Engine:
             assert isinstance(effect, SendCommand)
             self._fold(self.runs[run_id_of(effect.token)], effect.command)
 
-    def _fold(self, made: Made, command: Command) -> None:
+    def _fold(self, made: Made, command: Command, after: Definition | None = None) -> None:
         self._seq += 1
         assert self._seq < COMMANDS_MAX, "the run does not end"
         stamp = Stamp(self._seq, BEGAN_MS + int(self._now))
         before = None if made.state is None else encode_state(made.state)
-        outcome = fold(made.state, command, made.run_id, stamp, made.definition)
+        outcome = fold(made.state, command, made.run_id, stamp, made.definition, after)
         now = None if made.state is None else encode_state(made.state)
         assert now == before, "a fold changed the state before it"
         if isinstance(command, CancelRun) and outcome.code == "RUN_FINISHED":
@@ -331,7 +369,7 @@ class Engine:
         assert isinstance(outcome.state, RunState)
         stored = decode_state(encode_state(outcome.state))
         assert isinstance(stored, RunState)
-        made.state = stored
+        made.state, made.definition = stored, after or made.definition
         for event in outcome.events:
             if isinstance(event, BranchStarted):
                 self._note_branch(made, event)
@@ -435,11 +473,11 @@ class Engine:
         return TaskResult(effect.task_id, by, output=output)
 
 
-def _registered(spec: WorkflowSpec) -> Definition:
+def _registered(spec: WorkflowSpec, version: int = 1) -> Definition:
     """What runs is what a registry would hand out, not the objects that the compiler made."""
     read = msgspec.json.decode(spec.encode(), type=WorkflowSpec)
     children = {child.workflow: 1 for child in read.children}
-    return Definition(RegisteredWorkflow(read, 1, read.digest(), children=children))
+    return Definition(RegisteredWorkflow(read, version, read.digest(), children=children))
 
 
 def _is_timer(due: tuple[float, int, Made, Due], made: Made, timer_id: str) -> bool:

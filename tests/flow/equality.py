@@ -13,6 +13,8 @@ import functools
 import heapq
 import math
 import random
+import re
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -49,6 +51,7 @@ from dressage.flow import (
 )
 from dressage.flow.models import to_plain
 from dressage.protocol.errors import BadSpec, DefinitionError
+from dressage.protocol.spec import WorkflowSpec
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES, FILED, TOLD
 
@@ -329,8 +332,14 @@ def run_as_python(module: ModuleType, fakes: Fakes, x: int, cancel_ms: float | N
 
 
 def run_as_spec(
-    module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None
+    module: ModuleType,
+    seed: int,
+    x: int,
+    trouble: float,
+    cancel_ms: float | None,
+    other: WorkflowSpec | None = None,
 ) -> tuple[tuple[Any, ...], dict[Path_, list[Any]]]:
+    """With an `other` version of the workflow the run moves between both, now and then."""
     done: dict[str, Callable[..., Any]] = {}
     children = {each.name: each.spec for each in module.flow.with_children()[:-1]}
     engine = Engine(module.flow.spec, done, children=children)
@@ -342,6 +351,8 @@ def run_as_spec(
     engine.keyed = {FILED}
     engine.person = fakes.person
     engine.ring = fakes.ring
+    if other is not None:
+        engine.other, engine.moves = other, random.Random(f"{seed} moves")
     outcome = engine.run({"x": x}, early=seed % 3, cancel_ms=cancel_ms)
     if outcome.failure is not None:
         return ("failure", *outcome.failure), outcome.branches
@@ -418,8 +429,9 @@ def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
                 raise
             return None
         try:
+            other = define(moved_on(text)).flow.spec if seed % MOVED == 0 else None
             endings = [
-                _compared(module, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
+                _compared(module, other, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
                 for number, trouble in enumerate(TROUBLE)
             ]
         except BadSpec as refused:
@@ -430,19 +442,51 @@ def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
     return program, endings
 
 
-def _compared(module: ModuleType, seed: int, x: int, trouble: float, text: str) -> str:
-    expected, called = _ways(module, seed, x, trouble, None, text)
-    _ways(module, seed, x, trouble, random.Random(f"{seed} cancel").uniform(0, 60 * max(1, called)), text)
+def _compared(
+    module: ModuleType, other: WorkflowSpec | None, seed: int, x: int, trouble: float, text: str
+) -> str:
+    expected, called = _ways(module, other, seed, x, trouble, None, text)
+    cancel_ms = random.Random(f"{seed} cancel").uniform(0, 60 * max(1, called))
+    _ways(module, other, seed, x, trouble, cancel_ms, text)
     return expected
 
 
+MOVED: Final = 2
+"""The runs of each so many-th program move to another version, and back."""
+
+_FIRST: Final = re.compile(r"^( +)a, b, s, t = 3, x, 't', 'u'$", re.MULTILINE)
+_MORE_STEPS: Final = """\
+pad = 0
+for pad_item in [1, 2]:
+    pad += pad_item
+if pad > 10_000:
+    pad = await number(pad)
+"""
+
+
+def moved_on(text: str) -> str:
+    """Another version of a program, which does the same: all that the compiler numbers has another number there."""
+    return _FIRST.sub(lambda found: f"{found[0]}\n{textwrap.indent(_MORE_STEPS, found[1])}", text)
+
+
 def _ways(
-    module: ModuleType, seed: int, x: int, trouble: float, cancel_ms: float | None, text: str
+    module: ModuleType,
+    other: WorkflowSpec | None,
+    seed: int,
+    x: int,
+    trouble: float,
+    cancel_ms: float | None,
+    text: str,
 ) -> tuple[str, int]:
     """How a run ended both ways, and how much it called."""
     python = Fakes(module, seed, trouble=trouble)
     expected = run_as_python(module, python, x, cancel_ms)
     compiled, branches = run_as_spec(module, seed, x, trouble, cancel_ms)
+    if other is not None:
+        moved = run_as_spec(module, seed, x, trouble, cancel_ms, other)
+        assert moved == (compiled, branches), (
+            f"{text}\n# seed {seed}, x {x}, cancel {cancel_ms}\n# {moved=}\n# {(compiled, branches)=}"
+        )
     by_spec, by_python = (compiled, branches), (expected, python.branches)
     assert by_spec == by_python, (
         f"{text}\n# seed {seed}, x {x}, cancel {cancel_ms}\n# {by_spec=}\n# {by_python=}"

@@ -30,6 +30,13 @@ CREATE TABLE IF NOT EXISTS run_starts (
     actor      VARCHAR NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS run_moves (
+    stream_seq UBIGINT NOT NULL,
+    run_id     VARCHAR NOT NULL,
+    version    BIGINT NOT NULL,      -- that the run goes on in
+    moved_at   TIMESTAMPTZ NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS run_ends (
     stream_seq      UBIGINT NOT NULL,
     run_id          VARCHAR NOT NULL,

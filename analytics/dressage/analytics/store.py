@@ -60,6 +60,7 @@ _FROM_BATCH: Final = (
     INSERT INTO run_starts
     SELECT stream_seq, run_id, workflow, version, shard, time, actor FROM batch WHERE kind = 'run-started'
     """,
+    "INSERT INTO run_moves SELECT stream_seq, run_id, version, time FROM batch WHERE kind = 'run-migrated'",
     f"""
     INSERT INTO run_ends
     SELECT

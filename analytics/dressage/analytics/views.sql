@@ -33,6 +33,13 @@ ended AS (
     FROM lives l
     ASOF LEFT JOIN run_ends e ON l.run_id = e.run_id AND l.next_seq > e.stream_seq
 ),
+-- A run that has moved to another version is one of that.
+moved AS (
+    SELECT s.stream_seq AS run_seq, arg_max(m.version, m.stream_seq) AS version
+    FROM run_moves m
+    ASOF JOIN run_starts s ON m.run_id = s.run_id AND m.stream_seq >= s.stream_seq
+    GROUP BY ALL
+),
 searched AS (
     SELECT
         run_seq,
@@ -49,7 +56,7 @@ searched AS (
 SELECT
     r.run_id,
     r.workflow,
-    r.version,
+    coalesce(m.version, r.version) AS version,
     coalesce(r.e.status, 'running') AS status,
     r.started_at,
     r.e.ended_at AS ended_at,
@@ -63,6 +70,7 @@ SELECT
     r.shard,
     r.run_seq
 FROM ended r
+LEFT JOIN moved m ON m.run_seq = r.run_seq
 LEFT JOIN searched s ON s.run_seq = r.run_seq;
 
 -- One row for each attempt. Its outcome is NULL while nothing has come back.

@@ -2,8 +2,8 @@
 
 Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, settle-task, post,
 user-tasks, act, set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow,
-get-workflow, get-versions, tell-workflow, list-workflows, shards. An answer is `{"ok": true, ...}` or `{"ok": false,
-"code", "message", "retryable"}`.
+get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate, shards. An answer is
+`{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from dressage.client.client import START_TIMEOUT_S
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.overview import MemberView, ShardView, read_overview
 from dressage.orchestrator.turn.definitions import make_definition
+from dressage.protocol.alignment import Step
 from dressage.protocol.commands import KeyView, RunView, TaskResult
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.migrations import Migration
 from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
@@ -101,6 +103,30 @@ class SettleTaskRequest(msgspec.Struct, forbid_unknown_fields=True):
     task_id: str
     do: Literal["retry", "fail"]
     reason: str = ""
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class PlanMigrationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of runs of version `before`: where they go on in version `after`."""
+
+    workflow: str
+    before: VersionRef
+    after: VersionRef
+    lines: dict[int, int] = {}
+    variables: dict[str, str] = {}
+    values: dict[str, msgspec.Raw] = {}
+
+
+class CheckMigrationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    migration: Migration
+
+
+class MigrateRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    migration: Migration
     command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
@@ -234,6 +260,18 @@ class HistoryAnswer(msgspec.Struct):
 
 class Accepted(msgspec.Struct):
     seq: int
+    ok: bool = True
+
+
+class PlanMigrationAnswer(msgspec.Struct):
+    migration: Migration
+    steps: tuple[Step, ...]
+    ok: bool = True
+
+
+class CheckMigrationAnswer(msgspec.Struct):
+    reasons: tuple[str, ...]
+    moved: bool
     ok: bool = True
 
 
@@ -394,6 +432,9 @@ class Api:
             "get-versions": (GetVersionsRequest, self._get_versions),
             "tell-workflow": (TellWorkflowRequest, self._tell_workflow),
             "list-workflows": (ListRequest, self._list_workflows),
+            "plan-migration": (PlanMigrationRequest, self._plan_migration),
+            "check-migration": (CheckMigrationRequest, self._check_migration),
+            "migrate": (MigrateRequest, self._migrate),
             "shards": (ListRequest, self._shards),
         }
         self._stats = {name: EndpointStats() for name in self._operations}
@@ -514,6 +555,31 @@ class Api:
                 request.run_id,
                 request.task_id,
                 reason=request.reason,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _plan_migration(self, request: PlanMigrationRequest) -> PlanMigrationAnswer:
+        found = await self._client.plan_migration(
+            f"{request.workflow}@{request.before}",
+            f"{request.workflow}@{request.after}",
+            lines=request.lines,
+            variables=request.variables,
+            values=request.values,
+        )
+        return PlanMigrationAnswer(found.migration, found.steps)
+
+    async def _check_migration(self, request: CheckMigrationRequest) -> CheckMigrationAnswer:
+        found = await self._client.check_migration(request.run_id, request.migration)
+        return CheckMigrationAnswer(found.reasons, found.moved)
+
+    async def _migrate(self, request: MigrateRequest) -> Accepted:
+        return Accepted(
+            await self._client.migrate(
+                request.run_id,
+                request.migration,
                 command_id=request.command_id,
                 timeout_s=request.timeout_s,
                 actor=request.actor,

@@ -27,6 +27,7 @@ from dressage.client.user_tasks import UserTaskHandle, command_of
 from dressage.client.values import as_raw, plain
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
 from dressage.flow import Event, Workflow
+from dressage.protocol.alignment import Proposal, propose
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
@@ -36,6 +37,7 @@ from dressage.protocol.commands import (
     Command,
     FailureInfo,
     KeyView,
+    MigrateRun,
     PostEvent,
     ResumeRun,
     RunView,
@@ -48,6 +50,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.migrations import Migration, MigrationCheck
 from dressage.protocol.names import (
     Names,
     check_actor,
@@ -550,6 +553,59 @@ class Client:
     ) -> int:
         chosen = command_id_of(command_id)
         command = SettleTask(task_id, do, chosen, reason, check_actor(actor or self.actor))
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def plan_migration(
+        self,
+        before: str,
+        after: str,
+        *,
+        lines: Mapping[int, int] | None = None,
+        variables: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> Proposal:
+        """How runs of the version `before`, as `order@1`, would go on in `after`: what is proposed, step by step.
+
+        Steps are found again by what they do and where they stand. `lines` says it of those of which you know better:
+        by the line of a step where the runs are that wait there, the line at which they go on. A run that waits there
+        for the same thing waits on; another one gives that up, and begins. `variables` are those that have another name
+        in `after`, `values` what variables of `after` begin with that a run does not have.
+
+        Raises `BadInput` (MIGRATION_INVALID), and as finding a version does.
+        """
+        given = {name: msgspec.Raw(_json(value)) for name, value in (values or {}).items()}
+        old = await self.registry.get(*parse_target(before))
+        new = await self.registry.get(*parse_target(after))
+        return propose(old, new, lines, variables, given)
+
+    async def check_migration(self, run_id: str, migration: Migration) -> MigrationCheck:
+        """Whether a run could move to the other version as it stands now, and what is in the way if it could not.
+
+        Raises `NotFound` (RUN_UNKNOWN), or `NoAnswer`.
+        """
+        ask = Ask("migration", check_run_id(run_id), hold_s=ANSWER_S, migration=migration)
+        answer = await self._asked(ask, run_token(run_id), GET_S, None)
+        if answer.migration is None:
+            raise NotFound(answer.message, code="RUN_UNKNOWN")
+        return answer.migration
+
+    async def migrate(
+        self,
+        run_id: str,
+        migration: Migration,
+        *,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Lets a run go on in another version, and returns the command's sequence once that is committed.
+
+        The run moves as a whole, or stays as it is and is refused with what is in the way. One that is on that version
+        already stays so, and that is no error. With a `command_id` of the caller's the same call again changes nothing.
+        Raises `Refused` (RUN_UNKNOWN, MIGRATION_REFUSED, SPEC_INVALID), or `NoAnswer` after `timeout_s`.
+        """
+        chosen = command_id_of(command_id)
+        command = MigrateRun(migration, chosen, check_actor(actor or self.actor))
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     @overload
@@ -1071,7 +1127,7 @@ class Client:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise NoAnswer(f"what was answered for {_named(token)} is no answer: {error}") from error
             await self._learn(answer.generation)
-            told = (answer.run, answer.key, answer.user_tasks, answer.schedule)
+            told = (answer.run, answer.key, answer.user_tasks, answer.schedule, answer.migration)
             if any(each is not None for each in told) or answer.code == "NOT_FOUND":
                 return answer
             over = deadline is not None and loop.time() >= deadline
@@ -1113,6 +1169,13 @@ def _encoded(command: Command) -> bytes:
         return encoder.encode(command)
     except UnicodeEncodeError as error:
         raise BadInput(f"a text cannot be encoded as UTF-8: {error}", code="TEXT_INVALID") from error
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{value!r} cannot be written as JSON: {error}", code="MIGRATION_INVALID") from error
 
 
 def _accepted(answer: Answer) -> Answer:

@@ -84,7 +84,7 @@ def breaks(before: WorkflowSpec, after: WorkflowSpec) -> tuple[str, ...]:
 
 
 def _breaks(before: WorkflowSpec, after: WorkflowSpec) -> Iterator[str]:
-    old, new = _types(before), _types(after)
+    old, new = types_of(before), types_of(after)
     yield from _input(before.params, after.params, old, new)
     for path, wrong in wider(after.output, before.output, new, old, written=True):
         yield f"{_at('the result', path)}: {wrong}, which who awaits it does not expect"
@@ -92,7 +92,8 @@ def _breaks(before: WorkflowSpec, after: WorkflowSpec) -> Iterator[str]:
     yield from _events(before, after, old, new)
 
 
-def _types(spec: WorkflowSpec) -> Types:
+def types_of(spec: WorkflowSpec) -> Types:
+    """Those that its parameters, results and variables name."""
     return Types({each.name: each for each in spec.types})
 
 

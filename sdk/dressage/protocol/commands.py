@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dressage.protocol.migrations import Migration, MigrationCheck
 from dressage.protocol.names import ACTOR_CHARS_MAX
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.user_tasks import Action, UserTaskView
@@ -170,6 +171,15 @@ class SettleTask(msgspec.Struct, tag="settle-task", tag_field="type", frozen=Tru
     do: Literal["retry", "fail"]
     command_id: Short
     reason: str = ""
+    actor: Short = ""
+
+
+class MigrateRun(msgspec.Struct, tag="migrate-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Lets a run go on in another version of its workflow, where `migration` says, or refuses that and says why. A run
+    that has moved there is left as it is. `command_id` is the same in each repeat of one migration."""
+
+    migration: Migration
+    command_id: Short
     actor: Short = ""
 
 
@@ -389,6 +399,7 @@ OfRun = (
     | StopRun
     | ResumeRun
     | SettleTask
+    | MigrateRun
     | GoOn
     | PostEvent
     | UserTaskAction
@@ -413,6 +424,7 @@ RefusalCode = Literal[
     "REASON_TOO_LONG",
     "THREAD_UNKNOWN",
     "TASK_UNKNOWN",
+    "MIGRATION_REFUSED",
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
@@ -500,16 +512,18 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
     `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one with `task_id`, and
-    `schedule` for the schedule of this name, which stands in `run_id`.
+    `schedule` for the schedule of this name, which stands in `run_id`. `migration` asks whether the run could move as
+    the `migration` says.
     """
 
-    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule"]
+    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule", "migration"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
     revealed: bool = False
     event: str = ""
     task_id: str = ""
+    migration: Migration | None = None
 
 
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
@@ -610,6 +624,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     user_tasks: tuple[UserTaskView, ...] | None = None
     forms: dict[str, Any] = {}
     schedule: ScheduleView | None = None
+    migration: MigrationCheck | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -520,6 +520,16 @@ class RunResumed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     thread: int = 0
 
 
+class RunMigrated(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-migrated: the run goes on in version `after` of its workflow, and no longer in version `before`.
+
+    Nodes that are named from here on are those of `after`, as the version in the envelope says.
+    """
+
+    before: int
+    after: int
+
+
 class RunCancelling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-cancelling: somebody (the event's actor) cancelled the run; `reason` is what they said.
 
@@ -593,6 +603,7 @@ EventData = (
     | InterruptEnded
     | RunStopped
     | RunResumed
+    | RunMigrated
     | RunCancelling
     | RunCompleted
     | RunFailed
@@ -647,6 +658,7 @@ KIND: dict[type[EventData], str] = {
     InterruptEnded: "interrupt-ended",
     RunStopped: "run-stopped",
     RunResumed: "run-resumed",
+    RunMigrated: "run-migrated",
     RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -28,6 +28,7 @@ from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import Mailbox, Marks, RunState, UserWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.asking import dead_tasks, user_task_view, waiting_for
+from dressage.protocol.alignment import propose
 from dressage.protocol.commands import (
     AttemptProgress,
     CancelRun,
@@ -35,6 +36,7 @@ from dressage.protocol.commands import (
     DeadTaskView,
     FailureInfo,
     Json,
+    MigrateRun,
     PostEvent,
     ResumeRun,
     RunStatus,
@@ -51,7 +53,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadInput, BadValue, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted, UserTaskOpened
 from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
-from dressage.protocol.spec import RegisteredEvent
+from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
 from dressage.protocol.user_tasks import Action, CancelTask, Complete, UserTaskView
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
@@ -129,6 +131,14 @@ class Settings:
     )
     """What is done with each user task of a name, one after the other, how long after it was given; the last one with
     all that follow."""
+
+
+class Migrated(Protocol[T]):
+    """The test of a workflow, as far as a run knows it that becomes one of it."""
+
+    workflow: Workflow[..., T]
+
+    def settings(self, run_id: str, version: int) -> Settings: ...
 
 
 @dataclass
@@ -350,6 +360,38 @@ class Run(Generic[R]):
             )
         return found[0]
 
+    def migrate(
+        self,
+        test: Migrated[T],
+        *,
+        lines: Mapping[int, int] | None = None,
+        variables: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> Run[T]:
+        """The run goes on as one of another version of its workflow: that of `test`, whose fakes hold from here on.
+
+        The rest is as with `plan_migration` and `migrate` of the client. Raises `BadInput` (MIGRATION_INVALID), and
+        `Refused` (MIGRATION_REFUSED) with what is in the way.
+        """
+        old = self._definition
+        settings = test.settings(self.run_id, old.version + 1)
+        new = settings.definitions[test.workflow.name]
+        given = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in (values or {}).items()}
+        versions = [RegisteredWorkflow(each.spec, each.version, "") for each in (old, new)]
+        planned = propose(versions[0], versions[1], lines, variables, given)
+        before = self._workflow, old, self._settings
+        self._workflow, self._definition, self._settings = (
+            cast("Workflow[..., R]", test.workflow),
+            new,
+            settings,
+        )
+        try:
+            self._fold(MigrateRun(planned.migration, f"migrate-{self._world.seq}"), asked=True, before=old)
+        except Refused:
+            self._workflow, self._definition, self._settings = before
+            raise
+        return cast("Run[T]", self.advance(timedelta(0)))
+
     @property
     def stopped(self) -> bool:
         """Whether the run, or a run thread of it, is stopped."""
@@ -431,10 +473,12 @@ class Run(Generic[R]):
         )
 
     # -- the engine's part -------------------------------------------------------------------------
-    def _fold(self, command: Command, *, asked: bool = False) -> None:
-        """`asked` says that the test itself wants it, and wants to know if it comes too late."""
+    def _fold(self, command: Command, *, asked: bool = False, before: Definition | None = None) -> None:
+        """`asked` says that the test itself wants it, and wants to know if it comes too late. `before` is the version
+        from which the command moves the run."""
         sent = decode_command(encoder.encode(command))
-        outcome = fold(self._state, sent, self.run_id, self._world.stamp(), self._definition)
+        after = self._definition if before is not None else None
+        outcome = fold(self._state, sent, self.run_id, self._world.stamp(), before or self._definition, after)
         if outcome.code is not None:
             if (outcome.code in _LATE and not asked) or outcome.effects:
                 # Of a child that cannot be started its parent is told.

@@ -158,16 +158,22 @@ class WorkflowTest(Generic[P, R]):
         given = self.workflow.encode_input(*args, **kwargs)
         self._started += 1
         run_id = check_run_id(f"{self.workflow.name}-{self._started}")
-        settings = Settings(
+        return Run(self.workflow, self.settings(run_id)).begin(given)
+
+    def settings(self, run_id: str, version: int = 1) -> Settings:
+        """What a run is started with, or goes on with that becomes one of this workflow."""
+        definitions = self._definitions
+        if version > 1:
+            definitions = {**definitions, self.workflow.name: _definition(self.workflow, version)}
+        return Settings(
             run_id,
             self._began,
             self._commands_max,
             self._attempt,
-            self._definitions,
+            definitions,
             tuple(self._coming),
             {name: tuple(said) for name, said in self._people.items()},
         )
-        return Run(self.workflow, settings).begin(given)
 
     def _attempt(self, message: TaskMessage, at: datetime, branch: Branch, run: Run[Any]) -> Attempted:
         """One attempt, as a worker executes it."""
@@ -279,12 +285,12 @@ def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, tol
     return await_here(value) if handler.is_async else value
 
 
-def _definition(workflow: Workflow[..., Any]) -> Definition:
+def _definition(workflow: Workflow[..., Any], version: int = 1) -> Definition:
     spec = workflow.spec
     check_spec_size(spec)
     children = {child.workflow: 1 for child in spec.children}
-    registered = RegisteredWorkflow(spec, 1, registered_digest(spec, children), children=children)
-    return load_definition(spec.name, 1, msgspec.json.encode(registered))
+    registered = RegisteredWorkflow(spec, version, registered_digest(spec, children), children=children)
+    return load_definition(spec.name, version, msgspec.json.encode(registered))
 
 
 def _result(message: TaskMessage, ended: Ended, log: Sequence[str] = ()) -> TaskResult:

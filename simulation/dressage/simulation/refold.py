@@ -26,7 +26,7 @@ from dressage.orchestrator.fold.state import RunState, SleepWait, State, TaskWai
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
-from dressage.protocol.commands import PostEvent, SetSchedule, StartRun
+from dressage.protocol.commands import MigrateRun, PostEvent, SetSchedule, StartRun
 from dressage.protocol.events import KIND, SleepEnded, SleepMoved
 from dressage.protocol.names import Names, is_key, is_schedule, place_of
 from dressage.protocol.shardmap import (
@@ -195,12 +195,16 @@ class Refold:
             return fold_key(before, command, token, stamp, of_event)
         definition: Definition | EventDefinition | None = None
         if isinstance(before, RunState):
-            definition = self.definition(before.workflow, before.version)
+            began = before.began if isinstance(command, StartRun) else 0
+            definition = self.definition(before.workflow, began or before.version)
         elif isinstance(command, StartRun):
             definition = self.definition(command.workflow, command.version)
         elif isinstance(command, PostEvent):
             definition = self.event(command.event, command.version)
-        return fold(before, command, place_of(token), stamp, definition)
+        after = None
+        if isinstance(command, MigrateRun):
+            after = self.definition(command.migration.workflow, command.migration.after)
+        return fold(before, command, place_of(token), stamp, definition, after)
 
     def _is_full(self, number: int) -> bool:
         states = self.shard(number).states.values()

@@ -400,6 +400,10 @@ class Advance:
         # Twice: once for the state, once for the events that tell of it, whose wire form is never longer.
         self.scope.spend(2 * size)
 
+    def tell_view(self, name: str) -> None:
+        """Tells all fields of a view, as if it had just been set."""
+        self._view_changed(self.variable(name))
+
     def _view_changed(self, record: Record) -> None:
         for field in record.__struct_fields__:
             self._field_changed(field, getattr(record, field))

@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.commands import PROGRESS_BYTES_MAX
 from dressage.protocol.errors import BadValue
 from dressage.protocol.expressions import Expr, variables_in
+from dressage.protocol.positions import Positions
 from dressage.protocol.spec import (
     CANCELLED_ERROR,
     ChildNode,
@@ -133,6 +134,11 @@ class Definition:
         """The variables that are read by what a thread looks at while it waits, by the node."""
 
         self.watched_variables = frozenset[str]().union(*self.watched.values())
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Where its runs can stand; only migrations ask."""
+        return Positions(self.spec)
 
     def _ready(self, node: Node) -> ReadyNode:
         compiled = {name: compile_for_frames(expr, self.types) for name, expr in expressions_of(node).items()}

@@ -7,7 +7,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import pausing, schedule
+from dressage.orchestrator.fold import migrating, pausing, schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -43,6 +43,7 @@ from dressage.protocol.commands import (
     DeliverEvent,
     EndWait,
     GoOn,
+    MigrateRun,
     PostEvent,
     RefuseWait,
     ResumeRun,
@@ -58,7 +59,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 15
+FOLD_VERSION = 16
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -87,15 +88,17 @@ def fold(
     run_id: str,
     stamp: Stamp,
     definition: Definition | EventDefinition | None,
+    after: Definition | None = None,
 ) -> Outcome:
     """Applies one command to one run.
 
     `definition` is the version of the workflow that the state names, or for a start the one that the command names; for
     an event that comes before its run exists it is the version of the event that the post names. None if there is no
-    such version. The state that is passed in is never changed.
+    such version. `after` is the version to which a `MigrateRun` moves the run. The state that is passed in is never
+    changed.
     """
     try:
-        outcome = _outcome(state, command, run_id, stamp, definition)
+        outcome = _outcome(state, command, run_id, stamp, definition, after)
     except RefuseCommand as refusal:
         told = not_started(command, refusal.code, refusal.message)
         return Outcome(state, told, code=refusal.code, message=refusal.message)
@@ -114,6 +117,7 @@ def _outcome(
     run_id: str,
     stamp: Stamp,
     definition: Definition | EventDefinition | None,
+    after: Definition | None,
 ) -> Outcome:
     early = state if isinstance(state, Mailbox) else None
     run = state if isinstance(state, RunState) else None
@@ -128,6 +132,8 @@ def _outcome(
             return _deliver(run, command, stamp, of_workflow)
         case ChildBegun() | ChildEnded() if run is not None and run.finished:
             return Outcome(run, existing=True)
+        case MigrateRun() if run is not None:
+            return _migrate(run, command, stamp, of_workflow, after)
         case _ if isinstance(command, GoesOn) and run is not None:
             return _go_on(run, command, stamp, of_workflow)
         case _:
@@ -353,6 +359,27 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
     except LimitExceeded as error:
         advance.fail_run(failure_of(error))
     return _finish(advance, command.actor)
+
+
+def _migrate(
+    state: RunState, command: MigrateRun, stamp: Stamp, before: Definition | None, after: Definition | None
+) -> Outcome:
+    """A run that is where it is to be, or was there before by this command, stays as it is."""
+    wanted = command.migration.workflow, command.migration.after
+    if (state.workflow, state.version) == wanted or pausing.is_done(state, command):
+        return Outcome(state, existing=True)
+    try:
+        found = migrating.moved(state, command.migration, before, after)
+    except migrating.CannotMove as cannot:
+        raise RefuseCommand("MIGRATION_REFUSED", f"run {state.run_id!r} cannot move: {cannot}") from cannot
+    pausing.remember(found.state, command)
+    try:
+        advance = migrating.migrate(found, stamp)
+    except LimitExceeded as error:
+        raise RefuseCommand("MIGRATION_REFUSED", f"run {state.run_id!r}: {error.message}") from error
+    outcome = _finish(advance, command.actor)
+    outcome.threads = None  # All of them: each stands elsewhere.
+    return outcome
 
 
 def _begin(state: RunState, stamp: Stamp, definition: Definition | None) -> Advance:

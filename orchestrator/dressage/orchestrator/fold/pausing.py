@@ -25,7 +25,16 @@ from dressage.orchestrator.fold.state import (
     Stop,
     TurnWait,
 )
-from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, SettleTask, StoppedBy, StopRun
+from dressage.protocol.commands import (
+    CancelRun,
+    GoOn,
+    MigrateRun,
+    Parent,
+    ResumeRun,
+    SettleTask,
+    StoppedBy,
+    StopRun,
+)
 from dressage.protocol.events import RunResumed, RunStopped
 from dressage.protocol.names import run_token
 
@@ -49,22 +58,26 @@ THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-Said = StopRun | ResumeRun | CancelRun | SettleTask
+Said = StopRun | ResumeRun | CancelRun | SettleTask | MigrateRun
 
 
 def is_done(state: RunState, command: Said) -> bool:
     """Whether somebody said just this before."""
     if isinstance(command, SettleTask):
         return _mark(command) in state.settled
-    return command.parent is None and _mark(command) in state.stopping
+    return _by_people(command) and _mark(command) in state.stopping
 
 
 def remember(state: RunState, command: Said) -> None:
     """Somebody has said this. (What a parent says comes once.)"""
     if isinstance(command, SettleTask):
         state.settled = (*state.settled, _mark(command))[-SETTLED_KEPT:]
-    elif command.parent is None:
+    elif _by_people(command):
         state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
+
+
+def _by_people(command: Said) -> bool:
+    return isinstance(command, MigrateRun | SettleTask) or command.parent is None
 
 
 def is_child(state: RunState, parent: Parent) -> bool:
@@ -207,6 +220,8 @@ def _mark(command: Said) -> str:
             what = "cancel"
         case SettleTask():
             what = f"{command.do} {command.task_id}"
+        case MigrateRun():
+            what = "migrate"
         case _:
             what = "stop"
     return mark_of(f"{what} {command.command_id}")

@@ -334,7 +334,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
     `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
     it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
-    commands of people about that.
+    commands of people about that. One that has moved to another version `began` with this one.
     """
 
     format: Literal[1]
@@ -366,6 +366,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     stops: list[Stop] = []
     stopping: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
+    began: int = 0
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads

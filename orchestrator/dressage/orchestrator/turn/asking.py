@@ -15,6 +15,7 @@ from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.migrating import CannotMove, moved
 from dressage.orchestrator.fold.state import (
     ChildWait,
     ConditionWait,
@@ -46,7 +47,8 @@ from dressage.protocol.commands import (
     RunView,
     StopView,
 )
-from dressage.protocol.errors import BadInput
+from dressage.protocol.errors import BadInput, BadSpec
+from dressage.protocol.migrations import Migration, MigrationCheck
 from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token, schedule_token
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 from dressage.protocol.schedules import FireView, ScheduleView
@@ -204,6 +206,8 @@ class Asking:
             await self._reply(waiter.reply, self._absent(token, waiter.ask, place))
         elif waiter.ask.op == "attempt":
             await self._reply(waiter.reply, AskAnswer(attempt=_attempt_view(state, waiter.ask.task_id)))
+        elif waiter.ask.op == "migration":
+            await self._reply(waiter.reply, await self._migration(state, waiter.ask.migration))
         elif waiter.ask.op == "user-tasks":
             await self._reply(waiter.reply, await self._user_tasks(state, waiter.ask))
         elif waiter.ask.op == "wait" and not state.finished and not final:
@@ -315,6 +319,22 @@ class Asking:
         return AskAnswer(
             user_tasks=tuple(msgspec.structs.replace(each, form={}) for each in views), forms=forms
         )
+
+    async def _migration(self, state: RunState, migration: Migration | None) -> AskAnswer:
+        """Whether the run could move, as it stands."""
+        if migration is None:
+            return AskAnswer(code="REQUEST_MALFORMED", message="which migration is meant is not said")
+        if (state.workflow, state.version) == (migration.workflow, migration.after):
+            return AskAnswer(migration=MigrationCheck(moved=True))
+        try:
+            before = await self._definitions.get(state.workflow, state.version)
+            after = await self._definitions.get(migration.workflow, migration.after)
+            moved(state, migration, before, after)
+        except CannotMove as cannot:
+            return AskAnswer(migration=MigrationCheck(cannot.reasons))
+        except BadSpec as error:
+            return AskAnswer(migration=MigrationCheck((error.message,)))
+        return AskAnswer(migration=MigrationCheck())
 
     async def _definition_of_waits(self, state: RunState) -> Definition | None:
         """What tells how the author has written what is waited for, if it takes that."""

@@ -42,6 +42,7 @@ from dressage.protocol.commands import (
     Answer,
     AttemptStopped,
     Command,
+    MigrateRun,
     PostEvent,
     RefusalCode,
     SetSchedule,
@@ -340,6 +341,9 @@ class Folder:
                 return _refused(run.state, "OPEN_RUNS", refusal)
         try:
             definition = await self._definition(run.state, command)
+            after = None
+            if isinstance(command, MigrateRun):
+                after = await self._definitions.get(command.migration.workflow, command.migration.after)
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
         version = await self._resolved(run.state)
@@ -350,7 +354,7 @@ class Folder:
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)
-            return fold(run.state, command, place_of(run.token), stamp, definition)
+            return fold(run.state, command, place_of(run.token), stamp, definition, after)
         except Exception:
             return self._fault(delivery, run, traceback.format_exc())
 
@@ -393,7 +397,8 @@ class Folder:
         """The immutable version that the state names; a start names its own, unless the run exists already, and what is
         posted where no run can tell names that of the event."""
         if isinstance(state, RunState):
-            return await self._definitions.get(state.workflow, state.version)
+            again = isinstance(command, StartRun) and state.began
+            return await self._definitions.get(state.workflow, again or state.version)
         if isinstance(command, PostEvent):
             return await self._definitions.event(command.event, command.version)
         if isinstance(command, StartRun):

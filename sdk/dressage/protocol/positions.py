@@ -1,0 +1,255 @@
+"""Where a run thread can stand in a spec, what is still read behind it, and which step of another spec is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from dressage.protocol.expressions import Bind, expressions_in, variables_in
+from dressage.protocol.spec import (
+    AssignNode,
+    BranchNode,
+    ChildNode,
+    ConditionNode,
+    EventNode,
+    GatherNode,
+    Handler,
+    Node,
+    RaiseNode,
+    ReturnNode,
+    SleepNode,
+    SleepUntilNode,
+    TaskNode,
+    TurnNode,
+    UserTaskNode,
+    WorkflowSpec,
+)
+from dressage.protocol.spec_sizes import expressions_of
+
+WAITING: Final = (
+    TaskNode,
+    SleepNode,
+    SleepUntilNode,
+    ConditionNode,
+    EventNode,
+    UserTaskNode,
+    ChildNode,
+    GatherNode,
+    TurnNode,
+)
+"""Where a run thread may stand between two commands."""
+
+
+class Lane(NamedTuple):
+    """A branch of the gather at a node, by its place."""
+
+    gather: int
+    place: int
+
+
+def same_step(before: WorkflowSpec, node: Node, after: WorkflowSpec, other: Node) -> str:
+    """Why what a run thread waits for at `node` is not what it would wait for at `other`; empty if it is."""
+    if type(node) is not type(other):
+        return "it is another kind of step"
+    match node, other:
+        case TaskNode(), TaskNode():
+            return "" if node.task == other.task else f"it calls task {other.task}"
+        case EventNode(), EventNode():
+            if node.event != other.event:
+                return f"it waits for event {other.event}"
+            return "" if (node.key is None) == (other.key is None) else "only one of them has a key"
+        case UserTaskNode(), UserTaskNode():
+            return "" if node.user_task == other.user_task else f"it is user task {other.user_task}"
+        case ChildNode(), ChildNode():
+            alike = (node.workflow, node.detached) == (other.workflow, other.detached)
+            return "" if alike else f"it starts {other.workflow} in another way"
+        case GatherNode(), GatherNode():
+            return _same_gather(node, other)
+        case SleepUntilNode(), SleepUntilNode():
+            return "" if node.watched == other.watched else "only one of them looks at variables"
+        case ConditionNode(), ConditionNode():
+            timed = (node.timeout is None) == (other.timeout is None)
+            return "" if timed else "only one of them has a timeout"
+        case TurnNode(), TurnNode():
+            return "" if node.begins == other.begins else "the one begins a handler, the other ends one"
+        case _:
+            return ""
+
+
+def _same_gather(node: GatherNode, other: GatherNode) -> str:
+    if node.until != other.until:
+        return "it waits for its branches in another way"
+    if (node.each is None) != (other.each is None):
+        return "only one of them has a branch for each item of a list"
+    if len(node.branches) != len(other.branches):
+        return f"it has {len(other.branches)} branches, and not {len(node.branches)}"
+    return ""
+
+
+def step_text(node: Node) -> str:
+    """What a run thread waits for at a node, for people."""
+    match node:
+        case TaskNode():
+            return f"task {node.task}"
+        case EventNode():
+            return f"event {node.event}"
+        case UserTaskNode():
+            return f"user task {node.user_task}"
+        case ChildNode():
+            return f"child run of {node.workflow}"
+        case GatherNode():
+            return {"interrupted": "interruptible step", "all": "branches"}.get(node.until, "race")
+        case ConditionNode():
+            return f"condition {node.text}".rstrip()
+        case SleepNode() | SleepUntilNode():
+            return "sleep"
+        case _:
+            return str(type(node).__struct_config__.tag)
+
+
+class Positions:
+    """The places of one spec. Raises nothing for a spec that `check_spec` takes."""
+
+    def __init__(self, spec: WorkflowSpec) -> None:
+        self.spec = spec
+        self.scopes = [tuple(self._scopes(node.scope)) for node in spec.nodes]
+        """The try bodies around each node, from the inside out."""
+
+        self.lanes = self._lanes()
+        """The branches that each node stands in, the outermost first. What is never reached has none."""
+
+        self._numbers: dict[str, int] = {}
+        self._live = self._backwards()
+
+    def handlers(self, node: int) -> Iterator[Handler]:
+        """What a failure at a node may come to."""
+        for scope in self.scopes[node]:
+            yield from self.spec.scopes[scope].handlers
+
+    def following(self, number: int) -> list[int]:
+        """The nodes that may come next in the same run thread, without handlers."""
+        node = self.spec.nodes[number]
+        match node:
+            case BranchNode():
+                return [node.then, node.otherwise]
+            case RaiseNode() | ReturnNode():
+                return []
+            case _:
+                return [node.next]
+
+    def entries(self, number: int) -> list[int]:
+        """Where the branches begin that a node starts."""
+        node = self.spec.nodes[number]
+        return [branch.entry for branch in node.branches] if isinstance(node, GatherNode) else []
+
+    def begins(self, number: int) -> frozenset[str]:
+        """The variables that may be read before they are set, by whoever begins at a node."""
+        return self._names_of(self._live[number])
+
+    def waits(self, number: int) -> frozenset[str]:
+        """The same for who waits there, and has read what the wait began with."""
+        node = self.spec.nodes[number]
+        behind = self._names_of(self._behind(number, self._live))
+        match node:
+            case ConditionNode():
+                return behind | variables_in(node.condition)
+            case SleepUntilNode(watched=True):
+                return behind | variables_in(node.moment)
+            case _:
+                return behind
+
+    def _scopes(self, scope: int | None) -> Iterator[int]:
+        seen: set[int] = set()
+        while scope is not None and scope not in seen:
+            seen.add(scope)
+            yield scope
+            scope = self.spec.scopes[scope].parent
+
+    def _after(self, number: int) -> list[int]:
+        return [*self.following(number), *(handler.node for handler in self.handlers(number))]
+
+    def _lanes(self) -> dict[int, tuple[Lane, ...]]:
+        found: dict[int, tuple[Lane, ...]] = {self.spec.entry: ()}
+        waiting = [self.spec.entry]
+        while waiting:
+            number = waiting.pop()
+            lanes = found[number]
+            reached = [(each, lanes) for each in self._after(number)]
+            reached += [
+                (entry, (*lanes, Lane(number, place))) for place, entry in enumerate(self.entries(number))
+            ]
+            for each, where in reached:
+                if each not in found:
+                    found[each] = where
+                    waiting.append(each)
+        return found
+
+    # -- what is still read ------------------------------------------------------------------------
+    def _backwards(self) -> list[int]:
+        """Of each node what is read at it or behind it before it is set: from the ends to the begins, until nothing
+        changes. A set of variables is a number with a bit for each: a spec may have ten thousand of them."""
+        spec = self.spec
+        live = [0] * len(spec.nodes)
+        before: list[set[int]] = [set() for _ in spec.nodes]
+        for number in range(len(spec.nodes)):
+            for each in (*self._after(number), *self.entries(number)):
+                before[each].add(number)
+        reads = [self._bits(_reads(node)) for node in spec.nodes]
+        waiting = dict.fromkeys(reversed(range(len(spec.nodes))))
+        while waiting:
+            number = next(iter(waiting))
+            del waiting[number]
+            found = self._behind(number, live) | reads[number]
+            if found != live[number]:
+                live[number] = found
+                waiting.update(dict.fromkeys(before[number]))
+        return live
+
+    def _behind(self, number: int, live: list[int]) -> int:
+        node, found = self.spec.nodes[number], 0
+        for each in self.following(number):
+            found |= live[each]
+        found &= ~self._bits([_set_by(node)])
+        for handler in self.handlers(number):
+            found |= live[handler.node] & ~self._bits([handler.bind])
+        if isinstance(node, GatherNode):
+            own = node.each.names if node.each is not None else ()
+            for branch in node.branches:
+                found |= live[branch.entry] & ~self._bits([*branch.variables, *own])
+        return found
+
+    def _bits(self, names: Iterable[str | None]) -> int:
+        found = 0
+        for name in names:
+            if name is not None:
+                found |= 1 << self._numbers.setdefault(name, len(self._numbers))
+        return found
+
+    def _names_of(self, bits: int) -> frozenset[str]:
+        return frozenset(name for name, number in self._numbers.items() if bits >> number & 1)
+
+
+def _reads(node: Node) -> frozenset[str]:
+    found: set[str] = set()
+    for expr in expressions_of(node).values():
+        # What an expression sets itself it hardly reads before.
+        bound = {each.name for each in expressions_in(expr) if isinstance(each, Bind)}
+        found |= variables_in(expr) - bound
+    if isinstance(node, AssignNode) and node.attribute is not None:
+        found.add(node.target)
+    if isinstance(node, RaiseNode) and node.reraise is not None:
+        found.add(node.reraise)
+    return frozenset(found)
+
+
+def _set_by(node: Node) -> str | None:
+    """The variable that a node sets before anything comes behind it."""
+    if isinstance(node, AssignNode) and node.attribute is not None:
+        return None
+    return getattr(node, "target", None)
+
+
+def lanes_moved(lanes: tuple[Lane, ...], nodes: Mapping[int, int]) -> tuple[Lane, ...] | None:
+    """The same branches in another spec; None if one of their gathers has no place there."""
+    moved = tuple(Lane(nodes.get(lane.gather, -1), lane.place) for lane in lanes)
+    return None if any(lane.gather < 0 for lane in moved) else moved
