@@ -2,8 +2,8 @@
 
 Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, settle-task, post,
 user-tasks, act, set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow,
-get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate, shards. An answer is
-`{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate, shards. An answer
+is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dressage.protocol.errors import BadInput
 from dressage.protocol.expressions import Expr, Name, expressions_in
 from dressage.protocol.migrations import Migration
 from dressage.protocol.positions import WAITING, Positions, lanes_moved, same_step, step_text
-from dressage.protocol.spec import GatherNode, Node, RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import ConditionNode, GatherNode, Node, RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_sizes import expressions_of
 
 _NUMBERS: Final = ("next", "then", "otherwise", "scope", "line", "text")
@@ -274,7 +274,8 @@ def _key(node: Node) -> bytes:
 
 
 def _subject(node: Node) -> tuple[str, str]:
-    return str(type(node).__struct_config__.tag), step_text(node)
+    what = "" if isinstance(node, ConditionNode) else step_text(node)
+    return str(type(node).__struct_config__.tag), what
 
 
 def _named(node: Node, other: Node) -> Iterator[tuple[str | None, str | None]]:

@@ -57,7 +57,11 @@ def same_step(before: WorkflowSpec, node: Node, after: WorkflowSpec, other: Node
         case EventNode(), EventNode():
             if node.event != other.event:
                 return f"it waits for event {other.event}"
-            return "" if (node.key is None) == (other.key is None) else "only one of them has a key"
+            if (node.key is None) != (other.key is None):
+                return "only one of them has a key"
+            return (
+                "" if (node.timeout is None) == (other.timeout is None) else "only one of them has a timeout"
+            )
         case UserTaskNode(), UserTaskNode():
             return "" if node.user_task == other.user_task else f"it is user task {other.user_task}"
         case ChildNode(), ChildNode():
