@@ -13,8 +13,6 @@ import functools
 import heapq
 import math
 import random
-import re
-import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -52,7 +50,7 @@ from dressage.flow import (
 from dressage.flow.models import to_plain
 from dressage.protocol.errors import BadSpec, DefinitionError
 from dressage.protocol.spec import WorkflowSpec
-from dressage.simulation.programs import TASKS, Program, define
+from dressage.simulation.programs import TASKS, Program, define, other_version
 from dressage.simulation.programs.program import FAILURES, FILED, TOLD
 
 _within: Final = tasks.within
@@ -429,7 +427,7 @@ def compare(seed: int, x: int) -> tuple[Program, list[str]] | None:
                 raise
             return None
         try:
-            other = define(moved_on(text)).flow.spec if seed % MOVED == 0 else None
+            other = define(other_version(text)).flow.spec if seed % MOVED == 0 else None
             endings = [
                 _compared(module, other, seed + number, (x + 3 * number + 2) % 8 - 2, trouble, text)
                 for number, trouble in enumerate(TROUBLE)
@@ -453,20 +451,6 @@ def _compared(
 
 MOVED: Final = 2
 """The runs of each so many-th program move to another version, and back."""
-
-_FIRST: Final = re.compile(r"^( +)a, b, s, t = 3, x, 't', 'u'$", re.MULTILINE)
-_MORE_STEPS: Final = """\
-pad = 0
-for pad_item in [1, 2]:
-    pad += pad_item
-if pad > 10_000:
-    pad = await number(pad)
-"""
-
-
-def moved_on(text: str) -> str:
-    """Another version of a program, which does the same: all that the compiler numbers has another number there."""
-    return _FIRST.sub(lambda found: f"{found[0]}\n{textwrap.indent(_MORE_STEPS, found[1])}", text)
 
 
 def _ways(

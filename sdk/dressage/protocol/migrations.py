@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-MIGRATED_MAX = 100
-"""So often a run may move to another version."""
-
 
 class Migration(msgspec.Struct, frozen=True, omit_defaults=True):
     """Lets runs of version `before` of a workflow go on in version `after`.

@@ -23,7 +23,7 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, mailbox, pausing, schedule
+from dressage.orchestrator.fold import archive, mailbox, migrating, pausing, schedule
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -1159,4 +1159,30 @@ def losses_passed_over() -> Iterator[None]:
         return True
 
     with mock.patch.object(RunFeed, "_taken", believing), mock.patch.object(_Reading, "_is_gone", gone):
+        yield
+
+
+@mutant(
+    "a call goes on at the number that its step had before the run moved",
+    "reads-only-committed",
+    "events-once-in-order",
+    "state-as-folded",
+    "outcome-as-python",
+    "nothing-hangs",
+    first=2,
+)
+def calls_stay() -> Iterator[None]:
+    with mock.patch.object(migrating.Moved, "_task", lambda self, wait, there, where: wait):
+        yield
+
+
+@mutant("a run that moves takes nothing along that has another name", "acknowledged-not-lost", first=2)
+def leaves_variables() -> Iterator[None]:
+    taken = migrating.Moved._taken_along
+
+    def by_name(self: migrating.Moved, stored: Any, needed: set[str]) -> Any:
+        self.migration = structs.replace(self.migration, variables={})
+        return taken(self, stored, needed)
+
+    with mock.patch.object(migrating.Moved, "_taken_along", by_name):
         yield

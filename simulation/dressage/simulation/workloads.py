@@ -53,7 +53,7 @@ from dressage.simulation.behaviour import (
     task_options,
     ticking,
 )
-from dressage.simulation.programs import Program, define
+from dressage.simulation.programs import Program, define, other_version
 from dressage.simulation.programs.program import FILED, RINGS, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.script import Action, PlannedRun, Script
@@ -99,10 +99,27 @@ def workload(write: Workload) -> Workload:
 @functools.lru_cache(maxsize=PROGRAMS)
 def program(number: int) -> ModuleType | None:
     """The `number`th program; None for one that the compiler refuses."""
+    try:
+        return define(_written(number, f"program-{number}"))
+    except DefinitionError:
+        return None
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def moving_program(number: int) -> tuple[ModuleType, ModuleType] | None:
+    """Two versions of a program; None for one that the compiler refuses."""
+    text = _written(number, f"moving-{number}")
+    try:
+        return define(text), define(other_version(text, same_lines=True))
+    except DefinitionError:
+        return None
+
+
+def _written(number: int, name: str) -> str:
     queue = QUEUES[number % len(QUEUES)]
     written = Program(
         number,
-        name=f"program-{number}",
+        name=name,
         naps=NAP,
         moments=MOMENT,
         began_s=EPOCH_S,
@@ -112,10 +129,7 @@ def program(number: int) -> ModuleType | None:
         tells=True,
         sure=True,
     )
-    try:
-        return define(written.text())
-    except DefinitionError:
-        return None
+    return written.text()
 
 
 def some_program(block: int, chance: random.Random) -> tuple[int, ModuleType]:
@@ -143,27 +157,35 @@ def more_runs(
         run = some_run(script, chance)
         if run is None:
             continue
-        script.runs[run.run_id] = run
-        at_s = chance.random() ** 2 * seconds
-        script.actions.append(start_of(run, chance.choice(clients), at_s))
-        for _ in range(chance.choice([1, 1, 2]) if run.ending.events else 0):
-            early = chance.random() < 0.3
-            posted_s = at_s + (chance.random() - 0.5 * early) * 5 * chance.random()
-            script.actions.append(posts_of(run, chance.choice(clients), max(0.0, posted_s), early=early))
-        for _ in range(chance.choice([1, 1, 2]) if run.ending.keys else 0):
-            script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
-        for _ in range(chance.choice([1, 1, 2]) if run.ending.people else 0):
-            script.actions.append(serves_of(run, chance.choice(clients), at_s + 3 * chance.random()))
-        own = random.Random(f"dead {script.seed} {run.run_id}")
-        if _waits_when_exhausted(run):
-            for _ in range(own.choice([1, 1, 2])):
-                script.actions.append(settles_of(run, own.choice(clients), at_s + 3 * own.random()))
-        own = random.Random(f"rings {script.seed} {run.run_id}")
-        if any(name in run.module.flow.events for name in RINGS):
-            for _ in range(own.choice([1, 1, 2])):
-                script.actions.append(rings_of(run, own.choice(clients), at_s + 3 * own.random()))
+        at_s = _plan(script, chance, clients, seconds, run)
         if run.ending.kind != "asleep" and chance.random() < 0.5:
             script.actions.append(end_of(run, chance.choice(clients), at_s + chance.random()))
+
+
+def _plan(
+    script: Script, chance: random.Random, clients: list[str], seconds: float, run: PlannedRun
+) -> float:
+    """A run with all that it needs from outside; when it is started."""
+    script.runs[run.run_id] = run
+    at_s = chance.random() ** 2 * seconds
+    script.actions.append(start_of(run, chance.choice(clients), at_s))
+    for _ in range(chance.choice([1, 1, 2]) if run.ending.events else 0):
+        early = chance.random() < 0.3
+        posted_s = at_s + (chance.random() - 0.5 * early) * 5 * chance.random()
+        script.actions.append(posts_of(run, chance.choice(clients), max(0.0, posted_s), early=early))
+    for _ in range(chance.choice([1, 1, 2]) if run.ending.keys else 0):
+        script.actions.append(files_of(run, chance.choice(clients), chance.random() ** 2 * seconds))
+    for _ in range(chance.choice([1, 1, 2]) if run.ending.people else 0):
+        script.actions.append(serves_of(run, chance.choice(clients), at_s + 3 * chance.random()))
+    own = random.Random(f"dead {script.seed} {run.run_id}")
+    if _waits_when_exhausted(run):
+        for _ in range(own.choice([1, 1, 2])):
+            script.actions.append(settles_of(run, own.choice(clients), at_s + 3 * own.random()))
+    own = random.Random(f"rings {script.seed} {run.run_id}")
+    if any(name in run.module.flow.events for name in RINGS):
+        for _ in range(own.choice([1, 1, 2])):
+            script.actions.append(rings_of(run, own.choice(clients), at_s + 3 * own.random()))
+    return at_s
 
 
 def reserve_runs(script: Script, chance: random.Random) -> None:
@@ -495,6 +517,64 @@ def _stop(run: PlannedRun, client: str, at_s: float, thread: int, for_s: float) 
 
     return Action(client, at_s, f"stop {run.run_id}", act)
 
+
+# -- versions ----------------------------------------------------------------------------------------
+@workload
+def migrations(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs that move to another version of their workflow, and on, at any time: each ends as it would have without
+    that, as all versions do the same.
+
+    The choice has a stream of its own, as that of the stops.
+    """
+    chance = random.Random(f"moves {script.seed}")
+    drawn = 0
+    while drawn < MOVING_RUNS:
+        number = script.seed // BLOCK * PROGRAMS + chance.randrange(MOVING_PROGRAMS)
+        versions = moving_program(number)
+        if versions is None:
+            continue
+        drawn += 1
+        run_id, x = f"moving-{drawn}", chance.randint(-2, 5)
+        run = PlannedRun(run_id, f"moving-{number}", versions[0], x, ending_of(versions[0], run_id, x))
+        if run.ending.commands > LONG_COMMANDS:
+            continue
+        script.programs[run.workflow] = versions[0]
+        at_s = _plan(script, chance, clients, 0.7 * seconds, run)
+        for _ in range(chance.randint(1, 2)):
+            moved_s = at_s + 0.5 * chance.random()
+            script.actions.append(_move(run, versions[1], chance.choice(clients), moved_s))
+
+
+MOVING_RUNS: Final = 3
+MOVING_PROGRAMS: Final = 30
+"""So many different ones the seeds of a block draw from, as with `PROGRAMS`."""
+
+
+def _move(run: PlannedRun, other: ModuleType, client: str, at_s: float) -> Action:
+    """Somebody moves a run some times. By two clients they may mean different things."""
+
+    async def act(world: World, client: Client) -> None:
+        await client.register(run.module.flow)
+        latest = (await client.register(other.flow)).version
+        await _until(lambda: bool(run.accepted))
+        for number in range(MOVES):
+            view = await client.get(run.run_id)
+            after = latest if view.version != latest else latest - 1
+            planned = await client.plan_migration(f"{run.workflow}@{view.version}", f"{run.workflow}@{after}")
+            for _ in range(2):
+                try:
+                    await client.migrate(
+                        run.run_id, planned.migration, command_id=f"move {at_s} {number} {after}"
+                    )
+                except Refused as refused:
+                    if refused.code != "MIGRATION_REFUSED" or "cannot move: it is " not in refused.message:
+                        raise
+            await asyncio.sleep(random.Random(f"{run.run_id} {at_s} {number}").random())
+
+    return Action(client, at_s, f"move {run.run_id}", act)
+
+
+MOVES: Final = 6
 
 T = TypeVar("T")
 

@@ -12,5 +12,17 @@ from dressage.simulation.programs.program import (
     construct,
     holders,
 )
+from dressage.simulation.programs.versions import other_version
 
-__all__ = ["CONSTRUCTS", "LEAVING", "SHOP", "TASKS", "Program", "can_nest", "construct", "define", "holders"]
+__all__ = [
+    "CONSTRUCTS",
+    "LEAVING",
+    "SHOP",
+    "TASKS",
+    "Program",
+    "can_nest",
+    "construct",
+    "define",
+    "holders",
+    "other_version",
+]
