@@ -48,6 +48,7 @@ from dressage.protocol.commands import (
     AskAnswer,
     AttemptProgress,
     CancelRun,
+    MigrateRun,
     PostEvent,
     RefusalCode,
     ResumeRun,
@@ -333,6 +334,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         StopRun,
         ResumeRun,
         SettleTask,
+        MigrateRun,
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }

@@ -1,0 +1,58 @@
+"""The examples of docs/migration.md run, its plan is that of the example, and its commands are there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+
+from dressage.cli.main import main
+from dressage.protocol.alignment import propose
+from dressage.protocol.spec import RegisteredWorkflow
+from dressage.simulation.programs import define
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = (ROOT / "docs" / "migration.md").read_text()
+SOURCE: Final = "\n\n".join(re.findall(r"(?s)```python\n(.*?)```", PAGE))
+TESTS: Final = re.findall(r"^def (test_\w+)", SOURCE, re.MULTILINE)
+
+sys.path.insert(0, str(ROOT / "examples"))
+
+import live_migration.after as later  # noqa: E402
+import live_migration.before as first  # noqa: E402
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_an_example_of_the_page_passes(name: str) -> None:
+    getattr(define(SOURCE), name)()
+
+
+def test_the_plan_on_the_page_is_that_of_the_example() -> None:
+    old, new = first.membership.spec, later.membership.spec
+    steps: Any = propose(RegisteredWorkflow(old, 1, ""), RegisteredWorkflow(new, 2, "")).steps
+    for step in steps:
+        said = f"begin there, and give up what they wait for: {step.why}" if step.begins else "and wait on"
+        line = rf"^{step.line} +{step.what} +{step.line_after} +{re.escape(said)}$"
+        assert re.search(line, PAGE, re.MULTILINE), line
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in re.findall(r"(?s)```sh\n(.*?)```", PAGE)[0].splitlines() if line]
+)
+def test_a_command_of_the_page_is_understood(line: str) -> None:
+    _, group, command, *arguments = line.partition("#")[0].split()
+    migrate = main.get_command(click.Context(main), group)
+    assert isinstance(migrate, click.Group)
+    found = migrate.commands[command]
+    found.make_context(command, arguments)
+
+
+def test_its_options_are_there() -> None:
+    migrate = main.get_command(click.Context(main), "migrate")
+    assert isinstance(migrate, click.Group)
+    known = {name for each in migrate.commands["apply"].params for name in each.opts}
+    assert {"--map", "--rename", "--set", "--all"} <= known
