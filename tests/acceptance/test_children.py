@@ -75,6 +75,23 @@ async def hurried(amount: int) -> str:
             return "left"
 
 
+@workflow
+async def noting(amount: int) -> str:
+    await note(f"noted {amount}")
+    return "noted"
+
+
+WAYS = {"bill": bill, "note": noting}
+
+
+@workflow
+async def chosen(ways: list[str]) -> list[str]:
+    try:
+        return [*await gather(*(WAYS[way](place) for place, way in enumerate(ways)))]
+    except KeyError as error:
+        return [await WAYS["note"](7), await WAYS["note"].start(8), f"no way: {error}"]
+
+
 def plain(event: ReceivedEvent) -> dict[str, Any]:
     decoded: dict[str, Any] = json.loads(bytes(event.data))
     return decoded
@@ -113,6 +130,24 @@ async def test_children_go_on_behind_other_owners_and_each_ends_once(sharded: En
         assert told.count(("child-completed", child)) == 1
         view = await client.get(child)
         assert (view.status, view.workflow, view.version) == ("completed", "bill", 1)
+
+
+async def test_children_that_are_chosen_at_run_time_go_on_behind_another_owner(sharded: Engine) -> None:
+    client = await sharded.registered(chosen)
+    handle = await client.start(chosen, {"ways": ["bill", "note"]}, run_id="c 1")
+    children = await child_of(client, "c 1", 2)
+    await sharded.down()
+    await sharded.up()
+    noted.clear()
+    async with sharded.working(app):
+        await client.post_by_key(paid, "bill 0", 10)
+        assert await handle.result(20) == ["receipt 10", "noted"]
+        assert {(await client.get(each)).workflow for each in children} == {"bill", "noting"}
+        unknown = await client.start(chosen, {"ways": ["note", "fax"]}, run_id="c 2")
+        assert [(await unknown.result(20))[place] for place in (0, 2)] == ["noted", "no way: 'fax'"]
+        (_, detached) = await child_of(client, "c 2", 2)
+        assert await client.handle(detached).result(10) == "noted"
+    assert [each for each in noted if each.startswith("noted")] == ["noted 1", "noted 7", "noted 8"]
 
 
 async def test_a_childs_failure_has_its_name_in_the_parent(sharded: Engine) -> None:

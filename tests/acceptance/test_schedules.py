@@ -18,6 +18,7 @@ from dressage.analytics import AnalyticsService, schedules
 from dressage.client import At, Client, Cron, Every, ScheduleHandle
 from dressage.flow import Event, workflow
 from dressage.protocol.errors import BadInput, BadName, NotFound, Refused
+from dressage.protocol.names import timetable_token
 from dressage.protocol.schedules import Overlap
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,41 @@ async def test_what_was_due_while_nobody_served_it_fires_late_in_its_order(engin
     await asyncio.sleep(4.2)
     await engine.up()
     assert "missed" in [each.outcome for each in await fires(strict, 5)]
+
+
+async def test_many_that_are_due_together_fire_once_each_though_the_owner_was_down(sharded: Engine) -> None:
+    """They share timers: their names are those of few timetables."""
+    client = await sharded.registered(bill)
+    wanted = [timetable_token(f"all-{number}") for number in range(3)]
+    names = [name for number in range(3_000) if timetable_token(name := f"all-{number}") in wanted][:30]
+    moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
+
+    async def made(name: str) -> ScheduleHandle:
+        return await client.set_schedule(name, bill, {"plan": name}, when=At(moment), run_id=f"run {name}")
+
+    handles = await asyncio.gather(*map(made, names))
+    deleted, paused, moved, *others = handles
+    await deleted.delete()
+    await paused.pause("not now")
+    later = moment + timedelta(seconds=2)
+    await client.set_schedule(
+        moved.name, bill, {"plan": moved.name}, when=At(later), run_id=f"run {moved.name}"
+    )
+    assert datetime.now(UTC) < moment, "the machine is too slow for this test"
+    await sharded.down()
+    await asyncio.sleep((moment - datetime.now(UTC)).total_seconds() + 0.2)
+    await sharded.up()
+    for each in [*others, moved]:
+        told = await fires(each, 1)
+        assert await ends(client, told[0].run_id) == f"billed {each.name}"
+        view = await each.view()
+        assert [fire.outcome for fire in view.fires] in (["started"], ["completed"])
+        assert datetime.fromisoformat(view.fires[0].moment) == (later if each is moved else moment)
+        assert datetime.fromisoformat(view.fires[0].fired) >= datetime.fromisoformat(view.fires[0].moment)
+    assert not (await paused.view()).fires
+    for each in (deleted, paused):
+        with pytest.raises(NotFound):
+            await client.get(f"run {each.name}")
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue", "cancel"])

@@ -110,6 +110,8 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "book_rooms",
             "spend_night",
             "sell_room",
+            "book_hostel",
+            "spend_nights",
             "hold_table",
             "describe",
             "summarize",
@@ -375,6 +377,9 @@ def test_the_pages_rooms_are_runs_of_their_own(page: ModuleType) -> None:
     run = test.run(["Bonn", "Ghent"])
     assert run.result == ["room in Bonn", "room in Ghent"]
     assert [child.result for child in run.children] == run.result
+    nights: WorkflowTest[..., Any] = WorkflowTest(page.spend_nights, app=page.app)
+    nights_run = nights.run({"Ulm": "hotel", "Hof": "hostel", "Bad": "tent"})
+    assert nights_run.result == ["room in Ulm", "room in Hof hostel", "under the stars"]
     night: WorkflowTest[..., Any] = WorkflowTest(page.spend_night, app=page.app)
     spent = night.run("")
     assert spent.result == "at home: nowhere to go"

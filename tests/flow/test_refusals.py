@@ -110,6 +110,13 @@ async def again(x: int) -> None: await again(x - 1)
 async def dressed(x: int) -> None: await one(x)
 @workflow
 async def part(x: int) -> int: return x
+@workflow
+async def wider(x: int, y: int) -> int: return x
+PARTS = {"a": part, "b": part}
+UNEQUAL = {"a": part, "b": wider}
+MIXED = {"a": part, "b": again}
+LISTED = [part, part]
+ODD = {object(): part}
 
 """
 
@@ -412,6 +419,40 @@ CASES = {
         "y = 1 + len([‸part(x)])",
         "part() is called inside an expression",
         "await it in a statement of its own",
+    ),
+    "choice as a value": Case(
+        "y = ‸PARTS['a']", "PARTS holds what can be called, and is no value", "await PARTS[key](...)"
+    ),
+    "choices as a value": Case(
+        "for key in ‸PARTS: pass", "PARTS holds what can be called, and is no value", "ask `key in PARTS`"
+    ),
+    "choice by a method": Case("await ‸PARTS.get('a')(x)", "this calls none of it", "await PARTS[key](...)"),
+    "choice in an expression": Case(
+        "y = ‸PARTS['a'](x)", "PARTS['a']() is called inside an expression", "in a statement of its own"
+    ),
+    "choice of a list": Case("await ‸LISTED[0](x)", "LISTED is a list", "at module level"),
+    "choice of a function": Case(
+        "await ‸MIXED['a'](x)", "MIXED['b'] is neither a workflow nor a task", "or write `match`"
+    ),
+    "choice of what takes something else": Case(
+        "await ‸UNEQUAL['a'](x)", "wider() misses y", "it is wider(x, y)"
+    ),
+    "choice by no constant": Case("await ‸ODD['a'](x)", "ODD: a object is no constant", "to a task instead"),
+    "choice that is not named": Case(
+        "await ‸{'a': part}['a'](x)", "calls is not known here", "name a dict of workflows or tasks"
+    ),
+    "choice without a dict": Case(
+        "await ‸(part if x else one)(x)", "calls is not known here", "name a dict of workflows or tasks"
+    ),
+    "choice of a handler": Case(
+        "await interruptible(one(x), came.interrupts(‸PARTS['a']))",
+        "a handler is an async function or a task, by its name",
+        "async def handler",
+    ),
+    "choice behind what is awaited": Case(
+        "await gather(‸PARTS['a'](x), one(await one(2)))",
+        "PARTS['a']() is called inside an expression",
+        "in a statement of its own",
     ),
     "child without an argument": Case("await ‸part()", "part() misses x", "it is part(x)"),
     "event that is no wait": Case(

@@ -29,12 +29,15 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     DeleteSchedule,
+    DropMoment,
     FireSchedule,
+    KeepMoment,
     PauseSchedule,
     ScheduledEnded,
     SetSchedule,
     StartRun,
     TimerFired,
+    TimetableFull,
 )
 from dressage.protocol.names import (
     ACTOR_CHARS_MAX,
@@ -42,6 +45,7 @@ from dressage.protocol.names import (
     RUN_ID_BYTES_MAX,
     run_id_of,
     schedule_token,
+    timetable_token,
 )
 from dressage.protocol.schedules import (
     BACKFILL_MAX,
@@ -103,6 +107,11 @@ class World:
                     self.timers[effect.timer_id] = effect.due_ms
                 case CancelTimer():
                     self.timers.pop(effect.timer_id, None)
+                case SendCommand(token=token, command=KeepMoment() as kept):
+                    assert token == timetable_token("billing")
+                    self.timers[kept.timer_id] = kept.due_ms
+                case SendCommand(command=DropMoment() as dropped):
+                    assert self.timers.pop(dropped.timer_id, dropped.due_ms) == dropped.due_ms
                 case SendCommand(token=token, command=StartRun() as start):
                     run_id = run_id_of(token)
                     self.runs.setdefault(run_id, start)
@@ -150,6 +159,27 @@ class World:
     @property
     def outcomes(self) -> list[str]:
         return [each.outcome for each in self.known.fires]
+
+
+def test_what_its_timetable_has_no_room_for_it_sets_a_timer_for_itself() -> None:
+    world = World().make()
+    assert world.state is not None
+    timer_id, kept_ms = world.state.timer_id, world.state.kept_ms
+    assert (kept_ms, world.timers) == (BEGAN + MINUTE, {timer_id: BEGAN + MINUTE})
+    assert refusal(world, TimetableFull("0-0-99")) == "RESULT_STALE"
+    del world.timers[timer_id]
+    assert world.fold(TimetableFull(timer_id)).effects == [
+        SetTimer(timer_id, BEGAN + MINUTE, TimerFired(timer_id))
+    ]
+    assert refusal(world, TimetableFull(timer_id)) == "RESULT_STALE"
+    world.until(BEGAN + 2 * MINUTE)
+    assert [each.outcome for each in world.state.fires] == ["started", "skipped"]
+
+
+def test_what_is_due_at_no_whole_second_has_a_timer_of_its_own() -> None:
+    world = World(now=BEGAN + 1).make()
+    assert world.state is not None
+    assert (world.state.kept_ms, world.state.next_ms) == (0, BEGAN + 1 + MINUTE)
 
 
 def refusal(world: World, command: Command) -> str | None:

@@ -140,7 +140,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from dressage.flow import App, Exponential, Searchable, WorkflowFailure, publish
+from dressage.flow import App, Exponential, Searchable, Workflow, WorkflowFailure, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 from dressage.testing import WorkflowTest
 
@@ -236,6 +236,29 @@ async def flow(order: Order) -> str:
             raise Declined("no", code="51", tip=1) from error  # bad: unknown field of a failure
         raise Declined(f"no: {error.code}", code=error.code, again_in=timedelta(1)) from error
     return number  # bad: return
+
+
+@workflow
+async def other_flow(order: Order) -> str:
+    return order.id
+
+
+@workflow
+async def smaller_flow(name: str) -> int:
+    return 1
+
+
+FLOWS = {"a": other_flow, "b": other_flow}
+TYPED: dict[str, Workflow[[Order], str]] = {"a": other_flow}
+WRONG: dict[str, Workflow[[Order], str]] = {"a": smaller_flow}  # bad: workflow of a dict
+
+
+@workflow
+async def chooses(order: Order) -> str:
+    first: str = await FLOWS[order.id](order)
+    await TYPED["a"]("o")  # bad: argument of what is chosen
+    wrong: int = await TYPED["a"].options(run_id="1")(order)  # bad: result of what is chosen
+    return await TYPED["a"].start(order) + first + str(wrong)
 
 
 async def outside() -> int:

@@ -25,7 +25,7 @@ from dressage.brokers.provision import (
 from dressage.brokers.registry import Registry
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.errors import BadInput, BrokerError, DressageError
-from dressage.protocol.names import Names, is_key, is_schedule, run_id_of
+from dressage.protocol.names import Names, is_key, is_schedule, is_timetable, run_id_of
 from dressage.protocol.shardmap import SHARDS_MAX, ShardMap
 
 SHOWN_MAX: Final = 10
@@ -106,14 +106,14 @@ async def open_runs_to_leave(
 ) -> list[str]:
     """The open runs of a shard that the newest map would look for elsewhere, as the bucket of states has them.
 
-    What is kept for a correlation key, a schedule, or for a run to come, stays where it is, and everything for it is
-    handed on there: nobody could end it, so it is not waited for.
+    What is kept for a correlation key, a schedule, a timetable, or for a run to come, stays where it is, and everything
+    for it is handed on there: nobody could end it, so it is not waited for.
     """
     found: set[str] = set()
 
     def look(delivery: Delivery) -> None:
         token = delivery.subject.rsplit(".", 1)[1]
-        if is_key(token) or is_schedule(token):
+        if is_key(token) or is_schedule(token) or is_timetable(token):
             return
         run_id = run_id_of(token)
         found.discard(run_id)

@@ -268,6 +268,28 @@ class ScheduledEnded(
     code: str = ""
 
 
+class KeepMoment(msgspec.Struct, tag="keep-moment", tag_field="type", frozen=True, omit_defaults=True):
+    """A schedule asks its timetable for a `TimerFired` with this id at `due_ms`, in place of another one then."""
+
+    schedule: str
+    timer_id: Short
+    due_ms: int
+
+
+class DropMoment(msgspec.Struct, tag="drop-moment", tag_field="type", frozen=True, omit_defaults=True):
+    """A schedule takes back what it has asked its timetable for."""
+
+    schedule: str
+    timer_id: Short
+    due_ms: int
+
+
+class TimetableFull(msgspec.Struct, tag="timetable-full", tag_field="type", frozen=True, omit_defaults=True):
+    """A timetable has no room: the schedule sets a timer of its own."""
+
+    timer_id: Short
+
+
 class KeyedEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event of a correlation key, the `number`th that was posted there, with its payload as it was posted.
 
@@ -409,10 +431,13 @@ OfRun = (
 )
 """What changes a run, from wherever it comes."""
 
-OfSchedule = SetSchedule | PauseSchedule | DeleteSchedule | FireSchedule | ScheduledEnded
+OfSchedule = SetSchedule | PauseSchedule | DeleteSchedule | FireSchedule | ScheduledEnded | TimetableFull
 """What changes a schedule, beside its timer."""
 
-Command = OfRun | ToKey | FromKey | OfMarks | OfSchedule
+OfTimetable = KeepMoment | DropMoment
+"""What schedules ask of a timetable."""
+
+Command = OfRun | ToKey | FromKey | OfMarks | OfSchedule | OfTimetable
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",

@@ -6,6 +6,8 @@ they appear as one reversibly encoded token, so nothing in a run id can be read 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import zlib
 from typing import Final
@@ -215,6 +217,31 @@ def schedule_of(token: str) -> str:
     return name
 
 
+TIMETABLES: Final = 120
+"""Each schedule has one of so many timetables. The number can be divided by most numbers of shards that there are, and
+then a schedule and its timetable are on one shard."""
+
+_TIMETABLE: Final = re.compile(r"=timetable_[0-9]{1,3}_[0-9]{1,6}")
+
+
+def timetable_token(schedule: str) -> str:
+    """What keeps the moments of a schedule, and of others, as one subject token, which stands where a command has its
+    run. Raises `BadName`."""
+    return _timetable(zlib.crc32(schedule_token(schedule).encode()) % TIMETABLES)
+
+
+@functools.cache
+def _timetable(number: int) -> str:
+    """The first one of this number that has the same hash, as far as the number says what that is."""
+    tokens = (f"=timetable_{number}_{place}" for place in itertools.count())
+    return next(token for token in tokens if zlib.crc32(token.encode()) % TIMETABLES == number)
+
+
+def is_timetable(token: str) -> bool:
+    """Whether a token stands for a timetable."""
+    return _TIMETABLE.fullmatch(token) is not None
+
+
 def is_key(token: str) -> bool:
     """Whether a token stands for an event's name and a correlation key, or a part of its marks, and not for a run."""
     return token.startswith("=key_")
@@ -246,6 +273,8 @@ def place_of(token: str) -> str:
         return token
     if is_schedule(token):
         schedule_of(token)
+        return token
+    if is_timetable(token):
         return token
     return run_id_of(token)
 

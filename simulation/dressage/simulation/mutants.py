@@ -23,7 +23,7 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, mailbox, migrating, pausing, schedule
+from dressage.orchestrator.fold import archive, mailbox, migrating, pausing, schedule, timetable
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -903,6 +903,33 @@ def late_moments_dropped() -> Iterator[None]:
             fire(moment)
 
     with mock.patch.object(schedule._Change, "_fire_due", last_alone):
+        yield
+
+
+@mutant("of the schedules that are due at one moment a timetable tells the first one", "scheduled-once")
+def others_of_a_moment_forgotten() -> Iterator[None]:
+    fire = timetable._fire
+
+    def first_alone(after: Any, command: Any) -> Any:
+        outcome = fire(after, command)
+        outcome.effects = outcome.effects[:1]
+        return outcome
+
+    with mock.patch.object(timetable, "_fire", first_alone):
+        yield
+
+
+@mutant("what a timetable is asked for behind its moment is forgotten", "scheduled-once")
+def late_moments_forgotten() -> Iterator[None]:
+    keep = timetable._keep
+
+    def silent(after: Any, command: Any) -> Any:
+        outcome = keep(after, command)
+        if command.due_ms <= after.time_ms:
+            outcome.effects = []
+        return outcome
+
+    with mock.patch.object(timetable, "_keep", silent):
         yield
 
 

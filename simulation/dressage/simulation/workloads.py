@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import DefinitionError, NotFound, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
+from dressage.protocol.names import timetable_token
 from dressage.protocol.schedules import Overlap, ScheduleSpec, Timing
 from dressage.protocol.spec import CANCELLED_ERROR
 from dressage.protocol.user_tasks import UserTaskView
@@ -610,6 +612,34 @@ def schedules(script: Script, chance: random.Random, clients: list[str], seconds
             act = chance.choice([_fire, _pause, _backfill, _begin_anew])
             later_s = at_s + chance.random() * (seconds - at_s)
             script.actions.append(act(name, chance.choice(clients), later_s))
+
+
+@workload
+def moments(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Schedules of one timetable that are due at the same moments, which one timer stands for, some of them changed."""
+    chance = random.Random(f"moments {script.seed}")
+    if chance.random() < 0.6:
+        return
+    first_s, every_s = 1 + int(chance.random() * seconds * 0.3), chance.choice([2, 4])
+    until = datetime.fromtimestamp(EPOCH_S + seconds * 0.6, UTC).isoformat()
+    begins = datetime.fromtimestamp(EPOCH_S + first_s, UTC).isoformat()
+    for name in of_one_timetable(chance.choice([2, 3, 6])):
+        timing = Timing(every_s=float(every_s), begins=begins, until=until)
+        spec = ScheduleSpec("ticking", timing, msgspec.Raw(b'{"x":7}'), overlap="allow")
+        at_s = chance.random() * seconds * 0.5
+        script.actions.append(_set(name, spec, chance.choice(clients), at_s))
+        script.schedules[name] = chance.random() < 0.7
+        for _ in range(0 if script.schedules[name] else 2):
+            act = chance.choice([_pause, _begin_anew])
+            later_s = at_s + chance.random() * (seconds - at_s)
+            script.actions.append(act(name, chance.choice(clients), later_s))
+
+
+def of_one_timetable(count: int) -> list[str]:
+    """Names of schedules that share a timetable."""
+    named = (f"together-{number}" for number in itertools.count())
+    wanted = timetable_token("together-0")
+    return list(itertools.islice((name for name in named if timetable_token(name) == wanted), count))
 
 
 def _set(name: str, spec: ScheduleSpec, client: str, at_s: float) -> Action:

@@ -22,6 +22,7 @@ from dressage.orchestrator.fold.state import (
     Schedule,
     State,
     TaskWait,
+    Timetable,
     UserWait,
     Wait,
     begun_by,
@@ -44,7 +45,7 @@ def _broken(before: State | None, outcome: Outcome) -> str:
     if after is None or after is before:
         happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
         return "nothing changed, yet something happened" if happened else ""
-    if isinstance(before, Mailbox | Marks | Schedule):
+    if isinstance(before, Mailbox | Marks | Schedule | Timetable):
         early, before = before, None
         if after.seq <= early.seq or after.time_ms < early.time_ms:
             return "a command was folded twice, or time ran backwards"

@@ -23,12 +23,15 @@ from dressage.protocol.commands import (
     CancelRun,
     Command,
     DeleteSchedule,
+    DropMoment,
     FireSchedule,
+    KeepMoment,
     PauseSchedule,
     ScheduledEnded,
     SetSchedule,
     StartRun,
     TimerFired,
+    TimetableFull,
 )
 from dressage.protocol.errors import BadInput, BadRunId, BadValue
 from dressage.protocol.events import (
@@ -39,7 +42,14 @@ from dressage.protocol.events import (
     ScheduleRunEnded,
     ScheduleSet,
 )
-from dressage.protocol.names import check_run_id, is_name, run_token, schedule_of, schedule_token
+from dressage.protocol.names import (
+    check_run_id,
+    is_name,
+    run_token,
+    schedule_of,
+    schedule_token,
+    timetable_token,
+)
 from dressage.protocol.schedules import (
     BACKFILL_MAX,
     FIRES_KEPT,
@@ -54,6 +64,9 @@ from dressage.protocol.schedules import (
 
 UNKNOWN_MS = 60_000
 """After so long a schedule is looked at again of whose zone this host knows nothing."""
+
+SHARED_MS = 1_000
+"""What is due at a whole second shares its timer with others that are due then. Calendars have whole seconds."""
 
 DONE_KEPT = 100
 """Commands of people whose ids a schedule remembers, the last ones; each is repeated for seconds."""
@@ -222,6 +235,8 @@ class _Change:
                     )
                 actor = command.actor
                 self._fire_due()
+            case TimetableFull():
+                self._set_timer(command)
             case ScheduledEnded():
                 self._ended(command)
             case PauseSchedule():
@@ -263,19 +278,35 @@ class _Change:
     def arm(self, moment_ms: int | None, not_before_ms: int = 0) -> None:
         """Sets the timer for a moment, in place of the one before."""
         after = self.after
-        if after.timer_id:
+        if after.timer_id and after.kept_ms:
+            dropped = DropMoment(after.name, after.timer_id, after.kept_ms)
+            self.effects.append(SendCommand(timetable_token(after.name), dropped))
+        elif after.timer_id:
             self.effects.append(CancelTimer(after.timer_id))
-        after.next_ms, after.timer_id = 0, ""
+        after.next_ms, after.timer_id, after.kept_ms = 0, "", 0
         if moment_ms is None or after.paused or after.deleted:
             return
         after.next_ms, after.timer_id = moment_ms, f"0-0-{after.seq}"
         due = max(due_ms(after.name, after.spec, moment_ms), after.time_ms, not_before_ms)
+        if due % SHARED_MS == 0 and due > after.time_ms:
+            after.kept_ms = due
+            kept = KeepMoment(after.name, after.timer_id, due)
+            self.effects.append(SendCommand(timetable_token(after.name), kept))
+        else:
+            self.effects.append(SetTimer(after.timer_id, due, TimerFired(after.timer_id)))
+
+    def _set_timer(self, command: TimetableFull) -> None:
+        """For what its timetable has no room for."""
+        after = self.after
+        if not after.kept_ms or command.timer_id != after.timer_id:
+            raise RefuseCommand("RESULT_STALE", f"schedule {after.name!r} has not asked for this timer")
+        due, after.kept_ms = max(after.kept_ms, after.time_ms), 0
         self.effects.append(SetTimer(after.timer_id, due, TimerFired(after.timer_id)))
 
     def _fire_due(self) -> None:
         """All moments that are due, and no more than one command should take."""
         after, moment = self.after, cast("int | None", self.after.next_ms)
-        after.timer_id = ""  # It has fired.
+        after.timer_id, after.kept_ms = "", 0  # It has fired.
         if due_ms(after.name, after.spec, after.next_ms) > after.time_ms:
             # Only where somebody else has sent it, or where what it was set for was found with other rules of zones.
             self.arm(moment)

@@ -21,6 +21,7 @@ STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
 MARKS_FORMAT: Literal[1] = 1
 SCHEDULE_FORMAT: Literal[1] = 1
+TIMETABLE_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -492,6 +493,7 @@ class QueuedFire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
     """A schedule. `next_ms` is its next moment, for which `timer_id` is set; 0: there is none, or it is paused.
+    `kept_ms` is when the timer is due, where its timetable keeps it.
 
     `open` are its runs that have not ended, `queued` the fires that wait for that. `fires` are the last ones, and
     `by_hand_ms` is what the last one by hand was for. `done` are the ids of commands of people that were folded last.
@@ -520,6 +522,7 @@ class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
     events: int = 0
     actor: str = ""
     deleted: bool = False
+    kept_ms: int = 0
 
     def copy(self) -> Schedule:
         """A copy that can be changed without touching this one."""
@@ -551,7 +554,33 @@ class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox | Marks | Schedule
+class Moment(msgspec.Struct, frozen=True, gc=False):
+    """One timer of a timetable, and the schedules that are due then, each with the id that it knows its timer by."""
+
+    timer_id: str
+    schedules: dict[str, str]
+
+
+class Timetable(msgspec.Struct, omit_defaults=True, gc=False):
+    """The moments at which schedules are due, those whose timetable this is. `kept` counts what is asked for."""
+
+    timetable_format: Literal[1]
+    seq: int
+    time_ms: int
+    moments: dict[int, Moment] = {}
+    kept: int = 0
+
+    def copy(self) -> Timetable:
+        """A copy that can be changed without touching this one."""
+        return msgspec.structs.replace(self, moments=dict(self.moments))
+
+    @property
+    def finished(self) -> bool:
+        """Never, as its schedules."""
+        return False
+
+
+State = RunState | Mailbox | Marks | Schedule | Timetable
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
@@ -559,11 +588,13 @@ _decoder = msgspec.json.Decoder(RunState)
 _mailbox_decoder = msgspec.json.Decoder(Mailbox)
 _marks_decoder = msgspec.json.Decoder(Marks)
 _schedule_decoder = msgspec.json.Decoder(Schedule)
+_timetable_decoder = msgspec.json.Decoder(Timetable)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
 
 _MARKS = b'{"marks_format":'
 _SCHEDULE = b'{"schedule_format":'
+_TIMETABLE = b'{"timetable_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -578,4 +609,6 @@ def decode_state(payload: bytes) -> State:
         return _marks_decoder.decode(payload)
     if payload.startswith(_SCHEDULE):
         return _schedule_decoder.decode(payload)
+    if payload.startswith(_TIMETABLE):
+        return _timetable_decoder.decode(payload)
     return _decoder.decode(payload)

@@ -20,6 +20,7 @@ from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.schedule import fold_schedule
 from dressage.orchestrator.fold.state import RunState, Schedule, State
+from dressage.orchestrator.fold.timetable import fold_timetable
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
@@ -60,7 +61,7 @@ from dressage.protocol.events import (
     TaskCompleted,
     TaskFailed,
 )
-from dressage.protocol.names import Names, is_key, is_reply_subject, is_schedule, place_of
+from dressage.protocol.names import Names, is_key, is_reply_subject, is_schedule, is_timetable, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -351,6 +352,8 @@ class Folder:
             if is_schedule(run.token):
                 of_workflow = definition if isinstance(definition, Definition) else None
                 return fold_schedule(run.state, command, run.token, stamp, of_workflow, version)
+            if is_timetable(run.token):
+                return fold_timetable(run.state, command, run.token, stamp)
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)

@@ -9,6 +9,7 @@ import asyncio
 from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls, functions, helpers
 from dressage.flow.compiler.children import child_args, child_of
+from dressage.flow.compiler.choices import choice_of, ways
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import emit_gather, until_of
@@ -20,6 +21,7 @@ from dressage.flow.compiler.publishes import given_to, is_publish
 from dressage.flow.compiler.sleeps import duration_of, is_sleep, is_sleep_until, moment_of
 from dressage.flow.compiler.waits import event_of, wait_of, wait_options
 from dressage.protocol.errors import DefinitionError
+from dressage.protocol.expressions import Name
 from dressage.protocol.spec import (
     ChildNode,
     ConditionNode,
@@ -38,7 +40,18 @@ def emit_await(context: Context, node: ast.Await, target: str | None) -> None:
     if not isinstance(call, ast.Call):
         written = wait_of(context, call) or assign_of(context, call) or "task(...)"
         raise context.refusal(call, "only a call can be awaited", f"write `await {written}`")
-    call = hoist_arguments(context, call)
+    _emit_call(context, node, hoist_arguments(context, call), target)
+
+
+def _emit_call(context: Context, node: ast.Await, call: ast.Call, target: str | None) -> None:
+    if (choice := choice_of(context, call)) is not None:
+        which = choice.which
+        if not isinstance(which, Name):
+            which = Name(context.temporary())
+            context.set(node, which.name, choice.which)
+        for _, each in ways(context, node, which, choice):
+            _emit_call(context, node, each, target)
+        return
     task = calls.task_of(call, context.scope)
     if task is not None:
         args = calls.task_args(call, task, context.scope)
@@ -128,4 +141,7 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
     if found is MISSING and isinstance(call.func, ast.Name):
         advice = "define it above: a workflow is compiled when Python gets to it"
         return context.refusal(call, f"{name} is not known", advice)
+    if isinstance(call.func, ast.Subscript | ast.IfExp):
+        advice = "name a dict of workflows or tasks at module level, `HANDLERS = {...}`, or write `match`"
+        return context.refusal(call, f"which one {name}() calls is not known here", advice)
     return context.refusal(call, f"{name}() is no task", "declare it with @task: `@task` above `async def`")

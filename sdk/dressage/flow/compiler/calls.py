@@ -14,7 +14,7 @@ from dressage.expressions.checks import float_fixer
 from dressage.expressions.matching import KINDS
 from dressage.expressions.parse import constant
 from dressage.expressions.spelling import text_of
-from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.names import MISSING, callables_in
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
 from dressage.flow.models import is_model
@@ -87,6 +87,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         raise scope.refusal(node, f"{name}() is not defined so far", "define it above")
     own = isinstance(node.func, ast.Name) and scope.is_function(name)
     if own or isinstance(kind, Runnable) or inspect.iscoroutinefunction(kind):
+        raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
+    if isinstance(node.func, ast.Subscript) and callables_in(scope.names.object(node.func.value)) is not None:
         raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
     if kind is MISSING and isinstance(node.func, ast.Name) and not scope.has_variable(name):
         raise scope.refusal(node, f"name {name} is not known", "define it above the workflow, or import it")

@@ -10,6 +10,7 @@ from dressage.expressions.spelling import text_of
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
 from dressage.flow.compiler.children import child_args, child_of
+from dressage.flow.compiler.choices import choice_of, ways
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -178,6 +179,9 @@ def _limit(context: Context, node: ast.expr) -> Expr:
     return written
 
 
+_WHICH: Final = "which"
+
+
 class CalledBranch:
     """One branch: the call that it is, and what it is given."""
 
@@ -199,6 +203,9 @@ class CalledBranch:
             raise context.refusal(node, what, "await it in an async function, and make that a branch")
         self.context = context
         self.call = node
+        self.choice = choice_of(context, node)
+        calls_of = {} if self.choice is None else self.choice.calls
+        self.ways = {name: CalledBranch(context, each, of) for name, each in calls_of.items()}
         self.task = calls.task_of(node, context.scope)
         self.event = None if self.task else event_of(context, node)
         self.user_task = user_task_of(context, node)
@@ -213,7 +220,12 @@ class CalledBranch:
     def _given(self) -> dict[str, Expr]:
         """Under names of the compiler's own: the branch's parameters may be read by what another one is given."""
         context, call = self.context, self.call
-        if self.task is not None:
+        if self.choice is not None:
+            # All are given the same, each by names of its own.
+            first = next(iter(self.ways.values()))
+            places = {str(place): each for place, each in enumerate(first.draft.args.values())}
+            given: dict[str, Expr] = {_WHICH: self.choice.which, **places}
+        elif self.task is not None:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
             given = wait_options(context, call)
@@ -249,13 +261,28 @@ class CalledBranch:
 
     def compile(self) -> None:
         """The nodes of the branch, up to the one that ends it."""
-        context, graph, result = self.context, self.context.graph, self.draft.result
+        graph, result = self.context.graph, self.draft.result
         first, scopes = len(graph.drafts), len(graph.scopes)
         self.draft.label.used = True
         graph.mark(self.draft.label)
+        gives = self._emit(result)
+        if graph.live:
+            graph.emit(ReturnNode, self.call, {}, value=Name(result) if gives else None)
+        binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
+        own = dict.fromkeys([*self.names.values(), *graph.targets(first), *binds])
+        self.draft.variables = tuple(own)
+
+    def _emit(self, result: str) -> bool:
+        """Its nodes without the last one; whether they give something to `result`."""
+        context, graph = self.context, self.context.graph
         given: dict[str, Expr] = {name: Name(held) for name, held in self.names.items()}
-        value: Expr | None = Name(result)
-        if self.task is not None:
+        if self.choice is not None:
+            which, *places = self.names.values()
+            for name, _ in ways(context, self.call, Name(which), self.choice):
+                way = self.ways[name]
+                way.names = dict(zip(way.names, places, strict=True))
+                way._emit(result)
+        elif self.task is not None:
             context.use_task(self.call, self.task)
             graph.emit(
                 TaskNode,
@@ -282,15 +309,11 @@ class CalledBranch:
             functions.body(inner, self.callee)
         elif is_publish(context, self.call):
             graph.emit(PublishNode, self.call, subject=given["subject"], data=given["data"])
-            value = None
+            return False
         else:
             self._emit_wait(given)
-            value = None
-        if graph.live:
-            graph.emit(ReturnNode, self.call, {}, value=value)
-        binds = (each.bind for scope in graph.scopes[scopes:] for each in scope.handlers if each.bind)
-        own = dict.fromkeys([*self.names.values(), *graph.targets(first), *binds])
-        self.draft.variables = tuple(own)
+            return False
+        return True
 
     def _emit_wait(self, given: dict[str, Expr]) -> None:
         graph, call = self.context.graph, self.call

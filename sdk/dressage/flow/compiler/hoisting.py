@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from dressage.flow.compiler.choices import Lookup, looked_up, pick
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.graph import Label
 from dressage.flow.compiler.scope import Held
@@ -37,6 +38,8 @@ def hoist(context: Context, node: ast.expr) -> ast.expr:
             raise context.refusal(
                 node, "Python may leave this await out, behind the first comparison", advice
             )
+        case Lookup():
+            return pick(context, node)
         case _:
             return _parts_hoisted(context, node)
 
@@ -95,7 +98,7 @@ def _parts_hoisted(context: Context, node: ast.expr) -> ast.expr:
     for field, value in ast.iter_fields(node):
         if isinstance(value, list):
             setattr(made, field, list[Any](value))
-    parts = list(_parts(made))
+    parts = list(_parts(context, made))
     if not any(_awaits(part) for _, part in parts):
         raise context.refusal(node, "an await cannot stand here", "await it in a statement of its own before")
     last = max(place for place, (_, part) in enumerate(parts) if _awaits(part))
@@ -122,13 +125,15 @@ def _before(context: Context, node: ast.expr, rebound: set[str]) -> ast.expr:
         made = copy.copy(node)
         made.value = _before(context, node.value, rebound)
         return made
+    if isinstance(node, Lookup):
+        return pick(context, node)
     if isinstance(node, ast.Lambda | ast.GeneratorExp) or context.scope.is_object(node):
         return node
     value: Expr = context.translate(node)
     return _held(context, node, lambda name: context.set(node, name, value))
 
 
-def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.expr]]:
+def _parts(context: Context, node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.expr]]:
     """The parts of a node in the order of their evaluation, each with what puts another in its place."""
     match node:
         case ast.Dict():
@@ -139,11 +144,13 @@ def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.exp
                 yield _item(node.values, place), node.values[place]
         case ast.Call():
             options = _with_options(node)
+            if (lookup := looked_up(context, node)) is not None:
+                yield lookup
             if options is not None:
                 for keyword in options.keywords:
                     if keyword.arg == "run_id":
                         yield _member(keyword, "value"), keyword.value
-            elif isinstance(node.func, ast.Attribute):
+            elif isinstance(node.func, ast.Attribute) and lookup is None:
                 node.func = copy.copy(node.func)
                 yield _member(node.func, "value"), node.func.value
             for place, each in enumerate(node.args):

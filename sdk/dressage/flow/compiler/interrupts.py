@@ -91,7 +91,7 @@ class _Listener:
                 "interrupts() takes a handler, and a key by name",
                 f"write `{text_of(function)}(handler)`, or `{text_of(function)}(handler, key=order.number)`",
             )
-        if isinstance(node.args[0], ast.Lambda):
+        if isinstance(node.args[0], ast.Lambda | ast.Subscript):
             raise context.refusal(
                 node.args[0],
                 "a handler is an async function or a task, by its name",

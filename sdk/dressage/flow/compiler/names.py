@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from enum import Enum
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dressage.flow.describe import SEARCHABLE
 from dressage.flow.signatures import closure_of
@@ -20,6 +20,27 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
+
+
+def chosen(place: ast.expr, found: Any) -> ast.Name:
+    """Stands in the syntax, where `place` was, for one of the workflows or tasks that a dict holds.
+
+    It is a plain name, that of its function, so that messages show it as one.
+    """
+    name = ast.copy_location(ast.Name(found.function.__name__, ast.Load()), place)
+    vars(name)[_CHOSEN] = found
+    return name
+
+
+_CHOSEN: Final = "dressage_chosen"
+
+
+def callables_in(found: Any) -> Collection[Any] | None:
+    """What a collection of the module holds, where that can be called; None for any other object."""
+    if not isinstance(found, Mapping | list | tuple):
+        return None
+    items = cast("Collection[Any]", found.values() if isinstance(found, Mapping) else found)
+    return items if any(map(callable, items)) else None
 
 
 class Names:
@@ -47,6 +68,7 @@ class Names:
         self.views = self._views(nodes, within)
         self.view_uses = _view_uses(within)
         self.failure_uses = _failure_uses(within)
+        self.key_uses = _key_uses(within)
 
     def of(self, function: Callable[..., Any], node: Function, outer: Names | None) -> Names:
         """The names of a function that is called here. They are found once, however often it is called."""
@@ -68,6 +90,8 @@ class Names:
     def object(self, node: ast.expr) -> Any:
         """The object that a name, plain or dotted through modules and enums, stands for; else `MISSING`."""
         if isinstance(node, ast.Name):
+            if _CHOSEN in vars(node):
+                return vars(node)[_CHOSEN]
             if node.id in self.locals:
                 return MISSING
             if self.outer is not None:
@@ -178,6 +202,17 @@ def _failure_uses(nodes: list[ast.AST]) -> frozenset[int]:
         elif isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "str":
             uses.update(id(arg) for arg in each.args)
     return frozenset(uses)
+
+
+def _key_uses(nodes: list[ast.AST]) -> frozenset[int]:
+    """The identities of what stands behind `in`, where only the keys of a dict matter."""
+    return frozenset(
+        id(right)
+        for each in nodes
+        if isinstance(each, ast.Compare)
+        for operator, right in zip(each.ops, each.comparators, strict=True)
+        if isinstance(operator, ast.In | ast.NotIn)
+    )
 
 
 def _is_searchable(kind: type) -> bool:

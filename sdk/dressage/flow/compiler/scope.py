@@ -19,7 +19,7 @@ from dressage.expressions.spelling import text_of
 from dressage.expressions.time_methods import UTC_NAME
 from dressage.flow.compiler import calls, helpers
 from dressage.flow.compiler.helpers import Helper
-from dressage.flow.compiler.names import MISSING, Names
+from dressage.flow.compiler.names import MISSING, Names, callables_in
 from dressage.flow.describe import TypeBook
 from dressage.flow.events import Event
 from dressage.flow.members import Unsupported
@@ -194,6 +194,13 @@ class FlowScope:
             raise self.refusal(node, f"user task {name} is no value", advice)
         if self.names.is_object(node):
             raise self.refusal(node, f"{name} is no value", "a workflow computes with values only")
+        if callables_in(found) is not None:
+            if not isinstance(found, dict) or id(node) not in self.names.key_uses:
+                what = f"{name} holds what can be called, and is no value"
+                advice = f"call what it holds at once, `await {name}[key](...)`, or ask `key in {name}`"
+                raise self.refusal(node, what, advice)
+            keys: dict[Any, Any] = found
+            found = dict.fromkeys(keys)
         try:
             return Const(msgspec.Raw(self.book.frozen(found)))
         except Unsupported as error:

@@ -231,6 +231,28 @@ def awaited(program: Program, depth: int) -> None:
 
 
 @construct()
+def chosen(program: Program, depth: int) -> None:
+    """A task, or another workflow, that is looked up; one key in four is of none of them."""
+    if "apart" not in program.functions:
+        call(program, depth)
+        return
+    integer, target = program.integer, program.pick("a", "b")
+    line = program.pick(
+        f"{target} = await CHOICES[{integer()} % 4]({integer()})",
+        f"{target} = await CHOICES[await number({integer()}) % 3](await number({integer()}))",
+        f"{target}, _ = await gather(CHOICES[{integer()} % 3]({integer()}), CHOICES[0](2))",
+        f"if {integer()} % 5 in CHOICES: {target} = await CHOICES[{integer()} % 3]({integer()})",
+    )
+    if "% 4" not in line or program.random.random() < 0.3:
+        program.write(depth, line)
+        return
+    program.write(depth, "try:")
+    program.write(depth + 1, line)
+    program.write(depth, "except KeyError:")
+    program.write(depth + 1, f"{target} = await number({integer()})")
+
+
+@construct()
 def started(program: Program, depth: int) -> None:
     """A run of another workflow that nobody waits for."""
     if "apart" not in program.functions:

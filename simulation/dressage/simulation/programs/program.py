@@ -239,6 +239,7 @@ class Program:
         decorator = f"@task({self.task_options})" if self.task_options else "@task"
         tasks = "".join(f"{decorator}\nasync def {each}: raise NotImplementedError\n" for each in _SIGNATURES)
         head = _HEAD.replace("{began_s}", str(self.began_s))
+        around += "CHOICES = {0: number, 1: apart, 2: number}\n"
         head += f'{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
         return head + nested + "".join(self.lines)
 
