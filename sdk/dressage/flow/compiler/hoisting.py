@@ -141,7 +141,7 @@ def _parts(node: ast.expr) -> Iterator[tuple[Callable[[ast.expr], None], ast.exp
             options = _with_options(node)
             if options is not None:
                 for keyword in options.keywords:
-                    if keyword.arg == "run_id":
+                    if keyword.arg in ("run_id", "key", "priority"):
                         yield _member(keyword, "value"), keyword.value
             elif isinstance(node.func, ast.Attribute):
                 node.func = copy.copy(node.func)
