@@ -319,17 +319,19 @@ def task_args(node: ast.Call, task: Task[..., Any], scope: FlowScope) -> dict[st
 
 def _computed(name: str, node: ast.expr, scope: FlowScope) -> Expr:
     """Refuses a constant that no call could have."""
+    of_key = name == "key"
     try:
-        if isinstance(node, ast.Constant) and name == "key":
+        if isinstance(node, ast.Constant) and of_key:
             check_key(node.value, LIMIT_KEY)
         elif isinstance(node, ast.Constant):
             check_priority(cast("int", node.value))
     except (BadInput, DefinitionError) as error:
-        raise scope.refusal(
-            node,
-            error.message,
-            "write what names the thing, such as `key=order.customer`, and a priority as an int",
-        ) from error
+        like = (
+            "what names the thing, such as `key=order.customer`"
+            if of_key
+            else "an int, or `priority=order.urgency`"
+        )
+        raise scope.refusal(node, error.message, f"write {like}") from error
     return scope.translate(node)
 
 
