@@ -265,7 +265,7 @@ def test_a_timer_that_it_does_not_wait_for_changes_nothing() -> None:
     assert bare.tell(CancelRun("c")).code == "RUN_UNKNOWN"
 
 
-@pytest.mark.limit("limiter-waits")
+@pytest.mark.limit("orchestrator.fold.limits.LIMITER_WAITS_MAX")
 def test_what_does_not_fit_comes_again_later_and_lower_priorities_make_room() -> None:
     bare = Bare(TaskLimit(1))
     for number in range(LIMITER_WAITS_MAX + 1):
@@ -284,7 +284,7 @@ def test_what_does_not_fit_comes_again_later_and_lower_priorities_make_room() ->
     assert bare.names[-1] == "high/1"
 
 
-@pytest.mark.limit("limiter-waits")
+@pytest.mark.limit("orchestrator.fold.limits.LIMITER_BYTES_MAX")
 def test_long_ids_take_no_more_than_a_message_holds() -> None:
     bare = Bare(TaskLimit(1000))
     for number in range(3000):
