@@ -43,6 +43,7 @@ NO_LIMITS: Final = {
     "orchestrator.fold.limits.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/protocol.md",
     "worker.attempt.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/language.md",
     "client.client.PAUSE_S_MAX": "a pause",
+    "orchestrator.fold.limiter.LATER_MS_MAX": "a pause",
     "worker.worker.LOOK_S_MAX": "a pause",
     "orchestrator.membership.REST_S_MAX": "a pause",
     "orchestrator.trying.UNABLE_S_MAX": "a pause",

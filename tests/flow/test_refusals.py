@@ -84,6 +84,9 @@ LIMITS = {"a": 1}
 class Settings:
     LIMIT = 3
 
+@task(concurrency=2)
+async def few(x: int) -> int: ...
+
 @task
 async def one(x: int) -> int: ...
 @task
@@ -735,6 +738,29 @@ CASES = {
     ),
     "business failure as an error": Case(
         "await ‸one.options(not_retried=(Declined,))(x)", "is a business failure", "Task.options"
+    ),
+    "key of a task without a limit": Case(
+        "await ‸one.options(key='a')(x)", "has no limit, of which key could say anything", "Task.options"
+    ),
+    "priority of a task without a limit": Case(
+        "await ‸one.options(priority=x)(x)", "has no limit, of which priority", "Task.options"
+    ),
+    "limit of a call": Case(
+        "await few.options(‸concurrency=1)(x)", "no option concurrency", "the options are retries"
+    ),
+    "limit's key of another type": Case(
+        "‸await few.options(key=x)(x)", "the key of a task's limit is a str", "f-string"
+    ),
+    "limit's key that is empty": Case(
+        "await few.options(key=‸'')(x)", "'' is not valid", "key=order.customer"
+    ),
+    "priority of another type": Case(
+        "‸await few.options(priority=str(x))(x)",
+        "a priority is an int, and not str",
+        "priority=order.urgency",
+    ),
+    "priority that is too high": Case(
+        "await few.options(priority=‸5000)(x)", "a priority is an int from -1000 to 1000", "an int"
     ),
     "option by place": Case("await one.options(‸3)(x)", "by name", "retries=3"),
     "option at run time": Case(

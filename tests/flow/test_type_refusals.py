@@ -41,6 +41,8 @@ class Card:
 class View:
     token: Masked[str | None] = None
     note: str = ""
+@task(concurrency=1)
+async def few(x: int) -> int: ...
 @task
 async def clear(text: str) -> str: ...
 @task
@@ -248,6 +250,7 @@ MASKS = {
     "of a dict": "‸note = box['a'] + 'a'",
     "message": "‸raise Declined(secret)",
     "subject": "‸await publish(secret, 1)",
+    "key of a limit": "‸await few.options(key=secret)(1)",
     "in a subject": "‸await publish(f'orders.{secret}', 1)",
 }
 

@@ -32,6 +32,7 @@ from dressage.orchestrator.api import PutWorkflowRequest, read_request
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec, DefinitionError
 from dressage.protocol.nesting import SPEC_DEPTH_MAX
+from dressage.protocol.permits import CONCURRENCY_MAX, PRIORITY_MAX, RATE_MAX, RATE_S_MAX, RATE_S_MIN
 from dressage.protocol.spec import LIMITS_MAX, WorkflowSpec
 from dressage.protocol.spec_check import (
     BACKOFF_FACTOR_MAX,
@@ -399,6 +400,48 @@ EDGES: Final = [
         "task-time",
         spec(nodes=[call(times={"start_s": TASK_TIME_S_MIN}), RETURN], tasks=[task()]),
         spec(nodes=[call(times={"start_s": TASK_TIME_S_MIN - 0.0001}), RETURN], tasks=[task()]),
+    ),
+    edge(
+        "attempts at a time",
+        "protocol.permits.CONCURRENCY_MAX",
+        "task-limit",
+        spec(tasks=[task(limit={"concurrency": CONCURRENCY_MAX})]),
+        spec(tasks=[task(limit={"concurrency": CONCURRENCY_MAX + 1})]),
+    ),
+    edge(
+        "attempts in a time",
+        "protocol.permits.RATE_MAX",
+        "task-limit",
+        spec(tasks=[task(limit={"rate": RATE_MAX})]),
+        spec(tasks=[task(limit={"rate": RATE_MAX + 1})]),
+    ),
+    edge(
+        "the shortest time of a rate",
+        "protocol.permits.RATE_S_MIN",
+        "task-limit",
+        spec(tasks=[task(limit={"rate": 1, "per_s": RATE_S_MIN})]),
+        spec(tasks=[task(limit={"rate": 1, "per_s": RATE_S_MIN - 0.0001})]),
+    ),
+    edge(
+        "the longest time of a rate",
+        "protocol.permits.RATE_S_MAX",
+        "task-limit",
+        spec(tasks=[task(limit={"rate": 1, "per_s": RATE_S_MAX})]),
+        spec(tasks=[task(limit={"rate": 1, "per_s": RATE_S_MAX + 1})]),
+    ),
+    edge(
+        "the highest priority of a task",
+        "protocol.permits.PRIORITY_MAX",
+        "task-limit",
+        spec(tasks=[task(limit={"rate": 1}, priority=PRIORITY_MAX)]),
+        spec(tasks=[task(limit={"rate": 1}, priority=PRIORITY_MAX + 1)]),
+    ),
+    edge(
+        "the lowest priority of a task",
+        "protocol.permits.PRIORITY_MAX",
+        "task-limit",
+        spec(tasks=[task(limit={"rate": 1}, priority=-PRIORITY_MAX)]),
+        spec(tasks=[task(limit={"rate": 1}, priority=-PRIORITY_MAX - 1)]),
     ),
     edge(
         "the base of a backoff",

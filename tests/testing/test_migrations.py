@@ -1,5 +1,7 @@
 """Runs that move to another version of their workflow: on the fold, by `WorkflowTest`."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -568,3 +570,87 @@ def test_another_workflow_is_no_version() -> None:
 
     with pytest.raises(BadInput, match="order and other are two workflows"):
         planned(order, other)
+
+
+limited = App("limited")
+
+
+@limited.task(concurrency=1)
+def scarce(what: str) -> str:
+    return f"scarce {what}"
+
+
+def test_an_attempt_that_waits_for_its_limit_moves_with_that() -> None:
+    @workflow(name="order")
+    async def two(what: str) -> list[str]:
+        return list(await gather(scarce("a"), scarce("b")))
+
+    @workflow(name="order")
+    async def two_later(what: str) -> list[str]:
+        if what == "never":
+            await sleep(1)
+        told = await gather(scarce("a"), scarce("b"))
+        return [each.upper() for each in told]
+
+    test, after = WorkflowTest(two, limited), WorkflowTest(two_later, limited)
+    test.task(scarce).takes(DAY)
+    run = test.start("x").migrate(after)
+    assert run.finish().result == ["SCARCE A", "SCARCE B"]
+    assert run.elapsed == DAY, "the second one was let go when the first had ended"
+
+
+def test_a_permit_of_a_call_that_is_given_up_is_returned() -> None:
+    @workflow(name="order")
+    async def waits(what: str) -> str:
+        return await scarce(what)
+
+    @workflow(name="order")
+    async def asks_again(what: str) -> str:
+        await sleep(DAY)
+        return await scarce(f"{what}!")
+
+    test = WorkflowTest(waits, limited)
+    test.task(scarce).takes(10 * DAY)
+    run = test.start("x")
+    there = asks_again.spec.nodes[0].line
+    run = run.migrate(WorkflowTest(asks_again, limited), lines={waits.spec.nodes[0].line: there})
+    assert run.finish().result == "scarce x!"
+    assert run.elapsed == DAY
+
+
+def test_a_permit_is_returned_where_the_task_has_no_limit_any_more() -> None:
+    free = App("free")
+
+    @free.task(name="scarce")
+    def plenty(what: str) -> str:
+        return f"plenty of {what}"
+
+    @workflow(name="order")
+    async def two(what: str) -> list[str]:
+        return list(await gather(scarce("a"), scarce("b")))
+
+    @workflow(name="order")
+    async def two_at_once(what: str) -> list[str]:
+        return list(await gather(plenty("a"), plenty("b")))
+
+    @workflow(name="order")
+    async def one(what: str) -> str:
+        return await scarce(what)
+
+    @workflow(name="order")
+    async def one_at_once(what: str) -> str:
+        return await plenty(what)
+
+    test = WorkflowTest(two, limited)
+    test.task(scarce).takes(DAY)
+    with pytest.raises(Refused, match="waits for a limit that it does not have there"):
+        test.start("x").migrate(WorkflowTest(two_at_once, free))
+    test_of_one = WorkflowTest(one, limited)
+    test_of_one.task(scarce).takes(DAY)
+    run = test_of_one.start("x")
+    [limiter] = run._world.limiters.values()
+    assert len(limiter.taken) == 1
+    run = run.migrate(WorkflowTest(one_at_once, free))
+    [limiter] = run._world.limiters.values()
+    assert limiter.taken == {}
+    assert run.finish().result == "scarce x"

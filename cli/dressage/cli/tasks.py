@@ -1,4 +1,4 @@
-"""`dressage task`: calls whose last attempt has failed, and which wait for somebody."""
+"""`dressage task`: calls whose last attempt has failed, and which wait for somebody; and limits of tasks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from dressage.cli.runs import console
 from dressage.client import Client
 from dressage.protocol.errors import Refused
 from dressage.protocol.names import check_name
+from dressage.protocol.permits import LimiterView
 
 _COLUMNS = ("run_id", "workflow", "task", "task_id", "attempt", "dead_at", "failure_name", "failure_message")
 _LIMIT = 10_000
+_TAKEN_SHOWN = 20
 
 
 @click.group()
 def tasks() -> None:
-    """Find dead tasks, retry them, or let them fail."""
+    """Find dead tasks, retry them, or let them fail; look at limits."""
 
 
 _task = click.option("--task", "of_task", help="Only those of this task.")
@@ -53,6 +55,41 @@ def list_(of_task: str | None, of_workflow: str | None, server: str, namespace: 
         cells = [*(str(row[name]) for name in _COLUMNS[:6]), failure]
         table.add_row(*map(escape, cells))
     console().print(table)
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--key", default="", help="Of the calls that name this key.")
+@options.server
+@options.namespace
+@options.as_json
+def limit(task: str, key: str, server: str, namespace: str, as_json: bool) -> None:
+    """Show the limit of a task: what it lets be at a time, and in a time, who has a permit, and how many wait."""
+
+    async def read() -> LimiterView:
+        await require_answer(server)
+        async with Client(server, namespace=namespace) as client:
+            return await client.task_limit(task, key=key)
+
+    view = run(read())
+    if as_json:
+        click.echo(msgspec.json.encode(view))
+        return
+    figures = view.limit
+    if figures.concurrency is not None:
+        click.echo(f"{len(view.taken)} of {figures.concurrency} at a time are with workers")
+    if figures.rate is not None:
+        free = f", the next one at {view.free_at}" if view.free_at else ""
+        click.echo(f"{figures.rate} in {figures.per_s:g} s may begin{free}")
+    click.echo(f"{view.waiting} {'waits' if view.waiting == 1 else 'wait'}")
+    table = Table("run", "id", "with workers since", box=None, pad_edge=False)
+    for taken in view.taken[:_TAKEN_SHOWN]:
+        table.add_row(*map(escape, (taken.run_id, taken.task_id, taken.since)))
+    if view.taken:
+        console().print(table)
+    more = len(view.taken) - _TAKEN_SHOWN
+    if more > 0:
+        click.echo(f"and {more} more: --json has them")
 
 
 def _settling(command: Callable[..., None]) -> Callable[..., None]:

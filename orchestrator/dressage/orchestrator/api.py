@@ -1,9 +1,9 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
 Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, settle-task, post,
-user-tasks, act, set-schedule, get-schedule, tell-schedule, history, result (of a task), put-workflow, check-workflow,
-get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate, shards. An answer
-is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+user-tasks, act, set-schedule, get-schedule, tell-schedule, task-limit, history, result (of a task), put-workflow,
+check-workflow, get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate,
+shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.migrations import Migration
 from dressage.protocol.names import Names, is_reply_subject
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, SPEC_DEPTH_MAX, nests_deeper
+from dressage.protocol.permits import LimiterView
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_reading import read_spec
@@ -180,6 +181,13 @@ class ScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
 
 
+class TaskLimitRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The limit of the calls of a task that name no key, or of those that name this one."""
+
+    task: str
+    key: str = ""
+
+
 class TellScheduleRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`do` it; a backfill is from `first` to `last`, moments in RFC 3339."""
 
@@ -290,6 +298,11 @@ class UserTasksAnswer(msgspec.Struct):
 
 class ScheduleAnswer(msgspec.Struct):
     schedule: ScheduleView
+    ok: bool = True
+
+
+class TaskLimitAnswer(msgspec.Struct):
+    limit: LimiterView
     ok: bool = True
 
 
@@ -424,6 +437,7 @@ class Api:
             "set-schedule": (SetScheduleRequest, self._set_schedule),
             "get-schedule": (ScheduleRequest, self._get_schedule),
             "tell-schedule": (TellScheduleRequest, self._tell_schedule),
+            "task-limit": (TaskLimitRequest, self._task_limit),
             "history": (HistoryRequest, self._history),
             "result": (ResultRequest, self._result),
             "put-workflow": (PutWorkflowRequest, self._put_workflow),
@@ -642,6 +656,9 @@ class Api:
 
     async def _get_schedule(self, request: ScheduleRequest) -> ScheduleAnswer:
         return ScheduleAnswer(await self._client.get_schedule(request.name))
+
+    async def _task_limit(self, request: TaskLimitRequest) -> TaskLimitAnswer:
+        return TaskLimitAnswer(await self._client.task_limit(request.task, key=request.key))
 
     async def _tell_schedule(self, request: TellScheduleRequest) -> Accepted:
         schedule, command_id = self._client.schedule(request.name, actor=request.actor), request.command_id

@@ -25,7 +25,7 @@ from dressage.brokers.provision import (
 from dressage.brokers.registry import Registry
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.errors import BadInput, BrokerError, DressageError
-from dressage.protocol.names import Names, is_key, is_schedule, is_timetable, run_id_of
+from dressage.protocol.names import Names, is_key, is_limiter, is_schedule, is_timetable, run_id_of
 from dressage.protocol.shardmap import SHARDS_MAX, ShardMap
 
 SHOWN_MAX: Final = 10
@@ -113,7 +113,7 @@ async def open_runs_to_leave(
 
     def look(delivery: Delivery) -> None:
         token = delivery.subject.rsplit(".", 1)[1]
-        if is_key(token) or is_schedule(token) or is_timetable(token):
+        if is_key(token) or is_schedule(token) or is_timetable(token) or is_limiter(token):
             return
         run_id = run_id_of(token)
         found.discard(run_id)

@@ -26,7 +26,7 @@ from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, t
 from dressage.client.user_tasks import UserTaskHandle, command_of
 from dressage.client.values import as_raw, plain
 from dressage.client.waiting import RunEnded, Wanted, fits, in_time
-from dressage.flow import Event, Workflow
+from dressage.flow import Event, Task, Workflow
 from dressage.protocol.alignment import Proposal, propose
 from dressage.protocol.commands import (
     REPLY_HEADER,
@@ -58,15 +58,19 @@ from dressage.protocol.names import (
     check_name,
     check_run_id,
     is_key,
+    is_limiter,
     is_schedule,
     key_of,
     key_token,
+    limiter_of,
+    limiter_token,
     place_of,
     run_id_of,
     run_token,
     schedule_of,
     schedule_token,
 )
+from dressage.protocol.permits import LimiterView
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
@@ -837,6 +841,22 @@ class Client:
         """Hands a command, which `ScheduleHandle` makes, to a schedule; returns its sequence once that is committed."""
         return (await self._ask_for(schedule_token(name), command, timeout_s)).seq
 
+    # -- limits of tasks -----------------------------------------------------------------------------
+    async def task_limit(
+        self, task: str | Task[..., Any], *, key: str = "", not_before: int = 0
+    ) -> LimiterView:
+        """The limit of a task, or of one key of it, as it stands: who has a permit, and how many attempts wait.
+
+        Raises `NotFound` (LIMIT_UNKNOWN) where no call has asked for it, `BadName`, `BadInput` (KEY_INVALID), or
+        `NoAnswer`.
+        """
+        name = task if isinstance(task, str) else task.name
+        ask = Ask("limiter", name, not_before, hold_s=ANSWER_S, key=key)
+        answer = await self._asked(ask, limiter_token(name, key), GET_S, None)
+        if answer.limiter is None:
+            raise NotFound(answer.message, code="LIMIT_UNKNOWN")
+        return answer.limiter
+
     # -- user tasks ----------------------------------------------------------------------------------
     async def user_tasks(
         self, run_id: str, *, user_task_id: str = "", not_before: int = 0
@@ -1127,7 +1147,10 @@ class Client:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise NoAnswer(f"what was answered for {_named(token)} is no answer: {error}") from error
             await self._learn(answer.generation)
-            told = (answer.run, answer.key, answer.user_tasks, answer.schedule, answer.migration)
+            told = (
+                *(answer.run, answer.key, answer.user_tasks),
+                *(answer.schedule, answer.migration, answer.limiter),
+            )
             if any(each is not None for each in told) or answer.code == "NOT_FOUND":
                 return answer
             over = deadline is not None and loop.time() >= deadline
@@ -1161,6 +1184,8 @@ def _named(token: str) -> str:
     if is_key(token):
         event, key = key_of(token)
         return f"correlation key {key!r} of event {event}"
+    if is_limiter(token):
+        return f"the limit of task {limiter_of(token)[0]!r}"
     return f"schedule {schedule_of(token)!r}" if is_schedule(token) else f"run {run_id_of(token)!r}"
 
 

@@ -15,6 +15,7 @@ from dressage.flow.failures import ChildError, TaskError, TaskTimeout, UserTaskC
 from dressage.flow.interrupts import Interrupt, interruptible
 from dressage.flow.people import Assignment, UserTask
 from dressage.flow.publishing import publish
+from dressage.flow.rates import Rate
 from dressage.flow.retries import Exponential
 from dressage.flow.sagas import Saga
 from dressage.flow.sleeping import sleep, sleep_until
@@ -32,6 +33,7 @@ __all__ = [
     "Interrupt",
     "Limits",
     "Masked",
+    "Rate",
     "Saga",
     "Searchable",
     "Task",

@@ -1,15 +1,18 @@
-"""How an author says that a task is retried, and how long it may take."""
+"""How an author says that a task is retried, how long it may take, and how often it may be called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
 from dressage.flow.failures import WorkflowFailure
-from dressage.protocol.errors import DefinitionError
-from dressage.protocol.spec import Backoff, Exhausted, RetryOptions, TaskTimes
+from dressage.flow.rates import Rate, check_priority, limit_of
+from dressage.protocol.errors import BadInput, DefinitionError
+from dressage.protocol.names import LIMIT_KEY, check_key
+from dressage.protocol.permits import TaskLimit
+from dressage.protocol.spec import Backoff, Exhausted, RetryOptions, TaskDef, TaskTimes
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,20 @@ class Exponential:
             raise DefinitionError("a backoff's factor is at least 1, and its jitter from 0 to 1")
 
 
-class TaskOptions(TypedDict, total=False):
-    """What can be said of a task, and of one call of it.
+class _Options(TypedDict, total=False):
+    retries: int
+    backoff: Exponential
+    not_retried: Sequence[type[Exception]]
+    exhausted: Exhausted
+    timeout: timedelta
+    heartbeat: timedelta
+    start_timeout: timedelta
+    deadline: timedelta
+    priority: int
+
+
+class TaskOptions(_Options, total=False):
+    """What can be said of a task, and, but for its limit, of one call of it.
 
     `retries` is the number of attempts after the first, `backoff` how long there is between them, and `not_retried` are
     the classes of errors (with those that derive from them) after which there is no other attempt. What becomes of a
@@ -44,32 +59,72 @@ class TaskOptions(TypedDict, total=False):
     (`TaskContext.heartbeat`): then it is cancelled, and the attempt has failed. `start_timeout` is how long an attempt
     may wait for a worker, and `deadline` how long the call may take with all its attempts: then there is no other one.
     What is not done in time fails with `TaskTimeout`.
+
+    No more attempts than `concurrency` are with workers at a time, and no more begin than `rate` lets, in all runs of
+    the namespace; where calls name a key, both count for each key. Who waits for that is served by `priority`, the
+    highest first, and of the same priority one run after the other. A start timeout counts from when the wait begins.
     """
 
-    retries: int
-    backoff: Exponential
-    not_retried: Sequence[type[Exception]]
-    exhausted: Exhausted
-    timeout: timedelta
-    heartbeat: timedelta
-    start_timeout: timedelta
-    deadline: timedelta
+    concurrency: int
+    rate: Rate
+
+
+class CallOptions(_Options, total=False):
+    """What can be said of one call of a task: see `TaskOptions`. Its limit counts for each `key`."""
+
+    key: str
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one place says of retries and of times."""
+    """What one place says of retries, of times, and of the task's limit."""
 
     retry: RetryOptions | None = None
     times: TaskTimes | None = None
+    limit: TaskLimit | None = None
+    priority: int = 0
 
 
 NOTHING_SAID: Final = Said()
 
 
 def said_by(options: TaskOptions) -> Said:
-    """Raises `DefinitionError` for what makes no sense, `TypeError` for an option that there is not."""
-    unknown = options.keys() - TaskOptions.__annotations__.keys()
+    """What a definition says. Raises `DefinitionError` for what makes no sense, `TypeError` for an option that there is
+    not."""
+    said = _said(options, TaskOptions.__annotations__)
+    limit = limit_of(options.get("concurrency"), options.get("rate"))
+    if limit is None and "priority" in options:
+        raise DefinitionError(
+            "a task without a limit has no priority: nothing waits\ngive it concurrency=... or rate=..."
+        )
+    return replace(said, limit=limit, priority=check_priority(options.get("priority", 0)))
+
+
+def said_by_call(options: CallOptions, task: TaskDef) -> Said:
+    """What a call says. Raises as `said_by` does."""
+    said = _said(options, CallOptions.__annotations__)
+    check_limited(task, options)
+    check_priority(options.get("priority", 0))
+    if "key" in options:
+        try:
+            check_key(options["key"], LIMIT_KEY)
+        except BadInput as error:
+            raise DefinitionError(error.message) from error
+    return said
+
+
+def check_limited(task: TaskDef, options: Container[str]) -> None:
+    """Raises `DefinitionError` for options of a limit where the task has none."""
+    for name in ("key", "priority"):
+        if name in options and task.limit is None:
+            raise DefinitionError(
+                f"task {task.name} has no limit, of which {name} could say anything: give the task concurrency=... or "
+                "rate=..."
+            )
+
+
+def _said(options: _Options, known: Container[str]) -> Said:
+    unknown = [name for name in options if name not in known]
     if unknown:
         raise TypeError(f"there is no option {min(unknown)}")
     retry = retry_options(
@@ -119,7 +174,7 @@ def _names(kinds: Iterable[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _times(options: TaskOptions) -> TaskTimes | None:
+def _times(options: _Options) -> TaskTimes | None:
     names = {
         "timeout": "attempt_s",
         "heartbeat": "heartbeat_s",

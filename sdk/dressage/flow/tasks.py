@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from dressage.flow.failures import TaskError, TaskTimeout, WorkflowFailure, wire_name
-from dressage.flow.retries import NOTHING_SAID, Said, TaskOptions, said_by
+from dressage.flow.retries import NOTHING_SAID, CallOptions, Said, TaskOptions, said_by, said_by_call
 from dressage.flow.signatures import Signature
 from dressage.flow.watching import apart, branch_of, end_of, free, holding
 from dressage.protocol.names import check_name
@@ -78,9 +78,9 @@ class Task(Generic[P, R]):
         except Exception as error:
             raise TaskError(f"{error} (task {self.name}, attempt 1 of 1)") from error
 
-    def options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
+    def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """The same task with options of this call, which go before the definition's and the workflow's."""
-        return Task(self.function, self.signature, self.definition, said_by(options))
+        return Task(self.function, self.signature, self.definition, said_by_call(options, self.definition))
 
     @contextmanager
     def faked(self, function: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]]) -> Iterator[None]:
@@ -172,6 +172,8 @@ def make_task(
         queue=check_name(queue or DEFAULT_QUEUE, "queue"),
         retry=said.retry,
         times=said.times,
+        limit=said.limit,
+        priority=said.priority,
     )
     return Task(function, signature, definition)
 

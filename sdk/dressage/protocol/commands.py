@@ -11,6 +11,7 @@ import msgspec
 
 from dressage.protocol.migrations import Migration, MigrationCheck
 from dressage.protocol.names import ACTOR_CHARS_MAX
+from dressage.protocol.permits import LimiterView, TaskLimit
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.user_tasks import Action, UserTaskView
 
@@ -391,6 +392,42 @@ class ChildBegun(msgspec.Struct, tag="child-begun", tag_field="type", frozen=Tru
     wait_id: Short
 
 
+class AskPermit(msgspec.Struct, tag="ask-permit", tag_field="type", frozen=True, omit_defaults=True):
+    """A run asks a limiter to let it dispatch an attempt. The same attempt again is the same.
+
+    `limit` is that of the version of its workflow, which was registered at `since`: the limiter has that of the latest
+    one that has asked. Those of a higher `priority` come first.
+    """
+
+    run_id: str
+    task_id: Short
+    limit: TaskLimit
+    since: Short = ""
+    priority: int = 0
+
+
+class GivePermit(msgspec.Struct, tag="give-permit", tag_field="type", frozen=True, omit_defaults=True):
+    """The limiter of `task`, or of a `key` of it, lets a run dispatch an attempt."""
+
+    task_id: Short
+    task: str
+    key: str = ""
+
+
+class DeferPermit(msgspec.Struct, tag="defer-permit", tag_field="type", frozen=True, omit_defaults=True):
+    """A limiter for which too many wait does not know this attempt any more: its run asks again, `again_ms` later."""
+
+    task_id: Short
+    again_ms: int
+
+
+class ReturnPermit(msgspec.Struct, tag="return-permit", tag_field="type", frozen=True, omit_defaults=True):
+    """A run needs no permit for an attempt any more, whether it has one or has asked for it."""
+
+    run_id: str
+    task_id: Short
+
+
 class TimerFired(msgspec.Struct, tag="timer-fired", tag_field="type", frozen=True, omit_defaults=True):
     """The broker's scheduler turned a timer into this command."""
 
@@ -412,6 +449,12 @@ FromKey = DeliverEvent | RefuseWait | EndWait
 
 OfMarks = KeepMarks | MarksKept | AskMark | TellMark
 """What a correlation key and the parts of its marks tell each other."""
+
+ToLimiter = AskPermit | ReturnPermit
+"""What runs tell a limiter."""
+
+FromLimiter = GivePermit | DeferPermit
+"""What a limiter tells a run."""
 
 OfRun = (
     StartRun
@@ -437,7 +480,7 @@ OfSchedule = SetSchedule | PauseSchedule | DeleteSchedule | FireSchedule | Sched
 OfTimetable = KeepMoment | DropMoment
 """What schedules ask of a timetable."""
 
-Command = OfRun | ToKey | FromKey | OfMarks | OfSchedule | OfTimetable
+Command = OfRun | ToKey | FromKey | OfMarks | OfSchedule | OfTimetable | ToLimiter | FromLimiter
 
 RefusalCode = Literal[
     "COMMAND_MALFORMED",
@@ -536,12 +579,12 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     `get` answers with the state now; `wait` holds the answer until the run ends, at most `hold_s` seconds, and
     then says how it stands. `not_before` is a command's stream sequence that the answer must reflect. `revealed` asks
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
-    `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one with `task_id`, and
-    `schedule` for the schedule of this name, which stands in `run_id`. `migration` asks whether the run could move as
-    the `migration` says.
+    `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one with `task_id`,
+    `schedule` for the schedule of this name, which stands in `run_id`, and `limiter` for that of the task of this name,
+    of the key `key` if it has one. `migration` asks whether the run could move as the `migration` says.
     """
 
-    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule", "migration"]
+    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule", "limiter", "migration"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
@@ -549,6 +592,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     event: str = ""
     task_id: str = ""
     migration: Migration | None = None
+    key: str = ""
 
 
 RunStatus = Literal["running", "completed", "failed", "cancelled", "engine-fault"]
@@ -650,6 +694,7 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     forms: dict[str, Any] = {}
     schedule: ScheduleView | None = None
     migration: MigrationCheck | None = None
+    limiter: LimiterView | None = None
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -46,6 +46,21 @@ class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     thread: int = 0
 
 
+class PermitAwaited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind permit-awaited: an attempt of a task that has a limit waits until the task's limiter lets it be scheduled.
+
+    The limiter is that of the `key`, if there is one; it is asked behind a backoff of `delay_s`.
+    """
+
+    task: str
+    task_id: str
+    node: int
+    attempt: int
+    key: str = ""
+    priority: int = 0
+    delay_s: float = 0.0
+
+
 class TaskScheduled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-scheduled: an attempt was handed to the queue; `delay_s` is the backoff before it."""
 
@@ -559,6 +574,7 @@ class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 EventData = (
     RunStarted
     | VariableChanged
+    | PermitAwaited
     | TaskScheduled
     | TaskStarted
     | TaskCompleted
@@ -614,6 +630,7 @@ EventData = (
 KIND: dict[type[EventData], str] = {
     RunStarted: "run-started",
     VariableChanged: "variable-changed",
+    PermitAwaited: "permit-awaited",
     TaskScheduled: "task-scheduled",
     TaskStarted: "task-started",
     TaskCompleted: "task-completed",

@@ -159,23 +159,23 @@ def run_id_of(token: str) -> str:
     return run_id
 
 
-def check_key(key: object) -> str:
-    """Returns a correlation key if usable: text of 1 to 128 bytes in UTF-8. Raises `BadInput` (KEY_INVALID)."""
+def check_key(key: object, what: str = "correlation key") -> str:
+    """Returns a key if usable: text of 1 to 128 bytes in UTF-8. Raises `BadInput` (KEY_INVALID); `what` says which."""
     if not isinstance(key, str) or not key:
         raise BadInput(
-            f"correlation key {_shown(key)} is not valid: give text of 1 to {KEY_BYTES_MAX} bytes (limit key-size)",
+            f"{what} {_shown(key)} is not valid: give text of 1 to {KEY_BYTES_MAX} bytes (limit key-size)",
             code="KEY_INVALID",
         )
     try:
         size = len(key.encode())
     except UnicodeEncodeError as error:
         raise BadInput(
-            f"correlation key {_shown(key)} cannot be encoded as UTF-8: remove lone surrogates",
+            f"{what} {_shown(key)} cannot be encoded as UTF-8: remove lone surrogates",
             code="KEY_INVALID",
         ) from error
     if size > KEY_BYTES_MAX:
         raise BadInput(
-            f"correlation key {_shown(key)} has {size} bytes: at most {KEY_BYTES_MAX} are allowed; shorten it "
+            f"{what} {_shown(key)} has {size} bytes: at most {KEY_BYTES_MAX} are allowed; shorten it "
             "(limit key-size)",
             code="KEY_INVALID",
         )
@@ -184,6 +184,12 @@ def check_key(key: object) -> str:
 
 _SCHEDULE: Final = "=schedule_"
 """How the token of a schedule begins; no run id is ever encoded to it."""
+
+
+_LIMITER: Final = "=limiter_"
+"""How the token of a limiter begins; no run id is ever encoded to it."""
+
+LIMIT_KEY: Final = "key of a task's limit"
 
 
 def key_token(event: str, key: str) -> str:
@@ -242,6 +248,27 @@ def is_timetable(token: str) -> bool:
     return _TIMETABLE.fullmatch(token) is not None
 
 
+def limiter_token(task: str, key: str = "") -> str:
+    """The limiter of a task, or of one key of its calls, as one subject token, which stands where a command has its
+    run. Raises `BadName` or `BadInput`."""
+    behind = f"_{_encoded(check_key(key, LIMIT_KEY))}" if key else ""
+    return f"{_LIMITER}{check_name(task, 'task')}{behind}"
+
+
+def is_limiter(token: str) -> bool:
+    """Whether a token stands for the limiter of a task."""
+    return token.startswith(_LIMITER)
+
+
+def limiter_of(token: str) -> tuple[str, str]:
+    """The task's name and the key that `limiter_token` encoded; the key is empty if there is none. Raises `BadRunId`
+    for anything else."""
+    task, found, key = token.removeprefix(_LIMITER).partition("_")
+    if not is_limiter(token) or not is_name(task):
+        raise BadRunId(f"subject token {_shown(token)} does not encode a limiter")
+    return task, run_id_of(key) if found else ""
+
+
 def is_key(token: str) -> bool:
     """Whether a token stands for an event's name and a correlation key, or a part of its marks, and not for a run."""
     return token.startswith("=key_")
@@ -276,6 +303,9 @@ def place_of(token: str) -> str:
         return token
     if is_timetable(token):
         return token
+    if is_limiter(token):
+        limiter_of(token)
+        return token
     return run_id_of(token)
 
 
@@ -287,7 +317,7 @@ def child_id(parent: str, wait_id: str) -> str:
 def shard_of(place: str, shards: int) -> int:
     """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's.
 
-    That of a correlation key is the hash of its token, in which there is no `~`.
+    That of a correlation key, a schedule or a limiter is the hash of its token, in which there is no `~`.
     """
     return zlib.crc32(place.split("~", 1)[0].encode()) % shards
 

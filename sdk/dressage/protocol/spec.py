@@ -14,6 +14,7 @@ import msgspec
 
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.expressions import Expr
+from dressage.protocol.permits import TaskLimit
 from dressage.protocol.types import Field, TypeDef, TypeRef
 
 SPEC_FORMAT: Literal[1] = 1
@@ -147,7 +148,10 @@ LIMITS_MAX = Limits(
 
 
 class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The contract of a task: what a workflow may call and what a worker must take and give back."""
+    """The contract of a task: what a workflow may call and what a worker must take and give back.
+
+    Of its calls no more are with workers than its `limit` lets; those of a higher `priority` come first.
+    """
 
     name: str
     params: tuple[Field, ...]
@@ -156,6 +160,8 @@ class TaskDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     retry: RetryOptions | None = None
     failures: tuple[str, ...] = ()
     times: TaskTimes | None = None
+    limit: TaskLimit | None = None
+    priority: int = 0
 
 
 class FailureDef(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -222,7 +228,8 @@ class TaskNode(
     """Calls a task and waits for its result, which goes to `target`; `args` are evaluated in their order.
 
     `retry` and `times` are what the call itself says (see `effective_retry`, `effective_times`). A call that `undoes` a
-    step of a saga is not cancelled with its branch: that waits until the saga is undone.
+    step of a saga is not cancelled with its branch: that waits until the saga is undone. Before `args`, `key` and
+    `priority` are evaluated, where the task has a limit: that counts for each key, and this goes before the task's.
     """
 
     task: str
@@ -232,6 +239,8 @@ class TaskNode(
     retry: RetryOptions | None = None
     times: TaskTimes | None = None
     undoes: bool = False
+    key: Expr | None = None
+    priority: Expr | None = None
     scope: int | None = None
     line: int = 0
 

@@ -9,6 +9,7 @@ from typing import Final
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.expressions import Bind, Expr, expressions_in
 from dressage.protocol.names import check_name
+from dressage.protocol.permits import CONCURRENCY_MAX, PRIORITY_MAX, RATE_MAX, RATE_S_MAX, RATE_S_MIN
 from dressage.protocol.spec import (
     USER_TASK_ARGS,
     AssignNode,
@@ -82,6 +83,8 @@ def check_spec(spec: WorkflowSpec) -> None:
             _check_call(number, f"task {node.task!r}", node.args, tasks.get(node.task))
             _check_retry(f"node {number}", node.retry)
             _check_times(f"node {number}", node.times)
+            if not (node.key is node.priority is None or tasks[node.task].limited):
+                raise BadSpec(f"node {number} has a key or a priority, and task {node.task!r} no limit")
         if isinstance(node, ChildNode):
             _check_call(number, f"workflow {node.workflow!r}", node.args, children.get(node.workflow))
             if node.close != "abandon" and not node.detached:
@@ -239,6 +242,7 @@ class _Callee:
     def __init__(self, called: TaskDef | ChildDef) -> None:
         self.params = frozenset(param.name for param in called.params)
         self.required = tuple(param.name for param in called.params if param.required)
+        self.limited = isinstance(called, TaskDef) and called.limit is not None
 
 
 def _check_call(number: int, what: str, args: Mapping[str, Expr], callee: _Callee | None) -> None:
@@ -303,6 +307,32 @@ def _check_times(where: str, times: TaskTimes | None) -> None:
             )
 
 
+def _check_limit(task: TaskDef) -> None:
+    """Raises `BadSpec` for figures that no limiter keeps."""
+    limit = task.limit
+    if limit is None:
+        if task.priority:
+            raise BadSpec(f"task {task.name!r} has a priority, and no limit")
+        return
+    if limit.concurrency is None and limit.rate is None:
+        raise BadSpec(f"task {task.name!r} has a limit of nothing: give concurrency, rate, or both")
+    for name, figure, low, high in (
+        ("concurrency", limit.concurrency, 1, CONCURRENCY_MAX),
+        ("rate", limit.rate, 1, RATE_MAX),
+        ("per_s", limit.per_s, RATE_S_MIN, RATE_S_MAX),
+        ("priority", task.priority, -PRIORITY_MAX, PRIORITY_MAX),
+    ):
+        if figure is not None and not low <= figure <= high:
+            raise BadSpec(
+                f"task {task.name!r}: {name} of its limit is {_shown(figure)}: give {low:g} to {high} "
+                "(limit task-limit)"
+            )
+
+
+def _shown(figure: float) -> str:
+    return shown_figure(figure) if isinstance(figure, int) else f"{figure:g}"
+
+
 def _check_names(spec: WorkflowSpec) -> None:
     check_name(spec.name, "workflow")
     for task in spec.tasks:
@@ -310,6 +340,7 @@ def _check_names(spec: WorkflowSpec) -> None:
         check_name(task.queue, f"queue of task {task.name}:")
         _check_retry(f"task {task.name!r}", task.retry)
         _check_times(f"task {task.name!r}", task.times)
+        _check_limit(task)
         for param in task.params:
             check_identifier(param.name, f"a parameter of task {task.name}")
         for failure in task.failures:

@@ -175,11 +175,18 @@ CHILD_ID = ""
 """The name of the expression that a child run's id comes of: no parameter has it."""
 
 
+TASK_KEY = "#key"
+TASK_PRIORITY = "#priority"
+"""The same of what a task's limit looks at."""
+
+
 def expressions_of(node: Node) -> dict[str, Expr]:
     """The expressions of a node by the name of what they give, in the order of their evaluation."""
     match node:
-        case TaskNode() | UserTaskNode():
+        case TaskNode(key=None, priority=None) | UserTaskNode():
             return node.args
+        case TaskNode():
+            return _given({TASK_KEY: node.key, TASK_PRIORITY: node.priority, **node.args})
         case ChildNode():
             return node.args if node.run_id is None else {CHILD_ID: node.run_id, **node.args}
         case AssignNode():

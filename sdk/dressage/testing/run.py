@@ -23,9 +23,10 @@ from dressage.orchestrator.fold.effects import (
     SetTimer,
 )
 from dressage.orchestrator.fold.fold import fold
+from dressage.orchestrator.fold.limiter import fold_limiter
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
-from dressage.orchestrator.fold.state import Mailbox, Marks, RunState, UserWait
+from dressage.orchestrator.fold.state import Limiter, Mailbox, Marks, RunState, UserWait
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.asking import dead_tasks, user_task_view, waiting_for
 from dressage.protocol.alignment import propose
@@ -52,7 +53,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, BadValue, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted, UserTaskOpened
-from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
+from dressage.protocol.names import is_key, is_limiter, key_token, marks_of, run_id_of, run_token
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
 from dressage.protocol.user_tasks import Action, CancelTask, Complete, UserTaskView
 from dressage.testing.agenda import Agenda
@@ -167,6 +168,9 @@ class _World:
 
         self.mailboxes: dict[str, Mailbox | Marks] = {}
         """By the tokens of their correlation keys."""
+
+        self.limiters: dict[str, Limiter] = {}
+        """By their tokens."""
 
         self.seq = 0
         self.given: Counter[str] = Counter()
@@ -495,6 +499,8 @@ class Run(Generic[R]):
     def _sent(self, sent: _Sent) -> None:
         if is_key(sent.token):
             self._fold_key(sent.token, sent.command)
+        elif is_limiter(sent.token):
+            self._fold_limiter(sent.token, sent.command)
         else:
             self._world.runs[sent.token]._fold(sent.command)
 
@@ -513,6 +519,20 @@ class Run(Generic[R]):
             self._world.mailboxes[token] = outcome.state
         for effect in outcome.effects:
             self._perform(effect)
+
+    def _fold_limiter(self, token: str, command: Command) -> None:
+        sent = decode_command(encoder.encode(command))
+        outcome = fold_limiter(self._world.limiters.get(token), sent, token, self._world.stamp())
+        if isinstance(outcome.state, Limiter):
+            self._world.limiters[token] = outcome.state
+        for effect in outcome.effects:
+            if isinstance(effect, SetTimer):
+                fired = _Sent(token, effect.command)
+                self._agenda.enter(effect.due_ms, fired, f"{token} {effect.timer_id}")
+            elif isinstance(effect, CancelTimer):
+                self._agenda.cancel(f"{token} {effect.timer_id}")
+            else:
+                self._perform(effect)
 
     def _tell(self, outcome: Outcome) -> None:
         at = _time(self._known.time_ms)

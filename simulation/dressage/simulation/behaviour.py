@@ -110,6 +110,42 @@ async def flow(x: int) -> str:
 """
 
 
+LIMITED_CONCURRENCY: Final = 2
+LIMITED_RATE: Final = 4
+LIMITED_PER_MS: Final = 500
+
+
+def limited() -> Any:
+    """A module whose tasks have limits, which count for keys, too. How long anything waits for them makes no
+    difference to what a run comes to."""
+    if "limited" not in _contracts:
+        rate = f"Rate({LIMITED_RATE}, per=timedelta(milliseconds={LIMITED_PER_MS}))"
+        options = f"{task_options(QUEUES[1])}, concurrency={LIMITED_CONCURRENCY}, rate={rate}"
+        text = Program(0, name="limited", task_options=options).text().partition("@workflow")[0]
+        _contracts["limited"] = define(f"{text}{_LIMITED}")
+    return _contracts["limited"]
+
+
+_LIMITED: Final = """
+@workflow(name="limited")
+async def flow(x: int) -> str:
+    async def quietly(n: int) -> int:
+        try:
+            return await number.options(key=f"k{n % 2}")(n)
+        except (WorkflowFailure, TaskError):
+            return 0
+
+    a = await number.options(priority=x)(x)
+    try:
+        await hung.options(deadline=timedelta(milliseconds=300))(x)
+    except TaskTimeout:
+        pass
+    await first_completed(quietly(x), sleep(timedelta(milliseconds=150)))
+    b, c = await gather(quietly(x + 1), number.options(key="k0", priority=1)(x))
+    return f"{a}|{b}|{c}"
+"""
+
+
 class Executions:
     """Every attempt that a worker of the simulated world has run to its end."""
 

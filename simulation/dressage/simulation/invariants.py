@@ -42,6 +42,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, decode_event
 from dressage.protocol.names import OUT, Names, run_token, schedule_token
+from dressage.simulation.permits import Permits
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
@@ -90,6 +91,8 @@ RULES: Final = {
     "result-applied-once": "the output events of a run end each attempt of a task at most once",
     "task-executed": "a result that was applied is what an execution of that very attempt came to",
     "progress-kept": "what a handler has kept of its progress is there for whoever executes its call next",
+    "limits-hold": "no more attempts are with workers than their limit lets, and no more begin in its time",
+    "permits-come-back": "at the end nobody has a permit for an attempt that no run waits for, and none waits for one",
     "nothing-hangs": "every client gets its answers, and the system comes to rest",
     "no-unhandled-error": "no process ends by an error that is no error of the product",
 }
@@ -194,6 +197,7 @@ class Watch:
         """The indexes of what the user's stream has, by run token."""
 
         self.dead_publishes = 0
+        self._permits = Permits(self.broken)
         self._events: dict[str, list[ReceivedEvent]] = {}
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
@@ -281,6 +285,7 @@ class Watch:
             return
         self.commands += 1
         folded = self.refold.command(record, shard)
+        self._permits.folded(folded.token, folded.outcome, -(-record.time_ns // 1_000_000))
         view, state = self.view(shard), folded.outcome.state
         if folded.changed and state is not None:
             view.history[folded.token, state.seq] = encode_state(state)

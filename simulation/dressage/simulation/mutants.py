@@ -23,11 +23,12 @@ from msgspec import structs
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, mailbox, migrating, pausing, schedule, timetable
+from dressage.orchestrator.fold import archive, limiter, mailbox, migrating, pausing, schedule, timetable
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
+from dressage.orchestrator.fold.nodes import permit as permit_node
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.nodes import timers, user_task
@@ -46,10 +47,10 @@ from dressage.orchestrator.turn.reading import token_of
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
-from dressage.protocol.commands import AwaitEvent, TimerFired
+from dressage.protocol.commands import AwaitEvent, ReturnPermit, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
-from dressage.protocol.names import OUT, Names
+from dressage.protocol.names import OUT, Names, limiter_token
 from dressage.protocol.user_tasks import Complete
 from dressage.worker.worker import Worker
 
@@ -1129,6 +1130,54 @@ def timers_set_late() -> Iterator[None]:
         return effect(self, wanted, state, token)
 
     with mock.patch.object(MessageMaker, "effect", late):
+        yield
+
+
+@mutant(
+    "the permit of an attempt that nobody waits for is not returned",
+    "permits-come-back",
+    "nothing-hangs",
+    "outcome-as-python",
+    first=4,
+)
+def permits_not_returned() -> Iterator[None]:
+    with mock.patch.object(permit_node, "returned", return_value=[]):
+        yield
+
+
+@mutant(
+    "a permit for an attempt that nobody waits for is kept",
+    "permits-come-back",
+    "nothing-hangs",
+    "outcome-as-python",
+    first=10,
+)
+def late_permit_kept() -> Iterator[None]:
+    def give_back(run_id: str, command: Any) -> SendCommand:
+        return SendCommand(limiter_token(command.task, command.key), ReturnPermit(run_id, "0-0-0-0"))
+
+    with mock.patch.object(limiter, "give_back", give_back):
+        yield
+
+
+@mutant("a limiter lets one more be at a time", "limits-hold", first=4)
+def one_permit_more() -> Iterator[None]:
+    hand_out = limiter._hand_out
+
+    def generous(after: Any) -> Any:
+        limit = after.limit
+        after.limit = structs.replace(limit, concurrency=limit.concurrency + 1)
+        effects = hand_out(after)
+        after.limit = limit
+        return effects
+
+    with mock.patch.object(limiter, "_hand_out", generous):
+        yield
+
+
+@mutant("a rate forgets what has just begun", "limits-hold", first=13)
+def rate_without_memory() -> Iterator[None]:
+    with mock.patch.object(limiter, "_count"):
         yield
 
 

@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.effects import (
     SetTimer,
 )
 from dressage.orchestrator.fold.fold import fold, not_started
+from dressage.orchestrator.fold.limiter import fold_limiter
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.schedule import fold_schedule
@@ -29,7 +30,7 @@ from dressage.orchestrator.turn.reading import Unreadable, read_command, read_pl
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
 from dressage.protocol.commands import MigrateRun, PostEvent, SetSchedule, StartRun
 from dressage.protocol.events import KIND, SleepEnded, SleepMoved
-from dressage.protocol.names import Names, is_key, is_schedule, is_timetable, place_of
+from dressage.protocol.names import Names, is_key, is_limiter, is_schedule, is_timetable, place_of
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -193,6 +194,8 @@ class Refold:
             return fold_schedule(before, command, token, stamp, named, 1)
         if is_timetable(token):
             return fold_timetable(before, command, token, stamp)
+        if is_limiter(token):
+            return fold_limiter(before, command, token, stamp)
         if is_key(token):
             of_event = self.event(command.event, command.version) if isinstance(command, PostEvent) else None
             return fold_key(before, command, token, stamp, of_event)

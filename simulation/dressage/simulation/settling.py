@@ -16,6 +16,7 @@ from dressage.protocol.names import Names, is_key, key_token, run_id_of, run_tok
 from dressage.simulation.behaviour import ticking
 from dressage.simulation.invariants import ShardView, Watch
 from dressage.simulation.memory import judge_memory
+from dressage.simulation.permits import judge_permits
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
@@ -113,6 +114,8 @@ def judge(world: World) -> None:
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
     _judge_keys(watch)
     _judge_schedules(world)
+    shards = [watch.refold.shard(number) for number in range(watch.count)]
+    judge_permits(dict(each for shard in shards for each in shard.states.items()), watch.broken)
     _judge_publishes(watch)
     for wrong in _misowned(world):
         watch.broken("one-owner", wrong)

@@ -50,6 +50,7 @@ from dressage.simulation.behaviour import (
     MOMENT,
     NAP,
     QUEUES,
+    limited,
     payload_of,
     person_of,
     task_options,
@@ -905,6 +906,50 @@ def _read(run: PlannedRun, client: str, at_s: float) -> Action:
             world.watch.broken("reads-only-committed", f"{run.run_id}: {view.status} after {run.seen[0]}")
 
     return Action(client, at_s, f"read {run.run_id}", act)
+
+
+# -- limits of tasks -------------------------------------------------------------------------------------
+@workload
+def limited_tasks(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs whose tasks have limits, some of them cancelled, stopped or followed by a repeat of their own words.
+
+    The choice has a stream of its own: seeds without such runs are what they would be without this workload.
+    """
+    chance = random.Random(f"limited {script.seed}")
+    if script.spare_runs or chance.random() > 0.3:
+        return
+    script.programs["limited"] = module = limited()
+    for number in range(chance.randint(3, 6)):
+        run_id, x = f"limited-{number}", chance.randint(-2, 5)
+        run = PlannedRun(run_id, "limited", module, x, ending_of(module, run_id, x))
+        script.runs[run_id] = run
+        at_s = chance.random() * seconds / 2
+        script.actions.append(start_of(run, chance.choice(clients), at_s))
+        script.actions.append(end_of(run, chance.choice(clients), at_s))
+        if chance.random() < 0.4:
+            run.may_end.append(Ending("cancelled", commands=2))
+            at_once = chance.random() < 0.5
+            cancelled_s = at_s + chance.random() * 3.0
+            script.actions.append(_cancel(run, chance.choice(clients), cancelled_s, at_once=at_once))
+        if chance.random() < 0.3:
+            stopped_s = at_s + chance.random() * 2.0
+            script.actions.append(_stop(run, chance.choice(clients), stopped_s, 0, chance.random()))
+    for _ in range(chance.randint(2, 6)):
+        script.actions.append(_say_again(chance.random(), chance.choice(clients), chance.random() * seconds))
+
+
+def _say_again(dice: float, client: str, at_s: float) -> Action:
+    """What a run and a limiter have told each other comes once more, however late."""
+
+    async def act(world: World, client: Client) -> None:
+        said = [
+            each for each in world.server.ledger if ".cmd." in each.subject and b"-permit" in each.data[:30]
+        ]
+        if said:
+            chosen = said[int(dice * len(said))]
+            await client.connection.publish(Message(chosen.subject, chosen.data))
+
+    return Action(client, at_s, "say again what is told of permits", act)
 
 
 # -- those who follow ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -88,6 +88,9 @@ class Advance:
 
     turned = False
     """Whether this fold has begun a handler that interrupts something."""
+
+    ended: Sequence[RunThread] = ()
+    """The run threads that there were when this fold has ended the run."""
 
     _paid_events = 0
     _paid_steps = 0
@@ -507,7 +510,7 @@ class Advance:
         if status != "cancelled":
             self.state.reason = ""  # It was cancelled in vain, as the history tells.
         self.state.ended_ms = self.state.time_ms
-        self.state.threads = []
+        self.ended, self.state.threads = self.state.threads, []
         self.state.unclaimed = []
         self.ready.clear()
         self.releasing.clear()

@@ -25,7 +25,7 @@ from dressage.orchestrator.fold.state import (
     UserWait,
     begun_by,
 )
-from dressage.protocol.commands import AwaitEvent, FailureInfo, StartRun
+from dressage.protocol.commands import AskPermit, AwaitEvent, FailureInfo, StartRun
 from dressage.protocol.events import BranchEnded, BranchStarted, TaskSettled, UserTaskCancelled
 from dressage.protocol.spec import CANCELLED_ERROR, GROUP_TEXT, Branch, GatherNode, TaskNode
 
@@ -260,6 +260,8 @@ def _begins(effect: Effect, wait: Leaf) -> bool:
             return not isinstance(wait, ChildWait | HeldWait | TurnWait) and asked == wait.timer_id
         case SendCommand(command=StartRun(command_id=asked)):
             return isinstance(wait, ChildWait) and asked == wait.wait_id
+        case SendCommand(command=AskPermit(task_id=asked)):
+            return isinstance(wait, TaskWait) and asked == wait.task_id
         case SendCommand(command=AwaitEvent(wait_id=asked)):
             return isinstance(wait, EventWait) and asked == wait.wait_id
         case _:

@@ -81,6 +81,10 @@ class Definition:
 
         self.task_params = {task.name: ParamsCodec(task.params, self.types) for task in spec.tasks}
         self.task_outputs = {task.name: self.types.codec(task.output) for task in spec.tasks}
+        self.limited = any(task.limit is not None for task in spec.tasks)
+        """Whether a task of it has a limit."""
+
+        self.registered_at = registered.registered_at
         self.user_tasks = {each.name: Form(each.form, self.types) for each in spec.user_tasks}
         self.child_params = {child.workflow: ParamsCodec(child.params, self.types) for child in spec.children}
         self.child_outputs = {child.workflow: self.types.codec(child.output) for child in spec.children}

@@ -7,7 +7,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import migrating, pausing, schedule
+from dressage.orchestrator.fold import limiter, migrating, pausing, schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -20,9 +20,9 @@ from dressage.orchestrator.fold.limits import (
     variables_too_large,
 )
 from dressage.orchestrator.fold.mailbox import post_early
-from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, turn, user_task
+from dressage.orchestrator.fold.nodes import ENTER, LOOK, child, event, held, permit, turn, user_task
 from dressage.orchestrator.fold.nodes.event import is_posted, on_ended, on_post, on_refused
-from dressage.orchestrator.fold.nodes.task import on_progress, on_result, on_settled
+from dressage.orchestrator.fold.nodes.task import on_permit, on_progress, on_result, on_settled
 from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import (
@@ -35,13 +35,16 @@ from dressage.orchestrator.fold.state import (
     TurnWait,
 )
 from dressage.protocol.commands import (
+    AskPermit,
     AttemptProgress,
     CancelRun,
     ChildBegun,
     ChildEnded,
     Command,
+    DeferPermit,
     DeliverEvent,
     EndWait,
+    GivePermit,
     GoOn,
     MigrateRun,
     PostEvent,
@@ -63,8 +66,8 @@ FOLD_VERSION = 16
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
-Told = RefuseWait | EndWait | ChildBegun | ChildEnded
-"""What keys and child runs tell a run."""
+Told = RefuseWait | EndWait | ChildBegun | ChildEnded | DeferPermit
+"""What keys, child runs and limiters tell a run."""
 
 GoesOn = (
     TaskResult
@@ -107,7 +110,13 @@ def fold(
 
 
 def not_started(command: Command, code: str, message: str) -> list[Effect]:
-    """Tells whoever waits for a run that it cannot be started; nothing for any other command."""
+    """Tells whoever waits for a run that it cannot be started; and whoever waits for a permit that a limiter does not
+    know it, and has to be asked again. Nothing for any other command."""
+    if isinstance(command, AskPermit):
+        try:
+            return [SendCommand(run_token(command.run_id), DeferPermit(command.task_id, limiter.LATER_MS))]
+        except BadRunId:
+            return []  # No engine has sent it.
     return [*child.refused(command, code, message), *schedule.refused(command, code)]
 
 
@@ -130,6 +139,8 @@ def _outcome(
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
             return _deliver(run, command, stamp, of_workflow)
+        case GivePermit():
+            return _permit(run, state, command, run_id, stamp, of_workflow)
         case ChildBegun() | ChildEnded() if run is not None and run.finished:
             return Outcome(run, existing=True)
         case MigrateRun() if run is not None:
@@ -147,9 +158,10 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
     faulted.status, faulted.cancelling = "engine-fault", False
     faulted.ended_ms = faulted.time_ms
     faulted.events += 1
+    effects = schedule.tell(state.schedule, ScheduledEnded(state.command_id, "engine-fault", "ENGINE_FAULT"))
     return Outcome(
         faulted,
-        schedule.tell(state.schedule, ScheduledEnded(state.command_id, "engine-fault", "ENGINE_FAULT")),
+        [*effects, *limiter.returns(state.run_id, state.threads)],
         events=[RunFaulted(stamp.seq, error)],
         first_event=state.events,
         actor="orchestrator",
@@ -294,6 +306,8 @@ def _go_on(
                 on_refused(advance, command)
             case EndWait():
                 on_ended(advance, command)
+            case DeferPermit():
+                permit.on_deferred(advance, command)
             case ChildBegun():
                 child.on_begun(advance, command)
             case ChildEnded():
@@ -323,6 +337,29 @@ def _deliver(state: RunState, command: DeliverEvent, stamp: Stamp, definition: D
     except LimitExceeded as error:
         advance.fail_run(failure_of(error))
     return _finish(advance, command.given.actor)
+
+
+def _permit(
+    run: RunState | None,
+    state: State | None,
+    command: GivePermit,
+    run_id: str,
+    stamp: Stamp,
+    definition: Definition | None,
+) -> Outcome:
+    """What a limiter gives goes to the wait of its attempt, or back if that is over, also when there is no such run."""
+    found = None if run is None or run.finished else permit.waiter(run, command)
+    if run is None or found is None:
+        return Outcome(state, [limiter.give_back(run_id, command)])
+    if found[1].permit == "held":
+        return Outcome(run, existing=True)
+    advance = _begin(run, stamp, definition)
+    thread, wait = found
+    try:
+        on_permit(advance, thread, wait)
+    except LimitExceeded as error:
+        advance.fail_run(failure_of(error))
+    return _finish(advance, "orchestrator")
 
 
 def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Definition | None) -> Outcome:
@@ -425,6 +462,8 @@ def _finish(advance: Advance, actor: str) -> Outcome:
         except LimitExceeded as error:
             advance.fail_run(failure_of(error))
     advance.threads.settle()
+    if advance.definition.limited:
+        advance.effects += permit.returned(advance)
     return Outcome(
         advance.state,
         advance.effects,

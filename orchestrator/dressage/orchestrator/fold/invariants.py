@@ -16,6 +16,7 @@ from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import (
     EventWait,
     GatherWait,
+    Limiter,
     Mailbox,
     Marks,
     RunState,
@@ -27,7 +28,16 @@ from dressage.orchestrator.fold.state import (
     Wait,
     begun_by,
 )
-from dressage.protocol.commands import AwaitEvent, ChildEnded, ReturnEvent, ScheduledEnded, StartRun
+from dressage.protocol.commands import (
+    AskPermit,
+    AwaitEvent,
+    ChildEnded,
+    DeferPermit,
+    ReturnEvent,
+    ReturnPermit,
+    ScheduledEnded,
+    StartRun,
+)
 from dressage.protocol.errors import InvariantBroken
 from dressage.protocol.events import Published
 
@@ -45,7 +55,7 @@ def _broken(before: State | None, outcome: Outcome) -> str:
     if after is None or after is before:
         happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
         return "nothing changed, yet something happened" if happened else ""
-    if isinstance(before, Mailbox | Marks | Schedule | Timetable):
+    if isinstance(before, Mailbox | Marks | Schedule | Timetable | Limiter):
         early, before = before, None
         if after.seq <= early.seq or after.time_ms < early.time_ms:
             return "a command was folded twice, or time ran backwards"
@@ -69,10 +79,10 @@ def _broken(before: State | None, outcome: Outcome) -> str:
 
 
 def _returns(effect: Effect) -> bool:
-    """A run that has no wait for an event gives it back, and one that is not started tells its parent or its
-    schedule: none of that changes anything."""
+    """A run that has no wait for an event or a permit gives it back, and one that is not started tells its parent or
+    its schedule: none of that changes anything."""
     return isinstance(effect, SendCommand) and isinstance(
-        effect.command, ReturnEvent | ChildEnded | ScheduledEnded
+        effect.command, ReturnEvent | ChildEnded | ScheduledEnded | ReturnPermit | DeferPermit
     )
 
 
@@ -144,7 +154,11 @@ def _broken_threads(before: RunState | None, outcome: Outcome) -> str:
             if not _running(now.wait):
                 return "a gather waits for branches that are not there"
             gathers[now.id] = gathers.get(now.id, 0) + _running(now.wait)
-        elif isinstance(now.wait, UserWait) or begun_by(now.step_id, after.seq):
+        elif (
+            (was is not None and _is_moved(was.wait, now.wait))
+            or isinstance(now.wait, UserWait)
+            or begun_by(now.step_id, after.seq)
+        ):
             begun |= _begun(now.wait, now.step_id, after.seq)
     if not after.threads:
         return "a running run has no threads"
@@ -164,12 +178,25 @@ def _begun(wait: Wait, step_id: str, seq: int) -> set[str]:
     A user task may have timers that were set later.
     """
     if isinstance(wait, TaskWait):
-        return {step_id} | {each for each in (wait.start_id, wait.deadline_id) if begun_by(each, seq)}
+        # What is to ask for a permit later has a timer until then.
+        first = wait.timer_id if wait.permit == "later" else step_id
+        return {first} | {each for each in (wait.start_id, wait.deadline_id) if begun_by(each, seq)}
     if isinstance(wait, UserWait):
         return {each for each in wait.timers if begun_by(each, seq)}
     if isinstance(wait, EventWait):
         return {wait.timer_id, f"key {wait.wait_id}" if wait.key else ""} - {""}
     return {step_id}
+
+
+def _is_moved(was: Wait | None, now: Wait) -> bool:
+    """Whether the attempt is the same, and has come from asking later to asking, or to its permit, or back."""
+    return (
+        isinstance(was, TaskWait)
+        and isinstance(now, TaskWait)
+        and was.task_id == now.task_id
+        and now.dead is None
+        and was.permit != now.permit
+    )
 
 
 def _asked(effect: Effect) -> str:
@@ -178,6 +205,8 @@ def _asked(effect: Effect) -> str:
             return effect.task_id
         case SetTimer():
             return effect.timer_id
+        case SendCommand(command=AskPermit(task_id=task_id)):
+            return task_id
         case SendCommand(command=AwaitEvent(wait_id=wait_id)):
             return f"key {wait_id}"
         case SendCommand(command=StartRun(command_id=wait_id)):

@@ -108,6 +108,15 @@ RETURNED_BYTES_MAX = 400 * 1024
 """The same with those that came back: what comes back was accepted before. Beside what is remembered of others, and
 the runs that wait, it has to fit into one message."""
 
+LIMITER_WAITS_MAX = 10_000
+"""Attempts that wait at one limiter at a time; those that would be behind them come again some seconds later."""
+
+LIMITER_BYTES_MAX = 850_000
+"""Bytes that they take in its state together, with those that have a permit."""
+
+PERMIT_BYTES = 28
+"""What stands there for one of them, beside its id and the token of its run."""
+
 GROUP_BYTES_MAX = 32 * 1024
 """Bytes of the failures of all branches together; of those beyond it name and family are kept."""
 
@@ -199,6 +208,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
             + len(wait.queue)
             + TIMES_BYTES * bool(wait.deadline_id or wait.start_id)
         )
+        if wait.permit:
+            rest += PERMIT_BYTES + len(_to_json(wait.key))
         if wait.worker:
             rest += len(_to_json(wait.worker))
         if wait.progress:

@@ -17,6 +17,8 @@ from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.values import decode_stored, encode_stored
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.effects import Effect
+from dressage.orchestrator.fold.limiter import return_permit
 from dressage.orchestrator.fold.outcome import RefuseCommand, Stamp
 from dressage.orchestrator.fold.state import (
     ChildWait,
@@ -81,6 +83,7 @@ def migrate(found: Moved, stamp: Stamp) -> Advance:
     state = found.state.copy()
     state.seq, state.time_ms = stamp.seq, max(state.time_ms, stamp.time_ms)
     advance = Advance(state, new, stamp)
+    advance.effects += found.effects
     try:
         advance.check_history()
         advance.stored = True
@@ -107,6 +110,8 @@ def _begin(advance: Advance, thread: RunThread) -> None:
     wait = thread.wait
     assert wait is not None
     advance.drop_timers(thread)
+    if isinstance(wait, TaskWait) and wait.permit and not advance.definition.limited:
+        advance.effects.append(return_permit(advance.state.run_id, wait))
     if isinstance(wait, TaskWait) and wait.dead is not None:
         advance.emit(TaskSettled(wait.task, wait.task_id, thread.node, "cancel"))
     if isinstance(wait, UserWait):
@@ -137,6 +142,8 @@ class Moved:
         self._reasons: list[str] = []
         self.begin: list[int] = []
         """The ids of the run threads that give up what they wait for."""
+
+        self.effects: list[Effect] = []
 
         self._needed: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         """By the thread: what it reads in the other version, and what it would have read in this one."""
@@ -210,7 +217,7 @@ class Moved:
     def _wait(self, wait: Wait, there: int, where: str) -> Wait:
         match wait:
             case TaskWait():
-                return self._task(wait, there, where)
+                return self._task(self._permitted(wait, where), there, where)
             case EventWait():
                 self._event(wait.event, where)
             case UserWait(values=msgspec.Raw() as values):
@@ -237,6 +244,15 @@ class Moved:
             self.before.task(wait.task).output, self.after.task(wait.task).output, f"{where}: its result"
         )
         return msgspec.structs.replace(wait, node=there)
+
+    def _permitted(self, wait: TaskWait, where: str) -> TaskWait:
+        """Where the task has no limit any more, the permit of an attempt is returned."""
+        if not wait.permit or self.after.task(wait.task).limit is not None:
+            return wait
+        if wait.permit != "held":
+            self._reasons.append(f"{where} waits for a limit that it does not have there: try again later")
+        self.effects.append(return_permit(self._state.run_id, wait))
+        return msgspec.structs.replace(wait, permit="")
 
     def _event(self, name: str, where: str) -> None:
         types = {each.name: each.type for each in self.before.spec.events}

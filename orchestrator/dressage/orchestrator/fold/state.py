@@ -13,6 +13,7 @@ import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
 from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
+from dressage.protocol.permits import TaskLimit
 from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
 from dressage.protocol.user_tasks import Comment
@@ -22,6 +23,7 @@ MAILBOX_FORMAT: Literal[1] = 1
 MARKS_FORMAT: Literal[1] = 1
 SCHEDULE_FORMAT: Literal[1] = 1
 TIMETABLE_FORMAT: Literal[1] = 1
+LIMITER_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -34,6 +36,10 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
 
     A `dead` one has failed so, at `dead_ms`, and waits for somebody who retries it, or lets it fail; the last time that
     was so behind `spent` attempts.
+
+    Where the task has a limit, the `permit` of the attempt is "asked" for at the limiter (of the `key`, if there is
+    one; higher priorities come first), "held", or asked for "later", when `timer_id` fires. It is dispatched when it is
+    held, and waits for its limiter before.
     """
 
     task_id: str
@@ -53,6 +59,9 @@ class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_d
     dead: FailureInfo | None = None
     dead_ms: int = 0
     spent: int = 0
+    permit: Literal["", "later", "asked", "held"] = ""
+    key: str = ""
+    priority: int = 0
 
     @property
     def timers(self) -> tuple[str, ...]:
@@ -580,7 +589,52 @@ class Timetable(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox | Marks | Schedule | Timetable
+class Limiter(msgspec.Struct, omit_defaults=True, gc=False):
+    """The limiter of a task, or of one `key` of its calls. Its `limit` is that of the version registered at `since`.
+
+    `taken` says since when who has a permit: an attempt, named by its id and the token of its run. Of those that wait,
+    in the order in which they get theirs, `runs` has the tokens, `attempts` the ids, and `ranks` what orders them: the
+    priority, negative, and the round in which it is the turn of that run. All these take `size` bytes.
+
+    `given` counts what the rate has let begin of late, by the end of the slice of time in which that was. At `timer_ms`
+    it lets another one begin, for which `timer_id` is set. Who is deferred comes again at `later_ms`, or behind that.
+    """
+
+    limiter_format: Literal[1]
+    task: str
+    key: str
+    seq: int
+    time_ms: int
+    limit: TaskLimit
+    since: str = ""
+    taken: dict[str, int] = {}
+    runs: list[str] = []
+    attempts: list[str] = []
+    ranks: list[tuple[int, int]] = []
+    size: int = 0
+    given: list[tuple[int, int]] = []
+    timer_id: str = ""
+    timer_ms: int = 0
+    later_ms: int = 0
+
+    def copy(self) -> Limiter:
+        """A copy that can be changed without touching this one."""
+        return msgspec.structs.replace(
+            self,
+            taken=dict(self.taken),
+            runs=list(self.runs),
+            attempts=list(self.attempts),
+            ranks=list(self.ranks),
+            given=list(self.given),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Never, as a key."""
+        return False
+
+
+State = RunState | Mailbox | Marks | Schedule | Timetable | Limiter
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
@@ -589,12 +643,14 @@ _mailbox_decoder = msgspec.json.Decoder(Mailbox)
 _marks_decoder = msgspec.json.Decoder(Marks)
 _schedule_decoder = msgspec.json.Decoder(Schedule)
 _timetable_decoder = msgspec.json.Decoder(Timetable)
+_limiter_decoder = msgspec.json.Decoder(Limiter)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
 
 _MARKS = b'{"marks_format":'
 _SCHEDULE = b'{"schedule_format":'
 _TIMETABLE = b'{"timetable_format":'
+_LIMITER = b'{"limiter_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -611,4 +667,6 @@ def decode_state(payload: bytes) -> State:
         return _schedule_decoder.decode(payload)
     if payload.startswith(_TIMETABLE):
         return _timetable_decoder.decode(payload)
+    if payload.startswith(_LIMITER):
+        return _limiter_decoder.decode(payload)
     return _decoder.decode(payload)

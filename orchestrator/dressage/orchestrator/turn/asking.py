@@ -15,6 +15,7 @@ from dressage.expressions.masked import HIDDEN
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.definition import Definition
+from dressage.orchestrator.fold.limiter import attempts_of, free_ms
 from dressage.orchestrator.fold.migrating import CannotMove, moved
 from dressage.orchestrator.fold.state import (
     ChildWait,
@@ -22,6 +23,7 @@ from dressage.orchestrator.fold.state import (
     EventWait,
     GatherWait,
     HeldWait,
+    Limiter,
     Mailbox,
     RunState,
     RunThread,
@@ -49,8 +51,18 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, BadSpec
 from dressage.protocol.migrations import Migration, MigrationCheck
-from dressage.protocol.names import Names, is_reply_subject, key_token, place_of, run_token, schedule_token
+from dressage.protocol.names import (
+    Names,
+    is_reply_subject,
+    key_token,
+    limiter_token,
+    place_of,
+    run_id_of,
+    run_token,
+    schedule_token,
+)
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
+from dressage.protocol.permits import LimiterView, TakenView
 from dressage.protocol.schedules import FireView, ScheduleView
 from dressage.protocol.spec import ConditionNode
 from dressage.protocol.user_tasks import UserTaskView
@@ -82,6 +94,8 @@ def read_ask(data: bytes) -> tuple[Ask, str]:
 def _token_of(ask: Ask) -> str:
     if ask.op == "schedule":
         return schedule_token(ask.run_id)
+    if ask.op == "limiter":
+        return limiter_token(ask.run_id, ask.key)
     return key_token(ask.event, ask.run_id) if ask.op == "key" else run_token(ask.run_id)
 
 
@@ -194,6 +208,9 @@ class Asking:
         if isinstance(state, Schedule) and waiter.ask.op == "schedule" and not state.deleted:
             await self._reply(waiter.reply, AskAnswer(schedule=schedule_view(state, place)))
             return
+        if isinstance(state, Limiter) and waiter.ask.op == "limiter":
+            await self._reply(waiter.reply, AskAnswer(limiter=limiter_view(state, place)))
+            return
         if isinstance(state, Schedule) and state.deleted:
             await self._reply(waiter.reply, self._not_found(waiter.ask))
             return
@@ -233,6 +250,8 @@ class Asking:
         what = f"run {ask.run_id!r}"
         if ask.op == "schedule":
             what = f"schedule {ask.run_id!r}"
+        if ask.op == "limiter":
+            what = f"call of task {ask.run_id!r}{f' with key {ask.key!r}' if ask.key else ''} that asked for its limit"
         if ask.op == "key":
             what = f"event {ask.event!r} of correlation key {ask.run_id!r}, and no wait for one,"
         message = f"there is no {what} in namespace {self._names.namespace!r}"
@@ -384,6 +403,23 @@ def _attempt_view(state: RunState, task_id: str) -> AttemptView:
     return AttemptView(False)
 
 
+def limiter_view(state: Limiter, shard: int) -> LimiterView:
+    due_ms = free_ms(state) if state.runs else 0
+    return LimiterView(
+        task=state.task,
+        limit=state.limit,
+        seq=state.seq,
+        key=state.key,
+        taken=tuple(
+            TakenView(run_id, task_id, rfc3339(since)) for run_id, task_id, since in attempts_of(state)
+        ),
+        waiting=len(state.runs),
+        next=tuple(map(run_id_of, state.runs[:WAITS_SHOWN])),
+        free_at=rfc3339(due_ms) if due_ms else "",
+        shard=shard,
+    )
+
+
 def schedule_view(state: Schedule, shard: int) -> ScheduleView:
     return ScheduleView(
         name=state.name,
@@ -463,6 +499,11 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
             case TaskWait(dead=FailureInfo()) as wait:
                 waits[
                     f"somebody who retries task {wait.task} (attempt {wait.attempt}), or lets it fail{paused}"
+                ] += 1
+            case TaskWait(permit="asked" | "later") as wait:
+                of = f", key {wait.key}" if wait.key else ""
+                waits[
+                    f"its turn at the limit of task {wait.task}{of} (attempt {wait.attempt}){_progress(wait)}{paused}"
                 ] += 1
             case TaskWait() as wait:
                 at = f"with worker {wait.worker}" if wait.worker else f"on queue {wait.queue}"

@@ -16,6 +16,7 @@ from dressage.brokers.interface import Delivery, Message
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import HandOn, Publish, SendCommand
 from dressage.orchestrator.fold.fold import fault, fold, not_started
+from dressage.orchestrator.fold.limiter import fold_limiter
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.schedule import fold_schedule
@@ -61,7 +62,15 @@ from dressage.protocol.events import (
     TaskCompleted,
     TaskFailed,
 )
-from dressage.protocol.names import Names, is_key, is_reply_subject, is_schedule, is_timetable, place_of
+from dressage.protocol.names import (
+    Names,
+    is_key,
+    is_limiter,
+    is_reply_subject,
+    is_schedule,
+    is_timetable,
+    place_of,
+)
 from dressage.protocol.shardmap import (
     FORWARDED_HEADER,
     MAP_TOKEN,
@@ -354,6 +363,8 @@ class Folder:
                 return fold_schedule(run.state, command, run.token, stamp, of_workflow, version)
             if is_timetable(run.token):
                 return fold_timetable(run.state, command, run.token, stamp)
+            if is_limiter(run.token):
+                return fold_limiter(run.state, command, run.token, stamp)
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)

@@ -56,15 +56,7 @@ def _emit_call(context: Context, node: ast.Await, call: ast.Call, target: str | 
     if task is not None:
         args = calls.task_args(call, task, context.scope)
         context.use_task(call, task)
-        context.graph.emit(
-            TaskNode,
-            node,
-            task=task.name,
-            args=args,
-            target=target,
-            retry=task.call.retry,
-            times=task.call.times,
-        )
+        context.graph.emit(TaskNode, node, target=target, **calls.task_fields(task, args))
     elif is_sleep(context, call):
         _check_no_target(context, node, target, "sleep")
         context.graph.emit(SleepNode, node, duration=duration_of(context, call))

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -19,11 +19,14 @@ from dressage.flow.failures import WorkflowFailure
 from dressage.flow.members import Unsupported, record_form
 from dressage.flow.models import is_model
 from dressage.flow.publishing import publish
-from dressage.flow.retries import Exponential, TaskOptions
+from dressage.flow.rates import check_priority
+from dressage.flow.retries import CallOptions, Exponential, check_limited
 from dressage.flow.runnable import Runnable
 from dressage.flow.tasks import Task
-from dressage.protocol.errors import DefinitionError
+from dressage.protocol.errors import BadInput, DefinitionError
 from dressage.protocol.expressions import Call, Const, DictOfExpr, Expr, Make
+from dressage.protocol.names import LIMIT_KEY, check_key
+from dressage.protocol.spec_sizes import TASK_KEY, TASK_PRIORITY
 from dressage.protocol.types import Field, RecordType, Scalar
 
 if TYPE_CHECKING:
@@ -234,6 +237,10 @@ def _takes(name: str, names: Sequence[str]) -> str:
 
 
 # -- tasks -----------------------------------------------------------------------------------------
+_COMPUTED: Final = {"key": TASK_KEY, "priority": TASK_PRIORITY}
+"""The options of a call that are expressions of the workflow, with what they are called among its arguments."""
+
+
 def task_of(node: ast.Call, scope: FlowScope) -> Task[..., Any] | None:
     """The task that is called, with the options written at the call; None if it is no task."""
     function = node.func
@@ -250,11 +257,13 @@ def _with_options(task: Task[..., Any], node: ast.Call, scope: FlowScope) -> Tas
         raise scope.refusal(node.args[0], "options are given by name", "write `.options(retries=3)`")
     options: dict[str, Any] = {}
     for keyword in node.keywords:
-        if keyword.arg not in TaskOptions.__annotations__:
-            known = ", ".join(TaskOptions.__annotations__)
+        if keyword.arg not in CallOptions.__annotations__:
+            known = ", ".join(CallOptions.__annotations__)
             raise scope.refusal(keyword, f"there is no option {keyword.arg}", f"the options are {known}")
-        options[keyword.arg] = _fixed(keyword.value, scope)
+        if keyword.arg not in _COMPUTED:
+            options[keyword.arg] = _fixed(keyword.value, scope)
     try:
+        check_limited(task.definition, [keyword.arg for keyword in node.keywords if keyword.arg])
         return task.options(**options)
     except DefinitionError as error:
         raise scope.refusal(
@@ -296,11 +305,49 @@ def _fixed(node: ast.expr, scope: FlowScope) -> Any:
 
 
 def task_args(node: ast.Call, task: Task[..., Any], scope: FlowScope) -> dict[str, Expr]:
-    """The arguments of a task's call by name. Refuses what does not fit its parameters."""
+    """The arguments of a task's call by name, behind those of its options that are computed. Refuses what does not fit
+    its parameters."""
+    written = node.func.keywords if isinstance(node.func, ast.Call) else []
+    chosen = {
+        _COMPUTED[each.arg]: _computed(each.arg, each.value, scope)
+        for each in written
+        if each.arg in _COMPUTED
+    }
     parameters = inspect.signature(task.function).parameters
     places = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
     name = getattr(task, "__name__", task.name)
-    return bound(node, name, task.definition.params, places, scope)
+    return chosen | bound(node, name, task.definition.params, places, scope)
+
+
+def _computed(name: str, node: ast.expr, scope: FlowScope) -> Expr:
+    """Refuses a constant that no call could have."""
+    of_key = name == "key"
+    try:
+        if isinstance(node, ast.Constant) and of_key:
+            check_key(node.value, LIMIT_KEY)
+        elif isinstance(node, ast.Constant):
+            check_priority(cast("int", node.value))
+    except (BadInput, DefinitionError) as error:
+        like = (
+            "what names the thing, such as `key=order.customer`"
+            if of_key
+            else "an int, or `priority=order.urgency`"
+        )
+        raise scope.refusal(node, error.message, f"write {like}") from error
+    return scope.translate(node)
+
+
+def task_fields(task: Task[..., Any], given: Mapping[str, Expr]) -> dict[str, Any]:
+    """The fields of the node of a call that is given this."""
+    args = dict(given)
+    return {
+        "task": task.name,
+        "key": args.pop(TASK_KEY, None),
+        "priority": args.pop(TASK_PRIORITY, None),
+        "args": args,
+        "retry": task.call.retry,
+        "times": task.call.times,
+    }
 
 
 # -- failures --------------------------------------------------------------------------------------

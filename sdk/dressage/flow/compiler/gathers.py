@@ -284,15 +284,7 @@ class CalledBranch:
                 way._emit(result)
         elif self.task is not None:
             context.use_task(self.call, self.task)
-            graph.emit(
-                TaskNode,
-                self.call,
-                task=self.task.name,
-                args=given,
-                target=result,
-                retry=self.task.call.retry,
-                times=self.task.call.times,
-            )
+            graph.emit(TaskNode, self.call, target=result, **calls.task_fields(self.task, given))
         elif self.event is not None:
             context.use_event(self.call, self.event)
             fields: dict[str, Any] = {"event": self.event.name, "target": result, **given}

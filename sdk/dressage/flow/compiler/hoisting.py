@@ -148,7 +148,7 @@ def _parts(context: Context, node: ast.expr) -> Iterator[tuple[Callable[[ast.exp
                 yield lookup
             if options is not None:
                 for keyword in options.keywords:
-                    if keyword.arg == "run_id":
+                    if keyword.arg in ("run_id", "key", "priority"):
                         yield _member(keyword, "value"), keyword.value
             elif isinstance(node.func, ast.Attribute) and lookup is None:
                 node.func = copy.copy(node.func)

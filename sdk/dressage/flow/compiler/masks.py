@@ -77,6 +77,8 @@ def _looked_at(node: Node) -> Iterator[Expr]:
         yield from expressions_of(node)
     elif isinstance(node, PublishNode):
         yield node.subject
+    elif isinstance(node, TaskNode):
+        yield from filter(None, (node.key, node.priority))
 
 
 def _check(context: Context, expr: Expr, place: ast.AST, types: Types) -> None:

@@ -13,7 +13,7 @@ from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, is_masked
+from dressage.flow.compiler.inference import DATETIME, INT, STR, TIMEDELTA, Types, is_immutable, is_masked
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -38,6 +38,7 @@ from dressage.protocol.spec import (
     RaiseNode,
     SleepNode,
     SleepUntilNode,
+    TaskNode,
     UserTaskNode,
 )
 from dressage.protocol.types import (
@@ -155,6 +156,8 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         raise context.refusal(
             place, "a correlation key is a str", 'write `wait(key=order.number)`, or an f-string: f"{number}"'
         )
+    if isinstance(node, TaskNode):
+        _check_limit_options(context, node, place, types)
     if isinstance(node, UserTaskNode):
         _check_user_task(context, node, place, types)
     if isinstance(node, SleepUntilNode) and not _is_moment(types.of(node.moment)):
@@ -166,6 +169,20 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
             raise context.refusal(place, "a timeout is a timedelta or seconds", advice)
     if isinstance(node, AssignNode) and node.attribute is not None:
         _check_field(context, node, place, types)
+
+
+def _check_limit_options(context: Context, node: TaskNode, place: ast.AST, types: Types) -> None:
+    key = STR if node.key is None else types.of(node.key)
+    if not (is_masked(key) or _is_text(key)):
+        advice = 'write `.options(key=order.customer)`, or an f-string: f"{number}"'
+        raise context.refusal(place, "the key of a task's limit is a str", advice)
+    priority = INT if node.priority is None else types.of(node.priority)
+    if priority not in (None, ANY, INT) and not is_masked(priority):
+        raise context.refusal(
+            place,
+            f"a priority is an int, and not {shown(priority)}",
+            "write `.options(priority=order.urgency)`",
+        )
 
 
 def _check_user_task(context: Context, node: UserTaskNode, place: ast.AST, types: Types) -> None:

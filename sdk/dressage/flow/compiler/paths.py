@@ -138,6 +138,8 @@ class Paths:
         match node:
             case TaskNode():
                 raised |= {_FAILURES, TASK_ERROR} | _CANCELLED
+                if not (node.key is node.priority is None):
+                    raised.add(_ERRORS)
                 if effective_times(node.times, self.times.get(node.task)) != TaskTimes():
                     raised.add(TASK_TIMEOUT)
             case ChildNode(detached=True):

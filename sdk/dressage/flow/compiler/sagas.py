@@ -133,12 +133,9 @@ def _call(context: Context, undo: Undo, entry: str, failures: str) -> None:
     graph.emit(
         TaskNode,
         undo.place,
-        task=undo.task.name,
-        args=args,
         target=None,
-        retry=undo.task.call.retry,
-        times=undo.task.call.times,
         undoes=True,
+        **calls.task_fields(undo.task, args),
     )
     graph.close_scope()
     graph.jump(after)

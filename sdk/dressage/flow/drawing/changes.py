@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from dressage.expressions.checks import shown
-from dressage.flow.drawing.nodes import backoff_text, times_text
+from dressage.flow.drawing.nodes import backoff_text, limit_text, times_text
 from dressage.flow.drawing.outline import Line, outline, parameter_text
 from dressage.protocol.spec import EventDef, GatherNode, Limits, RetryOptions, TaskDef, Variable, WorkflowSpec
 from dressage.protocol.types import EnumType, Field, TypeDef
@@ -147,6 +147,9 @@ def _task(task: TaskDef) -> Iterator[tuple[str, str]]:
         yield f"{task.name} {name}", text
     if task.times is not None:
         yield f"{task.name} times", ", ".join(times_text(task.times).values())
+    if task.limit is not None:
+        priority = f", priority {task.priority}" if task.priority else ""
+        yield f"{task.name} limit", limit_text(task.limit) + priority
     if task.failures:
         yield f"{task.name} failures", ", ".join(task.failures)
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from dressage.flow.drawing.expressions import expression_text
 from dressage.protocol.expressions import Expr, Make
+from dressage.protocol.permits import TaskLimit
 from dressage.protocol.spec import (
     ANY_FAILURE,
     AssignNode,
@@ -93,6 +94,13 @@ def times_text(times: TaskTimes) -> dict[str, str]:
     return {name: texts[name].format(seconds) for name, seconds in said.items() if seconds is not None}
 
 
+def limit_text(limit: TaskLimit) -> str:
+    """How many attempts of a task may be at a time, and in a time."""
+    said = [] if limit.concurrency is None else [f"{limit.concurrency} at a time"]
+    said += [] if limit.rate is None else [f"{limit.rate} in {limit.per_s:g} s"]
+    return f"at most {' and '.join(said)}"
+
+
 # -- one function for each kind --------------------------------------------------------------------
 def _task(spec: WorkflowSpec, node: TaskNode) -> str:
     args = ", ".join(f"{name}={expression_text(value)}" for name, value in node.args.items())
@@ -105,7 +113,12 @@ def _task(spec: WorkflowSpec, node: TaskNode) -> str:
         said.append("then it waits for somebody")
     task = next((each for each in spec.tasks if each.name == node.task), None)
     said += times_text(effective_times(node.times, task.times if task else None)).values()
-    return f"{target}await {node.task}({args})" + (f"  # {', '.join(said)}" if said else "")
+    if task is not None and task.limit is not None:
+        said.append(limit_text(task.limit))
+    named = {"key": node.key, "priority": node.priority}
+    options = ", ".join(f"{name}={expression_text(expr)}" for name, expr in named.items() if expr is not None)
+    called = f"{node.task}.options({options})" if options else node.task
+    return f"{target}await {called}({args})" + (f"  # {', '.join(said)}" if said else "")
 
 
 def _child(_: WorkflowSpec, node: ChildNode) -> str:

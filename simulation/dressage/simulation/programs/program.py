@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, TaskTimeout, WorkflowFailure
-from dressage.flow import UserTask, UserTaskCancelled
+from dressage.flow import Rate, UserTask, UserTaskCancelled
 from dressage.flow import first_completed, first_successful, gather, interruptible, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 

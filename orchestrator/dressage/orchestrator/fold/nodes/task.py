@@ -21,6 +21,7 @@ from dressage.orchestrator.fold.limits import (
     limit_details,
     too_large,
 )
+from dressage.orchestrator.fold.nodes import permit
 from dressage.orchestrator.fold.outcome import RefuseCommand, check_reason
 from dressage.orchestrator.fold.state import HeldWait, RunThread, TaskWait
 from dressage.protocol.commands import (
@@ -63,6 +64,9 @@ TASK_FAMILY = (TASK_ERROR, ANY_ERROR)
 def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     node = ready.node
     assert isinstance(node, TaskNode)
+    key, priority = "", None
+    if node.key is not None or node.priority is not None:
+        key, priority = permit.chosen(advance, ready, node)
     args = {name: advance.evaluate(ready, name) for name in node.args}
     task = advance.definition.task(node.task)
     wire_args = advance.definition.task_params[task.name].encode(args)
@@ -84,19 +88,20 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         args=msgspec.Raw(wire_args),
         until_ms=now_ms + _ms(times.call_s) if limited else 0,
         deadline_id=f"{call_id}-deadline" if limited else "",
+        key=key,
+        priority=task.priority if priority is None else priority,
     )
     if limited:
         advance.effects.append(SetTimer(wait.deadline_id, wait.until_ms, TimerFired(wait.deadline_id)))
-    _dispatch(advance, thread, wait, times)
+    _begin(advance, thread, wait, times)
 
 
 def _ms(seconds: float | None) -> int:
     return math.ceil((seconds or 0.0) * 1000)
 
 
-def _dispatch(
-    advance: Advance, thread: RunThread, wait: TaskWait, times: TaskTimes, delay_ms: int = 0
-) -> None:
+def _begin(advance: Advance, thread: RunThread, wait: TaskWait, times: TaskTimes, delay_ms: int = 0) -> None:
+    """An attempt begins: it is dispatched, or asks the task's limiter for that, if there is one."""
     if times.start_s is not None:
         wait = msgspec.structs.replace(wait, start_id=f"{wait.task_id}-start")
         due_ms = wait.scheduled_ms + _ms(times.start_s)
@@ -104,6 +109,14 @@ def _dispatch(
     thread.wait = wait
     if len(advance.state.threads) > 1:
         advance.stored = True  # With others beside it what it holds may be too much.
+    if advance.definition.limited and advance.definition.task(wait.task).limit is not None:
+        permit.ask(advance, thread, wait, delay_ms)
+    else:
+        dispatch(advance, wait, times, delay_ms)
+
+
+def dispatch(advance: Advance, wait: TaskWait, times: TaskTimes, delay_ms: int = 0) -> None:
+    """Hands an attempt to workers."""
     advance.effects.append(
         DispatchTask(
             queue=wait.queue,
@@ -122,6 +135,18 @@ def _dispatch(
     advance.emit(
         TaskScheduled(wait.task, wait.task_id, wait.node, wait.attempt, wait.queue, delay_s=delay_ms / 1000)
     )
+
+
+def on_permit(advance: Advance, thread: RunThread, wait: TaskWait) -> None:
+    """The limiter lets the attempt be dispatched that a thread waits with. Raises `LimitExceeded`."""
+    advance.check_history()
+    thread = advance.threads.own(thread)
+    if wait.permit == "later":
+        advance.drop_timer(wait.timer_id)
+    thread.wait = wait = msgspec.structs.replace(wait, permit="held", timer_id="")
+    node = advance.definition.spec.nodes[wait.node]
+    assert isinstance(node, TaskNode)
+    dispatch(advance, wait, effective_times(node.times, advance.definition.task(wait.task).times))
 
 
 def on_result(advance: Advance, result: TaskResult) -> None:
@@ -173,7 +198,13 @@ def _awaiting(advance: Advance, task_id: str) -> tuple[RunThread, TaskWait]:
     """The thread that waits for this attempt, as this fold may change it. Raises `RefuseCommand`."""
     thread = advance.threads.of_step(task_id)
     wait = None if thread is None else thread.wait
-    if thread is not None and isinstance(wait, TaskWait) and wait.task_id == task_id and wait.dead is None:
+    if (
+        thread is not None
+        and isinstance(wait, TaskWait)
+        and wait.task_id == task_id
+        and wait.dead is None
+        and wait.permit in ("", "held")
+    ):
         return advance.threads.own(thread), wait
     raise RefuseCommand(
         "RESULT_STALE",
@@ -319,7 +350,7 @@ def _exhausted(
         advance.fail(thread, failure, wait.node)
         return
     thread.wait = msgspec.structs.replace(
-        wait, dead=failure, dead_ms=advance.state.time_ms, timer_id="", start_id="", worker=""
+        wait, dead=failure, dead_ms=advance.state.time_ms, timer_id="", start_id="", worker="", permit=""
     )
     advance.stored = True
     advance.emit(TaskDead(wait.task, wait.task_id, wait.node, wait.attempt, failure))
@@ -368,8 +399,9 @@ def try_again(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
         timer_id=advance.begun_id(thread, wait.node) if delay_ms else "",
         start_id="",
         worker="",
+        permit="",
     )
-    _dispatch(advance, thread, following, effective_times(node.times, task.times), delay_ms)
+    _begin(advance, thread, following, effective_times(node.times, task.times), delay_ms)
 
 
 def _classes(error: FailureInfo) -> set[str]:
@@ -387,6 +419,8 @@ def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str)
         message = f"task {wait.task} was not done in {times.call_s or 0:g} s (attempt {wait.attempt})"
     else:
         name, due_ms = "start-timeout", wait.scheduled_ms + _ms(times.start_s)
+        message = f"task {wait.task} had to wait for its limit for {times.start_s or 0:g} s (attempt {wait.attempt})"
+    if timer_id != wait.deadline_id and wait.permit in ("", "held"):
         message = (
             f"no worker has taken task {wait.task} from queue {wait.queue} in {times.start_s or 0:g} s "
             f"(attempt {wait.attempt})"

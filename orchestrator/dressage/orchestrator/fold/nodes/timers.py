@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dressage.orchestrator.fold.advance import Advance
-from dressage.orchestrator.fold.nodes import condition, event, sleep, sleep_until, task, user_task
+from dressage.orchestrator.fold.nodes import condition, event, permit, sleep, sleep_until, task, user_task
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.state import (
     ConditionWait,
@@ -36,6 +36,9 @@ def on_timer(advance: Advance, command: TimerFired) -> None:
                 return
             case TaskWait(deadline_id=command.timer_id) | TaskWait(start_id=command.timer_id) as wait:
                 task.on_timer(advance, thread, wait, command.timer_id)
+                return
+            case TaskWait(timer_id=command.timer_id, permit="later") as wait:
+                permit.ask_now(advance, thread, wait)
                 return
             case HeldWait(again=TaskWait(deadline_id=command.timer_id) as wait):
                 task.on_timer(advance, thread, wait, command.timer_id)
