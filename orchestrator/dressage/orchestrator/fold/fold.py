@@ -58,7 +58,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 15
+FOLD_VERSION = 16
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
