@@ -161,6 +161,24 @@ async def _chunks(connection: Connection, names: Names, info: ObjectInfo) -> byt
     return b"".join(chunks)
 
 
+class RunObjects:
+    """The objects of one namespace's runs. An unknown outcome of a write is tried again for `patience_s` seconds (None:
+    for ever)."""
+
+    def __init__(self, connection: Connection, names: Names, *, patience_s: float | None) -> None:
+        self._connection = connection
+        self._names = names
+        self._patience_s = patience_s
+
+    async def put(self, root: str, data: bytes) -> str:
+        """As `put_object`."""
+        return await put_object(self._connection, self._names, root, data, patience_s=self._patience_s)
+
+    async def get(self, root: str, digest: str, size: int) -> bytes:
+        """As `get_object`."""
+        return await get_object(self._connection, self._names, root, digest, size)
+
+
 async def delete_objects_of(connection: Connection, names: Names, root: str) -> None:
     """Removes all objects of the runs of `root`, a `root_token`. May be repeated, and broken off, at any time.
 

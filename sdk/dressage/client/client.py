@@ -17,6 +17,7 @@ import msgspec
 
 from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.objects import RunObjects
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Allow, Registry, refusal
@@ -295,7 +296,7 @@ class Client:
             raise
         self._publisher = GroupPublisher(connection, patience_s=self._patience_s)
         self._registry = Registry(connection, self.names)
-        self._large = LargeValues(connection, self.names, patience_s=self._patience_s)
+        self._large = LargeValues(RunObjects(connection, self.names, patience_s=self._patience_s))
         await self._answers.open(connection)
 
     async def close(self) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from dressage.brokers.interface import Connection
-from dressage.brokers.objects import get_object, put_object
 from dressage.expressions.large import LargePlaces
 from dressage.protocol.errors import BadInput, BadValue
 from dressage.protocol.large import (
@@ -19,21 +17,26 @@ from dressage.protocol.large import (
     reference_json,
     reference_of,
 )
-from dressage.protocol.names import Names, root_token
+from dressage.protocol.names import root_token
 from dressage.protocol.types import Field, TypeDef, TypeRef
 
 Shape = TypeRef | Sequence[Field]
 """The type of a value, or the parameters that a JSON object has by name."""
 
 
-class LargeValues:
-    """Stores and fetches the large values of one namespace. Unknown outcomes are tried again for `patience_s` seconds
-    (None: for ever)."""
+class Objects(Protocol):
+    """Where they are stored: for the runs of a root, each by the SHA-256 of its bytes."""
 
-    def __init__(self, connection: Connection, names: Names, *, patience_s: float | None) -> None:
-        self._connection = connection
-        self._names = names
-        self._patience_s = patience_s
+    async def put(self, root: str, data: bytes) -> str: ...
+
+    async def get(self, root: str, digest: str, size: int) -> bytes: ...
+
+
+class LargeValues:
+    """Stores and fetches large values."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
 
     @staticmethod
     def may_be_stored(raw: bytes) -> bool:
@@ -67,7 +70,7 @@ class LargeValues:
                 "you can name it (limit large-value-size)",
                 code="VALUE_TOO_LARGE",
             )
-        digest = await put_object(self._connection, self._names, root, raw, patience_s=self._patience_s)
+        digest = await self._objects.put(root, raw)
         return reference_json(Reference(digest, len(raw)))
 
     async def _fetch(self, root: str, raw: bytes) -> bytes:
@@ -79,7 +82,7 @@ class LargeValues:
                 f"a large value is encoded as {reference.encoding!r}, which is not known here: use a version of "
                 "Dressage that knows it"
             )
-        return await get_object(self._connection, self._names, root, reference.sha256, reference.size)
+        return await self._objects.get(root, reference.sha256, reference.size)
 
 
 async def _changed(shape: Shape, types: Iterable[TypeDef], raw: bytes, change: partial[Any]) -> bytes:

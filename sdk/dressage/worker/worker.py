@@ -18,7 +18,7 @@ import msgspec
 
 from dressage.brokers.interface import Broker, Connection, Delivery, Message, Pull
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.brokers.objects import ObjectDamaged
+from dressage.brokers.objects import ObjectDamaged, RunObjects
 from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, read_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.client.answers import Answers
@@ -322,7 +322,7 @@ class Worker:
                 # The same attempt, from before the server thought this worker lost, makes room for it.
                 self._let_go(before, before.attempt, "it has come again")
         attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held))
-        large = LargeValues(connection, self._names, patience_s=None)
+        large = LargeValues(RunObjects(connection, self._names, patience_s=None))
         try:
             result = await self._run(handler, attempt, large)
         except BrokerError as error:
