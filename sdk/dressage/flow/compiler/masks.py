@@ -173,7 +173,7 @@ def _given(context: Context, node: Node) -> Iterator[tuple[Expr, Field]]:
         record = context.scope.book.definitions.get(kind.__name__) if kind else None
         fields = record.fields if isinstance(record, RecordType) else ()
         yield from ((node.value, field) for field in fields if field.name == node.attribute)
-    elif isinstance(node, ReturnNode) and node.value is not None:
+    elif isinstance(node, ReturnNode) and node.value is not None and not context.is_of_branch(node.value):
         yield node.value, Field("the workflow's result", context.signature.output)
 
 
