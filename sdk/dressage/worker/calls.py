@@ -82,11 +82,6 @@ def too_large(message: str) -> Ended:
     return Ended(error=FailureInfo("large-value-size", message, "limit"))
 
 
-def not_stored(message: str) -> Ended:
-    """How an attempt ended whose result the object store does not take."""
-    return Ended(error=FailureInfo("large-value-refused", message, "task-error"))
-
-
 def sayable(text: object) -> str:
     """A text as JSON can carry it: a file name may hold what is no character."""
     return str(text).encode("utf-8", "replace").decode()

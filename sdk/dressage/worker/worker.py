@@ -43,7 +43,7 @@ from dressage.protocol.errors import BadInput, BadValue, BrokerError, DressageEr
 from dressage.protocol.names import Names, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.attempt import Attempt
-from dressage.worker.calls import Ended, not_stored, too_large, without_arguments
+from dressage.worker.calls import Ended, too_large, without_arguments
 
 _log = logging.getLogger("dressage.worker")
 
@@ -53,7 +53,8 @@ PUT_BACK_S: Final = 5.0
 
 TELL_PATIENCE_S: Final = 30.0
 TELL_PAUSE_S: Final = 0.5
-"""For how long progress is told again that a server has refused, and after what pause each time."""
+"""For how long progress, or a large result, goes to a server again that has refused it, and after what pause each
+time."""
 
 LOOK_S_MAX: Final = 300.0
 """An attempt is asked about after ten seconds, and again after as long as it has taken so far, or after so long."""
@@ -326,7 +327,7 @@ class Worker:
         try:
             result = await self._run(handler, attempt, large)
         except BrokerError as error:
-            _log.warning("task %s: its large arguments cannot be fetched: %s", message.task, error)
+            _log.warning("task %s: its large values cannot be fetched, or stored: %s", message.task, error)
             await self._put_back(connection, held)
             return
         try:
@@ -526,7 +527,7 @@ class Worker:
 
     # -- running and reporting ---------------------------------------------------------------------
     async def _run(self, handler: Handler, attempt: Attempt, large: LargeValues) -> TaskResult | None:
-        """None if nobody waits for the result. Raises `BrokerError` where its large arguments cannot be fetched now."""
+        """None if nobody waits for the result. Raises `BrokerError` where large values cannot be fetched or stored."""
         loop, message = asyncio.get_running_loop(), attempt.message
         given = await _given(large, handler, message)
         began = loop.time()
@@ -603,18 +604,25 @@ async def _given(large: LargeValues, handler: Handler, message: TaskMessage) -> 
 
 
 async def _stored(large: LargeValues, handler: Handler, message: TaskMessage, ended: Ended) -> Ended:
-    """How an attempt ended, with what is large of its result stored: before anybody is told of it."""
+    """How an attempt ended, with what is large of its result stored: before anybody is told of it.
+
+    Raises `BrokerError` where a server refuses it for long. Then the attempt is executed again.
+    """
     if not isinstance(ended.output, msgspec.Raw):
         return ended
-    try:
-        raw = await large.stored(
-            message.run_id, handler.definition.output, handler.types, bytes(ended.output)
-        )
-    except BadInput as error:
-        return too_large(f"result of task {message.task!r}: {error.message}")
-    except BrokerError as error:
-        return not_stored(f"result of task {message.task!r} cannot be stored: {error.message}")
-    return Ended(output=msgspec.Raw(raw))
+    loop, output = asyncio.get_running_loop(), bytes(ended.output)
+    deadline = loop.time() + TELL_PATIENCE_S
+    while True:
+        try:
+            raw = await large.stored(message.run_id, handler.definition.output, handler.types, output)
+            return Ended(output=msgspec.Raw(raw))
+        except BadInput as error:
+            return too_large(f"result of task {message.task!r}: {error.message}")
+        except BrokerError as error:
+            if loop.time() >= deadline:
+                raise
+            _log.warning("the result of task %s cannot be stored: %s", message.task, error)
+        await asyncio.sleep(TELL_PAUSE_S)
 
 
 _OVER: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN"})
