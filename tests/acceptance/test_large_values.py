@@ -121,12 +121,18 @@ async def test_an_event_that_comes_before_its_run_does_too(engine: Engine) -> No
     assert await (await client.start(waits, run_id="early")).result(timeout_s=30) == SMALLER.upper()
 
 
+@pytest.mark.limit("protocol.large.INLINE_BYTES_MAX")
 async def test_small_ones_are_not_stored(engine: Engine) -> None:
     client = await engine.registered(inner)
     await engine.worker(app)
     text = "x" * (INLINE_BYTES_MAX - 2)
     assert await (await client.start(inner, {"document": text})).result(timeout_s=10) == text.upper()
     assert await stored(client) == 0
+    text += "x"
+    assert await (await client.start(inner, {"document": text})).result(timeout_s=10) == text.upper()
+    assert (
+        await stored(client) == 4
+    )  # what is given and what comes of it, each a chunk and what is said of it
 
 
 async def test_the_same_start_again_is_the_same_run_and_stores_nothing_more(engine: Engine) -> None:
@@ -249,7 +255,7 @@ async def test_an_encoding_that_a_worker_does_not_know_fails_the_attempt(engine:
     assert "'json+age'" in (await failed(client, "r")).failure.message
 
 
-@pytest.mark.limit("large-value-size")
+@pytest.mark.limit("protocol.large.LARGE_VALUE_BYTES_MAX")
 async def test_the_largest_value_goes_and_a_larger_one_is_refused_by_whoever_makes_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
