@@ -9,6 +9,7 @@ import pytest
 
 from dressage.expressions import TypeTable
 from dressage.expressions.large import LargePlaces, LargeValue
+from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import decode_stored, encode_stored
 from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.large import REFERENCE_BYTES_MAX, Reference, reference_json, reference_of
@@ -96,7 +97,7 @@ async def test_its_places_are_found_and_nothing_else_is_touched(place: str, tabl
     assert seen == [b'"text"'] * pattern.count("%s")
     for other in (b"null", b"5", b"[", b'{"text":null,"number":1}'):
         seen.clear()
-        if place != "alone":
+        if place not in ("alone", "in a dict"):
             assert await places.change(ref, other, change) == other
             assert seen == []
 
@@ -151,8 +152,6 @@ def test_a_type_that_nobody_could_keep_is_refused(ref: TypeRef, table: TypeTable
 
 
 def test_equal_values_are_written_alike_whatever_their_order(table: TypeTable) -> None:
-    from dressage.expressions.masked import encode_sorted
-
     codec = table.codec(LargeOf(DictOf(STR, INT)))
     one, other = codec.decode(b'{"a":1,"b":2}'), codec.decode(b' {"b": 2, "a": 1} ')
     assert encode_sorted({"x": one}) == encode_sorted({"x": other})

@@ -44,6 +44,7 @@ from dressage.expressions.limits import VALUE_MAX_DEPTH, limit_collisions
 from dressage.expressions.masked import MaskedValue, encode_revealed, mask
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
+from dressage.protocol.large import reference_of
 from dressage.protocol.nesting import nests_deeper
 
 if TYPE_CHECKING:
@@ -296,6 +297,12 @@ def _decode_set(data: bytes, types: TypeTable) -> Value:
     return set(items)
 
 
+def _decode_large(data: bytes) -> LargeValue:
+    value = LargeValue(bytes(_raw(data)))
+    reference_of(value.inside)  # It is none, or a proper one.
+    return value
+
+
 def _decode_enum(data: bytes, types: TypeTable) -> Value:
     name, member = msgspec.json.decode(data, type=tuple[str, str])
     return types.member(name, member)
@@ -321,5 +328,5 @@ _DECODERS: dict[bytes, Callable[[bytes, TypeTable], Value]] = {
     b"$enum": _decode_enum,
     b"$record": _decode_record,
     b"$masked": lambda data, types: mask(_decode(data, types)),
-    b"$large": lambda data, types: LargeValue(bytes(_raw(data))),
+    b"$large": lambda data, types: _decode_large(data),
 }

@@ -36,7 +36,8 @@ EPOCH_NS: Final = EPOCH_S * 1_000_000_000
 TRACE_MAX: Final = 4000
 NAMESPACE: Final = "sim"
 PUBLISH_PATIENCE_S: Final = 600.0
-"""Longer than a host's clocks jump: the users' stream is there, if it is full for a moment, and no dead letter is due."""
+"""Longer than a host's clocks jump: the users' stream is always there, if full for a moment, so that no dead letter is
+due."""
 
 REFUSED_S: Final = 2.5
 """After so long a client tries again what was refused for the moment."""
