@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,8 @@ import msgspec
 import pytest
 
 from dressage.brokers.interface import Message
-from dressage.brokers.objects import ObjectDamaged, delete_objects_of
+from dressage.brokers.objects import ObjectDamaged, delete_objects_of, put_object
+from dressage.brokers.provision import ensure_objects
 from dressage.client import Client
 from dressage.client.client import RunFailed
 from dressage.flow import App, Event, Large, gather, workflow
@@ -209,6 +211,22 @@ async def test_one_that_is_not_there_does_too(engine: Engine) -> None:
     await delete_objects_of(client.connection, client.names, "r")
     await engine.worker(app)
     assert "is not in the object store" in (await failed(client, "r")).failure.message
+    assert await attempts(client, "r") == 1
+
+
+async def test_as_long_as_the_store_cannot_be_reached_no_attempt_is_used_up(
+    engine: Engine, caplog: pytest.LogCaptureFixture, until: Callable[..., Awaitable[None]]
+) -> None:
+    client = await engine.registered(inner)
+    handle = await client.start(inner, {"document": SMALLER}, run_id="r")
+    js = (await engine.nats()).jetstream()
+    await js.delete_stream(client.names.objects_stream())
+    await engine.worker(app)
+    await until(lambda: "cannot be fetched, or stored" in caplog.text, "the worker has tried")
+    await ensure_objects(client.connection, client.names, replicas=1)
+    json = msgspec.json.encode(SMALLER)
+    await put_object(client.connection, client.names, "r", json, patience_s=10.0)
+    assert await handle.result(timeout_s=30) == SMALLER.upper()
     assert await attempts(client, "r") == 1
 
 
