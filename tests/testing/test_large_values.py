@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
-from dressage.flow import Event, Large, gather, task, workflow
+from dressage.flow import Event, Large, Workflow, gather, task, workflow
 from dressage.protocol.errors import BadValue
+from dressage.protocol.expressions import Const
 from dressage.protocol.large import INLINE_BYTES_MAX
+from dressage.protocol.spec import ChildNode
 from dressage.testing import WorkflowTest
 
 LONG = "a long text " * 200_000
@@ -120,3 +124,53 @@ def test_a_value_that_looks_like_a_reference_is_a_value(value: dict[str, Any]) -
 def test_a_value_of_another_type_is_refused() -> None:
     with pytest.raises(BadValue):
         WorkflowTest(inner).run(5)  # type: ignore[arg-type]
+
+
+# -- of another root: no compiler writes such specs, and others may ----------------------------------------
+@task
+async def long_text(times: int) -> Large[str]:
+    return times * LONG
+
+
+@workflow
+async def gives(times: int) -> Large[str]:
+    return await long_text(times)
+
+
+@workflow
+async def hands_on(text: Large[str]) -> Large[str]:
+    return await inner(text)
+
+
+@workflow
+async def takes_back(times: int) -> Large[str]:
+    return await gives(times)
+
+
+def with_another_root(found: Workflow[..., Any]) -> Workflow[..., Any]:
+    """The same workflow, whose child run has an id of its own."""
+    made = copy(found)
+    chosen = Const(msgspec.Raw(b'"another"'))
+    nodes = tuple(
+        msgspec.structs.replace(node, run_id=chosen) if isinstance(node, ChildNode) else node
+        for node in found.spec.nodes
+    )
+    made.spec = msgspec.structs.replace(found.spec, nodes=nodes)
+    return made
+
+
+def test_a_run_of_another_root_is_not_given_a_reference() -> None:
+    test = WorkflowTest(with_another_root(hands_on))
+    assert test.run("short").result == "SHORT"
+    failed = test.run(LONG).failure
+    assert failed is not None
+    assert "run 'another' would not find a large value of this run" in failed.message
+
+
+def test_a_reference_of_another_root_is_no_result() -> None:
+    test = WorkflowTest(with_another_root(takes_back))
+    assert test.run(0).result == ""
+    failed = test.run(1).failure
+    assert failed is not None
+    assert (failed.name, failed.kind) == ("output-type", "type-error")
+    assert "it is stored for the runs of another root" in failed.message
