@@ -61,6 +61,7 @@ from dressage.protocol.commands import (
     UserTaskAction,
 )
 from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
+from dressage.protocol.large import Reference
 from dressage.protocol.names import run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.versions import Versions
@@ -342,7 +343,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         ResumeRun,
         SettleTask,
         MigrateRun,
-        *(Answer, Ask, AskAnswer, DomainEvent),
+        *(Answer, Ask, AskAnswer, DomainEvent, Reference),
     )
 }
 
@@ -430,6 +431,7 @@ async def test_the_streams_are_those_that_are_documented(server: EmbeddedServer)
         "KV_dressage_default_runs",
         "KV_dressage_default_definitions",
         "KV_dressage_default_members",
+        "OBJ_dressage_default_objects",
     }
     for name in names:
         assert f"`{name.replace('default', '<ns>').replace('_0', '_<shard>')}`" in OPERATIONS, name

@@ -35,6 +35,10 @@ from dressage.worker import Worker, WorkerConfig
 EPOCH_NS: Final = EPOCH_S * 1_000_000_000
 TRACE_MAX: Final = 4000
 NAMESPACE: Final = "sim"
+PUBLISH_PATIENCE_S: Final = 600.0
+"""Longer than a host's clocks jump: the users' stream is always there, if full for a moment, so that no dead letter is
+due."""
+
 REFUSED_S: Final = 2.5
 """After so long a client tries again what was refused for the moment."""
 
@@ -136,6 +140,7 @@ class World:
             singles_max=shape.singles_max,
             states_linger_s=shape.states_linger_s,
             fold_version=release,
+            publish_patience_s=PUBLISH_PATIENCE_S,
         )
         engine = self.engines[life.name] = Orchestrator(life.broker, config)
         await engine.run()

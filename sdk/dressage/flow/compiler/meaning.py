@@ -13,7 +13,7 @@ from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import DATETIME, INT, STR, TIMEDELTA, Types, is_immutable, is_masked
+from dressage.flow.compiler.inference import DATETIME, INT, STR, TIMEDELTA, Types, is_immutable, opaque_kind
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -146,7 +146,7 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         )
     if isinstance(node, SleepNode) and not _is_duration(types.of(node.duration)):
         raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
-    if isinstance(node, PublishNode) and not (is_masked(kind := types.of(node.subject)) or _is_text(kind)):
+    if isinstance(node, PublishNode) and not (opaque_kind(kind := types.of(node.subject)) or _is_text(kind)):
         raise context.refusal(
             place,
             "publish() takes a subject of type str",
@@ -173,11 +173,11 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
 
 def _check_limit_options(context: Context, node: TaskNode, place: ast.AST, types: Types) -> None:
     key = STR if node.key is None else types.of(node.key)
-    if not (is_masked(key) or _is_text(key)):
+    if not (opaque_kind(key) or _is_text(key)):
         advice = 'write `.options(key=order.customer)`, or an f-string: f"{number}"'
         raise context.refusal(place, "the key of a task's limit is a str", advice)
     priority = INT if node.priority is None else types.of(node.priority)
-    if priority not in (None, ANY, INT) and not is_masked(priority):
+    if priority not in (None, ANY, INT) and not opaque_kind(priority):
         raise context.refusal(
             place,
             f"a priority is an int, and not {shown(priority)}",
@@ -188,7 +188,7 @@ def _check_limit_options(context: Context, node: TaskNode, place: ast.AST, types
 def _check_user_task(context: Context, node: UserTaskNode, place: ast.AST, types: Types) -> None:
     for name, expr in node.args.items():
         kind = types.of(expr)
-        if kind is None or is_masked(kind):
+        if kind is None or opaque_kind(kind):
             continue  # It is not known, or is refused for what it is.
         if name in USER_TASK_TEXTS and not _is_text(kind):
             raise context.refusal(
