@@ -131,7 +131,7 @@ def test_a_timer_that_somebody_else_sends_too_early_is_set_again() -> None:
     assert world.told == [(OWN[0], "a")]
 
 
-@pytest.mark.limit("timetable")
+@pytest.mark.limit("orchestrator.fold.timetable.KEPT_MAX")
 def test_what_a_timetable_has_no_room_for_is_given_back() -> None:
     token, name = timetable_token("s" * NAME_CHARS_MAX), "s" * NAME_CHARS_MAX
     state: State | None = None
