@@ -760,7 +760,7 @@ CASES = {
         "priority=order.urgency",
     ),
     "priority that is too high": Case(
-        "await few.options(priority=‸5000)(x)", "a priority is an int from -1000 to 1000", "an int"
+        "await few.options(priority=‸5000)(x)", "a priority is from -1000 to 1000", "an int"
     ),
     "option by place": Case("await one.options(‸3)(x)", "by name", "retries=3"),
     "option at run time": Case(

@@ -201,11 +201,15 @@ def test_what_makes_no_sense_is_refused() -> None:
         Rate(1, per=timedelta(days=32))
     with pytest.raises(DefinitionError, match="rate is a Rate"):
         task(rate=5)  # type: ignore[call-overload]
-    with pytest.raises(DefinitionError, match="a priority is an int from -1000 to 1000"):
+    with pytest.raises(DefinitionError, match="a priority is from -1000 to 1000"):
         task(concurrency=1, priority=1001)
     with pytest.raises(DefinitionError, match="a task without a limit has no priority"):
         task(priority=1)
-    with pytest.raises(DefinitionError, match="key of a task's limit '' is not valid"):
+    with pytest.raises(ValueError, match="a priority is from -1000 to 1000"):
+        work.options(priority=-1001)
+    with pytest.raises(TypeError, match="a priority is an int, and not bool"):
+        work.options(priority=True)
+    with pytest.raises(ValueError, match="key of a task's limit '' is not valid"):
         work.options(key="")
     with pytest.raises(DefinitionError, match="task free has no limit"):
         free.options(key="x")

@@ -167,10 +167,10 @@ class Event(Generic[T]):
         return f"<event {self.name}>"
 
 
-def check_wait_key(key: object) -> str:
-    """A correlation key as a wait takes it. Raises `TypeError` or `ValueError`, as the engine does in the workflow."""
+def check_wait_key(key: object, what: str = "correlation key") -> str:
+    """A key as a wait, or a call, takes it. Raises `TypeError` or `ValueError`, as the engine does in the workflow."""
     try:
-        return check_key(key)
+        return check_key(key, what)
     except BadInput as error:
         kind = ValueError if isinstance(key, str) else TypeError
         raise kind(error.message) from error

@@ -8,11 +8,11 @@ from datetime import timedelta
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.permits import (
     CONCURRENCY_MAX,
-    PRIORITY_MAX,
     RATE_MAX,
     RATE_S_MAX,
     RATE_S_MIN,
     TaskLimit,
+    wrong_with_priority,
 )
 
 
@@ -47,10 +47,8 @@ def limit_of(concurrency: int | None, rate: Rate | None) -> TaskLimit | None:
 
 def check_priority(priority: int) -> int:
     """Raises `DefinitionError` for what is none."""
-    if not _is_int(priority) or abs(priority) > PRIORITY_MAX:
-        raise DefinitionError(
-            f"a priority is an int from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {priority!r}"
-        )
+    if wrong := wrong_with_priority(priority):
+        raise DefinitionError(wrong)
     return priority
 
 

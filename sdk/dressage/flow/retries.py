@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
+from dressage.flow.events import check_wait_key
 from dressage.flow.failures import WorkflowFailure
 from dressage.flow.rates import Rate, check_priority, limit_of
-from dressage.protocol.errors import BadInput, DefinitionError
-from dressage.protocol.names import LIMIT_KEY, check_key
-from dressage.protocol.permits import TaskLimit
+from dressage.protocol.errors import DefinitionError
+from dressage.protocol.names import LIMIT_KEY
+from dressage.protocol.permits import TaskLimit, wrong_with_priority
 from dressage.protocol.spec import Backoff, Exhausted, RetryOptions, TaskDef, TaskTimes
 
 
@@ -101,15 +102,15 @@ def said_by(options: TaskOptions) -> Said:
 
 
 def said_by_call(options: CallOptions, task: TaskDef) -> Said:
-    """What a call says. Raises as `said_by` does."""
+    """What a call says. Raises as `said_by` does, and `TypeError` or `ValueError`, as the engine does in the workflow,
+    for a key and a priority that are none."""
     said = _said(options, CallOptions.__annotations__)
     check_limited(task, options)
-    check_priority(options.get("priority", 0))
     if "key" in options:
-        try:
-            check_key(options["key"], LIMIT_KEY)
-        except BadInput as error:
-            raise DefinitionError(error.message) from error
+        check_wait_key(options["key"], LIMIT_KEY)
+    priority: object = options.get("priority", 0)
+    if wrong := wrong_with_priority(priority):
+        raise (ValueError if type(priority) is int else TypeError)(wrong)
     return said
 
 

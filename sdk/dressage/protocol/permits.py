@@ -25,6 +25,15 @@ PRIORITY_MAX: Final = 1_000
 """How high a priority may be; and, below zero, how low."""
 
 
+def wrong_with_priority(priority: object) -> str:
+    """What is wrong with the priority of a call; empty for one that may be."""
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        return f"a priority is an int, and not {type(priority).__name__}"
+    if abs(priority) > PRIORITY_MAX:
+        return f"a priority is from -{PRIORITY_MAX} to {PRIORITY_MAX} (limit task-limit)"
+    return ""
+
+
 class TaskLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """At most `concurrency` attempts are with workers at a time, and at most `rate` begin in any `per_s` seconds; None:
     there is no such limit. Where calls name a key, both count for each key."""

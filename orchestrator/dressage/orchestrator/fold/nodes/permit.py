@@ -16,7 +16,7 @@ from dressage.protocol.commands import AskPermit, DeferPermit, GivePermit, Retur
 from dressage.protocol.errors import BadInput
 from dressage.protocol.events import PermitAwaited
 from dressage.protocol.names import LIMIT_KEY, check_key, limiter_token
-from dressage.protocol.permits import PRIORITY_MAX
+from dressage.protocol.permits import wrong_with_priority
 from dressage.protocol.spec import TaskNode
 from dressage.protocol.spec_sizes import TASK_KEY, TASK_PRIORITY
 
@@ -36,13 +36,9 @@ def _key(value: Any) -> str:
 
 
 def _priority(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ExpressionFailed(f"TypeError: a priority is an int, and not {type(value).__name__}")
-    if abs(value) > PRIORITY_MAX:
-        raise ExpressionFailed(
-            f"ValueError: a priority is from -{PRIORITY_MAX} to {PRIORITY_MAX} (limit task-limit)"
-        )
-    return value
+    if wrong := wrong_with_priority(value):
+        raise ExpressionFailed(f"{'ValueError' if type(value) is int else 'TypeError'}: {wrong}")
+    return int(value)
 
 
 def ask(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int) -> None:
