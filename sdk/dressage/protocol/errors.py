@@ -14,6 +14,7 @@
     |  '- RunCancelled             RUN_CANCELLED: somebody ended it
     |- RunEnded                    RUN_ENDED: the run ended without what was waited for (in `dressage.client`)
     |- EventsGone                  EVENTS_GONE: the stream has dropped events of the run (in `dressage.client`)
+    |- ObjectDamaged               OBJECT_DAMAGED: a large value is gone or damaged (in `dressage.brokers`)
     |- Refused                     the engine answered no; `code` is one of RefusalCode
     |- NotFound                    NOT_FOUND
     |- BrokerError                 the broker said no, or said nothing
