@@ -25,7 +25,17 @@ from dressage.orchestrator.fold.state import (
     Stop,
     TurnWait,
 )
-from dressage.protocol.commands import CancelRun, GoOn, Parent, ResumeRun, SettleTask, StoppedBy, StopRun
+from dressage.protocol.commands import (
+    CancelRun,
+    GoOn,
+    HoldRun,
+    Parent,
+    ReleaseRun,
+    ResumeRun,
+    SettleTask,
+    StoppedBy,
+    StopRun,
+)
 from dressage.protocol.events import RunResumed, RunStopped
 from dressage.protocol.names import run_token
 
@@ -49,22 +59,27 @@ THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-Said = StopRun | ResumeRun | CancelRun | SettleTask
+Said = StopRun | ResumeRun | CancelRun | SettleTask | HoldRun | ReleaseRun
 
 
 def is_done(state: RunState, command: Said) -> bool:
     """Whether somebody said just this before."""
     if isinstance(command, SettleTask):
         return _mark(command) in state.settled
-    return command.parent is None and _mark(command) in state.stopping
+    return _is_somebodys(command) and _mark(command) in state.stopping
 
 
 def remember(state: RunState, command: Said) -> None:
     """Somebody has said this. (What a parent says comes once.)"""
     if isinstance(command, SettleTask):
         state.settled = (*state.settled, _mark(command))[-SETTLED_KEPT:]
-    elif command.parent is None:
+    elif _is_somebodys(command):
         state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
+
+
+def _is_somebodys(command: Said) -> bool:
+    """Whether a person has said it, and no parent."""
+    return isinstance(command, HoldRun | ReleaseRun | SettleTask) or command.parent is None
 
 
 def is_child(state: RunState, parent: Parent) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
-from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
+from dressage.protocol.commands import DeleteRun, FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
 from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
 from dressage.protocol.user_tasks import Comment
@@ -21,6 +21,7 @@ STATE_FORMAT: Literal[1] = 1
 MAILBOX_FORMAT: Literal[1] = 1
 MARKS_FORMAT: Literal[1] = 1
 SCHEDULE_FORMAT: Literal[1] = 1
+GONE_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -314,6 +315,14 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     actor: str = ""
 
 
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who keeps a run from being deleted since `since_ms`, and for what."""
+
+    since_ms: int
+    reason: str = ""
+    actor: str = ""
+
+
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event that no wait has claimed yet. `payload` is in stored form."""
 
@@ -335,6 +344,10 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
     it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
     commands of people about that.
+    `born` is the sequence of the command that began it. `owned` are the child runs that are deleted with it, the last
+    ones of them, and `disowned` counts the others. When it has ended it is kept for `keep_ms`, which the timer
+    `keep_id` is set for, unless it is `held`; one that is `doomed` is deleted at the next opportunity. `deletions` are
+    the sequences of the commands that have deleted runs of the same id a moment before it.
     """
 
     format: Literal[1]
@@ -366,6 +379,14 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     stops: list[Stop] = []
     stopping: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
+    born: int = 0
+    owned: list[str] = []
+    disowned: int = 0
+    keep_ms: int | None = None
+    keep_id: str = ""
+    held: Hold | None = None
+    doomed: DeleteRun | None = None
+    deletions: tuple[int, ...] = ()
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -380,11 +401,37 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             seen=dict(self.seen),
             children=list(self.children),
             stops=list(self.stops),
+            owned=list(self.owned),
         )
 
     @property
     def finished(self) -> bool:
         return self.status != "running"
+
+
+class Gone(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
+
+    `seq` is the sequence of the command that changed this last, `deletions` those that have deleted runs of this id.
+    `begun_by` is the id of the command that had started the run, `deleted_by` that of the one that has deleted it.
+    Of one that is `forgotten` nothing is stored any more.
+    """
+
+    gone_format: Literal[1]
+    run_id: str
+    workflow: str
+    version: int
+    seq: int
+    time_ms: int
+    begun_by: str
+    deleted_by: str
+    deletions: tuple[int, ...]
+    forgotten: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """It runs no more."""
+        return True
 
 
 class KeyedWait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -550,7 +597,7 @@ class Schedule(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox | Marks | Schedule
+State = RunState | Gone | Mailbox | Marks | Schedule
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
@@ -558,11 +605,13 @@ _decoder = msgspec.json.Decoder(RunState)
 _mailbox_decoder = msgspec.json.Decoder(Mailbox)
 _marks_decoder = msgspec.json.Decoder(Marks)
 _schedule_decoder = msgspec.json.Decoder(Schedule)
+_gone_decoder = msgspec.json.Decoder(Gone)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
 
 _MARKS = b'{"marks_format":'
 _SCHEDULE = b'{"schedule_format":'
+_GONE = b'{"gone_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -577,4 +626,6 @@ def decode_state(payload: bytes) -> State:
         return _marks_decoder.decode(payload)
     if payload.startswith(_SCHEDULE):
         return _schedule_decoder.decode(payload)
+    if payload.startswith(_GONE):
+        return _gone_decoder.decode(payload)
     return _decoder.decode(payload)
