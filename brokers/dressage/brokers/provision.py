@@ -161,6 +161,7 @@ async def ensure_streams(connection: Connection, names: Names, shards: int, repl
     await connection.ensure_stream(
         StreamConfig(names.dead_stream, names.dead_subjects(), replicas=replicas, max_age_s=DEAD_AGE_S)
     )
+    await ensure_objects(connection, names, replicas)
     for shard in range(shards):
         await connection.ensure_stream(
             StreamConfig(
@@ -172,6 +173,19 @@ async def ensure_streams(connection: Connection, names: Names, shards: int, repl
                 description="commands, tasks, timers and the cursor of one shard",
             )
         )
+
+
+async def ensure_objects(connection: Connection, names: Names, replicas: int) -> None:
+    """Makes the object store (ADR-20) of values too large for a message."""
+    await connection.ensure_stream(
+        StreamConfig(
+            names.objects_stream(),
+            names.objects_subjects(),
+            replicas=replicas,
+            direct_reads=True,
+            description="values too large for a message: an object store",
+        )
+    )
 
 
 def _bucket(stream: str, bucket: str, replicas: int) -> StreamConfig:

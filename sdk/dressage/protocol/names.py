@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
 
 from dressage.protocol.errors import BadInput, BadName, BadRunId
@@ -255,12 +256,24 @@ def child_id(parent: str, wait_id: str) -> str:
     return f"{parent}~{wait_id}"
 
 
+def root_of(run_id: str) -> str:
+    """The part of a run's id before the first `~`: what a run shares with its child runs."""
+    return run_id.split("~", 1)[0]
+
+
+def root_token(run_id: str) -> str:
+    """The token of the root of a run, under which its large values are stored. Raises `BadRunId`."""
+    check_run_id(run_id)
+    # An id may begin with `~`; no token is empty.
+    return _encoded(root_of(run_id)) or "="
+
+
 def shard_of(place: str, shards: int) -> int:
     """The shard of a run: a hash of its id's part before the first `~`, so that a child shares its parent's.
 
     That of a correlation key is the hash of its token, in which there is no `~`.
     """
-    return zlib.crc32(place.split("~", 1)[0].encode()) % shards
+    return zlib.crc32(root_of(place).encode()) % shards
 
 
 def event_bucket(run_id: str) -> int:
@@ -279,6 +292,7 @@ class Names:
         self.runs_bucket: Final = f"dressage_{namespace}_runs"
         self.definitions_bucket: Final = f"dressage_{namespace}_definitions"
         self.members_bucket: Final = f"dressage_{namespace}_members"
+        self.objects_bucket: Final = f"dressage_{namespace}_objects"
 
     # -- the shard stream and its subject families -------------------------------------------------
     def shard_stream(self, shard: int) -> str:
@@ -421,6 +435,56 @@ class Names:
 
     def member_keys(self) -> str:
         return f"$KV.{self.members_bucket}.*"
+
+    # -- the object store (ADR-20): values too large for a message -----------------------------------
+    def objects_stream(self) -> str:
+        return f"OBJ_{self.objects_bucket}"
+
+    def objects_subjects(self) -> list[str]:
+        return [self.all_object_chunks(), self.all_object_infos()]
+
+    @staticmethod
+    def object_name(root: str, digest: str) -> str:
+        """The name of an object: the token of the root of its run, and the SHA-256 of its bytes in hexadecimal."""
+        return f"{root}/{digest}"
+
+    def object_info(self, root: str, digest: str) -> str:
+        """Subject of what is said of an object."""
+        name = self.object_name(root, digest).encode()
+        return f"$O.{self.objects_bucket}.M.{urlsafe_b64encode(name).decode()}"
+
+    @staticmethod
+    def object_nuid(root: str, digest: str, upload: str) -> str:
+        """What ADR-20 calls the NUID of an object: with dots, so that those of one root are a family of subjects."""
+        return f"{root}.{digest}.{upload}"
+
+    def object_chunks(self, nuid: str) -> str:
+        return f"$O.{self.objects_bucket}.C.{nuid}"
+
+    def object_chunks_of(self, root: str) -> str:
+        return f"$O.{self.objects_bucket}.C.{root}.*.*"
+
+    def all_object_chunks(self) -> str:
+        return f"$O.{self.objects_bucket}.C.>"
+
+    def all_object_infos(self) -> str:
+        return f"$O.{self.objects_bucket}.M.>"
+
+    @staticmethod
+    def object_of_chunks(subject: str) -> tuple[str, str] | None:
+        """Root and digest in a subject of chunks; None for one that is not of our making."""
+        parts = subject.split(".")
+        return (parts[3], parts[4]) if len(parts) == 6 and parts[2] == "C" else None
+
+    @staticmethod
+    def object_of_info(subject: str) -> tuple[str, str] | None:
+        """Root and digest in a subject of what is said of an object; None for one that is not of our making."""
+        try:
+            name = urlsafe_b64decode(subject.rpartition(".")[2]).decode()
+        except ValueError:
+            return None
+        root, _, digest = name.partition("/")
+        return (root, digest) if digest else None
 
     # -- requests outside the streams --------------------------------------------------------------
     def nudge(self) -> str:
