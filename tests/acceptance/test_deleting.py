@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
+from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
+from dressage.analytics import AnalyticsService, query
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.objects import get_object, put_object
+from dressage.brokers.provision import ensure_objects, keep_runs
 from dressage.client import Client
 from dressage.flow import App, sleep, workflow
 from dressage.protocol.errors import NotFound, Refused
 from dressage.protocol.events import RUN_HEADER
 from dressage.protocol.names import Names, run_token
+from dressage.protocol.retention import Retention
 
 pytestmark = pytest.mark.anyio
 
@@ -180,3 +188,181 @@ async def test_it_is_gone_after_another_orchestrator_took_over(engine: Engine) -
     await engine.down()
     await engine.up()
     assert await is_gone(client, "r")
+
+
+async def test_runs_are_kept_for_as_long_as_their_workflow_says(engine: Engine) -> None:
+    client = await engine.registered(deletable, sleeper)
+    await engine.worker(app)
+    await client.registry.keep("deletable", Retention(0.3))
+    await (await client.start(deletable, {"x": 1}, run_id="short")).result(timeout_s=10)
+    await client.start(sleeper, run_id="other")
+    await client.cancel("other")
+    await until(lambda: is_gone(client, "short"), "its time is over")
+    assert (await client.get("other")).kept_until == ""
+
+
+async def test_what_the_namespace_says_holds_for_all_others(engine: Engine) -> None:
+    await keep_runs((await engine.client()).connection, engine.names, Retention(3.0))
+    client = await engine.registered(deletable, sleeper)
+    await client.registry.keep("deletable-sleeper", Retention())
+    await engine.worker(app)
+    await (await client.start(deletable, {"x": 1}, run_id="short")).result(timeout_s=10)
+    await client.start(sleeper, run_id="long")
+    await client.cancel("long")
+    await until(lambda: is_gone(client, "short"), "its time is over", timeout_s=20)
+    assert (await client.get("long")).status == "cancelled"
+
+
+async def test_a_longer_time_that_is_set_later_counts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dressage.orchestrator.fold.retention.REVIEW_MS", 200)
+    client = await engine.registered(deletable)
+    await engine.worker(app)
+    await client.registry.keep("deletable", Retention(2.0))
+    await (await client.start(deletable, {"x": 1}, run_id="r")).result(timeout_s=10)
+    assert (await client.get("r")).kept_until
+    await client.registry.keep("deletable", Retention())
+    reviewed = 0
+
+    async def timers() -> bool:
+        nonlocal reviewed
+        names = client.names
+        found = [
+            await client.connection.last_message(names.shard_stream(shard), names.timer(shard, "r", "*"))
+            for shard in range(engine.shards)
+        ]
+        seqs = {each.seq for each in found if each is not None}
+        reviewed = max(reviewed, *seqs, 0)
+        return bool(seqs)
+
+    await until(timers, "its timer is set")
+    first = reviewed
+    await until(lambda: timers_moved(timers, lambda: reviewed > first), "it was looked at, and again")
+    assert (await client.get("r")).status == "completed"
+    await client.registry.keep("deletable", Retention(0.0))
+    await until(lambda: is_gone(client, "r"), "its time is over after all")
+
+
+async def timers_moved(look: object, moved: object) -> bool:
+    await look()  # type: ignore[operator]
+    return bool(moved())  # type: ignore[operator]
+
+
+async def test_a_hold_outlives_the_time_and_a_release_makes_up_for_it(engine: Engine) -> None:
+    client = await engine.registered(sleeper)
+    await client.registry.keep("deletable-sleeper", Retention(0.5))
+    await client.start(sleeper, run_id="held")
+    await client.start(sleeper, run_id="free")
+    await client.hold("held", "a lawsuit")
+    for run_id in ("held", "free"):
+        await client.cancel(run_id)
+    await until(lambda: is_gone(client, "free"), "the time is over")
+    assert (await client.get("held")).status == "cancelled"
+    await client.release("held")
+    await until(lambda: is_gone(client, "held"), "what was overdue")
+
+
+async def test_a_child_that_cannot_go_at_once_goes_when_it_can(engine: Engine) -> None:
+    client = await engine.registered(parent)
+    await engine.worker(app)
+    await (await client.start(parent, {"x": 1}, run_id="p")).result(timeout_s=10)
+    started = [event async for event in client.history("p") if event.kind == "child-started"]
+    held, free = [str(msgspec.json.decode(event.data)["run_id"]) for event in started]
+    await client.hold(held)
+    await client.delete("p")
+    await until(lambda: is_gone(client, free), "the other child goes at once")
+    assert (await client.get(held)).held is not None
+    await client.release(held)
+    await until(lambda: is_gone(client, held), "it goes when it is released")
+
+
+async def test_objects_go_with_the_run_and_those_of_others_stay(engine: Engine) -> None:
+    client = await engine.registered(deletable)
+    await engine.worker(app)
+    await ensure_objects(client.connection, client.names, replicas=1)
+    digests: dict[str, str] = {}
+    for run_id in ("a", "b"):
+        digests[run_id] = await put_object(
+            client.connection, client.names, run_id, run_id.encode() * 1000, patience_s=5.0
+        )
+        await (await client.start(deletable, {"x": 1}, run_id=run_id)).result(timeout_s=10)
+    await client.delete("a")
+
+    async def removed() -> bool:
+        subject = client.names.object_info("a", digests["a"])
+        return await client.connection.last_message(client.names.objects_stream(), subject) is None
+
+    await until(removed, "its objects are removed")
+    assert await get_object(client.connection, client.names, "b", digests["b"], 1000) == b"b" * 1000
+
+
+async def test_sql_forgets_a_deleted_run_and_keeps_the_next_one_of_its_id(
+    engine: Engine, tmp_path: Path
+) -> None:
+    client = await engine.registered(deletable)
+    await engine.worker(app)
+    broker = await JetStreamBroker(engine.url).connect("test")
+    async with AnalyticsService(engine.url, engine.namespace, tmp_path / "a.duckdb"):
+
+        async def asked(sql: str) -> list[list[object]]:
+            return [list(row) for row in (await query(broker, Names(engine.namespace), sql)).rows]
+
+        async def comes_to(sql: str, rows: list[list[object]]) -> bool:
+            return await asked(sql) == rows
+
+        for run_id in ("r", "s"):
+            await (await client.start(deletable, {"x": 1}, run_id=run_id)).result(timeout_s=10)
+        runs = "SELECT run_id, status FROM runs ORDER BY run_id"
+        both: list[list[object]] = [["r", "completed"], ["s", "completed"]]
+        await until(lambda: comes_to(runs, both), "SQL knows both")
+        await client.delete("r", "of no use", actor="ann")
+        await until(lambda: comes_to(runs, [["s", "completed"]]), "SQL has forgotten it")
+        events = "SELECT kind, actor FROM events WHERE run_id = 'r'"
+        assert await asked(events) == [["run-deleted", "ann"]]
+        for table in ("attempt_starts", "attempt_ends", "variable_changes", "run_starts", "run_ends"):
+            assert await asked(f"SELECT count(*) FROM {table} WHERE run_id = 'r'") == [[0]]
+        await (await client.start(deletable, {"x": 7}, run_id="r")).result(timeout_s=10)
+        await until(lambda: comes_to(runs, both), "SQL knows the next one")
+        assert await asked("SELECT count(*) FROM index_breaks") == [[0]]
+    await broker.close()
+
+
+async def test_the_command_line_holds_releases_deletes_and_says_for_how_long(
+    engine: Engine, start: Start
+) -> None:
+    client = await engine.registered(sleeper)
+
+    async def said(*arguments: str, code: int = 0) -> str:
+        program = start(*arguments, "--server", engine.url, "--namespace", engine.namespace)
+        assert await asyncio.to_thread(program.ended) == code, program.said
+        return program.said
+
+    await client.start(sleeper, run_id="c")
+    await said("run", "hold", "c", "--reason", "a lawsuit", "--actor", "ann")
+    assert "by ann: a lawsuit" in await said("run", "get", "c")
+    assert "RUN_HELD" in await said("run", "delete", "c", "--cancel", code=1)
+    await said("run", "release", "c")
+    await said("run", "delete", "c")
+    assert "RUN_UNKNOWN" in await said("run", "delete", "c", code=1)
+    assert "kept for 30d, then deleted" in await said("retention", "set", "30d")
+    told = await said("retention", "set", "12h", "--workflow", "deletable-sleeper", "--events")
+    assert "kept for 12h, then deleted with their output events" in told
+    shown = await said("retention", "show")
+    assert "kept for 30d, then deleted" in shown
+    assert "deletable-sleeper" in shown
+    await said("retention", "clear", "deletable-sleeper")
+    assert "deletable-sleeper" not in await said("retention", "show")
+    assert "30d" in await said("retention", "set", "3 weeks", code=2)
+
+
+async def test_the_micro_service_deletes_holds_and_releases(engine: Engine) -> None:
+    client = await engine.registered(sleeper)
+    await client.start(sleeper, run_id="r")
+    assert (await engine.call("delete", {"run_id": "r"}))["code"] == "RUN_OPEN"
+    assert (await engine.call("hold", {"run_id": "r", "reason": "why"}))["ok"]
+    await client.cancel("r")
+    assert (await engine.call("delete", {"run_id": "r"}))["code"] == "RUN_HELD"
+    assert (await engine.call("release", {"run_id": "r"}))["ok"]
+    assert (await engine.call("delete", {"run_id": "r", "events": True}))["ok"]
+    assert (await engine.call("get", {"run_id": "r"}))["code"] == "RUN_UNKNOWN"

@@ -543,8 +543,8 @@ class Client:
 
         Its state goes, and those of the child runs that it has waited for, or that ended with it; with `events` also
         their output events in the stream. Analytics forget it by its last event, `run-deleted`. Another run may have
-        its id from then on. What is left to remove is removed right behind that, also if an orchestrator dies meanwhile.
-        A child run is deleted with its parent, or by itself once that is gone.
+        its id from then on. What is left to remove is removed right behind that, also if an orchestrator dies
+        meanwhile. A child run is deleted with its parent, or by itself once that is gone.
 
         With a `command_id` of the caller's the same call again changes nothing, for some minutes. Raises `Refused`
         (RUN_UNKNOWN, RUN_OPEN, RUN_HELD, RUN_OWNED, RUN_ELSEWHERE, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.

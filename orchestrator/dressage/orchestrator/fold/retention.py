@@ -152,6 +152,7 @@ def _gone(state: RunState, command: DeleteRun, stamp: Stamp) -> Outcome:
         state.command_id,
         command.command_id,
         (*state.deletions, stamp.seq)[-DELETIONS_KEPT:],
+        state.abandons,
     )
     effects: list[Effect] = [
         SetTimer(f"keep-0-{stamp.seq}", time_ms + FORGET_MS, ForgetRun(stamp.seq)),

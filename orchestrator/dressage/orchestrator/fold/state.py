@@ -345,7 +345,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
     commands of people about that.
     `born` is the sequence of the command that began it. `owned` are the child runs that are deleted with it, the last
-    ones of them, and `disowned` counts the others. When it has ended it is kept for `keep_ms`, which the timer
+    ones of them, and `disowned` counts the others; one that `abandons` has started
+    some that live on without it. When it has ended it is kept for `keep_ms`, which the timer
     `keep_id` is set for, unless it is `held`; one that is `doomed` is deleted at the next opportunity. `deletions` are
     the sequences of the commands that have deleted runs of the same id a moment before it.
     """
@@ -382,6 +383,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     born: int = 0
     owned: list[str] = []
     disowned: int = 0
+    abandons: bool = False
     keep_ms: int | None = None
     keep_id: str = ""
     held: Hold | None = None
@@ -413,8 +415,8 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
 
     `seq` is the sequence of the command that changed this last, `deletions` those that have deleted runs of this id.
-    `begun_by` is the id of the command that had started the run, `deleted_by` that of the one that has deleted it.
-    Of one that is `forgotten` nothing is stored any more.
+    `begun_by` is the id of the command that had started the run, `deleted_by` that of the one that has deleted it;
+    it `abandons` child runs that live on. Of one that is `forgotten` nothing is stored any more.
     """
 
     gone_format: Literal[1]
@@ -426,6 +428,7 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     begun_by: str
     deleted_by: str
     deletions: tuple[int, ...]
+    abandons: bool = False
     forgotten: bool = False
 
     @property

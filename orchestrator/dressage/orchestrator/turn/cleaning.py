@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
+from dressage.brokers.objects import delete_objects_of
 from dressage.orchestrator.fold.state import Gone
 from dressage.orchestrator.turn.behind import Gate
 from dressage.orchestrator.turn.doubt import Doubt
@@ -26,7 +27,7 @@ from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.turn import Cleanup, Frozen, Turn
 from dressage.protocol.errors import BrokerError, DressageError
 from dressage.protocol.events import KIND, RUN_HEADER, RunDeleted, decode_event
-from dressage.protocol.names import Names, run_id_of
+from dressage.protocol.names import Names, root_token, run_id_of
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -112,6 +113,7 @@ class Cleaner:
             try:
                 if cleanup.events:
                     await self._delete_events(cleanup)
+                await self._delete_objects(cleanup)
                 return
             except DressageError as error:
                 if self._connection.lost.is_set():
@@ -120,6 +122,18 @@ class Cleaner:
                     _log.warning("shard %d: deleting run %s: %s", self._shard, cleanup.run.token, error)
                 told = True
             await asyncio.sleep(AGAIN_S)
+
+    async def _delete_objects(self, cleanup: Cleanup) -> None:
+        """Removes what the run, and the child runs that have their ids from it, have in the object store.
+
+        They stay if another run of the same id has begun meanwhile, and go with that one: the same bytes are stored
+        once. They stay for good where child runs live on that may use them."""
+        run, run_id = cleanup.run, run_id_of(cleanup.run.token)
+        gone = (
+            isinstance(run.state, Gone) and run.state.deletions[-1] == cleanup.seq and not run.state.abandons
+        )
+        if gone and "~" not in run_id:
+            await delete_objects_of(self._connection, self._names, root_token(run_id))
 
     async def _delete_events(self, cleanup: Cleanup) -> None:
         """Removes the run's output events from the stream, but for that of its deletion."""

@@ -46,6 +46,8 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     parent = Parent(state.run_id, wait_id, _depth(state, node), node.detached, told)
     if told:
         own(state, run_id, wait_id)
+    else:
+        state.abandons = True
     if node.detached and told:
         _keep(advance, OpenChild(run_id, wait_id, node.close))
     version = definition.children[node.workflow]
