@@ -195,7 +195,7 @@ def _start(
     if state is not None:
         return _start_again(state, command, given)
     gone = before if isinstance(before, Gone) else None
-    if gone is not None and gone.begun_by == command.command_id:
+    if retention.was_deleted(gone, command.command_id):
         raise RefuseCommand("RUN_DELETED", f"run {run_id!r}, which this has started, was deleted")
     time_ms = stamp.time_ms if before is None else max(before.time_ms, stamp.time_ms)
     fresh = RunState(

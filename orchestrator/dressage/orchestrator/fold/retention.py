@@ -14,7 +14,7 @@ import msgspec
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.pausing import is_child, is_done, remember
-from dressage.orchestrator.fold.state import GONE_FORMAT, Gone, Hold, RunState, State
+from dressage.orchestrator.fold.state import GONE_FORMAT, Deletion, Gone, Hold, RunState, State
 from dressage.protocol.commands import DeleteRun, ForgetRun, HoldRun, Parent, ReleaseRun, ReviewRun
 from dressage.protocol.events import RunDeleted, RunHeld, RunReleased
 from dressage.protocol.names import child_id, run_token
@@ -52,6 +52,9 @@ UNKNOWN: Final = Keeping()
 
 def change(state: State | None, command: Asked, run_id: str, stamp: Stamp, keeping: Keeping) -> Outcome:
     """Applies one of these commands. Raises `RefuseCommand`."""
+    if isinstance(command, DeleteRun) and isinstance(state, Gone | RunState):
+        if any(each.command_id == command.command_id for each in state.deletions):
+            return Outcome(state, existing=True)  # It has deleted another run of this id.
     if isinstance(state, Gone):
         return _late(state, command, stamp)
     if not isinstance(state, RunState):
@@ -69,6 +72,11 @@ def change(state: State | None, command: Asked, run_id: str, stamp: Stamp, keepi
             return _review(state, command, stamp, keeping)
         case ForgetRun():
             raise RefuseCommand("RESULT_STALE", f"run {run_id!r} is another one than the deleted one")
+
+
+def was_deleted(gone: Gone | None, command_id: str) -> bool:
+    """Whether this command, which comes again, has started a run of this id that was deleted."""
+    return gone is not None and any(each.begun_by == command_id for each in gone.deletions)
 
 
 def own(state: RunState, run_id: str, wait_id: str) -> None:
@@ -149,9 +157,7 @@ def _gone(state: RunState, command: DeleteRun, stamp: Stamp) -> Outcome:
         state.version,
         stamp.seq,
         time_ms,
-        state.command_id,
-        command.command_id,
-        (*state.deletions, stamp.seq)[-DELETIONS_KEPT:],
+        (*state.deletions, Deletion(stamp.seq, command.command_id, state.command_id))[-DELETIONS_KEPT:],
         state.abandons,
     )
     effects: list[Effect] = [
@@ -211,9 +217,7 @@ def _look_again(state: RunState, stamp: Stamp, over_ms: int | None = None) -> Se
 
 def _late(state: Gone, command: Asked, stamp: Stamp) -> Outcome:
     match command:
-        case DeleteRun() if command.command_id == state.deleted_by:
-            return Outcome(state, existing=True)
-        case ForgetRun() if command.deletion == state.deletions[-1] and not state.forgotten:
+        case ForgetRun() if command.deletion == state.deletions[-1].seq and not state.forgotten:
             time_ms = max(state.time_ms, stamp.time_ms)
             return Outcome(msgspec.structs.replace(state, seq=stamp.seq, time_ms=time_ms, forgotten=True))
         case _:

@@ -323,6 +323,15 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     actor: str = ""
 
 
+class Deletion(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The command with sequence `seq`, and this id, has deleted a run that the command with the id `begun_by` had
+    started."""
+
+    seq: int
+    command_id: str
+    begun_by: str
+
+
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event that no wait has claimed yet. `payload` is in stored form."""
 
@@ -348,7 +357,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     ones of them, and `disowned` counts the others; one that `abandons` has started
     some that live on without it. When it has ended it is kept for `keep_ms`, which the timer
     `keep_id` is set for, unless it is `held`; one that is `doomed` is deleted at the next opportunity. `deletions` are
-    the sequences of the commands that have deleted runs of the same id a moment before it.
+    those of runs of the same id a moment before it, the last ones.
     """
 
     format: Literal[1]
@@ -388,7 +397,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     keep_id: str = ""
     held: Hold | None = None
     doomed: DeleteRun | None = None
-    deletions: tuple[int, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -414,9 +423,9 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
 class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
 
-    `seq` is the sequence of the command that changed this last, `deletions` those that have deleted runs of this id.
-    `begun_by` is the id of the command that had started the run, `deleted_by` that of the one that has deleted it;
-    it `abandons` child runs that live on. Of one that is `forgotten` nothing is stored any more.
+    `seq` is the sequence of the command that changed this last. `deletions` are those of runs of this id, the last
+    ones, that of this run the very last. It `abandons` child runs that live on. Of one that is `forgotten` nothing is stored
+    any more.
     """
 
     gone_format: Literal[1]
@@ -425,9 +434,7 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     version: int
     seq: int
     time_ms: int
-    begun_by: str
-    deleted_by: str
-    deletions: tuple[int, ...]
+    deletions: tuple[Deletion, ...]
     abandons: bool = False
     forgotten: bool = False
 

@@ -129,10 +129,10 @@ class Cleaner:
         They stay if another run of the same id has begun meanwhile, and go with that one: the same bytes are stored
         once. They stay for good where child runs live on that may use them."""
         run, run_id = cleanup.run, run_id_of(cleanup.run.token)
-        gone = (
-            isinstance(run.state, Gone) and run.state.deletions[-1] == cleanup.seq and not run.state.abandons
-        )
-        if gone and "~" not in run_id:
+        state = run.state
+        if not isinstance(state, Gone) or state.abandons or state.deletions[-1].seq != cleanup.seq:
+            return
+        if "~" not in run_id:
             await delete_objects_of(self._connection, self._names, root_token(run_id))
 
     async def _delete_events(self, cleanup: Cleanup) -> None:

@@ -44,6 +44,7 @@ from dressage.protocol.commands import (
     AttemptStopped,
     Command,
     DeleteRun,
+    ForgetRun,
     PostEvent,
     RefusalCode,
     ReviewRun,
@@ -252,7 +253,9 @@ class Folder:
         # Where a run lives is looked up before the map is: a command that was handed on may have begun it here
         # under a map that this shard has not switched to yet.
         run = await self._runs.get(token)
-        absent = run.state is None or (isinstance(run.state, Gone) and run.state.seq < seq)
+        absent = run.state is None or (
+            isinstance(run.state, Gone) and run.state.seq < seq and not _forgets(delivery)
+        )
         if absent or not self._shown(run):
             try:
                 place = self._place(delivery, token)
@@ -289,7 +292,7 @@ class Folder:
         """The state that the bucket gave us has this command in it. What it has left to do if it has deleted a run may
         not be done."""
         seq, state = delivery.stream_seq, run.state
-        if not isinstance(state, RunState | Gone) or seq not in state.deletions:
+        if not isinstance(state, RunState | Gone) or all(each.seq != seq for each in state.deletions):
             self._floor.covered(seq)
             return
         command = read_command(delivery)
@@ -568,6 +571,14 @@ class _Made:
 
     effects: list[Message | TimerCancel]
     events: list[Message]
+
+
+def _forgets(delivery: Delivery) -> bool:
+    """Whether this is for what is left of a run that was deleted here, wherever another one of its id would be."""
+    try:
+        return isinstance(read_command(delivery), ForgetRun)
+    except Unreadable:
+        return False
 
 
 def _stamp(delivery: Delivery) -> Stamp:
