@@ -227,6 +227,8 @@ def _late(state: Gone, command: Asked, stamp: Stamp) -> Outcome:
 def _changed(state: RunState, stamp: Stamp) -> RunState:
     after = state.copy()
     after.seq, after.time_ms = stamp.seq, max(state.time_ms, stamp.time_ms)
+    if after.finished:
+        after.threads = []  # As an end leaves them.
     return after
 
 

@@ -424,8 +424,8 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
 
     `seq` is the sequence of the command that changed this last. `deletions` are those of runs of this id, the last
-    ones, that of this run the very last. It `abandons` child runs that live on. Of one that is `forgotten` nothing is stored
-    any more.
+    ones, that of this run the very last. It `abandons` child runs that live on. Of one that is `forgotten` nothing is
+    stored any more.
     """
 
     gone_format: Literal[1]

@@ -478,6 +478,8 @@ class Folder:
         answered: bool = True,
     ) -> None:
         seq = delivery.stream_seq
+        if _is_forgotten(outcome.state) and run.token in self._open.changed:
+            await self._until_taken()  # The deletion has to be stored before nothing is.
         if made is not None:
             await self._record_effects(seq, outcome, made.effects)
             self._record_events(seq, outcome, made.events)
@@ -579,6 +581,10 @@ def _forgets(delivery: Delivery) -> bool:
         return isinstance(read_command(delivery), ForgetRun)
     except Unreadable:
         return False
+
+
+def _is_forgotten(state: State | None) -> bool:
+    return isinstance(state, Gone) and state.forgotten
 
 
 def _stamp(delivery: Delivery) -> Stamp:
