@@ -48,8 +48,11 @@ from dressage.protocol.commands import (
     AskAnswer,
     AttemptProgress,
     CancelRun,
+    DeleteRun,
+    HoldRun,
     PostEvent,
     RefusalCode,
+    ReleaseRun,
     ResumeRun,
     SetSchedule,
     SettleTask,
@@ -92,6 +95,7 @@ FIGURES: Final = {
 }
 VARIES: Final = {
     "at",
+    "born",
     "digest",
     "registered_at",
     *(
@@ -333,6 +337,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         StopRun,
         ResumeRun,
         SettleTask,
+        *(DeleteRun, HoldRun, ReleaseRun),
         *(Answer, Ask, AskAnswer, DomainEvent),
     )
 }
@@ -418,6 +423,7 @@ async def test_the_streams_are_those_that_are_documented(server: EmbeddedServer)
         "dressage_default_0",
         "dressage_default_events",
         "dressage_default_dead",
+        "OBJ_dressage_default_objects",
         "KV_dressage_default_runs",
         "KV_dressage_default_definitions",
         "KV_dressage_default_members",

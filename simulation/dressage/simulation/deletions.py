@@ -16,8 +16,7 @@ from dressage.client import Client
 from dressage.orchestrator.fold.state import Gone, RunState
 from dressage.protocol.commands import DeleteRun, StartRun
 from dressage.protocol.errors import NotFound, Refused
-from dressage.protocol.events import RunDeleted, decode_event
-from dressage.protocol.names import run_id_of, run_token
+from dressage.protocol.names import run_token
 from dressage.protocol.retention import Retention
 from dressage.simulation.behaviour import fleeting
 from dressage.simulation.reference import Ending, ending_of, failure_ending
@@ -70,7 +69,7 @@ def deletions(script: Script, chance: random.Random, clients: list[str], seconds
             by_itself = chance.random() < 0.3
             steps.append("start for a time" if by_itself else "start")
             if chance.random() < 0.5:
-                steps += ["hold", "release"]
+                steps.extend(("hold", "release"))
             steps.append("wait until it is gone" if by_itself else "delete")
         if chance.random() < 0.4:
             steps.pop()  # The last one stays.
@@ -204,7 +203,6 @@ def kinds_of(world: World, run_id: str) -> Counter[str]:
 
 def judge_lives(world: World) -> None:
     """Each life began once and ended once, and what is there is the last one, or nothing."""
-    judge_events(world)
     for lives in world.script.lives:
         if lives.moved or lives.done < len(lives.steps):
             continue
@@ -219,26 +217,6 @@ def judge_lives(world: World) -> None:
             _judge_gone(world, lives)
         else:
             _judge_there(world, lives, began[-1])
-
-
-def judge_events(world: World) -> None:
-    """Of a run that was deleted with its output events the last one alone is in the stream."""
-    log = world.server.streams[world.watch.names.events_stream].log
-    for number, shard in world.watch.refold.shards.items():
-        for folded in shard.folded.values():
-            deleted = folded.outcome.events[0] if folded.outcome.events else None
-            if not isinstance(deleted, RunDeleted) or not deleted.events:
-                continue
-            run_id = run_id_of(folded.token)
-            kinds = [
-                event.kind
-                for seqs in log.matching(world.watch.names.events_of_run(number, run_id))
-                for seq in seqs
-                if (event := decode_event(log.messages[seq].data)).subject == run_id
-                and int(event.command) <= folded.seq
-            ]
-            if set(kinds) - {"run-deleted"}:
-                world.watch.broken("deleted-events-gone", f"{run_id} was deleted, and {kinds} are there")
 
 
 def _judge_gone(world: World, lives: Lives) -> None:

@@ -41,8 +41,8 @@ from dressage.protocol.commands import (
     TimerFired,
     decode_command,
 )
-from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, decode_event
-from dressage.protocol.names import OUT, Names, run_token, schedule_token
+from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, RunDeleted, decode_event
+from dressage.protocol.names import OUT, Names, run_id_of, run_token, schedule_token
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
@@ -83,7 +83,7 @@ RULES: Final = {
     "forgotten-last": "a key of the bucket is emptied only when no command of its run from before is in the stream",
     "held-is-kept": "a run that is held is not deleted, by nobody, and is there until it is released",
     "one-life-after-the-other": "at the end each run of an id has begun once and was deleted once",
-    "deleted-events-gone": "at the end the output events are removed of runs that were deleted with them",
+    "deleted-events-gone": "a command that has deleted a run with its output events is removed only when they are",
     "deleted-stays-gone": "at the end nothing is there of a deleted run, or the next one of its id alone",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
@@ -628,11 +628,33 @@ class Watch:
                 "removed-only-when-covered",
                 f"command {record.seq} of {folded.token}, state {view.state_seq.get(folded.token)}",
             )
+        left = self.events_left(folded)
+        if left:
+            self.broken(
+                "deleted-events-gone", f"command {record.seq} has deleted {folded.token}; left are {left}"
+            )
         if folded.outcome.code in ("COMMAND_MALFORMED", "SHARD_WRONG", "RUN_ID_INVALID"):
             if record.seq not in view.dead:
                 self.broken(
                     "refused-is-kept", f"command {record.seq} ({folded.outcome.code}) is in no dead letter"
                 )
+
+    def events_left(self, folded: Folded) -> list[str]:
+        """The kinds of the output events that are in the stream of a run that was deleted with them by this command."""
+        deleted = folded.outcome.events[0] if folded.outcome.events else None
+        if not isinstance(deleted, RunDeleted) or not deleted.events:
+            return []
+        log, run_id = self._server.streams[self._names.events_stream].log, run_id_of(folded.token)
+        found = [
+            decode_event(log.messages[seq].data)
+            for seqs in log.matching(self._names.events_of_run(folded.shard, run_id))
+            for seq in seqs
+        ]
+        return [
+            event.kind
+            for event in found
+            if event.subject == run_id and int(event.command) <= folded.seq and event.kind != "run-deleted"
+        ]
 
     def _check_done(self, record: Record, shard: int) -> None:
         message = _tasks.decode(record.data)

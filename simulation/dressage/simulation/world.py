@@ -39,6 +39,11 @@ REFUSED_S: Final = 2.5
 """After so long a client tries again what was refused for the moment."""
 
 
+PATIENCE_S: Final = 600.0
+"""For so long a domain event is tried: a stream that is full has room again soon, but a host's clock may jump by more
+than the minute that is usual."""
+
+
 @dataclass(slots=True, frozen=True)
 class Shape:
     """How large the system of a seed is, and how its engine is configured."""
@@ -135,6 +140,7 @@ class World:
             where=f"host-of-{life.name}:{life.number}",
             singles_max=shape.singles_max,
             states_linger_s=shape.states_linger_s,
+            publish_patience_s=PATIENCE_S,
             fold_version=release,
         )
         engine = self.engines[life.name] = Orchestrator(life.broker, config)
