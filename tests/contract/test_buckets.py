@@ -156,8 +156,7 @@ async def test_what_expires_goes_by_itself_and_takes_nothing_that_was_put_behind
     empty = [
         bucket.message(
             f"run.0.{key}",
-            b"",
-            {"KV-Operation": "PURGE"},
+            headers={"KV-Operation": "PURGE"},
             rollup=True,
             expires_s=1,
             expect=(fence, "fence.0"),
