@@ -112,7 +112,7 @@ async def _do(world: World, client: Client, lives: Lives, place: int) -> None:
                 await _told(client.release(run_id, command_id=name))
         case "delete":
             with contextlib.suppress(_Unknown):
-                await _told(client.delete(run_id, "simulated", events=place % 2 == 0, command_id=name))
+                await _told(client.delete(run_id, "simulated", events=place // 2 % 2 == 0, command_id=name))
             await _again(client, lives, place)
         case "wait until it is gone":
             await _until_gone(world, client, lives)
