@@ -16,7 +16,7 @@ import pytest
 
 from dressage.analytics import AnalyticsService
 from dressage.client.client import RunFailed
-from dressage.flow import App, Masked, Searchable, sleep, workflow
+from dressage.flow import App, Masked, Searchable, gather, sleep, workflow
 from dressage.protocol.errors import BadValue, Refused
 
 if TYPE_CHECKING:
@@ -66,6 +66,16 @@ async def anything(note: str) -> Any:
     return note
 
 
+@app.task
+async def conceal(text: Masked[str]) -> Masked[str]:
+    return text
+
+
+@app.task
+async def count(texts: list[Masked[str]]) -> int:
+    return len(texts)
+
+
 @workflow
 async def pay(card: Card, pin: Masked[int], note: str, level: Masked[Level] = Level.GOLD) -> Masked[str]:
     view = View(card=card)
@@ -102,6 +112,12 @@ async def passes_in_clear(secret: Masked[str], note: str) -> str:
     either = secret if note else given
     await anything(either)
     return note
+
+
+@workflow
+async def side_by_side(secret: Masked[str]) -> int:
+    one, other = await gather(conceal(secret), conceal("a"))
+    return await count([one, other])
 
 
 GIVEN: dict[str, Any] = {"card": {"number": SECRET, "holder": PLAIN}, "pin": PIN, "note": PLAIN}
@@ -165,6 +181,12 @@ async def test_only_workers_and_who_awaits_the_result_see_masked_values(
     waited = await asyncio.to_thread(command, engine, "run", "wait", "r")
     assert waited.strip() == '"***"'
     assert secrets_in(caplog.text) == []
+
+
+async def test_branches_come_to_masked_values_where_the_run_does_not(engine: Engine) -> None:
+    client = await engine.registered(side_by_side)
+    await engine.worker(app)
+    assert await (await client.start(side_by_side, {"secret": SECRET})).result(timeout_s=8) == 2
 
 
 async def test_the_analytics_file_holds_no_masked_value(engine: Engine, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_doctor_counts(server: str, start: Start, eventually: Eventually) ->
     counts = json.loads(call(server, "doctor", "--json").stdout)["counts"]
     streams = with_jetstream(server, lambda js: js.streams_info())
     ours = [each for each in streams if re.search(r"dressage_default_", str(each.config.name))]
-    assert counts["streams"] == len(ours) == SHARDS + 5
+    assert counts["streams"] == len(ours) == SHARDS + 6
     assert counts["consumers"] == sum(each.state.consumer_count for each in ours)
     assert counts["account_streams"] == len(streams)
     assert counts["raft_groups"] == 0, "nothing is replicated on a single server"

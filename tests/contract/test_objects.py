@@ -165,5 +165,9 @@ async def test_other_tools_can_read_it(world: World, store: Store) -> None:
         found = await bucket.get(store.names.object_name(root, digest))
         assert found.data == LARGE
         assert [each.name for each in await bucket.list()] == [store.names.object_name(root, digest)]
+        await bucket.delete(store.names.object_name(root, digest))
+        with pytest.raises(ObjectDamaged, match="is not in the object store"):
+            await store.get(digest, root=root)
+        assert await store.get(await store.put(root=root), root=root) == LARGE
     finally:
         await tool.close()

@@ -63,6 +63,7 @@ from dressage.protocol.commands import (
     UserTaskAction,
 )
 from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
+from dressage.protocol.large import Reference
 from dressage.protocol.names import run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.versions import Versions
@@ -338,7 +339,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         ResumeRun,
         SettleTask,
         *(DeleteRun, HoldRun, ReleaseRun),
-        *(Answer, Ask, AskAnswer, DomainEvent),
+        *(Answer, Ask, AskAnswer, DomainEvent, Reference),
     )
 }
 

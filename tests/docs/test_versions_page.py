@@ -28,7 +28,7 @@ def spec(params: str, output: str = "str", view: str = "", body: str = "return '
     first = "view = View()\n    " if view else ""
     text = (
         "from dataclasses import dataclass\nfrom enum import Enum\n"
-        "from dressage.flow import Masked, Searchable, workflow\n"
+        "from dressage.flow import Large, Masked, Searchable, workflow\n"
         "@dataclass\nclass Line:\n    sku: str\n    count: int = 1\n"
         "@dataclass\nclass Bare:\n    sku: str\n"
         f"{declared}@workflow\nasync def order({params}) -> {output}:\n    {first}{body}\n"
@@ -58,6 +58,10 @@ LINE, BARE = "return Line('x')", "return Bare('x')"
         (("", "Bare", "", BARE), ("", "Line", "", LINE), False),
         (("", "str"), ("", "str | None"), True),
         (("", "Line", "", LINE), ("", "Bare", "", BARE), True),
+        (("a: str",), ("a: Large[str]",), False),
+        (("a: Large[str]",), ("a: str",), True),
+        (("", "str"), ("", "Large[str]"), True),
+        (("", "Large[str]"), ("", "str"), False),
         (("", "str", f"{SEARCHED}    a: str = ''"), ("", "str", f"{SEARCHED}    a: Masked[str] = ''"), True),
         (("", "str", f"{SEARCHED}    a: str = ''"), ("", "str", SEARCHED), True),
         (("", "str", SEARCHED), ("", "str", f"{SEARCHED}    a: str = ''"), False),

@@ -22,6 +22,7 @@ from dressage.protocol.types import (
     EnumMember,
     EnumType,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -111,6 +112,22 @@ CASES = {
     ),
     "a masked parameter": Case(spec(Field("a", STR)), spec(Field("a", MaskedOf(STR)))),
     "one that is not masked any more": Case(spec(Field("a", MaskedOf(STR))), spec(Field("a", STR))),
+    "a large parameter": Case(spec(Field("a", STR)), spec(Field("a", LargeOf(STR)))),
+    "one that is not large any more": Case(
+        spec(Field("a", LargeOf(STR))),
+        spec(Field("a", STR)),
+        "parameter 'a': it is not large any more, with which",
+    ),
+    "anything instead of what is large": Case(
+        spec(Field("a", LargeOf(STR))), spec(Field("a", ANY)), "parameter 'a': it is not large any more"
+    ),
+    "another type of what is large": Case(
+        spec(Field("a", LargeOf(STR))), spec(Field("a", LargeOf(INT))), "parameter 'a': it is int now"
+    ),
+    "a result that is large now": Case(
+        spec(output=STR), spec(output=LargeOf(STR)), "the result: it is large now"
+    ),
+    "a result that is not large any more": Case(spec(output=LargeOf(STR)), spec(output=STR)),
     "a literal more": Case(spec(Field("a", LiteralOf(("x",)))), spec(Field("a", LiteralOf(("x", "y"))))),
     "a literal less": Case(
         spec(Field("a", LiteralOf(("x", "y")))),
@@ -312,6 +329,7 @@ def refs(names: tuple[str, ...]) -> st.SearchStrategy[TypeRef]:
             inner.map(ListOf),
             words.map(SetOf),
             inner.map(MaskedOf),
+            inner.map(LargeOf),
             st.lists(inner, max_size=2).map(lambda items: TupleOf(tuple(items))),
             st.tuples(inner, st.sampled_from([INT, NONE, FLOAT])).map(UnionOf),
             st.tuples(words, inner).map(lambda pair: DictOf(*pair)),
@@ -335,6 +353,8 @@ def changed(draw: st.DrawFn, ref: TypeRef) -> TypeRef:
             return SetOf(draw(changed(item)))
         case MaskedOf(item):
             return MaskedOf(draw(changed(item)))
+        case LargeOf(item):
+            return LargeOf(draw(changed(item)))
         case DictOf(key, value):
             return DictOf(key, draw(changed(value)))
         case TupleOf(items) if items:
@@ -351,7 +371,7 @@ def changed(draw: st.DrawFn, ref: TypeRef) -> TypeRef:
             others = [INT, FLOAT, BOOL, UnionOf((ref, NONE)), LiteralOf((0, 1))]
             return draw(st.sampled_from(others))
         case _:
-            others = [ref, STR, UnionOf((ref, NONE)), MaskedOf(ref), Named("E"), ListOf(ref)]
+            others = [ref, STR, UnionOf((ref, NONE)), MaskedOf(ref), LargeOf(ref), Named("E"), ListOf(ref)]
             return draw(st.sampled_from(others))
 
 
@@ -392,7 +412,7 @@ def values(ref: TypeRef, types: dict[str, TypeDef]) -> st.SearchStrategy[str]:
             return st.sampled_from(SAMPLES[name])
         case LiteralOf(literals):
             return st.sampled_from([msgspec.json.encode(each).decode() for each in literals])
-        case MaskedOf(item):
+        case MaskedOf(item) | LargeOf(item):
             return values(item, types)
         case ListOf(item) | SetOf(item):
             return st.lists(values(item, types), max_size=2).map(lambda items: f"[{', '.join(items)}]")

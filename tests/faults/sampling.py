@@ -70,6 +70,7 @@ def _named(names: Names) -> dict[str, str]:
         names.definitions_stream(): "definitions",
         f"KV_{names.members_bucket}": "members",
         names.dead_stream: "dead letters",
+        names.objects_stream(): "objects",
     }
 
 

@@ -20,7 +20,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 import msgspec, pydantic
 from pydantic import BaseModel, Field
-from dressage.flow import Masked, Searchable, WorkflowFailure, publish, task, workflow
+from dressage.flow import Event, Large, Masked, Searchable, WorkflowFailure, publish, task, workflow
 
 class Declined(WorkflowFailure): ...
 class Address(TypedDict):
@@ -41,6 +41,14 @@ class Card:
 class View:
     token: Masked[str | None] = None
     note: str = ""
+@dataclass
+class Page:
+    text: Large[str]
+    number: int = 0
+pages = Event("pages", of=Page)
+@workflow
+async def reads(text: Large[str]) -> str:
+    return ""
 @task
 async def clear(text: str) -> str: ...
 @task
@@ -108,6 +116,52 @@ TYPES = {
         "@dataclass\nclass V:\n    x: Searchable[Masked[str]]\n@task\nasync def t(x: ‸V) -> int: ...",
         "cannot be searched for",
         "leave one",
+    ),
+    "half large": ("@task\nasync def t(x: ‸Large[str] | int) -> int: ...", "large by halves", "use bool"),
+    "large in a set": (
+        "@task\nasync def t(x: ‸set[Large[str]]) -> int: ...",
+        "a set cannot hold large",
+        "use",
+    ),
+    "large keys": (
+        "@task\nasync def t(x: ‸dict[Large[str], int]) -> int: ...",
+        "cannot have keys of type",
+        "use",
+    ),
+    "large and searchable": (
+        "@dataclass\nclass V:\n    x: Searchable[Large[str]]\n@task\nasync def t(x: ‸V) -> int: ...",
+        "a large value cannot be searched for",
+        "leave one",
+    ),
+    "large and masked": (
+        "@task\nasync def t(x: ‸Large[Masked[str]]) -> int: ...",
+        "a large value cannot be masked",
+        "leave one",
+    ),
+    "masked and large": (
+        "@task\nasync def t(x: ‸Masked[Large[str]]) -> int: ...",
+        "a large value cannot be masked",
+        "leave one",
+    ),
+    "masked inside a large one": (
+        "@task\nasync def t(x: ‸Large[Card]) -> int: ...",
+        "Large[Card] has a masked part, Masked[str]",
+        "use",
+    ),
+    "large inside a masked one": (
+        "@task\nasync def t(x: ‸Masked[Page]) -> int: ...",
+        "Masked[Page] has a large part, Large[str]",
+        "use",
+    ),
+    "large inside a large one": (
+        "@task\nasync def t(x: ‸Large[list[Page]]) -> int: ...",
+        "Large[list[Page]] has a large part, Large[str]",
+        "use",
+    ),
+    "large in a TypedDict": (
+        "class D(TypedDict):\n    x: Large[str]\n@task\nasync def t(x: ‸D) -> int: ...",
+        "a TypedDict cannot hold large values",
+        "use",
     ),
     "searchable dict": (
         "@dataclass\nclass V:\n    x: Searchable[dict[str, int]]\n@task\nasync def t(x: ‸V) -> int: ...",
@@ -341,6 +395,77 @@ def test_what_a_type_does_not_allow_is_refused(name: str, define: Callable[[str]
     said = refused(flow(body), define)
     assert what in "\n".join(said)
     assert advice in said[-1]
+
+
+def large(body: str) -> str:
+    """The same workflow with large values in place of masked ones."""
+    return flow(body).replace("Masked[", "Large[")
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_looking_at_a_large_value_is_refused(name: str, define: Callable[[str], ModuleType]) -> None:
+    said = refused(large(MASKS[name]), define)
+    if name == "message":
+        assert "must be a str" in said[0]
+    else:
+        assert "a large value is looked at here" in said[0]
+        assert "let a task that takes Large[...] look at it" in said[-1]
+
+
+LARGE = {
+    "to a plain task": ("‸await clear(secret)", "text is str and would be given", "Large[str]"),
+    "in a plain field": (
+        "‸note = Card(card.number, secret)",
+        "holder is str and would be given",
+        "Large[str]",
+    ),
+    "returned": ("‸return secret", "the workflow's result is int and would be given", "Large[int]"),
+    "declared plain": ("‸note: str = secret", "note would hold a large value", "Large[str]"),
+    "published": ("‸await publish('a', secret)", "Large[str] has a large part", "by itself"),
+    "a field published": ("‸await publish('a', [card])", "list[Card] has a large part", "by itself"),
+    "to a run with an id of its own": (
+        "‸await reads.options(run_id='a')(secret)",
+        "a run with an id of its own does not find the large values of this one, and reads has some",
+        "leave run_id out",
+    ),
+    "at a correlation key": (
+        "note = ‸await pages.wait(key='a')",
+        "Page is large, and what comes to a correlation key belongs to no run yet",
+        "post to the run by its id",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_a_large_value_does_not_allow_is_refused(name: str, define: Callable[[str], ModuleType]) -> None:
+    body, what, advice = LARGE[name]
+    said = refused(large(body), define)
+    assert what in "\n".join(said)
+    assert advice in said[-1]
+
+
+def test_a_masked_value_is_no_large_one(define: Callable[[str], ModuleType]) -> None:
+    said = refused(flow("‸await reads(secret)"), define)
+    assert "text is Large[str] and would show a masked value" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("UserTask('u', form=Page)", "its form has a large field"),
+        ("F", "it has a masked or large field"),
+    ],
+)
+def test_people_and_failures_have_no_large_values(
+    text: str, what: str, define: Callable[[str], ModuleType]
+) -> None:
+    body = {
+        "F": "@dataclass(eq=False)\nclass F(WorkflowFailure):\n    text: Large[str] = ''\n"
+        "@workflow\nasync def flow() -> int:\n    raise F(text='a')\n"
+    }.get(text, f"from dressage.flow import UserTask\nu = {text}\n")
+    with pytest.raises(DefinitionError) as refusal:
+        define(PREAMBLE + body)
+    assert what in refusal.value.message
 
 
 UNFOUND = {

@@ -30,7 +30,9 @@ from dressage.expressions import (
     encode_stored,
     parse_expression,
 )
+from dressage.expressions.large import LargeValue
 from dressage.expressions.masked import MaskedValue
+from dressage.expressions.opaque import OpaqueValue
 from dressage.flow import App
 from dressage.orchestrator.api import (
     CancelRequest,
@@ -79,6 +81,7 @@ from dressage.protocol.errors import (
     DefinitionError,
 )
 from dressage.protocol.events import decode_event
+from dressage.protocol.large import LARGE_VALUE_BYTES_MAX, Reference, reference_json, reference_of
 from dressage.protocol.names import (
     Names,
     check_name,
@@ -111,6 +114,7 @@ from dressage.protocol.types import (
     EnumMember,
     EnumType,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -142,7 +146,7 @@ def same(left: Any, right: Any) -> bool:
     """Equal, of equal types throughout; a nan is itself."""
     if type(left) is not type(right):
         return False
-    if isinstance(left, MaskedValue):
+    if isinstance(left, OpaqueValue):
         return same(left.inside, right.inside)
     if isinstance(left, float):
         return left == right or (math.isnan(left) and math.isnan(right))
@@ -233,6 +237,7 @@ STARTED: Final = fold(
     Stamp(1, 1000),
     DEFINITION,
 ).run
+NAMES: Final = Names("fuzzed")
 KEY: Final = key_token("fuzzed", "k")
 KEYED: Final = EventDefinition(RegisteredEvent(EventDef("fuzzed", ANY), (), 1, ""))
 MARKED: Final = marks_token("fuzzed", "k", "6")
@@ -358,6 +363,7 @@ VARIABLES: Final[dict[str, Any]] = {
     "s": TABLE.record("Pair").make({"x": 1.5}),
     "t": MaskedValue("hidden"),
     "u": {"pin": MaskedValue(Decimal(1))},
+    "v": LargeValue(b"[1]"),
 }
 
 
@@ -410,6 +416,9 @@ TYPES: Final[list[TypeRef]] = [
     LiteralOf(("a", 1, None)),
     Named("Order"),
     Named("Color"),
+    LargeOf(Named("Order")),
+    ListOf(LargeOf(ANY)),
+    DictOf(Scalar("int"), LargeOf(UnionOf((Scalar("decimal"), NONE)))),
 ]
 CODECS: Final = [TABLE.codec(ref) for ref in TYPES]
 
@@ -427,6 +436,23 @@ def wire_values(data: bytes) -> None:
     written = codec.encode(value)
     assert same(codec.decode(written), value)
     assert same(decode_stored(encode_stored(value), TABLE), value)
+
+
+def references(data: bytes) -> None:
+    """A reference to a large value, and the names under which that is stored."""
+    try:
+        reference = reference_of(data)
+    except BadValue as wrong:
+        must(len(wrong.message) < 2_000, "a message beyond all bounds")
+        reference = None
+    if reference is not None:
+        assert 0 <= reference.size <= LARGE_VALUE_BYTES_MAX
+        assert reference_of(reference_json(reference)) == reference
+        info = NAMES.object_info("r", reference.sha256)
+        assert NAMES.object_of_info(info) == ("r", reference.sha256)
+    subject = data.decode(errors="replace")
+    for found in (NAMES.object_of_info(subject), NAMES.object_of_chunks(subject)):
+        assert found is None or len(found) == 2
 
 
 # -- what an owner writes about itself, and reads back ---------------------------------------------
@@ -680,6 +706,7 @@ EXPRESSIONS: Final = (
     b"e.quantize(Decimal('0.1'), rounding='ROUND_UP') + sum(enumerate(j, 1), (0,))[0] + pow(a, 3, 5)",
     b"b.rsplit('x', 1)[0].center(20, '*').replace('*', b, 3).encode('utf-8').hex('-').partition('-')",
 )
+REFERENCE: Final = reference_json(Reference("0" * 64, 5))
 STORED: Final = (
     b'{"$decimal":"1.50"}',
     b'[{"$tuple":[1,{"$set":[1,2]}]},{"$dict":[[1,{"$float":"nan"}]]}]',
@@ -689,6 +716,7 @@ STORED: Final = (
     b'{"$failure":{"name":"a","message":"m"}}',
     b'{"$datetime":"2026-01-01T00:00:00Z","a":1}',
     b'{"$uuid":"00000000-0000-0000-0000-000000000005"}',
+    b'[{"$large":[1]},{"$large":%b}]' % REFERENCE,
 )
 STATE: Final = encode_state(STARTED) if STARTED is not None else b""
 CONFIG: Final = b"""
@@ -718,6 +746,7 @@ WIRE: Final = (
     b'{"1":[]}',
     b'{"id":"a","tags":[1],"price":"1.0"}',
     b'"2026-01-01T00:00:00Z"',
+    REFERENCE,
 )
 
 TARGETS: Final[dict[str, Fuzzed]] = {
@@ -740,6 +769,7 @@ TARGETS: Final[dict[str, Fuzzed]] = {
     "expressions": Fuzzed(expressions, EXPRESSIONS),
     "stored values": Fuzzed(stored_values, STORED),
     "wire values": Fuzzed(wire_values, tuple(bytes([n]) + text for n in range(len(TYPES)) for text in WIRE)),
+    "references": Fuzzed(references, (REFERENCE, b"$O.b.C.r.00.x", NAMES.object_info("r", "00").encode())),
     "states": Fuzzed(states, (STATE,)),
     "records": Fuzzed(
         records, (b'{"epoch":5,"seq":7,"effects":1,"fold_version":1,"fence":true,"since":3}', b'{"epoch":1}')

@@ -52,6 +52,7 @@ def healthy() -> Facts:
         NAMES.runs_stream(),
         NAMES.definitions_stream(),
         NAMES.members_stream(),
+        NAMES.objects_stream(),
         *map(NAMES.shard_stream, range(SHARDS)),
     ]
     return Facts(
@@ -201,4 +202,4 @@ def test_raft_groups_are_the_replicated_streams_and_consumers() -> None:
     counts = count(facts)
     assert counts.raft_groups == 2
     assert counts.account_raft_groups == 2 + 6
-    assert (counts.streams, counts.account_streams) == (SHARDS + 5, SHARDS + 6)
+    assert (counts.streams, counts.account_streams) == (SHARDS + 6, SHARDS + 7)

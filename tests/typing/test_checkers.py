@@ -24,7 +24,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
-from dressage.flow import App, Masked, Searchable, sleep_until, task, wait_until, workflow
+from dressage.flow import App, Event, Large, Masked, Searchable, sleep_until, task, wait_until, workflow
 
 
 class Address(TypedDict):
@@ -63,6 +63,23 @@ def tokenize(number: Masked[str]) -> Masked[str | None]:
     return number.upper()
 
 
+@app.task
+def read(scan: Large[bytes]) -> Large[str | None]:
+    return scan.decode()
+
+
+arrived = Event("scan-arrived", of=Large[bytes])
+
+
+@workflow
+async def reading(scan: Large[bytes]) -> Large[str]:
+    text = await read(scan)
+    if text is None:
+        more: Large[bytes] = await arrived.wait()
+        text = await read(more)
+    return "none" if text is None else text
+
+
 @task
 async def measure(address: Address, applicant: Applicant) -> Size:
     raise NotImplementedError
@@ -94,7 +111,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
-from dressage.flow import Masked, task, workflow
+from dressage.flow import Large, Masked, task, workflow
 
 
 class Address(TypedDict):
@@ -118,6 +135,18 @@ async def measure(address: Address, applicant: Applicant) -> Size:
 @task
 async def hide(number: Masked[int]) -> Masked[str | None]:
     raise NotImplementedError
+
+
+@task
+async def read(scan: Large[bytes]) -> Large[str | None]:
+    raise NotImplementedError
+
+
+@workflow
+async def reading(scan: Large[bytes]) -> Large[str]:
+    await read("scan")  # bad: large argument
+    text = await read(scan)
+    return text  # bad: None of a large value
 
 
 @workflow

@@ -53,6 +53,8 @@ class ObjectInfo(msgspec.Struct, omit_defaults=True):
     chunks: int
     digest: str
     options: dict[str, int] = {}
+    deleted: bool = False
+    """Whether a tool has removed it, which leaves this behind."""
 
 
 _infos = msgspec.json.Decoder(ObjectInfo)
@@ -81,13 +83,23 @@ async def put_object(
     deadline = None if patience_s is None else loop.time() + patience_s
     while True:
         try:
-            if await connection.last_message(names.objects_stream(), names.object_info(root, digest)) is None:
+            found = await connection.last_message(names.objects_stream(), names.object_info(root, digest))
+            if found is None or not _stands(found.data, len(data)):
                 await _upload(connection, names, root, digest, data)
             return digest
         except OutcomeUnknown:
             if connection.lost.is_set() or (deadline is not None and loop.time() >= deadline):
                 raise
         await asyncio.sleep(AGAIN_S)
+
+
+def _stands(said: bytes, size: int) -> bool:
+    """Whether what is said of an object says that it is there."""
+    try:
+        info = _infos.decode(said)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return not info.deleted and info.size == size
 
 
 async def _upload(connection: Connection, names: Names, root: str, digest: str, data: bytes) -> None:
@@ -122,15 +134,15 @@ async def get_object(connection: Connection, names: Names, root: str, digest: st
     """
     name = names.object_name(root, digest)
     found = await connection.last_message(names.objects_stream(), names.object_info(root, digest))
-    if found is None:
+    try:
+        info = None if found is None else _infos.decode(found.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ObjectDamaged(f"what is said of object {name} is unreadable: {error}") from error
+    if info is None or info.deleted:
         raise ObjectDamaged(
             f"object {name} is not in the object store {names.objects_bucket}: its run was deleted, or who has sent "
             "the reference has not stored it"
         )
-    try:
-        info = _infos.decode(found.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ObjectDamaged(f"what is said of object {name} is unreadable: {error}") from error
     if info.size != size:
         raise ObjectDamaged(f"object {name} has {info.size} bytes, and its reference says {size}")
     data = await _chunks(connection, names, info)
@@ -159,6 +171,24 @@ async def _chunks(connection: Connection, names: Names, info: ObjectInfo) -> byt
         if len(chunks) == before:
             break
     return b"".join(chunks)
+
+
+class RunObjects:
+    """The objects of one namespace's runs. An unknown outcome of a write is tried again for `patience_s` seconds (None:
+    for ever)."""
+
+    def __init__(self, connection: Connection, names: Names, *, patience_s: float | None) -> None:
+        self._connection = connection
+        self._names = names
+        self._patience_s = patience_s
+
+    async def put(self, root: str, data: bytes) -> str:
+        """As `put_object`."""
+        return await put_object(self._connection, self._names, root, data, patience_s=self._patience_s)
+
+    async def get(self, root: str, digest: str, size: int) -> bytes:
+        """As `get_object`."""
+        return await get_object(self._connection, self._names, root, digest, size)
 
 
 async def delete_objects_of(connection: Connection, names: Names, root: str) -> None:

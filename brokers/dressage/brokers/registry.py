@@ -283,7 +283,7 @@ class Registry:
             except PublishRefused as refused:
                 if refused.err_code != WRONG_LAST_SEQUENCE:
                     raise
-                stored = await self._event(event.name, version)
+                stored = await self.event(event.name, version)
             latest = Pointer(version, stored.digest, (stored.workflow,))
             if await self._point(key, latest, pointer_seq) and stored is wanted:
                 return version
@@ -293,7 +293,8 @@ class Registry:
         pointer, _ = await self._event_pointer(check_name(name, "event"))
         return 0 if pointer is None else pointer.version
 
-    async def _event(self, name: str, version: int) -> RegisteredEvent:
+    async def event(self, name: str, version: int) -> RegisteredEvent:
+        """A version of an external event. Raises `NotFound` (EVENT_UNKNOWN)."""
         key = self._names.event_version_key(name, version)
         found = await self._connection.last_message(self._names.definitions_stream(), key)
         if found is None:

@@ -125,6 +125,7 @@ def _ours(facts: Facts) -> Mapping[str, StreamFacts]:
         names.runs_stream(),
         names.definitions_stream(),
         names.members_stream(),
+        names.objects_stream(),
         *(names.shard_stream(view.shard) for view in facts.overview.shards),
     }
     return {stream.name: stream for stream in facts.account.streams if stream.name in wanted}
@@ -194,6 +195,7 @@ def _streams(facts: Facts) -> Iterator[Finding]:
         names.dead_stream,
         names.runs_stream(),
         names.members_stream(),
+        names.objects_stream(),
         *(names.shard_stream(view.shard) for view in facts.overview.shards),
     ]
     for name in expected:

@@ -17,11 +17,13 @@ import msgspec
 
 from dressage.brokers.interface import Broker, Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.objects import RunObjects
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Allow, Registry, refusal
 from dressage.client.answers import Answers
 from dressage.client.history import Look, follow_events, read_history
+from dressage.client.large import LargeValues, Shape
 from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, timing_of
 from dressage.client.user_tasks import UserTaskHandle, command_of
 from dressage.client.values import as_raw, plain
@@ -51,6 +53,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
 from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.large import mentions_large
 from dressage.protocol.names import (
     Names,
     check_actor,
@@ -71,6 +74,7 @@ from dressage.protocol.retention import Retention
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.types import TypeDef
 from dressage.protocol.user_tasks import Action, UserTaskView
 from dressage.protocol.versions import LATEST, VersionRef, Versions, parse_target
 
@@ -101,6 +105,9 @@ RETENTION_S: Final = 10.0
 """So long a client takes what it knows of the namespace for what holds there: the time for which runs are kept."""
 
 VERSIONS_KEPT: Final = 1_000
+SPECS_KEPT: Final = 100
+"""So many specs are kept of the workflows whose runs are given, or give, large values."""
+
 
 NOT_STARTED: Final = frozenset({"VERSION_RETIRED", "WORKFLOW_ARCHIVED", "ALIAS_UNKNOWN"})
 """Why no new run of a version is started, though there may be one that was."""
@@ -195,7 +202,7 @@ class RunHandle(Generic[R]):
             self.run_id, timeout_s=timeout_s, not_before=self.seq, shard=self.shard, revealed=True
         )
         raise_without_output(view)
-        return self._decode(bytes(view.output) if view.output else b"null")
+        return self._decode(await self._client.output_of(view))
 
     async def cancel(self, reason: str = "", *, at_once: bool = False) -> int:
         """As `Client.cancel`."""
@@ -269,6 +276,8 @@ class Client:
         self._connection: Connection | None = None
         self._publisher: GroupPublisher | None = None
         self._registry: Registry | None = None
+        self._large: LargeValues | None = None
+        self._specs: dict[tuple[str, int], WorkflowSpec] = {}
         self._versions: dict[str, tuple[Versions, float]] = {}
         self._map = ShardMap()
         self._retention = Retention(), 0.0
@@ -295,6 +304,7 @@ class Client:
             raise
         self._publisher = GroupPublisher(connection, patience_s=self._patience_s)
         self._registry = Registry(connection, self.names)
+        self._large = LargeValues(RunObjects(connection, self.names, patience_s=self._patience_s))
         await self._answers.open(connection)
 
     async def _read_namespace(self, connection: Connection) -> None:
@@ -447,13 +457,59 @@ class Client:
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         who = check_actor(actor or self.actor)
         keep_ms = await self._keep_ms(name)
-        command = StartRun(
-            name, wanted, as_raw({} if input is None else input), uuid.uuid4().hex, who, keep_ms=keep_ms
-        )
+        given = await self._input_of(chosen, name, wanted, as_raw({} if input is None else input), timeout_s)
+        command = StartRun(name, wanted, given, uuid.uuid4().hex, who, keep_ms=keep_ms)
         answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard
         )
+
+    async def _input_of(
+        self, run_id: str, workflow: str, version: int, given: msgspec.Raw, timeout_s: float
+    ) -> msgspec.Raw:
+        """The input with what is large of it stored. Raises `BadInput` (VALUE_TOO_LARGE), or `NoAnswer`."""
+        raw = bytes(given)
+        if not LargeValues.may_be_stored(raw):
+            return given
+        spec = await self._spec(workflow, version)
+        return msgspec.Raw(await self._stored(run_id, spec.params, spec.types, raw, timeout_s))
+
+    async def _spec(self, workflow: str, version: int) -> WorkflowSpec:
+        """That of a version, which never changes."""
+        key = workflow, version
+        if key not in self._specs:
+            found = await self._patiently(lambda: self.registry.get(workflow, version))
+            self._specs[key] = found.spec
+            if len(self._specs) > SPECS_KEPT:
+                del self._specs[next(iter(self._specs))]
+        return self._specs[key]
+
+    async def _stored(
+        self, run_id: str, shape: Shape, types: tuple[TypeDef, ...], raw: bytes, timeout_s: float
+    ) -> bytes:
+        """JSON with what is large of it stored for a run."""
+        assert self._large is not None, "connected"
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._large.stored(run_id, shape, types, raw)
+        except TimeoutError as error:
+            raise NoAnswer(
+                f"a large value of run {run_id!r} was not stored in {timeout_s:g} s, and nothing was sent: call again, "
+                "with more time"
+            ) from error
+
+    async def output_of(self, view: RunView) -> bytes:
+        """The output of a run that has completed, in JSON, with what is large of it fetched.
+
+        Raises `ObjectDamaged`, or `BrokerError` where the object store cannot be reached.
+        """
+        raw = bytes(view.output) if view.output else b"null"
+        if not mentions_large(raw):
+            return raw
+        large = self._large
+        assert large is not None, "connected"
+        spec = await self._spec(view.workflow, view.version)
+        return await self._patiently(lambda: large.fetched(view.run_id, spec.output, spec.types, raw))
 
     async def send(self, run_id: str, command: Command) -> int:
         """Hands a command over; returns its sequence once it is safe in the stream, whatever comes of it."""
@@ -702,6 +758,12 @@ class Client:
         """
         token = run_token(run_id)
         command = await self._post_of(event, payload, event_id, actor)
+        if command.version and LargeValues.may_be_stored(bytes(command.payload)):
+            known = await self._patiently(lambda: self.registry.event(command.event, command.version))
+            stored = await self._stored(
+                run_id, known.event.type, known.types, bytes(command.payload), timeout_s
+            )
+            command = msgspec.structs.replace(command, payload=msgspec.Raw(stored))
         answer = await self._ask_for(token, command, timeout_s)
         return Posted(command.event_id, answer.seq, answer.existing, answer.early)
 

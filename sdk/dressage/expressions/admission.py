@@ -28,6 +28,7 @@ from dressage.protocol.nesting import nests_deeper
 from dressage.protocol.types import (
     DictOf,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -89,8 +90,8 @@ class Admissions:
         match ref:
             case Scalar(name):
                 return Traits(decimals=name == "decimal")
-            case LiteralOf():
-                return Traits()
+            case LiteralOf() | LargeOf():
+                return Traits()  # What is large is decoded by itself.
             case ListOf(item) | MaskedOf(item):
                 return self._traits_of(item)
             case SetOf(item):

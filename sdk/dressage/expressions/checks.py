@@ -11,11 +11,14 @@ from uuid import UUID
 
 import msgspec
 
+from dressage.expressions.large import LargeValue, looks_large
 from dressage.expressions.masked import MaskedValue, mask
+from dressage.expressions.opaque import OpaqueValue
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.types import (
     NONE,
     DictOf,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -75,13 +78,15 @@ def shown(ref: TypeRef) -> str:
             return name
         case MaskedOf(item):
             return f"Masked[{shown(item)}]"
+        case LargeOf(item):
+            return f"Large[{shown(item)}]"
 
 
 def shown_value(value: Any) -> str:
     """The kind of a value, for messages; the value itself may be long, or secret."""
     if value is None:
         return "None"
-    return "a masked value" if type(value) is MaskedValue else type(value).__name__
+    return value.said if isinstance(value, OpaqueValue) else type(value).__name__
 
 
 def literal(values: tuple[str | int | bool | None, ...]) -> Any:
@@ -100,6 +105,10 @@ def union(options: list[Any], ref: TypeRef) -> Any:
         )
     if any(isinstance(option, MaskedOf) for option in scalars) and len(options) > 1 + (NONE in scalars):
         raise BadSpec(f"type {shown(ref)} is masked by halves: mask the whole union, as Masked[int | str]")
+    if any(isinstance(option, LargeOf) for option in scalars):
+        raise BadSpec(
+            f"type {shown(ref)} is large by halves: make the whole union large, as Large[int | str]"
+        )
     # `Union[...]` rather than `|`: an option may be a plain object such as None.
     return cast("Any", Union)[tuple(options)]
 
@@ -129,6 +138,8 @@ def checker(ref: TypeRef, classes: Mapping[str, type], *, wire: bool = True) -> 
             )
         case MaskedOf(item):
             return _inside(checker(item, classes, wire=wire))
+        case LargeOf(item):
+            return _or_large(checker(item, classes), expected)
         case LiteralOf(values):
             return lambda value: _not_literal(value, values, expected)
         case UnionOf(options):
@@ -252,6 +263,19 @@ def _inside(item_check: Check) -> Check:
     return lambda value: item_check(value.inside if type(value) is MaskedValue else value)
 
 
+def _or_large(item_check: Check, expected: str) -> Check:
+    """For a large type; a value of the type inside is taken, too, as long as nobody could take it for a reference."""
+
+    def check(value: Any) -> str | None:
+        if type(value) is LargeValue:
+            return None
+        if looks_large(value):
+            return f": expected {expected}, got a dict with the key $large: let a task make it"
+        return item_check(value)
+
+    return check
+
+
 def not_json(value: Any) -> str | None:
     """What in `value` JSON cannot say as it is; None if it is JSON throughout."""
     kind = type(value)
@@ -291,9 +315,14 @@ def float_fixer(ref: TypeRef, classes: Mapping[str, type]) -> Fix | None:
     return _Fixes(classes, "float_fixes", _float_leaf).of(ref)
 
 
-def masker(ref: TypeRef, classes: Mapping[str, type]) -> Fix | None:
-    """A function that masks the parts of a value that the type says are; None if there are none."""
-    return _Fixes(classes, "mask_fixes", lambda _: None).of(ref)
+def masker(ref: TypeRef, classes: Mapping[str, type], large: Callable[[TypeRef], Fix]) -> Fix | None:
+    """A function that makes masked or large what of a value the type says is; None if nothing is.
+
+    `large` gives what makes values of a type large.
+    """
+    return _Fixes(
+        classes, "mask_fixes", lambda part: large(part.item) if isinstance(part, LargeOf) else None
+    ).of(ref)
 
 
 def _float_leaf(ref: TypeRef) -> Fix | None:

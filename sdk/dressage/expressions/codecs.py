@@ -30,8 +30,8 @@ class Codec:
         self.type = ref
         self._decoder = decoder_of(table.python_type(ref), ref)
         self._admission = table.admissions.of(ref)
-        self.mask = checks.masker(ref, table.classes)
-        """Masks what of a value the type says is masked; None if nothing is."""
+        self.mask = table.masker(ref)
+        """Makes masked or large what of a value the type says is; None if nothing is."""
         self._fix = _both(checks.float_fixer(ref, table.classes), self.mask)
         self.mismatch = checks.checker(ref, table.classes)
         self._holds = checks.checker(ref, table.classes, wire=False)
@@ -115,7 +115,8 @@ class ParamsCodec:
         if field.required:
             return field.name, python_type, msgspec.NODEFAULT
         # Null is let through here so that `decode` can put the default in its place.
-        return field.name, checks.union([python_type, None], field.type), msgspec.UNSET
+        kind = python_type if python_type is msgspec.Raw else checks.union([python_type, None], field.type)
+        return field.name, kind, msgspec.UNSET
 
     def decode(self, raw: bytes | msgspec.Raw) -> dict[str, Value]:
         """The parameters in wire JSON, in their declared order. Raises `BadValue`, which names the parameter."""
@@ -131,10 +132,15 @@ class ParamsCodec:
         return values
 
     def _given(self, name: str, value: Value) -> Value:
+        if type(value) is msgspec.Raw and bytes(value).strip() == b"null" and name in self._defaults:
+            value = None
         if name in self._defaults and (value is msgspec.UNSET or (value is None and self._lacks_none(name))):
             return self._defaults[name]
         fix = self._fixes.get(name)
-        return fix(value) if fix else value
+        try:
+            return fix(value) if fix else value
+        except BadValue as error:
+            raise BadValue(f"parameter {name}: {error.message.removeprefix('value: ')}") from error
 
     def _lacks_none(self, name: str) -> bool:
         return self._codecs[name].mismatch(None) is not None

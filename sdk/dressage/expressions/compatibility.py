@@ -21,6 +21,7 @@ from dressage.protocol.types import (
     DictOf,
     EnumType,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -204,6 +205,12 @@ class _Comparison:
             case MaskedOf(item), _:
                 yield from self.of(item, taken, path)
             case _, MaskedOf(whole):
+                yield from self.of(given, whole, path)
+            case LargeOf(item), LargeOf(whole):
+                yield from self.of(item, whole, path)
+            case LargeOf(), _:
+                yield path, "it is large now" if self._written else "it is not large any more"
+            case _, LargeOf(whole):
                 yield from self.of(given, whole, path)
             case _ if taken == ANY:
                 return

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from dressage.expressions.errors import LimitExceeded
-from dressage.expressions.masked import MaskedValue
+from dressage.expressions.opaque import OpaqueValue
 
 INT_BITS_MAX = 14_000
 """Bits of an int: some 4,200 digits, below the 4,300 up to which Python itself turns ints into text."""
@@ -173,7 +173,7 @@ def _spend(value: Any, budget: int, depth: int) -> int:
 
 
 def parts_of_value(value: Any) -> Any:
-    """The values directly inside a value: items, keys, fields, what is masked."""
+    """The values directly inside a value: items, keys, fields, what is masked, the JSON of what is large."""
     kind = type(value)
     if kind in _COLLECTIONS:
         return value
@@ -182,6 +182,6 @@ def parts_of_value(value: Any) -> Any:
     names = getattr(kind, "__struct_fields__", None)
     if names:
         return [getattr(value, name) for name in names]
-    if kind is MaskedValue:
+    if isinstance(value, OpaqueValue):
         return (value.inside,)
     return value if isinstance(value, tuple) else ()

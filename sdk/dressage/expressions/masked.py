@@ -1,42 +1,31 @@
 """Masked values: what a workflow passes on without looking, and readers see as `***`.
 
-A `MaskedValue` is no struct, so an encoder that was not told what to do with one raises instead of showing it: which
-of the two encoders here to take is a decision at each place where a value leaves.
+Which of the two encoders here to take is a decision at each place where a value leaves.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
+
+from dressage.expressions.large import LargeValue
+from dressage.expressions.opaque import OpaqueValue
 
 HIDDEN: Final = "***"
 """What readers, events and logs get in place of a masked value."""
 
 _REPEATED: Final = re.compile(r"(?s)Invalid enum value .*?(?= - at|$)")
-_OPAQUE: Final = "a masked value is passed on unseen: it can only be compared with None"
 
 
-class MaskedValue:
+class MaskedValue(OpaqueValue):
     """A value of type `Masked[T]`, which is never None: None is not hidden."""
 
-    __slots__ = ("inside",)
+    __slots__ = ()
 
-    def __init__(self, inside: Any) -> None:
-        self.inside = inside
-
-    def __eq__(self, other: object) -> bool:
-        if other is None:
-            return False
-        raise TypeError(_OPAQUE)
-
-    def __hash__(self) -> int:
-        raise TypeError(_OPAQUE)
-
-    def __bool__(self) -> bool:
-        raise TypeError(_OPAQUE)
+    said: ClassVar[str] = "a masked value"
 
     def __repr__(self) -> str:
         return HIDDEN
@@ -57,22 +46,39 @@ def has_masked(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> bool:
     return type(value) is MaskedValue or any(has_masked(part, parts_of) for part in parts_of(value))
 
 
+def opaque_in(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> OpaqueValue | None:
+    """The first masked or large value somewhere in `value`."""
+    if isinstance(value, OpaqueValue):
+        return value
+    return next((found for part in parts_of(value) if (found := opaque_in(part, parts_of)) is not None), None)
+
+
 def _reveal(value: Any) -> Any:
     if type(value) is MaskedValue:
         return value.inside
-    raise TypeError(f"a {type(value).__name__} is no JSON")
+    return _written(value)
 
 
 def _hide(value: Any) -> Any:
     if type(value) is MaskedValue:
         return HIDDEN
+    return _written(value)
+
+
+def _written(value: Any) -> msgspec.Raw:
+    if type(value) is LargeValue:
+        return msgspec.Raw(value.inside)
     raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+def _reveal_in_order(value: Any) -> Any:
+    return msgspec.json.decode(value.inside) if type(value) is LargeValue else _reveal(value)
 
 
 encode_revealed = msgspec.json.Encoder(enc_hook=_reveal).encode
 """JSON with masked values in clear: for workers, for the run's state, and for who awaits the result."""
 
-_encode_in_order = msgspec.json.Encoder(enc_hook=_reveal, order="sorted").encode
+_encode_in_order = msgspec.json.Encoder(enc_hook=_reveal_in_order, order="sorted").encode
 
 
 def encode_sorted(value: Any) -> bytes:
@@ -86,8 +92,8 @@ def encode_sorted(value: Any) -> bytes:
 
 def _orderly(value: Any) -> Any:
     """A value as plain JSON values whose order is what they are written as."""
-    if type(value) is MaskedValue:
-        return _orderly(value.inside)
+    if isinstance(value, OpaqueValue):
+        return _orderly(_reveal_in_order(value))
     if isinstance(value, dict):
         pairs: dict[Any, Any] = value
         return {_text_of_key(key): _orderly(item) for key, item in pairs.items()}

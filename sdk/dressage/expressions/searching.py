@@ -10,6 +10,7 @@ from dressage.protocol.types import (
     NONE,
     DictOf,
     EnumType,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -79,7 +80,7 @@ def _paths(path: str, ref: TypeRef, definitions: Mapping[str, TypeDef], marked: 
 def _marks(ref: TypeRef, definitions: Mapping[str, TypeDef]) -> Iterator[bool]:
     """Whether there are searchable fields somewhere inside a type."""
     match ref:
-        case ListOf(item) | SetOf(item) | DictOf(_, item) | MaskedOf(item):
+        case ListOf(item) | SetOf(item) | DictOf(_, item) | MaskedOf(item) | LargeOf(item):
             yield from _marks(item, definitions)
         case TupleOf(parts) | UnionOf(parts):
             for part in parts:

@@ -20,6 +20,7 @@ from dressage.expressions.admission import Admissions
 from dressage.expressions.codecs import Codec, ParamsCodec, decoder_of
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.frame import SMALL_WEIGHT, Frame
+from dressage.expressions.large import large
 from dressage.expressions.limits import weigh
 from dressage.expressions.values import Record, Value, decode_stored, limit_stored_depth
 from dressage.protocol.commands import FailureInfo
@@ -29,6 +30,7 @@ from dressage.protocol.types import (
     DictOf,
     EnumType,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -40,6 +42,7 @@ from dressage.protocol.types import (
     TypeDef,
     TypeRef,
     UnionOf,
+    within,
 )
 
 _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -53,7 +56,7 @@ class RecordCodec:
         self.fields = {field.name: field for field in definition.fields}
         self.required = tuple(field.name for field in definition.fields if field.required)
         self.struct = table.classes[definition.name]
-        self._mask = checks.masker(Named(definition.name), table.classes)
+        self._mask = table.masker(Named(definition.name))
         self._mismatches = {
             field.name: checks.checker(field.type, table.classes) for field in definition.fields
         }
@@ -181,9 +184,10 @@ class TypeTable:
             case ListOf(item):
                 return list[self.python_type(item)]  # type: ignore[misc]
             case SetOf(item):
-                if isinstance(item, MaskedOf):
+                if isinstance(item, MaskedOf | LargeOf):
+                    what = "masked" if isinstance(item, MaskedOf) else "large"
                     raise BadSpec(
-                        "a set cannot hold masked values, which it would have to compare: use a list"
+                        f"a set cannot hold {what} values, which it would have to compare: use a list"
                     )
                 return set[self.python_type(item)]  # type: ignore[misc]
             case TupleOf(items):
@@ -197,7 +201,30 @@ class TypeTable:
             case Named(name):
                 return self._class(name)
             case MaskedOf(item):
-                return self.python_type(item)
+                kind = self.python_type(item)
+                self._check_plain(ref, item, LargeOf)
+                return kind
+            case LargeOf(item):
+                self.python_type(item)
+                self._check_plain(ref, item, LargeOf | MaskedOf)
+                return msgspec.Raw
+
+    def _check_plain(self, ref: TypeRef, item: TypeRef, kinds: Any) -> None:
+        """Refuses a masked or large value inside of another one: readers see a large one by its digest, or as it is."""
+        for part in within(item, self.definitions):
+            if isinstance(part, kinds):
+                what = "masked" if isinstance(part, MaskedOf) else "large"
+                raise BadSpec(
+                    f"{checks.shown(ref)} has a {what} part, {checks.shown(part)}: give that a place of its own"
+                )
+
+    def masker(self, ref: TypeRef) -> checks.Fix | None:
+        """A function that makes masked or large what of a value the type says is; None if nothing is."""
+        return checks.masker(ref, self.classes, self._large)
+
+    def _large(self, item: TypeRef) -> checks.Fix:
+        codec = self.codec(item)
+        return lambda value: large(value, codec)
 
     def _key_type(self, ref: TypeRef) -> Any:
         if isinstance(ref, Named) and isinstance(self.definitions.get(ref.name), RecordType):
@@ -256,8 +283,9 @@ class TypeTable:
             kind = make(definition)
         except (TypeError, ValueError) as error:
             raise BadSpec(f"record {definition.name} is not valid: {error}") from error
-        for of_fields, fixer in (("float_fixes", checks.float_fixer), ("mask_fixes", checks.masker)):
-            fixes = {field.name: fixer(field.type, self.classes) for field in definition.fields}
+        floats = {field.name: checks.float_fixer(field.type, self.classes) for field in definition.fields}
+        masks = {field.name: self.masker(field.type) for field in definition.fields}
+        for of_fields, fixes in (("float_fixes", floats), ("mask_fixes", masks)):
             setattr(kind, of_fields, {name: fix for name, fix in fixes.items() if fix})
         self.classes[definition.name] = kind
         decoder_of(kind, Named(definition.name))
@@ -292,6 +320,10 @@ class TypeTable:
         for field in definition.fields:
             kind = self.python_type(field.type)
             decoder_of(kind, field.type)
+            if isinstance(field.type, LargeOf):
+                raise BadSpec(
+                    f"{definition.name}.{field.name}: a TypedDict cannot hold large values itself: use a dataclass"
+                )
             if field.default is not msgspec.UNSET:
                 raise BadSpec(f"{definition.name}.{field.name}: a TypedDict has no defaults")
             keys[field.name] = kind if field.required else NotRequired[kind]
@@ -322,7 +354,7 @@ class TypeTable:
         wrong = checks.checker(field.type, self.classes)(value)
         if wrong is not None:
             raise BadSpec(f"the default of {where} is not valid: {wrong.removeprefix(': ')}")
-        masker = checks.masker(field.type, self.classes)
+        masker = self.masker(field.type)
         return masker(value) if masker else value
 
 

@@ -1,8 +1,8 @@
 """The values of the evaluator, and their stored form.
 
 Values are None, bool, int, float, Decimal, str, bytes, datetime, date, timedelta, UUID, tuple, list, dict, set,
-members of a `TypeTable`'s enums, its records (instances of `Record`, or named tuples), masked values, and caught
-failures (`FailureInfo`).
+members of a `TypeTable`'s enums, its records (instances of `Record`, or named tuples), masked and large values, and
+caught failures (`FailureInfo`).
 Nothing changes a value once it exists, lists and dicts included: every operation makes a new one.
 
 The stored form is JSON that describes itself. What JSON has is written as it is; everything else is an object
@@ -20,6 +20,7 @@ with one key that begins with `$`:
 `{"$enum": ["Color", "RED"]}`         type and member by name
 `{"$record": ["Order", {...}]}`       type by name, fields in wire JSON (the type gives their decoding)
 `{"$masked": ...}`                    a masked value: the stored form of what is inside
+`{"$large": ...}`                     a large value: its wire JSON, which may be a reference
 `{"$failure": {...}}`                 a `FailureInfo`
 ====================================  ==========================================================
 """
@@ -38,10 +39,12 @@ from uuid import UUID
 import msgspec
 
 from dressage.expressions.errors import LimitExceeded
+from dressage.expressions.large import LargeValue
 from dressage.expressions.limits import VALUE_MAX_DEPTH, limit_collisions
 from dressage.expressions.masked import MaskedValue, encode_revealed, mask
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.errors import BadValue
+from dressage.protocol.large import reference_of
 from dressage.protocol.nesting import nests_deeper
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ class Record(msgspec.Struct, frozen=True):
     """For each field that holds floats: what turns the ints of wire JSON into them."""
 
     mask_fixes: ClassVar[dict[str, Callable[[Any], Any]]] = {}
-    """For each field that holds masked values: what masks them."""
+    """For each field that holds masked or large values: what makes them so."""
 
 
 def type_name(value: Value) -> str:
@@ -182,6 +185,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     bytes: lambda value: _tagged("$bytes", b64encode(value).decode()),
     FailureInfo: lambda value: _tagged("$failure", value),
     MaskedValue: lambda value: b'{"$masked":%b}' % _encode(value.inside),
+    LargeValue: lambda value: b'{"$large":%b}' % value.inside,
 }
 
 
@@ -194,6 +198,7 @@ _from_json = msgspec.json.Decoder().decode
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _raw_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _raw_pairs = msgspec.json.Decoder(list[tuple[msgspec.Raw, msgspec.Raw]]).decode
+_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _raw_record = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
 
 
@@ -292,6 +297,12 @@ def _decode_set(data: bytes, types: TypeTable) -> Value:
     return set(items)
 
 
+def _decode_large(data: bytes) -> LargeValue:
+    value = LargeValue(bytes(_raw(data)))
+    reference_of(value.inside)  # It is none, or a proper one.
+    return value
+
+
 def _decode_enum(data: bytes, types: TypeTable) -> Value:
     name, member = msgspec.json.decode(data, type=tuple[str, str])
     return types.member(name, member)
@@ -317,4 +328,5 @@ _DECODERS: dict[bytes, Callable[[bytes, TypeTable], Value]] = {
     b"$enum": _decode_enum,
     b"$record": _decode_record,
     b"$masked": lambda data, types: mask(_decode(data, types)),
+    b"$large": lambda data, types: _decode_large(data),
 }

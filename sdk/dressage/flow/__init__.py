@@ -9,7 +9,7 @@
 from dressage.flow.app import App, Handler
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.conditions import wait_until
-from dressage.flow.describe import Masked, Searchable
+from dressage.flow.describe import Large, Masked, Searchable
 from dressage.flow.events import Event
 from dressage.flow.failures import ChildError, TaskError, TaskTimeout, UserTaskCancelled, WorkflowFailure
 from dressage.flow.interrupts import Interrupt, interruptible
@@ -30,6 +30,7 @@ __all__ = [
     "Exponential",
     "Handler",
     "Interrupt",
+    "Large",
     "Limits",
     "Masked",
     "Saga",

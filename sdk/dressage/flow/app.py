@@ -15,6 +15,7 @@ from dressage.flow.tasks import Task, TaskDecorator, make_task
 from dressage.protocol.errors import DefinitionError
 from dressage.protocol.names import check_actor, check_name
 from dressage.protocol.spec import TaskDef
+from dressage.protocol.types import TypeDef
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,11 @@ class Handler:
     def decode_args(self, raw: bytes | msgspec.Raw) -> dict[str, Any]:
         """The arguments by name, of the annotated types. Raises `BadValue`."""
         return self.signature.decode_args(raw)
+
+    @property
+    def types(self) -> tuple[TypeDef, ...]:
+        """The records and enums of the parameters and of the result."""
+        return tuple(self.signature.book.definitions.values())
 
     def encode_result(self, value: Any) -> bytes:
         """The result as JSON. Raises `BadValue` for what is not of the return type."""

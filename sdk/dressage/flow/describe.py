@@ -34,6 +34,7 @@ from dressage.protocol.types import (
     NONE,
     DictOf,
     Field,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -66,6 +67,15 @@ class MaskedMark:
 MASKED: Final = MaskedMark()
 Masked: TypeAlias = Annotated[T, MASKED]
 """A value that workflows pass on unseen, and that reads, events, logs and analytics show as `***`."""
+
+
+class LargeMark:
+    """What `Large` puts into an annotation."""
+
+
+LARGE: Final = LargeMark()
+Large: TypeAlias = Annotated[T, LARGE]
+"""A value that workflows pass on unseen, and that travels beside the messages when it is large."""
 
 
 _SCALARS: dict[Any, TypeRef] = {
@@ -170,6 +180,11 @@ class TypeBook:
         for each in metadata:
             models.check_metadata(each)
         ref = self._ref(annotation)
+        if LARGE in metadata:
+            if MASKED in metadata or SEARCHABLE in metadata:
+                other = "masked" if MASKED in metadata else "searched for"
+                raise Unsupported(f"a large value cannot be {other}", "leave one of the two out")
+            return ref if isinstance(ref, LargeOf) else LargeOf(ref)
         if MASKED not in metadata or isinstance(ref, MaskedOf):
             return ref
         if SEARCHABLE in metadata:
@@ -184,7 +199,10 @@ class TypeBook:
                 "a pydantic model in a union with more than None cannot be told apart",
                 "use a dataclass, or a model that has a field for each",
             )
-        return UnionOf(tuple(self._ref(option) for option in options))
+        refs = tuple(self._ref(option) for option in options)
+        if len(refs) == 2 and NONE in refs and any(isinstance(ref, LargeOf) for ref in refs):
+            return LargeOf(UnionOf(tuple(ref.item if isinstance(ref, LargeOf) else ref for ref in refs)))
+        return UnionOf(refs)
 
     def _refusal(self, annotation: Any) -> Unsupported:
         return Unsupported(f"type {shown(annotation)} is not supported", _TYPES_ADVICE)
@@ -199,7 +217,9 @@ class TypeBook:
         except BadSpec as error:
             raise Unsupported(error.message, _TYPES_ADVICE) from error
         if codec.mask is not None:
-            raise Unsupported("it has a masked field", "leave it out: a failure is told to everybody")
+            raise Unsupported(
+                "it has a masked or large field", "leave it out: a failure is told to everybody"
+            )
         return name
 
     def _class(self, kind: type) -> TypeRef:

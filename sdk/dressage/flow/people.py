@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
+from dressage.expressions.large import LargePlaces
 from dressage.flow.describe import TypeBook
 from dressage.flow.members import Unsupported
 from dressage.flow.wire import Wire
@@ -91,6 +92,11 @@ class UserTask(Generic[T]):
             raise DefinitionError(
                 f"user task {name}: its form is {shown}, which has no fields by name\nwrite a dataclass with a field "
                 "for each thing that is to be filled in"
+            )
+        if LargePlaces(self.book.definitions.values()).has(ref):
+            raise DefinitionError(
+                f"user task {name}: its form has a large field, which nobody could fill in\nleave it out, and let "
+                "people name what a task then looks into"
             )
         self.type = ref
         self.definition = UserTaskDef(name, record.name)

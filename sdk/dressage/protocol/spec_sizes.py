@@ -34,6 +34,7 @@ from dressage.protocol.spec import (
 from dressage.protocol.types import (
     DictOf,
     EnumType,
+    LargeOf,
     ListOf,
     LiteralOf,
     MaskedOf,
@@ -280,7 +281,7 @@ def _check_type(ref: TypeRef, depth: int) -> None:
     match ref:
         case Scalar() | Named():
             return
-        case ListOf(item) | SetOf(item) | MaskedOf(item):
+        case ListOf(item) | SetOf(item) | MaskedOf(item) | LargeOf(item):
             _check_type(item, depth - 1)
         case DictOf(key, value):
             _check_type(key, depth - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -59,7 +59,13 @@ class MaskedOf(msgspec.Struct, tag="masked", tag_field="kind", frozen=True, forb
     item: TypeRef
 
 
-TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named | MaskedOf
+class LargeOf(msgspec.Struct, tag="large", tag_field="kind", frozen=True, forbid_unknown_fields=True):
+    """A value that expressions pass on unseen, because it may be stored elsewhere: see `dressage.protocol.large`."""
+
+    item: TypeRef
+
+
+TypeRef = Scalar | ListOf | TupleOf | SetOf | DictOf | UnionOf | LiteralOf | Named | MaskedOf | LargeOf
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -114,13 +120,14 @@ class EnumType(
 TypeDef = RecordType | EnumType
 
 
-def needed(ref: TypeRef, definitions: Iterable[TypeDef]) -> tuple[TypeDef, ...]:
-    """The records and enums that a type is made of, in the order in which they are defined."""
-    known = {each.name: each for each in definitions}
+def within(ref: TypeRef, definitions: Mapping[str, TypeDef]) -> Iterator[TypeRef]:
+    """A type and all that it is made of; what a record is made of once."""
     found, ahead = set[str](), [ref]
     while ahead:
-        match ahead.pop():
-            case ListOf(item) | SetOf(item) | MaskedOf(item):
+        part = ahead.pop()
+        yield part
+        match part:
+            case ListOf(item) | SetOf(item) | MaskedOf(item) | LargeOf(item):
                 ahead.append(item)
             case DictOf(key, value):
                 ahead += [key, value]
@@ -128,11 +135,17 @@ def needed(ref: TypeRef, definitions: Iterable[TypeDef]) -> tuple[TypeDef, ...]:
                 ahead += parts
             case Named(name) if name not in found:
                 found.add(name)
-                definition = known.get(name)
+                definition = definitions.get(name)
                 if isinstance(definition, RecordType):
                     ahead += [field.type for field in definition.fields]
             case _:
                 continue
+
+
+def needed(ref: TypeRef, definitions: Iterable[TypeDef]) -> tuple[TypeDef, ...]:
+    """The records and enums that a type is made of, in the order in which they are defined."""
+    known = {each.name: each for each in definitions}
+    found = {part.name for part in within(ref, known) if isinstance(part, Named)}
     return tuple(each for each in known.values() if each.name in found)
 
 

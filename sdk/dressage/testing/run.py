@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 import msgspec
 
 from dressage.client.client import RunCancelled, RunFailed
+from dressage.client.large import LargeValues, Shape
 from dressage.expressions.values import decode_stored
 from dressage.flow import Event, Task, UserTask, Workflow, WorkflowFailure
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
@@ -50,12 +51,16 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadInput, BadValue, DressageError, InvariantBroken, Refused
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted, UserTaskOpened
+from dressage.protocol.large import mentions_large
 from dressage.protocol.names import is_key, key_token, marks_of, run_id_of, run_token
 from dressage.protocol.spec import RegisteredEvent
+from dressage.protocol.types import TypeDef
 from dressage.protocol.user_tasks import Action, CancelTask, Complete, UserTaskView
 from dressage.testing.agenda import Agenda
 from dressage.testing.authored import authored
+from dressage.testing.awaiting import await_here
 from dressage.testing.fakes import Branch, TaskCall
+from dressage.testing.objects import KeptObjects
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -158,6 +163,7 @@ class _World:
         self.mailboxes: dict[str, Mailbox | Marks] = {}
         """By the tokens of their correlation keys."""
 
+        self.large = LargeValues(KeptObjects())
         self.seq = 0
         self.given: Counter[str] = Counter()
         """How many user tasks of a name there were."""
@@ -217,7 +223,8 @@ class Run(Generic[R]):
         """
         state = self._known
         if state.status == "completed":
-            return self._workflow.decode_output(bytes(state.output or b"null"))
+            spec, raw = self._workflow.spec, bytes(state.output or b"null")
+            return self._workflow.decode_output(self._fetched(spec.output, spec.types, raw))
         if state.status == "running":
             raise BadInput(
                 f"run {self.run_id!r} has not ended: it waits for {self.waiting_for}", code="RUN_WAITS"
@@ -286,12 +293,35 @@ class Run(Generic[R]):
     # -- letting it go on --------------------------------------------------------------------------
     def begin(self, given: bytes) -> Self:
         """Starts the run with this input, and lets everything happen that needs no time."""
-        command = StartRun(self._workflow.name, 1, msgspec.Raw(given), f"start-{self.run_id}")
+        spec = self._workflow.spec
+        command = StartRun(
+            self._workflow.name, 1, self._stored(spec.params, spec.types, given), f"start-{self.run_id}"
+        )
         for after, token, event in self._settings.coming:
             due_ms = self._agenda.now_ms + _length(after)
-            self._agenda.enter(due_ms, _Sent(token or run_token(self.run_id), event))
+            self._agenda.enter(due_ms, _Sent(token or run_token(self.run_id), self._coming(token, event)))
         self._fold(command)
         return self.advance(timedelta(0))
+
+    def _stored(self, shape: Shape, types: tuple[TypeDef, ...], raw: bytes) -> msgspec.Raw:
+        """JSON with what is large of it stored, as a client and a worker do."""
+        if not LargeValues.may_be_stored(raw):
+            return msgspec.Raw(raw)
+        return msgspec.Raw(await_here(self._world.large.stored(self.run_id, shape, types, raw)))
+
+    def _fetched(self, shape: Shape, types: tuple[TypeDef, ...], raw: bytes) -> bytes:
+        """The same with what is large of it in its place again."""
+        if not mentions_large(raw):
+            return raw
+        fetched: bytes = await_here(self._world.large.fetched(self.run_id, shape, types, raw))
+        return fetched
+
+    def _coming(self, token: str, event: PostEvent) -> PostEvent:
+        known = next((each for each in self._workflow.spec.events if each.name == event.event), None)
+        if token or known is None:
+            return event
+        payload = self._stored(known.type, self._workflow.spec.types, bytes(event.payload))
+        return msgspec.structs.replace(event, payload=payload)
 
     def advance(self, duration: timedelta) -> Self:
         """Lets `duration` of virtual time pass, with all that happens in it."""
@@ -555,10 +585,18 @@ class Run(Generic[R]):
             tells_start=dispatched.times.start_s is not None,
             progress=dispatched.progress,
         )
+        task = self._workflow.tasks[message.task]
+        types = tuple(task.signature.book.definitions.values())
+        args = self._fetched(task.definition.params, types, bytes(message.args))
+        message = msgspec.structs.replace(message, args=msgspec.Raw(args))
         ended = self._settings.execute(message, self.now, self._branch_of(message.task_id), self)
         self._error = ended.error
         if ended.result is not None:
-            answer = _Sent(run_token(self.run_id), ended.result)
+            result = ended.result
+            if isinstance(result.output, msgspec.Raw):
+                output = self._stored(task.definition.output, types, bytes(result.output))
+                result = msgspec.structs.replace(result, output=output)
+            answer = _Sent(run_token(self.run_id), result)
             self._agenda.enter(self._agenda.now_ms + _length(ended.takes), answer)
 
     def tell(self, message: TaskMessage, progress: Json = msgspec.UNSET) -> None:

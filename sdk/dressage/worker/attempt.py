@@ -163,12 +163,15 @@ class Attempt:
             self._cancelled = True
             self._cancel()
 
-    async def execute(self, handler: Handler, threads: ThreadPoolExecutor) -> Ended | None:
-        """How the handler ended; None if it was stopped. Never raises, but for a cancellation of the worker's.
+    async def execute(self, handler: Handler, args: msgspec.Raw, threads: ThreadPoolExecutor) -> Ended | None:
+        """How the handler ended that is given `args`; None if it was stopped. Never raises, but for a cancellation of
+        the worker's.
 
         A handler that is not done in time, and does not end when it is cancelled, goes on: `leave` waits for it.
         """
-        arguments = arguments_of(handler, self.message.args)
+        if self.stopped:
+            return None
+        arguments = arguments_of(handler, args)
         if isinstance(arguments, Ended):
             return arguments
         enter_task(self.message, self)

@@ -72,6 +72,16 @@ def ended_with(handler: Handler, value: Any) -> Ended:
         return _mismatch(f"result of task {handler.definition.name!r}: {error.message}")
 
 
+def without_arguments(message: str) -> Ended:
+    """How an attempt ended whose large arguments cannot be had, however often it is tried."""
+    return Ended(error=FailureInfo("large-value-missing", message, "type-error"))
+
+
+def too_large(message: str) -> Ended:
+    """How an attempt ended whose result is larger than any value may be."""
+    return Ended(error=FailureInfo("large-value-size", message, "limit"))
+
+
 def sayable(text: object) -> str:
     """A text as JSON can carry it: a file name may hold what is no character."""
     return str(text).encode("utf-8", "replace").decode()

@@ -18,9 +18,11 @@ import msgspec
 
 from dressage.brokers.interface import Broker, Connection, Delivery, Message, Pull
 from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.objects import ObjectDamaged, RunObjects
 from dressage.brokers.provision import TASK_ACK_WAIT_S, ensure_queue, read_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.client.answers import Answers
+from dressage.client.large import LargeValues
 from dressage.flow import App, Handler
 from dressage.protocol.commands import (
     REPLY_HEADER,
@@ -37,10 +39,11 @@ from dressage.protocol.commands import (
     WorkerInfo,
     encoder,
 )
-from dressage.protocol.errors import BadInput, BadValue, DressageError, OutcomeUnknown
+from dressage.protocol.errors import BadInput, BadValue, BrokerError, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.attempt import Attempt
+from dressage.worker.calls import Ended, too_large, without_arguments
 
 _log = logging.getLogger("dressage.worker")
 
@@ -50,7 +53,8 @@ PUT_BACK_S: Final = 5.0
 
 TELL_PATIENCE_S: Final = 30.0
 TELL_PAUSE_S: Final = 0.5
-"""For how long progress is told again that a server has refused, and after what pause each time."""
+"""For how long progress, or a large result, goes to a server again that has refused it, and after what pause each
+time."""
 
 LOOK_S_MAX: Final = 300.0
 """An attempt is asked about after ten seconds, and again after as long as it has taken so far, or after so long."""
@@ -319,7 +323,13 @@ class Worker:
                 # The same attempt, from before the server thought this worker lost, makes room for it.
                 self._let_go(before, before.attempt, "it has come again")
         attempt = held.attempt = Attempt(message, partial(self._tell, publisher, held))
-        result = await self._run(handler, attempt)
+        large = LargeValues(RunObjects(connection, self._names, patience_s=None))
+        try:
+            result = await self._run(handler, attempt, large)
+        except BrokerError as error:
+            _log.warning("task %s: its large values cannot be fetched, or stored: %s", message.task, error)
+            await self._put_back(connection, held)
+            return
         try:
             await self._settle(connection, publisher, held, attempt, result)
         except DressageError:
@@ -516,12 +526,15 @@ class Worker:
         task.add_done_callback(self._looking.discard)
 
     # -- running and reporting ---------------------------------------------------------------------
-    async def _run(self, handler: Handler, attempt: Attempt) -> TaskResult | None:
-        """None if nobody waits for the result."""
+    async def _run(self, handler: Handler, attempt: Attempt, large: LargeValues) -> TaskResult | None:
+        """None if nobody waits for the result. Raises `BrokerError` where large values cannot be fetched or stored."""
         loop, message = asyncio.get_running_loop(), attempt.message
+        given = await _given(large, handler, message)
         began = loop.time()
-        ended = await attempt.execute(handler, self._threads)
+        ended = given if isinstance(given, Ended) else await attempt.execute(handler, given, self._threads)
         seconds = loop.time() - began
+        if ended is not None:
+            ended = await _stored(large, handler, message, ended)
         self._seconds.labels(message.task).observe(seconds)
         if ended is None:
             return None
@@ -577,6 +590,39 @@ class _Taking:
         self.shard = shard
         self.stream = stream
         self.pull: Pull | None = None
+
+
+async def _given(large: LargeValues, handler: Handler, message: TaskMessage) -> msgspec.Raw | Ended:
+    """The arguments of an attempt with what is large of them. Raises `BrokerError` where they cannot be fetched now."""
+    try:
+        raw = await large.fetched(
+            message.run_id, handler.definition.params, handler.types, bytes(message.args)
+        )
+    except (BadValue, ObjectDamaged) as error:
+        return without_arguments(f"arguments of task {message.task!r}: {error.message}")
+    return msgspec.Raw(raw)
+
+
+async def _stored(large: LargeValues, handler: Handler, message: TaskMessage, ended: Ended) -> Ended:
+    """How an attempt ended, with what is large of its result stored: before anybody is told of it.
+
+    Raises `BrokerError` where a server refuses it for long. Then the attempt is executed again.
+    """
+    if not isinstance(ended.output, msgspec.Raw):
+        return ended
+    loop, output = asyncio.get_running_loop(), bytes(ended.output)
+    deadline = loop.time() + TELL_PATIENCE_S
+    while True:
+        try:
+            raw = await large.stored(message.run_id, handler.definition.output, handler.types, output)
+            return Ended(output=msgspec.Raw(raw))
+        except BadInput as error:
+            return too_large(f"result of task {message.task!r}: {error.message}")
+        except BrokerError as error:
+            if loop.time() >= deadline:
+                raise
+            _log.warning("the result of task %s cannot be stored: %s", message.task, error)
+        await asyncio.sleep(TELL_PAUSE_S)
 
 
 _OVER: Final = frozenset({"RESULT_STALE", "RUN_FINISHED", "RUN_UNKNOWN"})

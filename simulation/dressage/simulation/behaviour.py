@@ -7,6 +7,7 @@ however often an attempt is executed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dressage.flow import App, WorkflowFailure
+from dressage.protocol.large import INLINE_BYTES_MAX
 from dressage.simulation.programs import TASKS, Program, define
 from dressage.simulation.programs.program import FAILURES
 from dressage.worker import TaskContext, current_task
@@ -120,6 +122,49 @@ async def flow(x: int) -> str:
 """
 
 
+def carrying() -> Any:
+    """A module whose workflow hands large values on: through a task, a child run and another task."""
+    if "carrying" not in _contracts:
+        _contracts["carrying"] = define(_CARRYING.format(*(task_options(queue) for queue in QUEUES)))
+    return _contracts["carrying"]
+
+
+_CARRYING: Final = """
+from datetime import timedelta
+from dressage.flow import Exponential, Large, gather, task, workflow
+
+@task({0})
+async def copied(text: Large[str], turns: int) -> Large[str]:
+    raise NotImplementedError
+
+@task({1})
+async def measured(texts: list[Large[str]]) -> int:
+    raise NotImplementedError
+
+@workflow(name="carried")
+async def inner(text: Large[str]) -> Large[str]:
+    return await copied(text, 1)
+
+@workflow(name="carrying")
+async def flow(text: Large[str]) -> tuple[int, Large[str]]:
+    one, other = await gather(copied(text, 2), inner(text))
+    return await measured([one, other, "small"]), other
+"""
+
+
+def turned(text: str, turns: int) -> str:
+    """What the task `copied` comes to."""
+    return text[turns:] + text[:turns]
+
+
+def told_of(value: str) -> Any:
+    """A large value as output events tell of it."""
+    data = json.dumps(value).encode()
+    if len(data) <= INLINE_BYTES_MAX:
+        return value
+    return {"$large": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "encoding": "json"}}
+
+
 class Executions:
     """Every attempt that a worker of the simulated world has run to its end."""
 
@@ -147,7 +192,32 @@ class Executions:
         app = App(f"simulated-{queue}")
         for task in TASKS:
             app.register(getattr(module, task), self._handler(task, failures or vars(module), die))
+        for name, handler in (("copied", self._copied), ("measured", self._measured)):
+            large = getattr(carrying(), name)
+            if large.definition.queue == queue:
+                app.register(large, handler)
         return app
+
+    async def _copied(self, text: str, turns: int) -> str:
+        value = turned(text, turns)
+        await self._breaks_once(told_of(value))
+        return value
+
+    async def _measured(self, texts: list[str]) -> int:
+        value = sum(map(len, texts))
+        await self._breaks_once(value)
+        return value
+
+    async def _breaks_once(self, value: Any) -> None:
+        """Some calls break in their first attempt."""
+        context = current_task()
+        dice = zlib.crc32(f"{context.run_id} {context.call_id}".encode())
+        await asyncio.sleep(dice % 100 / 200)
+        ended = self.ended.setdefault((context.run_id, context.task_id), [])
+        if context.attempt == 1 and dice % 3 == 0:
+            ended.append(("failure", ("Broken", "attempt 1 breaks")))
+            raise Broken("attempt 1 breaks")
+        ended.append(("value", value))
 
     def _handler(
         self, task: str, failures: Mapping[str, Any], die: Callable[[], None] | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -41,8 +42,9 @@ from dressage.protocol.commands import (
     TimerFired,
     decode_command,
 )
+from dressage.protocol.errors import BadRunId
 from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, RunDeleted, decode_event
-from dressage.protocol.names import OUT, Names, run_id_of, run_token, schedule_token
+from dressage.protocol.names import OUT, Names, root_token, run_id_of, run_token, schedule_token
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
@@ -95,10 +97,15 @@ RULES: Final = {
     "memory-as-folded": "at the end an owner's memory holds every run as the fold made it",
     "result-applied-once": "the output events of a run end each attempt of a task at most once",
     "task-executed": "a result that was applied is what an execution of that very attempt came to",
+    "large-value-there": "a command, a task or a state that refers to a large value is stored only when all of that is",
+    "large-value-kept": "a large value that a run is given, hands on and comes to is what it was",
     "progress-kept": "what a handler has kept of its progress is there for whoever executes its call next",
     "nothing-hangs": "every client gets its answers, and the system comes to rest",
     "no-unhandled-error": "no process ends by an error that is no error of the product",
 }
+
+
+_DIGESTS: Final = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 @dataclass(slots=True, frozen=True)
@@ -237,6 +244,10 @@ class Watch:
     # -- what is stored ----------------------------------------------------------------------------
     def _stored(self, record: Record) -> None:
         parts = record.subject.split(".")
+        if parts[0] == "$O":
+            return
+        if b'"sha256"' in record.data:
+            self._check_objects(record, parts)
         if parts[-1] != "cursor":
             self._check_cancels()
         if record.stream == SHOP:
@@ -251,6 +262,27 @@ class Watch:
             self._dead(record, parts)
         else:
             self._stored_in_shard(record, int(parts[2]), parts)
+
+    def _check_objects(self, record: Record, parts: list[str]) -> None:
+        """Of commands and states, whose subject names the run, and of tasks."""
+        kept = parts[0] == "$KV" and parts[2] == "run"
+        if not kept and parts[3:4] not in (["cmd"], ["task"]):
+            return
+        try:
+            run_id = (
+                msgspec.json.decode(record.data, type=TaskMessage).run_id
+                if parts[3] == "task" and not kept
+                else run_id_of(parts[4])
+            )
+        except (msgspec.MsgspecError, BadRunId):
+            return  # No client of ours has sent it.
+        log = self._server.stream(self._names.objects_stream()).log
+        for digest in _DIGESTS.findall(record.data):
+            info = log.last_of(self._names.object_info(root_token(run_id), digest.decode()))
+            said = None if info is None else msgspec.json.decode(info.data)
+            chunks = [] if said is None else log.subjects.get(self._names.object_chunks(said["nuid"]), [])
+            if said is None or said["chunks"] != len(chunks):
+                self.broken("large-value-there", f"{record.subject} @{record.seq} refers to {digest!r}")
 
     def _stored_in_shard(self, record: Record, shard: int, parts: list[str]) -> None:
         if b"Nats-Scheduler:" in record.block and record.writer is not None:

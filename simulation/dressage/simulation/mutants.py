@@ -20,6 +20,7 @@ from unittest import mock
 import msgspec
 from msgspec import structs
 
+from dressage.brokers import objects
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
@@ -1236,6 +1237,33 @@ def cleaned_later() -> Iterator[None]:
         left.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     with mock.patch.object(Cleaner, "_patiently", later):
+        yield
+
+
+# -- large values -------------------------------------------------------------------------------------
+@mutant("a reference is sent before what it refers to is stored", "large-value-there")
+def referred_before_stored() -> Iterator[None]:
+    uploads: set[asyncio.Future[Any]] = set()
+
+    async def at_once(connection: Any, names: Any, root: str, data: bytes, **options: Any) -> str:
+        uploads.add(asyncio.ensure_future(put(connection, names, root, data, **options)))
+        return await objects.digest_of(data)
+
+    put = objects.put_object
+    with mock.patch.object(objects, "put_object", at_once):
+        yield
+
+
+@mutant(
+    "a large value counts as stored although nobody knows of some of its chunks",
+    "large-value-there",
+    "large-value-kept",
+)
+def chunks_in_silence() -> Iterator[None]:
+    async def hoping(sent: Any) -> None:
+        await asyncio.gather(*sent, return_exceptions=True)
+
+    with mock.patch.object(objects, "all_of", hoping):
         yield
 
 

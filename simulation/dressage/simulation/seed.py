@@ -14,7 +14,7 @@ from datetime import datetime, tzinfo
 from typing import Final, Self
 from unittest import mock
 
-from dressage.brokers import registry
+from dressage.brokers import objects, registry
 from dressage.orchestrator import api
 from dressage.orchestrator.fold import archive, definition, mailbox, retention
 from dressage.orchestrator.fold.definition import Definition
@@ -36,6 +36,9 @@ from dressage.simulation.world import Shape, World
 
 SECONDS: Final = 10.0
 """For so long clients begin things and faults strike; then everything is healed."""
+
+CHUNK_BYTES: Final = 8 * 1024
+"""So that large values have several chunks, and are small for all that."""
 
 DEFINITIONS_MAX: Final = 1_000
 FAULTS_MIN, FAULTS_MAX = 5, 10
@@ -160,6 +163,7 @@ def run_seed(
         _definitions_once(),
         _room_for_marks(planned.shape),
         mock.patch.object(retention, "FORGET_MS", FORGET_MS),
+        mock.patch.object(objects, "CHUNK_BYTES", CHUNK_BYTES),
         releases(),
     ):
         story = loop.create_task(_story(world, planned, struck))

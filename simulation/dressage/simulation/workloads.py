@@ -48,10 +48,12 @@ from dressage.simulation.behaviour import (
     MOMENT,
     NAP,
     QUEUES,
+    carrying,
     payload_of,
     person_of,
     task_options,
     ticking,
+    turned,
 )
 from dressage.simulation.programs import Program, define
 from dressage.simulation.programs.program import FILED, RINGS, TOLD
@@ -594,6 +596,37 @@ async def _none_or(asked: Awaitable[T]) -> T | None:
         return await asked
     except (Refused, NotFound):
         return None
+
+
+# -- large values ------------------------------------------------------------------------------------
+@workload
+def large_values(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs that are given a large value, hand it on, and come to one: it is what it was, whatever fails.
+
+    The choice has a stream of its own, as that of schedules.
+    """
+    chance = random.Random(f"large {script.seed}")
+    if chance.random() < 0.7:
+        return
+    for number in range(chance.choice([1, 2])):
+        text, at_s = (
+            f"{number}{chance.random()} " * chance.choice([10, 1_000, 3_000]),
+            chance.random() * seconds,
+        )
+        for client in {chance.choice(clients), chance.choice(clients)}:
+            script.actions.append(_carry(f"large-{number}", text, client, at_s))
+
+
+def _carry(run_id: str, text: str, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await client.register(carrying().flow)
+        handle = await client.start(carrying().flow, {"text": text}, run_id=run_id, timeout_s=10.0)
+        found = await handle.result()
+        wanted = 2 * len(text) + len("small"), turned(text, 1)
+        if found != wanted:
+            world.watch.broken("large-value-kept", f"{run_id} came to {str(found)[:100]}")
+
+    return Action(client, at_s, f"carry {run_id}", act)
 
 
 # -- what no client of ours would send -------------------------------------------------------------------

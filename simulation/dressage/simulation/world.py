@@ -35,13 +35,12 @@ from dressage.worker import Worker, WorkerConfig
 EPOCH_NS: Final = EPOCH_S * 1_000_000_000
 TRACE_MAX: Final = 4000
 NAMESPACE: Final = "sim"
+PUBLISH_PATIENCE_S: Final = 600.0
+"""Longer than a host's clocks jump: the users' stream is always there, if full for a moment, so that no dead letter is
+due."""
+
 REFUSED_S: Final = 2.5
 """After so long a client tries again what was refused for the moment."""
-
-
-PATIENCE_S: Final = 600.0
-"""For so long a domain event is tried: a stream that is full has room again soon, but a host's clock may jump by more
-than the minute that is usual."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -140,8 +139,8 @@ class World:
             where=f"host-of-{life.name}:{life.number}",
             singles_max=shape.singles_max,
             states_linger_s=shape.states_linger_s,
-            publish_patience_s=PATIENCE_S,
             fold_version=release,
+            publish_patience_s=PUBLISH_PATIENCE_S,
         )
         engine = self.engines[life.name] = Orchestrator(life.broker, config)
         await engine.run()

@@ -211,6 +211,14 @@ class Context:
             if "branches" in draft.fields and draft.fields["target"]
         }
 
+    def is_of_branch(self, result: Expr) -> bool:
+        """Whether a value that is returned is what a branch comes to, and not the workflow."""
+        return isinstance(result, Name) and any(
+            branch.result == result.name
+            for draft in self.graph.drafts
+            for branch in draft.fields.get("branches", ())
+        )
+
     def use_task(self, node: ast.AST, task: Task[..., Any]) -> None:
         """Takes a task into the spec, with its types."""
         known = self.tasks.setdefault(task.name, task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -49,6 +49,7 @@ from dressage.protocol.types import (
     NONE,
     DictOf,
     EnumType,
+    LargeOf,
     ListOf,
     MaskedOf,
     Named,
@@ -562,9 +563,20 @@ def join(kinds: Sequence[TypeRef | None]) -> TypeRef | None:
     return options[0] if len(options) == 1 else UnionOf(tuple(options))
 
 
-def is_masked(kind: TypeRef | None) -> bool:
-    """Whether a value of this type may be masked, so that no expression can look at it."""
-    return isinstance(kind, MaskedOf) or (isinstance(kind, UnionOf) and any(map(is_masked, kind.options)))
+Opaque = Literal["masked", "large"]
+
+
+def opaque_kind(kind: TypeRef | None) -> Opaque | None:
+    """Whether a value of this type may be masked, or large, so that no expression can look at it."""
+    match kind:
+        case MaskedOf():
+            return "masked"
+        case LargeOf():
+            return "large"
+        case UnionOf(options):
+            return next((found for option in options if (found := opaque_kind(option))), None)
+        case _:
+            return None
 
 
 def is_immutable(kind: TypeRef | None, definitions: Mapping[str, TypeDef]) -> bool:

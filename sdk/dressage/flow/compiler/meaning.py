@@ -13,7 +13,7 @@ from dressage.expressions.checks import shown
 from dressage.expressions.functions import NO_SETS
 from dressage.expressions.spelling import text_of
 from dressage.flow.compiler.context import Context
-from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, is_masked
+from dressage.flow.compiler.inference import DATETIME, STR, TIMEDELTA, Types, is_immutable, opaque_kind
 from dressage.flow.compiler.masks import check_declared, check_masks
 from dressage.flow.compiler.walk import expressions_of
 from dressage.protocol.errors import DefinitionError
@@ -145,7 +145,7 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
         )
     if isinstance(node, SleepNode) and not _is_duration(types.of(node.duration)):
         raise context.refusal(place, "sleep() takes a timedelta or seconds", "write `timedelta(hours=1)`")
-    if isinstance(node, PublishNode) and not (is_masked(kind := types.of(node.subject)) or _is_text(kind)):
+    if isinstance(node, PublishNode) and not (opaque_kind(kind := types.of(node.subject)) or _is_text(kind)):
         raise context.refusal(
             place,
             "publish() takes a subject of type str",
@@ -171,7 +171,7 @@ def _check_node(context: Context, node: Node, place: ast.AST, types: Types) -> N
 def _check_user_task(context: Context, node: UserTaskNode, place: ast.AST, types: Types) -> None:
     for name, expr in node.args.items():
         kind = types.of(expr)
-        if kind is None or is_masked(kind):
+        if kind is None or opaque_kind(kind):
             continue  # It is not known, or is refused for what it is.
         if name in USER_TASK_TEXTS and not _is_text(kind):
             raise context.refusal(

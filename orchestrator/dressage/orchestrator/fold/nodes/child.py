@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
+from dressage.expressions.large import is_stored_elsewhere
+from dressage.expressions.limits import parts_of_value
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED
 from dressage.orchestrator.fold.definition import ReadyNode
@@ -17,7 +21,7 @@ from dressage.protocol.commands import ChildBegun, ChildEnded, Command, FailureI
 from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import ChildBegun as EventBegun
 from dressage.protocol.events import ChildCompleted, ChildFailed, ChildStarted
-from dressage.protocol.names import RUN_ID_BYTES_MAX, check_run_id, child_id, run_token
+from dressage.protocol.names import RUN_ID_BYTES_MAX, check_run_id, child_id, root_of, run_token
 from dressage.protocol.spec import ANY_ERROR, CHILD_ERROR, ChildNode
 from dressage.protocol.spec_sizes import CHILD_ID
 
@@ -35,6 +39,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         raise too_large("arguments-size", f"the input of workflow {node.workflow}", given, definition.limits)
     wait_id = advance.begun_id(thread, thread.node)
     run_id = child_id(state.run_id, wait_id) if chosen is None else _checked(chosen)
+    _check_root(state, run_id, args)
     size = len(run_id.encode())
     if size > RUN_ID_BYTES_MAX:
         raise LimitExceeded(
@@ -68,6 +73,14 @@ def _checked(run_id: object) -> str:
         return check_run_id(run_id)
     except BadRunId as error:
         raise ExpressionFailed(f"ValueError: {error.message}") from error
+
+
+def _check_root(state: RunState, run_id: str, args: dict[str, Any]) -> None:
+    """What is stored for the runs of one root is not found by another's. Raises `ExpressionFailed`."""
+    if root_of(run_id) != root_of(state.run_id) and is_stored_elsewhere([*args.values()], parts_of_value):
+        raise ExpressionFailed(
+            f"ValueError: run {run_id!r} would not find a large value of this run: leave the child run its own id"
+        )
 
 
 def _depth(state: RunState, node: ChildNode) -> int:
@@ -156,6 +169,10 @@ def _completed(advance: Advance, thread: RunThread, wait: ChildWait, output: byt
     codec = advance.definition.child_outputs[wait.workflow]
     try:
         value = codec.decode(output)
+        if root_of(wait.run_id) != root_of(advance.state.run_id) and is_stored_elsewhere(
+            value, parts_of_value
+        ):
+            raise BadValue("it is stored for the runs of another root")
     except BadValue as wrong:
         # Only a version that nobody has compiled together with this one gives such an output.
         message = f"child run {wait.run_id} gave a value that is not of its type: {wrong.message}"

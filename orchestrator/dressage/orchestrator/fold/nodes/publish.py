@@ -9,7 +9,8 @@ import msgspec
 
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.limits import parts_of_value
-from dressage.expressions.masked import MaskedValue, encode_revealed, encode_sorted
+from dressage.expressions.masked import encode_revealed, encode_sorted
+from dressage.expressions.opaque import OpaqueValue
 from dressage.expressions.values import type_name
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import ReadyNode
@@ -61,8 +62,8 @@ def _encoded(value: Any) -> bytes:
 def _holds_set(value: Any) -> bool:
     """Whether a set is anywhere in it. Raises `ExpressionFailed` for a part that must not be published."""
     kind = type(value)
-    if kind is MaskedValue:
-        raise ExpressionFailed("TypeError: a masked value cannot be published")
+    if isinstance(value, OpaqueValue):
+        raise ExpressionFailed(f"TypeError: {value.said} cannot be published")
     if kind is FailureInfo:
         raise ExpressionFailed("TypeError: publish() takes data that JSON can say: a failure is none of it")
     if kind is float and not isfinite(value):

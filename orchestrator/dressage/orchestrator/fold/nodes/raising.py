@@ -9,7 +9,8 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed
 from dressage.expressions.groups import group_of
 from dressage.expressions.limits import parts_of_value
-from dressage.expressions.masked import MaskedValue, has_masked
+from dressage.expressions.masked import opaque_in
+from dressage.expressions.opaque import OpaqueValue
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED
 from dressage.orchestrator.fold.definition import ReadyNode
@@ -43,8 +44,8 @@ def _failure(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo
     if node.details is None:
         return failure
     given = advance.evaluate(ready, "details")
-    if has_masked(given, parts_of_value):
-        raise ExpressionFailed("TypeError: a masked value cannot be told in a failure")
+    if (opaque := opaque_in(given, parts_of_value)) is not None:
+        raise ExpressionFailed(f"TypeError: {opaque.said} cannot be told in a failure")
     codec = advance.definition.types.details_of(failure) or advance.definition.types.codec(ANY)
     details = codec.encode(given)
     limit_details(details, f"failure {name}")
@@ -65,7 +66,7 @@ def _group(advance: Advance, ready: ReadyNode, node: RaiseNode) -> FailureInfo:
 
 
 def _text(advance: Advance, value: Any) -> str:
-    if type(value) is MaskedValue:
-        raise ExpressionFailed("TypeError: a masked value cannot be a failure's message")
+    if isinstance(value, OpaqueValue):
+        raise ExpressionFailed(f"TypeError: {value.said} cannot be a failure's message")
     advance.scope.spend_on(value)
     return str(value)
