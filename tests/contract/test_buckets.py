@@ -146,3 +146,28 @@ async def test_what_expired_unread_is_not_delivered(world: World, connection: Co
     taken = await place.pull(consumer)
     (delivery,) = await taken.count(1)
     assert (delivery.data, delivery.consumer_seq) == (b"new", 1)
+
+
+async def test_what_expires_goes_by_itself_and_takes_nothing_that_was_put_behind_it(bucket: Place) -> None:
+    """A key is emptied under the fence, and the empty message goes: what is written behind it stays."""
+    fence = await bucket.put("fence.0")
+    for key in ("a", "b"):
+        await bucket.put(f"run.0.{key}", b"1")
+    empty = [
+        bucket.message(
+            f"run.0.{key}",
+            headers={"KV-Operation": "PURGE"},
+            rollup=True,
+            expires_s=1,
+            expect=(fence, "fence.0"),
+        )
+        for key in ("a", "b")
+    ]
+    for message in empty:
+        await bucket.connection.publish(message)
+    assert await bucket.last("run.0.a") == b""
+    await bucket.put("run.0.b", b"2")
+    await eventually_is(bucket.tails, ["fence.0", "run.0.b"])
+    assert await bucket.last("run.0.b") == b"2"
+    await bucket.put("fence.0")
+    assert await refusal(bucket.connection.publish(empty[0])) == WRONG_LAST_SEQUENCE

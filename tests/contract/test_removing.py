@@ -143,3 +143,31 @@ async def test_tasks_are_purged_up_to_their_queues_floor(place: Place) -> None:
     await eventually_is(lambda: place.ack_floor(consumer), 4)
     await purge(place, "task.q", 5)
     assert await place.tails() == ["task.other"]
+
+
+# -- single messages ---------------------------------------------------------------------------------
+async def test_one_message_is_deleted_by_its_sequence_and_no_other(place: Place) -> None:
+    await fill(place, "cmd.a", "cmd.b", "cmd.a")
+    await place.connection.delete_message(place.stream, 1)
+    assert await place.tails() == ["cmd.b", "cmd.a"]
+    found = await place.connection.next_message(place.stream, 1, place.at("cmd.a"))
+    assert found is not None
+    assert found.seq == 3
+
+
+async def test_a_message_that_is_not_there_is_deleted_in_vain(place: Place) -> None:
+    await fill(place, "cmd.a", "cmd.b")
+    for _ in range(2):
+        await place.connection.delete_message(place.stream, 1)
+    await place.connection.delete_message(place.stream, 77)
+    assert await place.tails() == ["cmd.b"]
+    with pytest.raises(BrokerError):
+        await place.connection.delete_message("no-such-stream", 1)
+
+
+async def test_what_was_deleted_before_it_was_delivered_never_comes(place: Place) -> None:
+    consumer = await place.consumer("c")
+    await fill(place, "cmd.a", "cmd.b", "cmd.c")
+    await place.connection.delete_message(place.stream, 2)
+    taken = await place.pull(consumer)
+    assert [each.stream_seq for each in await taken.count(2)] == [1, 3]

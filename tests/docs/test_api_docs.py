@@ -48,9 +48,12 @@ from dressage.protocol.commands import (
     AskAnswer,
     AttemptProgress,
     CancelRun,
+    DeleteRun,
+    HoldRun,
     MigrateRun,
     PostEvent,
     RefusalCode,
+    ReleaseRun,
     ResumeRun,
     SetSchedule,
     SettleTask,
@@ -94,6 +97,7 @@ FIGURES: Final = {
 }
 VARIES: Final = {
     "at",
+    "born",
     "digest",
     "registered_at",
     *(
@@ -343,6 +347,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         ResumeRun,
         SettleTask,
         MigrateRun,
+        *(DeleteRun, HoldRun, ReleaseRun),
         *(Answer, Ask, AskAnswer, DomainEvent, Reference),
     )
 }
@@ -428,10 +433,10 @@ async def test_the_streams_are_those_that_are_documented(server: EmbeddedServer)
         "dressage_default_0",
         "dressage_default_events",
         "dressage_default_dead",
+        "OBJ_dressage_default_objects",
         "KV_dressage_default_runs",
         "KV_dressage_default_definitions",
         "KV_dressage_default_members",
-        "OBJ_dressage_default_objects",
     }
     for name in names:
         assert f"`{name.replace('default', '<ns>').replace('_0', '_<shard>')}`" in OPERATIONS, name

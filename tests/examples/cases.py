@@ -22,6 +22,8 @@ sys.path.insert(0, str(EXAMPLES))
 import batch_import.workflow as imports  # noqa: E402
 import checkout.workflow as shop  # noqa: E402
 import document_signing.workflow as documents  # noqa: E402
+import live_migration.after as reminded  # noqa: E402
+import live_migration.before as trial  # noqa: E402
 import long_import.workflow as catalogue  # noqa: E402
 import monthly_billing.workflow as billing  # noqa: E402
 import onboarding.workflow as colleagues  # noqa: E402
@@ -670,4 +672,8 @@ WAYS: Final[dict[str, Way]] = {
     **CLAIMS,
     **ONBOARDING,
 }
-CASES: Final[dict[str, Case]] = {name: way.case for name, way in WAYS.items()}
+CASES: Final[dict[str, Case]] = {
+    **{name: way.case for name, way in WAYS.items()},
+    "member-stays": case(trial.membership, trial.app, "ann", coming=((trial.decided, "stay"),)),
+    "member-is-reminded": case(reminded.membership, reminded.app, "bob"),
+}

@@ -182,6 +182,9 @@ class MortalConnection:
     async def purge(self, stream: str, subjects: str, below: int) -> None:
         await self._mortal(lambda: self._inner.purge(stream, subjects, below))
 
+    async def delete_message(self, stream: str, seq: int) -> None:
+        await self._mortal(lambda: self._inner.delete_message(stream, seq))
+
     async def tell(self, subject: str, data: bytes) -> None:
         await self._mortal(lambda: self._inner.tell(subject, data))
 

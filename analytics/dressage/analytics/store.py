@@ -147,6 +147,23 @@ _FROM_BATCH: Final = (
     """,
 )
 
+_FORGET_DELETED: Final = tuple(
+    f"""
+    DELETE FROM {table} USING batch
+    WHERE batch.kind = 'run-deleted' AND {table}.run_id = batch.run_id AND {table}.stream_seq < batch.stream_seq
+    """
+    for table in (
+        "events",
+        "run_starts",
+        "run_ends",
+        "attempt_starts",
+        "attempt_ends",
+        "variable_changes",
+        "user_task_events",
+    )
+)
+"""Of a run that was deleted only its last event stays, which says so. Another run of its id comes behind it."""
+
 _INSERT_REJECTS: Final = """
 INSERT INTO rejects
 SELECT r.seq, r.subject, r.reason, from_base64(r.payload), now()
@@ -304,6 +321,9 @@ class Store:
         )
         for statement in _FROM_BATCH:
             self._writer.execute(statement)
+        if any(b"run-deleted" in row.message.payload for row in rows):
+            for statement in _FORGET_DELETED:
+                self._writer.execute(statement)
 
     def _insert_rejects(self, batch: Batch) -> None:
         rejects = [

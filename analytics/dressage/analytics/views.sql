@@ -169,14 +169,15 @@ FROM (
 )
 ORDER BY workflow, name, runs DESC, value;
 
--- Where the events of a run do not follow one another. Empty unless events were lost, or stored twice.
+-- Where the events of a run do not follow one another. Empty unless events were lost, or stored twice. (Of a run that
+-- was deleted only the last one is there.)
 CREATE OR REPLACE VIEW index_breaks AS
 SELECT run_id, stream_seq, idx, coalesce(previous + 1, 0) AS expected_idx
 FROM (
-    SELECT run_id, stream_seq, idx, lag(idx) OVER (PARTITION BY run_id ORDER BY stream_seq) AS previous
+    SELECT run_id, stream_seq, kind, idx, lag(idx) OVER (PARTITION BY run_id ORDER BY stream_seq) AS previous
     FROM events
 )
-WHERE idx <> 0 AND idx IS DISTINCT FROM previous + 1
+WHERE idx <> 0 AND idx IS DISTINCT FROM previous + 1 AND kind <> 'run-deleted'
 ORDER BY stream_seq;
 
 -- One row for each user task. One of a run that a fault of the engine has ended is nobody's any more, too.

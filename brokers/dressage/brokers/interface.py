@@ -52,7 +52,8 @@ class Message(msgspec.Struct, gc=False):
     """Something to publish.
 
     `lines` are further headers, already written as `name: value` with a CRLF behind each, for the hot path.
-    `never_expires` exempts it from the stream's age limit.
+    `never_expires` exempts it from the stream's age limit; the server removes one that `expires_s` after so long, which
+    is 1 s at least.
     `rollup` keeps this message as the only one on its subject. `cancels` names a timer's subject: storing this
     message removes the timer. That is harmless when it is not there, and a message that is refused removes nothing;
     but it needs a message on another subject than the timer's, and one without `rollup` and `schedule`: 2.12.1
@@ -70,6 +71,7 @@ class Message(msgspec.Struct, gc=False):
     cancels: str | None = None
     msg_id: str | None = None
     never_expires: bool = False
+    expires_s: int = 0
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -231,6 +233,10 @@ class Connection(Protocol):
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:
         """Removes what stands below sequence `below` on matching subjects, in one write however much it is."""
+        ...
+
+    async def delete_message(self, stream: str, seq: int) -> None:
+        """Removes one message, and overwrites what it held; one that is not there is no error."""
         ...
 
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None: ...

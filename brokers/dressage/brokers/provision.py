@@ -16,6 +16,7 @@ from dressage.brokers.interface import (
 )
 from dressage.protocol.errors import BadInput, BrokerError, NotFound, PublishRefused
 from dressage.protocol.names import Names
+from dressage.protocol.retention import Retention, check_retention
 from dressage.protocol.shardmap import Count, ShardMap
 
 EVENTS_AGE_S: Final = 30 * 86_400.0
@@ -38,6 +39,7 @@ class Namespace(msgspec.Struct, frozen=True):
     """The namespace's own definition: the shard map (see `ShardMap`), because it decides where runs are.
 
     `open_runs_max` is how many runs may be open at a time, 0 for any number; each shard takes its share of it.
+    `retention` says for how long runs are kept that have ended, of workflows of which nothing else is said.
     """
 
     shards: Count
@@ -46,6 +48,7 @@ class Namespace(msgspec.Struct, frozen=True):
     previous: Count | None = None
     older: tuple[Count, ...] = ()
     open_runs_max: Annotated[int, msgspec.Meta(ge=0, le=OPEN_RUNS_MAX)] = 0
+    retention: Retention = Retention()
 
     @property
     def map(self) -> ShardMap:
@@ -53,8 +56,12 @@ class Namespace(msgspec.Struct, frozen=True):
 
     def with_map(self, shard_map: ShardMap) -> Namespace:
         """The same namespace with its runs in other places."""
-        return Namespace(
-            shard_map.shards, 1, shard_map.generation, shard_map.previous, shard_map.older, self.open_runs_max
+        return msgspec.structs.replace(
+            self,
+            shards=shard_map.shards,
+            generation=shard_map.generation,
+            previous=shard_map.previous,
+            older=shard_map.older,
         )
 
 
@@ -92,6 +99,22 @@ async def limit_open_runs(connection: Connection, names: Names, most: int) -> Na
         if namespace is None:
             continue
         wanted = msgspec.structs.replace(namespace, open_runs_max=most)
+        if await define(connection, names, wanted, seq):
+            return wanted
+
+
+async def keep_runs(connection: Connection, names: Names, retention: Retention) -> Namespace:
+    """Sets for how long runs are kept that have ended, of workflows of which nothing else is said.
+
+    Raises `NotFound` for a namespace that nobody has served, `BadInput` for a time that is none.
+    """
+    check_retention(retention)
+    while True:
+        await require_namespace(connection, names)
+        namespace, seq = await read_definition(connection, names)
+        if namespace is None:
+            continue
+        wanted = msgspec.structs.replace(namespace, retention=retention)
         if await define(connection, names, wanted, seq):
             return wanted
 

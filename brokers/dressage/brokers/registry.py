@@ -24,6 +24,7 @@ from dressage.protocol.errors import (
     PublishRefused,
 )
 from dressage.protocol.names import Names, check_actor, check_name
+from dressage.protocol.retention import Retention, check_retention
 from dressage.protocol.spec import (
     ChildDef,
     EventDef,
@@ -455,6 +456,13 @@ class Registry:
         """Lets no new run be started of a workflow, and no version of it be registered, until it is unarchived. Its
         runs go on. Raises `NotFound` (WORKFLOW_UNKNOWN)."""
         await self._change(name, lambda versions: msgspec.structs.replace(versions, archived=archived))
+
+    async def keep(self, name: str, retention: Retention | None) -> None:
+        """Says for how long runs of a workflow are kept that have ended, of all its versions; None: as the namespace
+        has it. Raises `NotFound` (WORKFLOW_UNKNOWN), or `BadInput` (RETENTION_INVALID)."""
+        if retention is not None:
+            check_retention(retention)
+        await self._change(name, lambda versions: msgspec.structs.replace(versions, retention=retention))
 
     async def _change(self, name: str, change: Callable[[Versions], Versions]) -> Versions:
         """Safe to repeat, and to race: each change is one of what stood there when it was made."""

@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "user-task": Place("user_tasks", "user_tasks", "Find what people have to do, and do it."),
     "schedule": Place("schedules", "schedules", "Start runs by themselves, at the moments of a calendar."),
     "migrate": Place("migrations", "migrate", "Let runs go on in another version of their workflow."),
+    "retention": Place("retention", "retention", "Say for how long runs are kept that have ended."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),
     "doctor": Place(

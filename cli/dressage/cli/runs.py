@@ -18,7 +18,7 @@ from dressage.cli import options
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
-from dressage.protocol.commands import DeadTaskView, FailureInfo, RunView, StopView
+from dressage.protocol.commands import DeadTaskView, FailureInfo, HoldView, RunView, StopView
 from dressage.protocol.events import KINDS, ReceivedEvent
 
 _timeout = click.option(
@@ -33,7 +33,7 @@ KIND_CHARS: Final = max(map(len, KINDS))
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, post events to them, wait for them, stop, resume and cancel them, follow and read them."""
+    """Start runs, post to them, wait for them, stop, resume, cancel, hold, delete, follow and read them."""
 
 
 def parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
@@ -223,6 +223,77 @@ def resume(run_id: str, thread: int, actor: str, server: str, namespace: str) ->
 
 @runs.command()
 @click.argument("run_id")
+@click.option("--reason", default="", help="Kept in the last event of the run.")
+@click.option(
+    "--cancel", "cancels", is_flag=True, help="Cancel it first if it runs, and wait until it has ended."
+)
+@click.option("--events", is_flag=True, help="Remove its output events from the stream, too.")
+@_timeout
+@options.actor
+@options.server
+@options.namespace
+def delete(
+    run_id: str,
+    reason: str,
+    cancels: bool,
+    events: bool,
+    timeout_s: float | None,
+    actor: str,
+    server: str,
+    namespace: str,
+) -> None:
+    """Delete a run that has ended: its state, its objects, and the child runs that it has waited for.
+
+    Its id is free from then on. Analytics forget it, too. A run that is held is not deleted. --timeout is for the wait
+    with --cancel.
+    """
+
+    async def go() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            if cancels and (await client.get(run_id)).status == "running":
+                await client.cancel(run_id, reason)
+                await client.wait(run_id, timeout_s=timeout_s)
+            await client.delete(run_id, reason, events=events)
+
+    run(go())
+
+
+@runs.command()
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with the run while it is held, and in its history.")
+@options.actor
+@options.server
+@options.namespace
+def hold(run_id: str, reason: str, actor: str, server: str, namespace: str) -> None:
+    """Keep a run from being deleted, by whomever and whatever, until it is released. It goes on as before."""
+
+    async def keep() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.hold(run_id, reason)
+
+    run(keep())
+
+
+@runs.command()
+@click.argument("run_id")
+@options.actor
+@options.server
+@options.namespace
+def release(run_id: str, actor: str, server: str, namespace: str) -> None:
+    """Hold a run no longer. If the time is over for which it was to be kept, it is deleted."""
+
+    async def let_go() -> None:
+        await require_answer(server)
+        async with Client(server, namespace=namespace, actor=actor) as client:
+            await client.release(run_id)
+
+    run(let_go())
+
+
+@runs.command()
+@click.argument("run_id")
 @click.argument("event")
 @click.argument("payload", default="null", callback=any_json)
 @click.option("--id", "event_id", help="The same id is the same event, however often it is posted.")
@@ -362,6 +433,8 @@ def _print_view(view: RunView) -> None:
         "parent": view.parent,
         "started": f"{view.started_at} by {view.actor or '?'}",
         "ended": view.ended_at,
+        "held": _held(view.held) if view.held else "",
+        "kept until": view.kept_until,
         "failure": _failure(view.failure) if view.failure else "",
         "cancelled for": view.reason,
         "input": _json(view.input),
@@ -382,6 +455,10 @@ def _stop(stop: StopView) -> str:
     by = " with its parent" if stop.by == "parent" else ""
     why = f": {stop.reason}" if stop.reason else ""
     return f"{what}since {stop.since} by {stop.actor or '?'}{by}{why}"
+
+
+def _held(held: HoldView) -> str:
+    return f"since {held.since} by {held.actor or '?'}" + (f": {held.reason}" if held.reason else "")
 
 
 def _failure(failure: FailureInfo) -> str:

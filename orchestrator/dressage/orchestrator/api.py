@@ -1,9 +1,9 @@
 """The engine as a NATS micro service (ADR-32): JSON in and out, for any language, discoverable by `$SRV`.
 
-Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, settle-task, post,
-user-tasks, act, set-schedule, get-schedule, tell-schedule, task-limit, history, result (of a task), put-workflow,
-check-workflow, get-workflow, get-versions, tell-workflow, list-workflows, plan-migration, check-migration, migrate,
-shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
+Operations, each on `dressage.<ns>.api.<operation>`: start, get, wait, cancel, stop, resume, delete, hold, release,
+settle-task, post, user-tasks, act, set-schedule, get-schedule, tell-schedule, task-limit, history, result (of a task),
+put-workflow, check-workflow, get-workflow, get-versions, tell-workflow, list-workflows, plan-migration,
+check-migration, migrate, shards. An answer is `{"ok": true, ...}` or `{"ok": false, "code", "message", "retryable"}`.
 """
 
 from __future__ import annotations
@@ -92,6 +92,32 @@ class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True):
     run_id: str
     thread: int = 0
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class DeleteRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a run that has ended; with `events` also its output events in the stream."""
+
+    run_id: str
+    reason: str = ""
+    events: bool = False
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class HoldRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
+    reason: str = ""
+    command_id: str | None = None
+    actor: str = ""
+    timeout_s: Seconds = START_TIMEOUT_S
+
+
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    run_id: str
     command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
@@ -429,6 +455,9 @@ class Api:
             "cancel": (CancelRequest, self._cancel),
             "stop": (StopRequest, self._stop),
             "resume": (ResumeRequest, self._resume),
+            "delete": (DeleteRequest, self._delete),
+            "hold": (HoldRequest, self._hold),
+            "release": (ReleaseRequest, self._release),
             "settle-task": (SettleTaskRequest, self._settle_task),
             "post": (PostRequest, self._post),
             "key": (KeyRequest, self._key),
@@ -556,6 +585,39 @@ class Api:
             await self._client.resume(
                 request.run_id,
                 thread=request.thread,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _delete(self, request: DeleteRequest) -> Accepted:
+        return Accepted(
+            await self._client.delete(
+                request.run_id,
+                request.reason,
+                events=request.events,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _hold(self, request: HoldRequest) -> Accepted:
+        return Accepted(
+            await self._client.hold(
+                request.run_id,
+                request.reason,
+                command_id=request.command_id,
+                timeout_s=request.timeout_s,
+                actor=request.actor,
+            )
+        )
+
+    async def _release(self, request: ReleaseRequest) -> Accepted:
+        return Accepted(
+            await self._client.release(
+                request.run_id,
                 command_id=request.command_id,
                 timeout_s=request.timeout_s,
                 actor=request.actor,

@@ -44,10 +44,12 @@ class GrowthUnfinished(DressageError):
 
 
 class _Status(msgspec.Struct):
-    """As much of a state as it takes to count open runs; of what is kept for a correlation key, that it is none."""
+    """As much of a state as it takes to count open runs; of what is kept for a correlation key, or of a run that was
+    deleted, that it is none."""
 
     status: str = "running"
     mailbox: int = 0
+    gone_format: int = 0
 
 
 async def grow(connection: Connection, names: Names, shards: int) -> Namespace:
@@ -119,7 +121,7 @@ async def open_runs_to_leave(
         found.discard(run_id)
         if shard_map.home(run_id) != shard and delivery.data:
             status = msgspec.json.decode(delivery.data, type=_Status)
-            if status.status == "running" and not status.mailbox:
+            if status.status == "running" and not status.mailbox and not status.gone_format:
                 found.add(run_id)
 
     await _each_state(connection, names, shard, look)

@@ -28,6 +28,7 @@ from dressage.orchestrator.turn.starting import share_of
 from dressage.orchestrator.turn.tenure import Tenure, TenureConfig
 from dressage.protocol.errors import BrokerError, DressageError, OutcomeUnknown, ServerUnsuitable
 from dressage.protocol.names import Names
+from dressage.protocol.retention import Retention
 from dressage.protocol.shardmap import ShardMap
 from dressage.telemetry import Meters
 
@@ -240,6 +241,7 @@ class Orchestrator:
             self._metrics,
             self._map,
             lambda: share_of(self.namespace),
+            lambda: Retention() if self.namespace is None else self.namespace.retention,
         )
 
 

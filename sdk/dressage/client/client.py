@@ -37,10 +37,13 @@ from dressage.protocol.commands import (
     AskAnswer,
     CancelRun,
     Command,
+    DeleteRun,
     FailureInfo,
+    HoldRun,
     KeyView,
     MigrateRun,
     PostEvent,
+    ReleaseRun,
     ResumeRun,
     RunView,
     SetSchedule,
@@ -74,6 +77,7 @@ from dressage.protocol.names import (
     schedule_token,
 )
 from dressage.protocol.permits import LimiterView
+from dressage.protocol.retention import Retention
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
@@ -103,6 +107,9 @@ EVENT_VERSION_S: Final = 10.0
 
 VERSIONS_S: Final = 1.0
 """So long a client takes a version that it starts runs of by its number for one that is not retired."""
+
+RETENTION_S: Final = 10.0
+"""So long a client takes what it knows of the namespace for what holds there: the time for which runs are kept."""
 
 VERSIONS_KEPT: Final = 1_000
 SPECS_KEPT: Final = 100
@@ -280,6 +287,7 @@ class Client:
         self._specs: dict[tuple[str, int], WorkflowSpec] = {}
         self._versions: dict[str, tuple[Versions, float]] = {}
         self._map = ShardMap()
+        self._retention = Retention(), 0.0
         self._answers = Answers()
         self._event_versions: dict[str, tuple[int, float]] = {}
 
@@ -297,7 +305,7 @@ class Client:
         """Raises `ServerUnreachable`, or `NotFound` when no orchestrator has served the namespace yet."""
         connection = self._connection = await self._broker.connect("dressage-client", reconnect=True)
         try:
-            self._map = (await self._patiently(lambda: require_namespace(connection, self.names))).map
+            await self._read_namespace(connection)
         except BaseException:
             await connection.close()
             raise
@@ -305,6 +313,11 @@ class Client:
         self._registry = Registry(connection, self.names)
         self._large = LargeValues(RunObjects(connection, self.names, patience_s=self._patience_s))
         await self._answers.open(connection)
+
+    async def _read_namespace(self, connection: Connection) -> None:
+        namespace = await self._patiently(lambda: require_namespace(connection, self.names))
+        self._map = namespace.map
+        self._retention = namespace.retention, asyncio.get_running_loop().time() + RETENTION_S
 
     async def close(self) -> None:
         if self._publisher is not None:
@@ -371,6 +384,14 @@ class Client:
         if len(self._versions) > VERSIONS_KEPT:
             del self._versions[next(iter(self._versions))]
         return found.resolve(name, ref)
+
+    async def _keep_ms(self, name: str) -> int | None:
+        """For how long a run that is started now is kept when it has ended: it says that itself."""
+        known = self._versions.get(name)
+        own = None if known is None else known[0].retention
+        if own is None and asyncio.get_running_loop().time() >= self._retention[1]:
+            await self._read_namespace(self.connection)
+        return (self._retention[0] if own is None else own).keep_ms
 
     async def _version_of(self, run_id: str) -> int:
         """That of a run that there is, which may be started again, as long as it is the same; 0 if there is none."""
@@ -442,8 +463,9 @@ class Client:
                 raise error from None
         chosen = str(uuid.uuid4()) if run_id is None else check_run_id(run_id)
         who = check_actor(actor or self.actor)
+        keep_ms = await self._keep_ms(name)
         given = await self._input_of(chosen, name, wanted, as_raw({} if input is None else input), timeout_s)
-        command = StartRun(name, wanted, given, uuid.uuid4().hex, who)
+        command = StartRun(name, wanted, given, uuid.uuid4().hex, who, keep_ms=keep_ms)
         answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard
@@ -568,6 +590,80 @@ class Client:
         """
         chosen = command_id_of(command_id)
         command = ResumeRun(chosen, check_actor(actor or self.actor), thread)
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def delete(
+        self,
+        run_id: str,
+        reason: str = "",
+        *,
+        events: bool = False,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Deletes a run that has ended, and returns the command's sequence once that is committed.
+
+        Its state goes, and those of the child runs that it has waited for, or that ended with it; with `events` also
+        their output events in the stream. Analytics forget it by its last event, `run-deleted`. Another run may have
+        its id from then on. What is left to remove is removed right behind that, also if an orchestrator dies
+        meanwhile. A child run is deleted with its parent, or by itself once that is gone.
+
+        With a `command_id` of the caller's the same call again changes nothing, for some minutes. Raises `Refused`
+        (RUN_UNKNOWN, RUN_OPEN, RUN_HELD, RUN_OWNED, RUN_ELSEWHERE, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        """
+        chosen = command_id_of(command_id)
+        command = DeleteRun(chosen, reason, check_actor(actor or self.actor), events)
+        try:
+            return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+        except Refused as refused:
+            if refused.code != "RUN_OWNED" or await self._has_parent(run_id):
+                raise
+        orphan = msgspec.structs.replace(command, orphan=True)
+        return (await self._ask_for(run_token(run_id), orphan, timeout_s)).seq
+
+    async def _has_parent(self, run_id: str) -> bool:
+        """Whether the run is there that has started this one."""
+        try:
+            await self.get((await self.get(run_id)).parent)
+        except NotFound:
+            return False
+        return True
+
+    async def hold(
+        self,
+        run_id: str,
+        reason: str = "",
+        *,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Keeps a run from being deleted until it is released, by whomever and whatever, and with it its child runs;
+        returns the command's sequence once that is committed. It may have ended or not, and goes on as before.
+
+        One that is held stays so, and that is no error. Raises `Refused` (RUN_UNKNOWN, RUN_ELSEWHERE,
+        REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        """
+        chosen = command_id_of(command_id)
+        command = HoldRun(chosen, reason, check_actor(actor or self.actor))
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
+    async def release(
+        self,
+        run_id: str,
+        *,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Holds a run no longer, and returns the command's sequence once that is committed. If the time is over for
+        which it was to be kept, it is deleted.
+
+        One that is not held is no error. Raises `Refused` (RUN_UNKNOWN, RUN_ELSEWHERE), or `NoAnswer` after
+        `timeout_s`.
+        """
+        command = ReleaseRun(command_id_of(command_id), check_actor(actor or self.actor))
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     async def retry_task(

@@ -106,6 +106,7 @@ class _Reading:
         self._names = names
         self._look = look
         self._run_id = run.run_id
+        self._born = run.born
         self._last = after
         self._total = total
         self._gaps = gaps
@@ -130,6 +131,8 @@ class _Reading:
 
     async def _follows(self, event: ReceivedEvent) -> bool:
         """Whether it is to be yielded next. Raises `EventsGone`."""
+        if int(event.command) < self._born:
+            return False  # It is of a run that had this id before, and was deleted.
         if event.kind in END_KINDS:
             self._total = event.index + 1
         if event.index <= self._last:

@@ -74,6 +74,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
 
     `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
     start with the same id. A child run is told its `parent`, and one that a `schedule` starts tells that how it ended.
+    `keep_ms` is for how long it is kept when it has ended, by what holds of its workflow now; None: for ever.
     """
 
     workflow: str
@@ -83,6 +84,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     actor: Short = ""
     parent: Parent | None = None
     schedule: Short = ""
+    keep_ms: int | None = None
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
@@ -186,6 +188,53 @@ class MigrateRun(msgspec.Struct, tag="migrate-run", tag_field="type", frozen=Tru
 
 class GoOn(msgspec.Struct, tag="go-on", tag_field="type", frozen=True, omit_defaults=True):
     """A run that was resumed tells itself that more of it is to go on."""
+
+
+class DeleteRun(msgspec.Struct, tag="delete-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Deletes a run that has ended, with the child runs that it has waited for, or that ended with it: its state, and
+    what it has in the object store; with `events` also its output events in the stream.
+
+    One that runs is refused, and so is one that is held. `command_id` is the same in each repeat of one deletion. One
+    that names a `parent` is for a child of that wait: if it cannot be deleted now, it is as soon as that is possible.
+    `orphan` says of a child that its parent is not there, and `policy` that the time is over for which it was kept.
+    """
+
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
+    events: bool = False
+    parent: Parent | None = None
+    orphan: bool = False
+    policy: bool = False
+
+
+class HoldRun(msgspec.Struct, tag="hold-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Keeps a run, which may have ended or not, from being deleted, until it is released. One that is held stays so,
+    and the command is accepted. `command_id` is the same in each repeat."""
+
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
+
+
+class ReleaseRun(msgspec.Struct, tag="release-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Holds a run no longer: what is overdue of its deletion happens. `command_id` is the same in each repeat."""
+
+    command_id: Short
+    actor: Short = ""
+
+
+class ReviewRun(msgspec.Struct, tag="review-run", tag_field="type", frozen=True, omit_defaults=True):
+    """The time is over for which a run was to be kept, as far as that was known when it was started: whether it is now
+    is looked up. `timer_id` is that of the timer that has sent it."""
+
+    timer_id: Short
+
+
+class ForgetRun(msgspec.Struct, tag="forget-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Nothing needs to be known any more of a run that the command with sequence `deletion` has deleted."""
+
+    deletion: int
 
 
 class PostEvent(msgspec.Struct, tag="post-event", tag_field="type", frozen=True, omit_defaults=True):
@@ -466,6 +515,11 @@ OfRun = (
     | SettleTask
     | MigrateRun
     | GoOn
+    | DeleteRun
+    | HoldRun
+    | ReleaseRun
+    | ReviewRun
+    | ForgetRun
     | PostEvent
     | UserTaskAction
     | TimerFired
@@ -489,6 +543,11 @@ RefusalCode = Literal[
     "RUN_ID_CONFLICT",
     "RUN_UNKNOWN",
     "RUN_FINISHED",
+    "RUN_OPEN",
+    "RUN_HELD",
+    "RUN_OWNED",
+    "RUN_DELETED",
+    "RUN_ELSEWHERE",
     "REASON_TOO_LONG",
     "THREAD_UNKNOWN",
     "TASK_UNKNOWN",
@@ -608,6 +667,14 @@ class StopView(msgspec.Struct, frozen=True, omit_defaults=True):
     actor: str = ""
 
 
+class HoldView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Since when a run is held, so that it is not deleted, and by whom."""
+
+    since: str
+    reason: str = ""
+    actor: str = ""
+
+
 class DeadTaskView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A call whose last attempt, `task_id`, has failed with `failure`, and which waits `since` then for somebody who
     retries it, or lets it fail."""
@@ -625,6 +692,8 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
     `parent` is the run that has started it. Nothing goes on of what `stops` tell, and `dead_tasks` wait for somebody.
+    While it is `held` nobody deletes it; if it is to be deleted at a time, that is `kept_until`, as far as is known.
+    `born` is the sequence of the command that began it: where an id was deleted before, it tells one run from another.
     """
 
     run_id: str
@@ -649,6 +718,9 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     parent: str = ""
     stops: tuple[StopView, ...] = ()
     dead_tasks: tuple[DeadTaskView, ...] = ()
+    held: HoldView | None = None
+    kept_until: str = ""
+    born: int = 0
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -571,6 +571,30 @@ class RunFaulted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     error: str
 
 
+class RunHeld(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-held: nobody deletes the run until it is released; it may have ended before."""
+
+    reason: str = ""
+
+
+class RunReleased(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-released: the run can be deleted again."""
+
+
+class RunDeleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-deleted: the last event of a run, which says nothing of what was in it. `events` says whether those
+    before it are removed from the stream, and `policy` that the time was over for which it was kept.
+
+    Of `children_left` more child runs than a run remembers nobody knows any more that they were its own. Another run of
+    the same id counts its events from 0 again; those of the deleted one have lower `command`s.
+    """
+
+    reason: str = ""
+    policy: bool = False
+    events: bool = False
+    children_left: int = 0
+
+
 EventData = (
     RunStarted
     | VariableChanged
@@ -625,6 +649,9 @@ EventData = (
     | RunFailed
     | RunCancelled
     | RunFaulted
+    | RunHeld
+    | RunReleased
+    | RunDeleted
 )
 
 KIND: dict[type[EventData], str] = {
@@ -681,6 +708,9 @@ KIND: dict[type[EventData], str] = {
     RunFailed: "run-failed",
     RunCancelled: "run-cancelled",
     RunFaulted: "run-faulted",
+    RunHeld: "run-held",
+    RunReleased: "run-released",
+    RunDeleted: "run-deleted",
 }
 KINDS = frozenset(KIND.values())
 END_KINDS = frozenset(KIND[end] for end in (RunCompleted, RunFailed, RunCancelled, RunFaulted))

@@ -15,6 +15,7 @@ import msgspec
 
 from dressage.protocol.errors import BadInput, NotFound
 from dressage.protocol.names import check_name
+from dressage.protocol.retention import Retention
 
 VersionRef = int | str
 """How a version is asked for: its number, its label as `2.1`, the newest of a major one as `2.x`, an alias, or
@@ -58,7 +59,8 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
 class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
     """All versions of a workflow: the number and the digest of the newest, and what stands of them.
 
-    `retired` ones, and all of an `archived` workflow, are not for new runs.
+    `retired` ones, and all of an `archived` workflow, are not for new runs. `retention` says for how long runs are
+    kept, of all versions; None: as the namespace has it.
     """
 
     version: int
@@ -67,6 +69,7 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
     retired: tuple[int, ...] = ()
     aliases: dict[str, Alias] = {}
     archived: bool = False
+    retention: Retention | None = None
 
     @property
     def latest(self) -> int:

@@ -105,6 +105,16 @@ def ticking() -> Any:
     return _contracts["ticking"]
 
 
+def fleeting() -> Any:
+    """The same under another name: runs of it are deleted."""
+    if "fleeting" not in _contracts:
+        text = Program(0, name="fleeting", task_options=task_options(QUEUES[1])).text()
+        _contracts["fleeting"] = define(
+            f"{text.partition('@workflow')[0]}{_TICKING.replace('ticking', 'fleeting')}"
+        )
+    return _contracts["fleeting"]
+
+
 _TICKING: Final = """
 @workflow(name="ticking")
 async def flow(x: int) -> str:

@@ -22,6 +22,7 @@ from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.effects import CancelTimer, DispatchTask, Effect, Publish, SetTimer
 from dressage.orchestrator.fold.state import (
+    Gone,
     RunState,
     Schedule,
     SleepWait,
@@ -42,7 +43,7 @@ from dressage.protocol.commands import (
     decode_command,
 )
 from dressage.protocol.errors import BadRunId
-from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, decode_event
+from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, RunDeleted, decode_event
 from dressage.protocol.names import OUT, Names, root_token, run_id_of, run_token, schedule_token
 from dressage.simulation.permits import Permits
 from dressage.simulation.processes import Tenure, tenure_of
@@ -82,6 +83,11 @@ RULES: Final = {
     "acknowledged-not-lost": "what a client was told is accepted is there",
     "publishes-complete": "at the end the user's stream has all that runs published, and no dead letter has any",
     "events-complete": "at the end all output events of all runs are stored",
+    "forgotten-last": "a key of the bucket is emptied only when no command of its run from before is in the stream",
+    "held-is-kept": "a run that is held is not deleted, by nobody, and is there until it is released",
+    "one-life-after-the-other": "at the end each run of an id has begun once and was deleted once",
+    "deleted-events-gone": "a command that has deleted a run with its output events is removed only when they are",
+    "deleted-stays-gone": "at the end nothing is there of a deleted run, or the next one of its id alone",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
     "none counts twice",
@@ -140,6 +146,12 @@ class ShardView:
     """(run token, index) of all to be published that was stored here."""
 
     events: dict[str, int] = field(default_factory=dict[str, int])
+    begun: dict[str, int] = field(default_factory=dict[str, int])
+    """How many events of an id were stored before those of its present run, where it was deleted before."""
+
+    forgotten: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """The commands by which nothing more is known of a deleted run."""
+
     state_seq: dict[str, int] = field(default_factory=dict[str, int])
     state_data: dict[str, bytes] = field(default_factory=dict[str, bytes])
     sleeping: dict[str, list[tuple[int, SleepWait]]] = field(
@@ -189,7 +201,7 @@ class Watch:
 
     def __init__(self, server: MemoryServer, names: Names, clock: Callable[[], float]) -> None:
         self._server = server
-        self._names = names
+        self.names = self._names = names
         self._clock = clock
         self.refold = Refold(names)
         self.shards: dict[int, ShardView] = {}
@@ -321,6 +333,8 @@ class Watch:
         view, state = self.view(shard), folded.outcome.state
         if folded.changed and state is not None:
             view.history[folded.token, state.seq] = encode_state(state)
+            if isinstance(state, Gone) and state.forgotten:
+                view.forgotten.setdefault(folded.token, []).append(state.seq)
             threads = state.threads if isinstance(state, RunState) else []
             sleeps = [(state.seq, each.wait) for each in threads if isinstance(each.wait, SleepWait)]
             if sleeps:
@@ -523,7 +537,7 @@ class Watch:
         index = view.events.get(token, 0)
         view.events[token] = index + 1
         wanted = self.refold.shard(shard).events.get(token, [])
-        if event.index != index or index >= len(wanted):
+        if event.index != index - view.begun.get(token, 0) or index >= len(wanted):
             self.broken(
                 "events-once-in-order", f"{event.subject}: event {event.index} stored where {index} belongs"
             )
@@ -531,6 +545,8 @@ class Watch:
             self.broken(
                 "events-once-in-order", f"{event.id} is {event.kind} of {seq}, not {wanted[index][:2]}"
             )
+        if event.kind == "run-deleted":
+            view.begun[token] = index + 1
         if event.kind in ATTEMPT_ENDS:
             self._applied(token, event.kind, bytes(event.data))
 
@@ -587,6 +603,9 @@ class Watch:
         view = self.view(shard)
         self._check_owner(record, view.states_owner, "states")
         data = plain(record.data)
+        if not data:
+            self._emptied(view, shard, token)
+            return
         state = decode_state(data)
         seq = state.seq
         folded = self.refold.shard(shard).folded.get(seq)
@@ -604,6 +623,20 @@ class Watch:
             self.broken("state-as-folded", f"{token} @{seq} is not what the fold made")
         view.state_seq[token] = seq
         view.state_data[token] = data
+
+    def _emptied(self, view: ShardView, shard: int, token: str) -> None:
+        seq = max((each for each in view.forgotten.get(token, []) if each <= view.cursor.seq), default=0)
+        if not seq or seq < view.state_seq.get(token, 0):
+            self.broken("state-as-folded", f"{token} is emptied, which nobody has folded")
+            seq = view.cursor.seq
+        log = self._server.streams[self._names.shard_stream(shard)].log
+        earlier = [each for each in log.subjects.get(self._names.command(shard, token), []) if each < seq]
+        if earlier:
+            self.broken(
+                "forgotten-last", f"{token} is emptied by {seq}, and {earlier} are still to be folded"
+            )
+        view.state_seq[token] = seq
+        view.state_data[token] = b""
 
     # -- what is removed ---------------------------------------------------------------------------
     def _removed(self, _: str, removed: list[Record], __: object) -> None:
@@ -632,11 +665,33 @@ class Watch:
                 "removed-only-when-covered",
                 f"command {record.seq} of {folded.token}, state {view.state_seq.get(folded.token)}",
             )
+        left = self.events_left(folded)
+        if left:
+            self.broken(
+                "deleted-events-gone", f"command {record.seq} has deleted {folded.token}; left are {left}"
+            )
         if folded.outcome.code in ("COMMAND_MALFORMED", "SHARD_WRONG", "RUN_ID_INVALID"):
             if record.seq not in view.dead:
                 self.broken(
                     "refused-is-kept", f"command {record.seq} ({folded.outcome.code}) is in no dead letter"
                 )
+
+    def events_left(self, folded: Folded) -> list[str]:
+        """The kinds of the output events that are in the stream of a run that was deleted with them by this command."""
+        deleted = folded.outcome.events[0] if folded.outcome.events else None
+        if not isinstance(deleted, RunDeleted) or not deleted.events:
+            return []
+        log, run_id = self._server.streams[self._names.events_stream].log, run_id_of(folded.token)
+        found = [
+            decode_event(log.messages[seq].data)
+            for seqs in log.matching(self._names.events_of_run(folded.shard, run_id))
+            for seq in seqs
+        ]
+        return [
+            event.kind
+            for event in found
+            if event.subject == run_id and int(event.command) <= folded.seq and event.kind != "run-deleted"
+        ]
 
     def _check_done(self, record: Record, shard: int) -> None:
         message = _tasks.decode(record.data)

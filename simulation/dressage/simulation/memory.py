@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dressage.orchestrator.fold.state import State, encode_state
+from dressage.orchestrator.fold.state import Gone, State, encode_state
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.names import Names
 from dressage.simulation.releases import plain
@@ -50,6 +50,6 @@ def _judge_run(world: World, number: int, run: Run) -> None:
 
 def _encoded(state: State | None, *, elsewhere: bool = False) -> bytes:
     """A run that ended at an older place is held without a sequence, which would be one of another stream."""
-    if state is None:
+    if state is None or (isinstance(state, Gone) and state.forgotten):
         return b""
     return encode_state(msgspec.structs.replace(state, seq=0) if elsewhere else state)

@@ -24,7 +24,16 @@ from dressage.brokers import objects
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.orchestrator.fold import archive, limiter, mailbox, migrating, pausing, schedule, timetable
+from dressage.orchestrator.fold import (
+    archive,
+    limiter,
+    mailbox,
+    migrating,
+    pausing,
+    retention,
+    schedule,
+    timetable,
+)
 from dressage.orchestrator.fold import fold as fold_module
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
@@ -34,10 +43,11 @@ from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
 from dressage.orchestrator.fold.nodes import timers, user_task
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
-from dressage.orchestrator.fold.state import HeldWait, RunState, RunThread, SleepWait
+from dressage.orchestrator.fold.state import Gone, HeldWait, RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import EventsStage, StatesStage
+from dressage.orchestrator.turn.cleaning import Cleaner
 from dressage.orchestrator.turn.committing import Committer
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.folding import Folder
@@ -1219,6 +1229,99 @@ def dirty_variables() -> Iterator[None]:
 
     state = Asking._state
     with mock.patch.object(Asking, "_state", latest), mock.patch.object(committing, "COMPANY_S", 0.5):
+        yield
+
+
+# -- deletions ----------------------------------------------------------------------------------------
+@mutant("a run that is held is deleted all the same", "held-is-kept")
+def hold_ignored() -> Iterator[None]:
+    delete = retention._delete
+
+    def ignoring(state: Any, *others: Any) -> Any:
+        return delete(structs.replace(state, held=None), *others)
+
+    with mock.patch.object(retention, "_delete", ignoring), mock.patch.object(fold_module, "check"):
+        yield
+
+
+@mutant("who repeats a deletion deletes the next run of the id", "one-life-after-the-other")
+def deletion_repeated() -> Iterator[None]:
+    gone = retention._gone
+
+    def forgetful(*arguments: Any) -> Any:
+        outcome: Any = gone(*arguments)
+        deletions = tuple(structs.replace(each, command_id="") for each in outcome.state.deletions)
+        outcome.state = structs.replace(outcome.state, deletions=deletions)
+        return outcome
+
+    with mock.patch.object(retention, "_gone", forgetful):
+        yield
+
+
+@mutant("who repeats the start of a deleted run starts it again", "one-life-after-the-other")
+def start_repeated() -> Iterator[None]:
+    with mock.patch.object(retention, "was_deleted", return_value=False):
+        yield
+
+
+@mutant(
+    "of a deleted run nothing is known any more by who takes the shard over",
+    "deleted-stays-gone",
+    "one-life-after-the-other",
+    "memory-as-folded",
+    "state-as-folded",
+    "effects-before-cursor",
+    "events-once-in-order",
+    "answer-as-folded",
+    "own-sends-once-in-order",
+)
+def deletion_unknown() -> Iterator[None]:
+    get = Runs.get
+
+    async def forgetful(self: Any, token: str) -> Run:
+        known = self.peek(token)
+        run = await get(self, token)
+        if known is None and isinstance(run.state, Gone):
+            run.state = run.committed = None
+        return run
+
+    with mock.patch.object(Runs, "get", forgetful):
+        yield
+
+
+@mutant(
+    "what is known of a deletion goes while commands of the run may be folded again",
+    "forgotten-last",
+    "state-as-folded",
+)
+def forgotten_too_soon() -> Iterator[None]:
+    add = StatesStage.add
+
+    def forgetting(self: Any, turn: Turn) -> None:
+        add(self, turn)
+        for frozen in turn.frozen:
+            if isinstance(frozen.state, Gone) and not frozen.state.forgotten:
+                self._waiting[frozen.run.token] = Frozen(
+                    frozen.run, structs.replace(frozen.state, forgotten=True)
+                )
+
+    with mock.patch.object(StatesStage, "add", forgetting):
+        yield
+
+
+@mutant("a deletion counts as done before what it leaves is removed", "deleted-events-gone")
+def cleaned_later() -> Iterator[None]:
+    patiently = Cleaner._patiently
+
+    async def slowly(self: Any, cleanup: Any) -> None:
+        await asyncio.sleep(3.0)
+        await patiently(self, cleanup)
+
+    async def later(self: Any, cleanup: Any) -> None:
+        left = asyncio.ensure_future(slowly(self, cleanup))
+        left.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    with mock.patch.object(Cleaner, "_patiently", later):
         yield
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from dressage.brokers.interface import Delivery
 from dressage.brokers.memory import Record
+from dressage.orchestrator.fold import retention
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import (
     CancelTimer,
@@ -23,12 +24,12 @@ from dressage.orchestrator.fold.limiter import fold_limiter
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.schedule import fold_schedule
-from dressage.orchestrator.fold.state import RunState, SleepWait, State, TaskWait
+from dressage.orchestrator.fold.state import Gone, RunState, SleepWait, State, TaskWait
 from dressage.orchestrator.fold.timetable import fold_timetable
 from dressage.orchestrator.turn import definitions
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
-from dressage.protocol.commands import MigrateRun, PostEvent, SetSchedule, StartRun
+from dressage.protocol.commands import ForgetRun, MigrateRun, PostEvent, SetSchedule, StartRun
 from dressage.protocol.events import KIND, SleepEnded, SleepMoved
 from dressage.protocol.names import Names, is_key, is_limiter, is_schedule, is_timetable, place_of
 from dressage.protocol.shardmap import (
@@ -38,6 +39,7 @@ from dressage.protocol.shardmap import (
     decode_map,
     forwarded_generation,
 )
+from dressage.protocol.versions import Versions
 
 
 @dataclass(slots=True)
@@ -180,6 +182,11 @@ class Refold:
                 if before is None and place.shard != number:
                     return Outcome(None, [HandOn(token, *place)])
             command = read_command(delivery)
+            if isinstance(before, Gone) and not isinstance(command, ForgetRun):
+                mark = (delivery.headers or {}).get(FORWARDED_HEADER)
+                place = route(shard_map, name, number, forwarded_generation(mark))
+                if place.shard != number:
+                    return Outcome(before, [HandOn(token, *place)])
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
         new = isinstance(command, StartRun) and command.parent is None and not isinstance(before, RunState)
@@ -210,7 +217,19 @@ class Refold:
         after = None
         if isinstance(command, MigrateRun):
             after = self.definition(command.migration.workflow, command.migration.after)
-        return fold(before, command, place_of(token), stamp, definition, after)
+        keeping = retention.UNKNOWN
+        if isinstance(command, retention.Asked) and isinstance(before, RunState):
+            definition, keeping = None, self._keeping(before, token, number, shard_map)
+        return fold(before, command, place_of(token), stamp, definition, after, keeping)
+
+    def _keeping(self, state: RunState, token: str, number: int, shard_map: ShardMap) -> retention.Keeping:
+        """What is said of a workflow's runs never changes in a seed."""
+        place = place_of(token)
+        at_home = shard_map.home(place) == shard_map.first(place) == number
+        elsewhere = not at_home or self.shard(number).states.get(token) is not state
+        data = self._definitions.get(self._names.workflow_key(state.workflow))
+        kept = None if data is None else msgspec.json.decode(data, type=Versions).retention
+        return retention.Keeping(None if kept is None else kept.keep_ms, False, elsewhere)
 
     def _is_full(self, number: int) -> bool:
         states = self.shard(number).states.values()
@@ -221,7 +240,7 @@ class Refold:
         """The state at an older place, and that, once growths that moved its home are finished."""
         for place in older_places(shard_map, token, number):
             state = self.shard(place).states.get(token)
-            if state is not None:
+            if state is not None and not isinstance(state, Gone):
                 return state, place
         return None, number
 

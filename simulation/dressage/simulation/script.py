@@ -13,6 +13,7 @@ from dressage.simulation.reference import Ending
 
 if TYPE_CHECKING:
     from dressage.client import Client
+    from dressage.simulation.deletions import Lives
     from dressage.simulation.world import World
 
 Act = Callable[["World", "Client"], Awaitable[None]]
@@ -79,6 +80,9 @@ class Script:
 
     schedules: dict[str, bool] = field(default_factory=dict[str, bool])
     """By their names, and whether nobody touches them."""
+
+    lives: list[Lives] = field(default_factory=list["Lives"])
+    """Ids of runs that are deleted and started anew."""
 
     deadly: dict[str, int] = field(default_factory=dict[str, int])
     """So many workers die of the tasks that each of these runs has."""

@@ -16,7 +16,7 @@ from unittest import mock
 
 from dressage.brokers import objects, registry
 from dressage.orchestrator import api
-from dressage.orchestrator.fold import archive, definition, mailbox
+from dressage.orchestrator.fold import archive, definition, mailbox, retention
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.limits import MARKS_MAX
 from dressage.orchestrator.turn import definitions
@@ -44,6 +44,9 @@ DEFINITIONS_MAX: Final = 1_000
 FAULTS_MIN, FAULTS_MAX = 5, 10
 STRIKES_MAX: Final = 4
 AGAIN_S: Final = 0.3
+FORGET_MS: Final = 30_000
+"""Longer than anything of a deleted run can be on its way here; what is known of it has to go in a seed."""
+
 ENDS_AT_S: Final = 2_000.0
 
 
@@ -159,6 +162,7 @@ def run_seed(
         _virtual_dates(world),
         _definitions_once(),
         _room_for_marks(planned.shape),
+        mock.patch.object(retention, "FORGET_MS", FORGET_MS),
         mock.patch.object(objects, "CHUNK_BYTES", CHUNK_BYTES),
         releases(),
     ):

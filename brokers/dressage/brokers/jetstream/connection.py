@@ -64,6 +64,8 @@ _UNAVAILABLE: Final = b'"err_code":10008,'
 _ERROR_BYTES_MAX: Final = 500
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
+_NOT_THERE: Final = ("no message found", "stream store EOF")
+"""What a deletion is answered of a message that is not there, with a number that says that it failed."""
 _NO_MESSAGE: Final = 10037
 _STREAM_EXISTS: Final = 10058
 _NO_PEERS: Final = 10005
@@ -411,6 +413,11 @@ class JetStreamConnection:
         reply = wire.plain_reply.decode(await self._api(f"STREAM.PURGE.{stream}", body))
         if reply.error is not None:
             raise BrokerError(f"purging {subjects} of {stream}: {reply.error.description}")
+
+    async def delete_message(self, stream: str, seq: int) -> None:
+        reply = wire.plain_reply.decode(await self._api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq}))
+        if reply.error is not None and reply.error.description not in _NOT_THERE:
+            raise BrokerError(f"deleting message {seq} of {stream}: {reply.error.description}")
 
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None:
         body = {"stream_name": stream, "config": _consumer_body(config), "action": ""}

@@ -140,6 +140,8 @@ def header_block(message: Message, batch: str = "") -> bytes:
         lines += f"{_ROLLUP}: sub\r\n"
     if message.never_expires:
         lines += f"{_TTL}: never\r\n"
+    if message.expires_s:
+        lines += f"{_TTL}: {message.expires_s}s\r\n"
     if message.schedule is not None:
         lines += (
             f"{_SCHEDULE}: @at {message.schedule.at}\r\n{_SCHEDULE_TARGET}: {message.schedule.target}\r\n"

@@ -393,6 +393,12 @@ class MemoryConnection:
         except Refusal as refusal:
             raise BrokerError(f"purging {subjects} of {stream}: {refusal.description}") from None
 
+    async def delete_message(self, stream: str, seq: int) -> None:
+        try:
+            await self._ask("api", self.server.delete_message, stream, seq, self)
+        except Refusal as refusal:
+            raise BrokerError(f"deleting message {seq} of {stream}: {refusal.description}") from None
+
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None:
         try:
             await self._ask("api", self.server.create_consumer, stream, config)

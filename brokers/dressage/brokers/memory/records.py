@@ -27,6 +27,7 @@ class Publish(msgspec.Struct, gc=False):
     cancels: str = ""
     msg_id: str = ""
     never_expires: bool = False
+    expires_s: int = 0
 
 
 def arriving(message: Message, batch: str = "") -> Publish:
@@ -50,6 +51,7 @@ def arriving(message: Message, batch: str = "") -> Publish:
         message.cancels or "",
         message.msg_id or "",
         message.never_expires,
+        message.expires_s,
     )
 
 

@@ -20,6 +20,7 @@ from dressage.brokers.memory.core import Subscriptions
 from dressage.brokers.memory.records import Publish, Record
 from dressage.brokers.memory.refusals import (
     BATCH_INCOMPLETE,
+    MESSAGE_DELETE,
     STREAM_NOT_FOUND,
     SUBJECTS_OVERLAP,
     NobodyListens,
@@ -154,6 +155,17 @@ class MemoryServer:
             for hook in self.on_removed:
                 hook(stream, removed, writer)
         return len(removed)
+
+    def delete_message(self, stream: str, seq: int, writer: object) -> None:
+        """Removes one message; one that is not there is no error. Raises `Refusal`."""
+        try:
+            removed = self.stream(stream).delete(seq)
+        except Refusal as refusal:
+            if refusal.err_code != MESSAGE_DELETE:
+                raise
+            return
+        for hook in self.on_removed:
+            hook(stream, [removed], writer)
 
     # -- writing -----------------------------------------------------------------------------------
     def publish(self, publish: Publish, writer: object) -> tuple[int, bool] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from dressage.brokers.interface import BATCH_MESSAGES_MAX, ConsumerConfig, StreamConfig
@@ -16,6 +17,7 @@ from dressage.brokers.memory.refusals import (
     CONSUMER_CREATE,
     CONSUMER_NOT_FOUND,
     FILTERS_OVERLAP,
+    MESSAGE_DELETE,
     STORE_FAILED,
     STREAM_INVALID,
     Refusal,
@@ -49,6 +51,8 @@ class Stream:
         self._timers = Timetable(self)
         self._ids: dict[str, tuple[int, int]] = {}
         self._aging: deque[Record] = deque()
+        self._expiring: list[tuple[int, int]] = []
+        """When messages go that say so themselves, with their sequences: a heap."""
         self._wanting: dict[str, tuple[Consumer, ...]] = {}
         self._concerned: dict[str, list[tuple[Consumer, bool]]] = {}
 
@@ -155,9 +159,12 @@ class Stream:
         log.append(record)
         if publish.msg_id:
             self._remember(publish.msg_id, record.seq, now)
-        if self.config.max_age_s and not publish.never_expires:
+        if self.config.max_age_s and not publish.never_expires and not publish.expires_s:
             self._aging.append(record)
             self.note_due(now + self._max_age_ns)
+        if publish.expires_s:
+            heappush(self._expiring, (now + publish.expires_s * 1_000_000_000, record.seq))
+            self.note_due(self._expiring[0][0])
         if self.config.per_subject_max > 0:
             self._limit(subject)
         wanted = self._wanted_by(subject)
@@ -199,6 +206,15 @@ class Stream:
         removed = self.log.remove_below(subjects, below)
         self._tell_purge(subjects, removed)
         return removed
+
+    def delete(self, seq: int) -> Record:
+        """Removes one message. Raises `Refusal` where it is not there."""
+        record = self.messages.get(seq)
+        if record is None:
+            raise Refusal(MESSAGE_DELETE, "no message found")
+        self.log.remove(record)
+        self._limited(record)
+        return record
 
     def _tell_purge(self, subjects: str, removed: Sequence[Record]) -> None:
         if len(removed) == 1:
@@ -283,6 +299,8 @@ class Stream:
             aging.popleft()
         if aging and self.config.max_age_s:
             dues.append(aging[0].time_ns + self._max_age_ns)
+        if self._expiring:
+            dues.append(self._expiring[0][0])
         return min((due for due in dues if due is not None), default=None)
 
     def advance(self) -> None:
@@ -309,6 +327,11 @@ class Stream:
             if record.seq in messages:
                 self.log.remove(record)
                 self._limited(record)
+
+        while self._expiring and self._expiring[0][0] <= now_ns:
+            _, seq = heappop(self._expiring)
+            if seq in messages:
+                self.delete(seq)
 
     def _fire(self, timer: Record) -> None:
         for consumer in self._store(fired(timer), None):

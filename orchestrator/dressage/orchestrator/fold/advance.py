@@ -13,7 +13,7 @@ from dressage.expressions.frame import OPERATION_WORK, WORK_MAX
 from dressage.expressions.limits import parts_of_value
 from dressage.expressions.masked import HIDDEN, encode_hidden, has_masked
 from dressage.expressions.values import Record, encode_stored
-from dressage.orchestrator.fold import pausing, schedule
+from dressage.orchestrator.fold import pausing, retention, schedule
 from dressage.orchestrator.fold.branches import Branches
 from dressage.orchestrator.fold.definition import STEP_WORK, Definition, ReadyNode
 from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand, SetTimer
@@ -517,6 +517,7 @@ class Advance:
         if self.state.parent is not None and self.state.parent.told:
             self._tell(self.state.parent)
         self.effects += schedule.tell(self.state.schedule, ScheduledEnded(self.state.command_id, status))
+        self.effects += retention.at_end(self.state)
 
     def _tell(self, parent: Parent) -> None:
         """Tells the run that waits for this one how it has ended."""

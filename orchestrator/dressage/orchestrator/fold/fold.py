@@ -7,7 +7,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import limiter, migrating, pausing, schedule
+from dressage.orchestrator.fold import limiter, migrating, pausing, retention, schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import (
     STATE_FORMAT,
+    Gone,
     HeldWait,
     Mailbox,
     RunState,
@@ -92,16 +93,20 @@ def fold(
     stamp: Stamp,
     definition: Definition | EventDefinition | None,
     after: Definition | None = None,
+    keeping: retention.Keeping = retention.UNKNOWN,
 ) -> Outcome:
     """Applies one command to one run.
 
     `definition` is the version of the workflow that the state names, or for a start the one that the command names; for
     an event that comes before its run exists it is the version of the event that the post names. None if there is no
-    such version. `after` is the version to which a `MigrateRun` moves the run. The state that is passed in is never
-    changed.
+    such version. `after` is the version to which a `MigrateRun` moves the run, and `keeping` says for how long a run is
+    kept, where that is asked for. The state that is passed in is never changed.
     """
     try:
-        outcome = _outcome(state, command, run_id, stamp, definition, after)
+        if isinstance(command, retention.Asked):
+            outcome = retention.change(state, command, run_id, stamp, keeping)
+        else:
+            outcome = _outcome(state, command, run_id, stamp, definition, after)
     except RefuseCommand as refusal:
         told = not_started(command, refusal.code, refusal.message)
         return Outcome(state, told, code=refusal.code, message=refusal.message)
@@ -129,18 +134,25 @@ def _outcome(
     after: Definition | None,
 ) -> Outcome:
     early = state if isinstance(state, Mailbox) else None
+    gone = state if isinstance(state, Gone) else None
     run = state if isinstance(state, RunState) else None
     of_event = definition if isinstance(definition, EventDefinition) else None
     of_workflow = definition if isinstance(definition, Definition) else None
     match command:
         case StartRun():
-            return _start(run, early, command, run_id, stamp, of_workflow)
+            return _start(run, early or gone, command, run_id, stamp, of_workflow)
+        case PostEvent() if gone is not None:
+            raise RefuseCommand(
+                "RUN_DELETED", f"run {run_id!r} was deleted a moment ago: nothing is kept for it"
+            )
         case PostEvent() if run is None:
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
             return _deliver(run, command, stamp, of_workflow)
         case GivePermit():
             return _permit(run, state, command, run_id, stamp, of_workflow)
+        case DeliverEvent():
+            return Outcome(state, [event.give_back(run_id, command)])
         case ChildBegun() | ChildEnded() if run is not None and run.finished:
             return Outcome(run, existing=True)
         case MigrateRun() if run is not None:
@@ -158,10 +170,10 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
     faulted.status, faulted.cancelling = "engine-fault", False
     faulted.ended_ms = faulted.time_ms
     faulted.events += 1
-    effects = schedule.tell(state.schedule, ScheduledEnded(state.command_id, "engine-fault", "ENGINE_FAULT"))
+    told = schedule.tell(state.schedule, ScheduledEnded(state.command_id, "engine-fault", "ENGINE_FAULT"))
     return Outcome(
         faulted,
-        [*effects, *limiter.returns(state.run_id, state.threads)],
+        [*told, *limiter.returns(state.run_id, state.threads), *retention.at_end(faulted)],
         events=[RunFaulted(stamp.seq, error)],
         first_event=state.events,
         actor="orchestrator",
@@ -172,7 +184,7 @@ def fault(state: RunState, stamp: Stamp, error: str) -> Outcome:
 
 def _start(
     state: RunState | None,
-    early: Mailbox | None,
+    before: Mailbox | Gone | None,
     command: StartRun,
     run_id: str,
     stamp: Stamp,
@@ -198,7 +210,10 @@ def _start(
         ) from error
     if state is not None:
         return _start_again(state, command, given)
-    time_ms = stamp.time_ms if early is None else max(early.time_ms, stamp.time_ms)
+    gone = before if isinstance(before, Gone) else None
+    if retention.was_deleted(gone, command.command_id):
+        raise RefuseCommand("RUN_DELETED", f"run {run_id!r}, which this has started, was deleted")
+    time_ms = stamp.time_ms if before is None else max(before.time_ms, stamp.time_ms)
     fresh = RunState(
         format=STATE_FORMAT,
         run_id=run_id,
@@ -213,6 +228,9 @@ def _start(
         variables=variables,
         parent=command.parent,
         schedule=command.schedule,
+        born=stamp.seq,
+        keep_ms=None if command.parent is not None and command.parent.told else command.keep_ms,
+        deletions=() if gone is None else gone.deletions,
     )
     advance = Advance(fresh, definition, stamp)
     advance.begin(RunThread(id=0, node=definition.spec.entry))
@@ -220,8 +238,8 @@ def _start(
     if command.parent is not None and command.parent.detached:
         told = ChildBegun(command.parent.wait_id)
         advance.effects.append(SendCommand(run_token(command.parent.run_id), told))
-    if early is not None:
-        event.take_over(advance, early)
+    if isinstance(before, Mailbox):
+        event.take_over(advance, before)
     return _finish(advance, command.actor)
 
 

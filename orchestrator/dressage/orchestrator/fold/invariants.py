@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from dressage.orchestrator.fold.effects import (
     CancelTimer,
     DispatchTask,
@@ -16,6 +18,7 @@ from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import (
     EventWait,
     GatherWait,
+    Gone,
     Limiter,
     Mailbox,
     Marks,
@@ -33,13 +36,15 @@ from dressage.protocol.commands import (
     AwaitEvent,
     ChildEnded,
     DeferPermit,
+    DeleteRun,
     ReturnEvent,
     ReturnPermit,
+    ReviewRun,
     ScheduledEnded,
     StartRun,
 )
 from dressage.protocol.errors import InvariantBroken
-from dressage.protocol.events import Published
+from dressage.protocol.events import Published, RunDeleted
 
 
 def check(before: State | None, outcome: Outcome) -> None:
@@ -55,10 +60,12 @@ def _broken(before: State | None, outcome: Outcome) -> str:
     if after is None or after is before:
         happened = outcome.events or not all(_returns(effect) for effect in outcome.effects)
         return "nothing changed, yet something happened" if happened else ""
-    if isinstance(before, Mailbox | Marks | Schedule | Timetable | Limiter):
+    if isinstance(before, Mailbox | Marks | Schedule | Timetable | Limiter | Gone):
         early, before = before, None
         if after.seq <= early.seq or after.time_ms < early.time_ms:
             return "a command was folded twice, or time ran backwards"
+    if isinstance(after, Gone):
+        return _broken_deletion(before, after, outcome)
     if not isinstance(after, RunState):
         return ""
     counted = 0 if before is None else before.events
@@ -72,18 +79,37 @@ def _broken(before: State | None, outcome: Outcome) -> str:
         if after.time_ms < before.time_ms:
             return "the run's time ran backwards"
         if before.finished:
-            return "a finished run changed"
+            return "" if _as_kept(before) == _as_kept(after) else "a finished run changed"
     if after.finished:
         return _broken_end(after) or _broken_cancel(before, outcome)
     return _broken_threads(before, outcome)
 
 
 def _returns(effect: Effect) -> bool:
-    """A run that has no wait for an event or a permit gives it back, and one that is not started tells its parent or
-    its schedule: none of that changes anything."""
+    """A run that has no wait for an event or a permit gives it back, one that is not started tells its parent or its
+    schedule, and one whose time is over is to be deleted, or looked at again: none of that changes anything."""
+    if isinstance(effect, SetTimer):
+        return isinstance(effect.command, ReviewRun)
     return isinstance(effect, SendCommand) and isinstance(
-        effect.command, ReturnEvent | ChildEnded | ScheduledEnded | ReturnPermit | DeferPermit
+        effect.command, ReturnEvent | ChildEnded | ScheduledEnded | ReturnPermit | DeferPermit | DeleteRun
     )
+
+
+def _as_kept(state: RunState) -> RunState:
+    """All of a run that has ended but for what says how long it is kept."""
+    return msgspec.structs.replace(
+        state, seq=0, time_ms=0, events=0, stopping=(), held=None, keep_id="", doomed=None
+    )
+
+
+def _broken_deletion(before: RunState | None, after: Gone, outcome: Outcome) -> str:
+    """Only what has ended is deleted, once, and not while it is held."""
+    if before is None:
+        return "" if after.forgotten and not outcome.events else "what was deleted was deleted once more"
+    if not before.finished or before.held is not None or after.seq <= before.seq:
+        return "a run was deleted that is open, or held, or by a command that was folded before"
+    told = len(outcome.events) == 1 and isinstance(outcome.events[0], RunDeleted)
+    return "" if told and outcome.first_event == before.events else "a deletion is not what the events tell"
 
 
 def _published(outcome: Outcome) -> list[int]:

@@ -28,8 +28,10 @@ from dressage.orchestrator.fold.state import (
 from dressage.protocol.commands import (
     CancelRun,
     GoOn,
+    HoldRun,
     MigrateRun,
     Parent,
+    ReleaseRun,
     ResumeRun,
     SettleTask,
     StoppedBy,
@@ -58,26 +60,27 @@ THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-Said = StopRun | ResumeRun | CancelRun | SettleTask | MigrateRun
+Said = StopRun | ResumeRun | CancelRun | SettleTask | MigrateRun | HoldRun | ReleaseRun
 
 
 def is_done(state: RunState, command: Said) -> bool:
     """Whether somebody said just this before."""
     if isinstance(command, SettleTask):
         return _mark(command) in state.settled
-    return _by_people(command) and _mark(command) in state.stopping
+    return _is_somebodys(command) and _mark(command) in state.stopping
 
 
 def remember(state: RunState, command: Said) -> None:
     """Somebody has said this. (What a parent says comes once.)"""
     if isinstance(command, SettleTask):
         state.settled = (*state.settled, _mark(command))[-SETTLED_KEPT:]
-    elif _by_people(command):
+    elif _is_somebodys(command):
         state.stopping = (*state.stopping, _mark(command))[-STOPPING_KEPT:]
 
 
-def _by_people(command: Said) -> bool:
-    return isinstance(command, MigrateRun | SettleTask) or command.parent is None
+def _is_somebodys(command: Said) -> bool:
+    """Whether a person has said it, and no parent."""
+    return isinstance(command, HoldRun | ReleaseRun | MigrateRun | SettleTask) or command.parent is None
 
 
 def is_child(state: RunState, parent: Parent) -> bool:

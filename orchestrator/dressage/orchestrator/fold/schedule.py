@@ -79,18 +79,20 @@ def fold_schedule(
     stamp: Stamp,
     definition: Definition | None,
     version: int,
+    keep_ms: int | None = None,
 ) -> Outcome:
     """Applies one command to one schedule.
 
     `definition` is the version of the workflow that a `SetSchedule` names; None if there is no such version. `version`
-    is the one that runs are started of at this moment, 0 if there is none: nothing in the state that comes of this
-    depends on it. The state that is passed in is never changed.
+    is the one that runs are started of at this moment, 0 if there is none, and `keep_ms` for how long they are kept,
+    for ever if it is None: nothing in the state that comes of this depends on them. The state that is passed in is
+    never changed.
     """
     name, before = schedule_of(token), state if isinstance(state, Schedule) else None
     try:
         match command:
             case SetSchedule():
-                return _set(before, command, name, stamp, definition)
+                return _set(before, command, name, stamp, definition, keep_ms)
             case PauseSchedule() | DeleteSchedule() | FireSchedule() if (
                 before is not None and command.command_id in before.done
             ):
@@ -100,7 +102,7 @@ def fold_schedule(
             case _ if before is None or (before.deleted and not isinstance(command, ScheduledEnded)):
                 raise RefuseCommand("SCHEDULE_UNKNOWN", f"there is no schedule {name!r}")
             case _:
-                return _Change(before, stamp, version).apply(command)
+                return _Change(before, stamp, version, keep_ms).apply(command)
     except RefuseCommand as refusal:
         return Outcome(state, code=refusal.code, message=refusal.message)
 
@@ -118,7 +120,12 @@ def tell(schedule: str, ended: ScheduledEnded) -> list[Effect]:
 
 
 def _set(
-    before: Schedule | None, command: SetSchedule, name: str, stamp: Stamp, definition: Definition | None
+    before: Schedule | None,
+    command: SetSchedule,
+    name: str,
+    stamp: Stamp,
+    definition: Definition | None,
+    keep_ms: int | None,
 ) -> Outcome:
     if before is not None and command.command_id in before.done:
         return Outcome(before, existing=True)
@@ -136,9 +143,9 @@ def _set(
         raise RefuseCommand("SCHEDULE_INVALID", error.message) from error
     if before is None:
         before = Schedule(SCHEDULE_FORMAT, name, stamp.seq, time_ms, spec, made_ms, time_ms)
-        change = _Change(before, stamp, command.version)
+        change = _Change(before, stamp, command.version, keep_ms)
     else:
-        change = _Change(before, stamp, command.version)
+        change = _Change(before, stamp, command.version, keep_ms)
         if before.deleted:
             change.after.paused, change.after.reason, change.after.deleted = False, "", False
             change.after.fires, change.after.queued, change.after.open = [], [], []
@@ -196,13 +203,14 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
 class _Change:
     """One fold in progress: the copy that is changed, its effects and events."""
 
-    def __init__(self, before: Schedule, stamp: Stamp, version: int) -> None:
+    def __init__(self, before: Schedule, stamp: Stamp, version: int, keep_ms: int | None) -> None:
         self.after = before.copy()
         self.after.seq, self.after.time_ms = stamp.seq, max(before.time_ms, stamp.time_ms)
         self.effects: list[Effect] = []
         self.events: list[EventData] = []
         self._first = before.events
         self._version = version
+        self._keep_ms = keep_ms
         self._cancelled: set[str] = set()
         self._calendar: Calendar | None = None
 
@@ -373,6 +381,7 @@ class _Change:
             command_id,
             f"schedule:{after.name}",
             schedule=after.name,
+            keep_ms=self._keep_ms,
         )
         self.effects.append(SendCommand(run_token(run_id), start))
         after.open.append(OpenFire(command_id, run_id))

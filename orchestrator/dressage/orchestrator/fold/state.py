@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dressage.orchestrator.fold.shared import as_stored
-from dressage.protocol.commands import FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
+from dressage.protocol.commands import DeleteRun, FailureInfo, Json, KeyedEvent, Parent, RunStatus, StoppedBy
 from dressage.protocol.permits import TaskLimit
 from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
@@ -24,6 +24,7 @@ MARKS_FORMAT: Literal[1] = 1
 SCHEDULE_FORMAT: Literal[1] = 1
 TIMETABLE_FORMAT: Literal[1] = 1
 LIMITER_FORMAT: Literal[1] = 1
+GONE_FORMAT: Literal[1] = 1
 
 
 class TaskWait(msgspec.Struct, tag="task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -324,6 +325,23 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     actor: str = ""
 
 
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who keeps a run from being deleted since `since_ms`, and for what."""
+
+    since_ms: int
+    reason: str = ""
+    actor: str = ""
+
+
+class Deletion(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The command with sequence `seq`, and this id, has deleted a run that the command with the id `begun_by` had
+    started."""
+
+    seq: int
+    command_id: str
+    begun_by: str
+
+
 class Unclaimed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An external event that no wait has claimed yet. `payload` is in stored form."""
 
@@ -345,6 +363,12 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
     it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
     commands of people about that. One that has moved to another version `began` with this one.
+
+    `born` is the sequence of the command that began it. `owned` are the child runs that are deleted with it, the last
+    ones of them, and `disowned` counts the others; one that `abandons` has started
+    some that live on without it. When it has ended it is kept for `keep_ms`, which the timer
+    `keep_id` is set for, unless it is `held`; one that is `doomed` is deleted at the next opportunity. `deletions` are
+    those of runs of the same id a moment before it, the last ones.
     """
 
     format: Literal[1]
@@ -377,6 +401,15 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     stopping: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
     began: int = 0
+    born: int = 0
+    owned: list[str] = []
+    disowned: int = 0
+    abandons: bool = False
+    keep_ms: int | None = None
+    keep_id: str = ""
+    held: Hold | None = None
+    doomed: DeleteRun | None = None
+    deletions: tuple[Deletion, ...] = ()
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -391,11 +424,36 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             seen=dict(self.seen),
             children=list(self.children),
             stops=list(self.stops),
+            owned=list(self.owned),
         )
 
     @property
     def finished(self) -> bool:
         return self.status != "running"
+
+
+class Gone(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
+
+    `seq` is the sequence of the command that changed this last. `deletions` are those of runs of this id, the last
+    ones, that of this run the very last. It `abandons` child runs that live on. Of one that is `forgotten` nothing is
+    stored any more.
+    """
+
+    gone_format: Literal[1]
+    run_id: str
+    workflow: str
+    version: int
+    seq: int
+    time_ms: int
+    deletions: tuple[Deletion, ...]
+    abandons: bool = False
+    forgotten: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """It runs no more."""
+        return True
 
 
 class KeyedWait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -634,7 +692,7 @@ class Limiter(msgspec.Struct, omit_defaults=True, gc=False):
         return False
 
 
-State = RunState | Mailbox | Marks | Schedule | Timetable | Limiter
+State = RunState | Gone | Mailbox | Marks | Schedule | Timetable | Limiter
 """What one command changes, and what has a key of its own in the bucket."""
 
 _encoder = msgspec.json.Encoder(enc_hook=as_stored)
@@ -644,6 +702,7 @@ _marks_decoder = msgspec.json.Decoder(Marks)
 _schedule_decoder = msgspec.json.Decoder(Schedule)
 _timetable_decoder = msgspec.json.Decoder(Timetable)
 _limiter_decoder = msgspec.json.Decoder(Limiter)
+_gone_decoder = msgspec.json.Decoder(Gone)
 _MAILBOX = b'{"mailbox":'
 """How a stored mailbox begins; a run's state begins with its format."""
 
@@ -651,6 +710,7 @@ _MARKS = b'{"marks_format":'
 _SCHEDULE = b'{"schedule_format":'
 _TIMETABLE = b'{"timetable_format":'
 _LIMITER = b'{"limiter_format":'
+_GONE = b'{"gone_format":'
 
 
 def encode_state(state: State) -> bytes:
@@ -669,4 +729,6 @@ def decode_state(payload: bytes) -> State:
         return _timetable_decoder.decode(payload)
     if payload.startswith(_LIMITER):
         return _limiter_decoder.decode(payload)
+    if payload.startswith(_GONE):
+        return _gone_decoder.decode(payload)
     return _decoder.decode(payload)

@@ -44,6 +44,7 @@ from dressage.protocol.commands import (
     AttemptView,
     DeadTaskView,
     FailureInfo,
+    HoldView,
     Json,
     KeyView,
     RunView,
@@ -280,7 +281,7 @@ class Asking:
             return run.committed, self._shard
         for place in self._maps.latest.other_places(place_of(token), self._shard):
             found = await self._stored(place, token)
-            if found is not None:
+            if isinstance(found, RunState):
                 return (found if found.finished else None), place
         return None, self._shard
 
@@ -300,6 +301,7 @@ class Asking:
             await self._connection.tell(reply, _encode(small))
 
     async def _view(self, state: RunState, ask: Ask, shard: int) -> RunView:
+        held = state.held
         view = RunView(
             run_id=state.run_id,
             workflow=state.workflow,
@@ -323,6 +325,9 @@ class Asking:
                 for each in state.stops
             ),
             dead_tasks=tuple(dead_tasks(state)),
+            held=None if held is None else HoldView(rfc3339(held.since_ms), held.reason, held.actor),
+            kept_until=_kept_until(state),
+            born=state.born,
         )
         return view if ask.op == "wait" else await self._with_variables(view, state)
 
@@ -388,6 +393,11 @@ class Asking:
                 for path in (path for paths in searchable.values() for path in paths):
                     search |= _at_path(fields, path)
         return msgspec.structs.replace(view, input=given, variables=variables, search=search)
+
+
+def _kept_until(state: RunState) -> str:
+    """When a run that has ended is to be deleted, as it was known when it was started; empty if it is not."""
+    return rfc3339(state.ended_ms + state.keep_ms) if state.keep_id and state.keep_ms is not None else ""
 
 
 def _key_view(state: Mailbox, shard: int) -> KeyView:

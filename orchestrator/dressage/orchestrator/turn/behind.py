@@ -14,7 +14,7 @@ from dressage.brokers.interface import (
     Message,
     all_of,
 )
-from dressage.orchestrator.fold.state import encode_state
+from dressage.orchestrator.fold.state import Gone, encode_state
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.committing import certain, doubt_of
 from dressage.orchestrator.turn.doubt import Doubt
@@ -42,6 +42,11 @@ SINGLES_MAX: Final = 8
 """So many states go as pipelined singles where there is one replica: cheaper than staging a batch."""
 
 BYTES_MAX: Final = 4 * 1024 * 1024
+
+EMPTY_S: Final = 60
+"""So long what empties a key of the bucket stays there itself."""
+
+_EMPTY: Final = {"KV-Operation": "PURGE"}
 
 
 class Gate:
@@ -188,8 +193,17 @@ class StatesStage:
         for seq in turn.stateless:
             self._floor.covered(seq)
         for frozen in turn.frozen:
+            if isinstance(frozen.state, Gone) and frozen.state.forgotten:
+                continue  # It is written when nobody needs it any more.
             self._waiting[frozen.run.token] = frozen
         if turn.frozen:
+            self._gate.open()
+
+    def empty(self, frozen: Frozen) -> None:
+        """Lets the bucket hold nothing of a run that was deleted, unless there is another one of its id."""
+        run = frozen.run
+        if run.covered < frozen.state.seq and run.token not in self._waiting:
+            self._waiting[run.token] = frozen
             self._gate.open()
 
     def forget(self) -> None:
@@ -218,13 +232,19 @@ class StatesStage:
         for frozen in self._waiting.values():
             if len(chosen) >= STATES_MAX or size >= BYTES_MAX:
                 break
-            data = encode_state(frozen.state)
+            message = self._message(frozen)
             chosen.append(frozen)
-            messages.append(Message(self._names.run_key(self._shard, frozen.run.token), data))
-            size += len(data)
+            messages.append(message)
+            size += len(message.data)
         for frozen in chosen:
             del self._waiting[frozen.run.token]
         return chosen, messages
+
+    def _message(self, frozen: Frozen) -> Message:
+        key = self._names.run_key(self._shard, frozen.run.token)
+        if isinstance(frozen.state, Gone) and frozen.state.forgotten:
+            return Message(key, b"", _EMPTY, rollup=True, expires_s=EMPTY_S)
+        return Message(key, encode_state(frozen.state))
 
     async def _write(self, states: list[Frozen], messages: list[Message]) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ from dressage.brokers.interface import Connection
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.protocol.errors import BadInput, BadName, BadSpec, DressageError, NotFound
 from dressage.protocol.names import Names, check_name, is_name
+from dressage.protocol.retention import Retention
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
 from dressage.protocol.spec_reading import read_event, read_registered
 from dressage.protocol.versions import VersionRef, Versions
@@ -30,7 +32,15 @@ LATEST_S: Final = 1.0
 class Definitions:
     """Loads versions by name from the definitions' bucket, from its leader."""
 
-    def __init__(self, connection: Connection, names: Names, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
+        retention: Callable[[], Retention] = Retention,
+    ) -> None:
+        """`retention` is what holds for workflows of which nothing else is said."""
+        self._retention = retention
         self._connection = connection
         self._names = names
         self._kept_bytes_max = kept_bytes_max
@@ -70,6 +80,19 @@ class Definitions:
             if version:
                 return version
         return _resolved(await self._read_versions(workflow), workflow, ref)
+
+    async def retention(self, workflow: str) -> Retention:
+        """For how long the workflow's runs are kept, as it was less than a moment ago."""
+        known = self._versions.get(workflow)
+        if known is None or asyncio.get_running_loop().time() >= known[1]:
+            try:
+                versions = await self._read_versions(workflow)
+            except msgspec.MsgspecError:
+                return Retention()  # Whatever stands there: nothing is deleted by it.
+        else:
+            versions = known[0]
+        own = None if versions is None else versions.retention
+        return self._retention() if own is None else own
 
     async def _read_versions(self, workflow: str) -> Versions | None:
         key = self._names.workflow_key(workflow)

@@ -19,8 +19,9 @@ from dressage.orchestrator.fold.fold import fault, fold, not_started
 from dressage.orchestrator.fold.limiter import fold_limiter
 from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
+from dressage.orchestrator.fold.retention import Asked, Keeping
 from dressage.orchestrator.fold.schedule import fold_schedule
-from dressage.orchestrator.fold.state import RunState, Schedule, State
+from dressage.orchestrator.fold.state import Gone, RunState, Schedule, State
 from dressage.orchestrator.fold.timetable import fold_timetable
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.definitions import Definitions
@@ -38,15 +39,18 @@ from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.routing import HandedOn, Maps, Route, older_places, route
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.starting import Starts
-from dressage.orchestrator.turn.turn import PlacedEvent, TimerCancel, Turn
+from dressage.orchestrator.turn.turn import Cleanup, PlacedEvent, TimerCancel, Turn
 from dressage.protocol.commands import (
     REPLY_HEADER,
     Answer,
     AttemptStopped,
     Command,
+    DeleteRun,
+    ForgetRun,
     MigrateRun,
     PostEvent,
     RefusalCode,
+    ReviewRun,
     SetSchedule,
     StartRun,
     TaskResult,
@@ -260,7 +264,10 @@ class Folder:
         # Where a run lives is looked up before the map is: a command that was handed on may have begun it here
         # under a map that this shard has not switched to yet.
         run = await self._runs.get(token)
-        if run.state is None or not self._shown(run):
+        absent = run.state is None or (
+            isinstance(run.state, Gone) and run.state.seq < seq and not _forgets(delivery)
+        )
+        if absent or not self._shown(run):
             try:
                 place = self._place(delivery, token)
             except Unreadable as unreadable:
@@ -274,10 +281,10 @@ class Folder:
             if place.shard != self._shard:
                 await self._hand_on(delivery, run, HandOn(token, *place))
                 return
-        elif run.state.seq >= seq:
-            self._floor.covered(seq)  # The state that the bucket gave us has this command in it.
+        elif run.state is not None and run.state.seq >= seq:
+            self._have_covered(delivery, run)
             return
-        elif run.ended_at is not None and not run.state.finished:
+        elif run.state is not None and run.ended_at is not None and not run.state.finished:
             # No growth is finished while a run is open where the new map would not look. Should one be, it lives there.
             await self._hand_on(delivery, run, HandOn(token, run.ended_at, checked=False))
             return
@@ -291,6 +298,18 @@ class Folder:
                 outcome.effects = not_started(command, "ENGINE_FAULT", outcome.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made, command=command)
+
+    def _have_covered(self, delivery: Delivery, run: Run) -> None:
+        """The state that the bucket gave us has this command in it. What it has left to do if it has deleted a run may
+        not be done."""
+        seq, state = delivery.stream_seq, run.state
+        if not isinstance(state, RunState | Gone) or all(each.seq != seq for each in state.deletions):
+            self._floor.covered(seq)
+            return
+        command = read_command(delivery)
+        assert isinstance(command, DeleteRun)
+        self._open.cleanups.append(Cleanup(run, seq, state.workflow, command.events))
+        self.ready.set()
 
     def _place(self, delivery: Delivery, token: str) -> Route:
         """Where a command belongs whose run is not here. Raises `Unreadable` at a wrong shard."""
@@ -357,10 +376,13 @@ class Folder:
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
         version = await self._resolved(run.state)
+        keeping = await self._keeping(run, command)
         try:
             if is_schedule(run.token):
                 of_workflow = definition if isinstance(definition, Definition) else None
-                return fold_schedule(run.state, command, run.token, stamp, of_workflow, version)
+                return fold_schedule(
+                    run.state, command, run.token, stamp, of_workflow, version, keeping.keep_ms
+                )
             if is_timetable(run.token):
                 return fold_timetable(run.state, command, run.token, stamp)
             if is_limiter(run.token):
@@ -368,7 +390,7 @@ class Folder:
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)
-            return fold(run.state, command, place_of(run.token), stamp, definition, after)
+            return fold(run.state, command, place_of(run.token), stamp, definition, after, keeping)
         except Exception:
             return self._fault(delivery, run, traceback.format_exc())
 
@@ -397,7 +419,7 @@ class Folder:
         state = outcome.state
         effects = [self._maker.effect(effect, state, token) for effect in outcome.effects]
         events: list[Message] = []
-        if isinstance(state, RunState | Schedule):
+        if isinstance(state, RunState | Gone | Schedule):
             events = self._maker.events(outcome.events, outcome.first_event, state, token, outcome.actor)
         made = _Made(effects, events)
         for message in (*made.effects, *made.events):
@@ -410,6 +432,8 @@ class Folder:
     async def _definition(self, state: State | None, command: Command) -> Definition | EventDefinition | None:
         """The immutable version that the state names; a start names its own, unless the run exists already, and what is
         posted where no run can tell names that of the event."""
+        if isinstance(command, Asked):
+            return None
         if isinstance(state, RunState):
             again = isinstance(command, StartRun) and state.began
             return await self._definitions.get(state.workflow, again or state.version)
@@ -430,6 +454,21 @@ class Folder:
             return await self._definitions.resolve(state.spec.workflow, state.spec.version or LATEST)
         except msgspec.MsgspecError:
             return 0  # Whatever stands there: no such version can be started, as the schedule is told.
+
+    async def _keeping(self, run: Run, command: Command) -> Keeping:
+        """For how long a run, or those of a schedule, are kept as it stands; no state depends on it."""
+        state = run.state
+        if isinstance(state, Schedule):
+            kept = await self._definitions.retention(state.spec.workflow)
+            return Keeping(kept.keep_ms)
+        if not isinstance(state, RunState) or not isinstance(command, Asked):
+            return Keeping()
+        place, now = place_of(run.token), self._maps.now
+        elsewhere = run.ended_at is not None or not now.home(place) == now.first(place) == self._shard
+        if not isinstance(command, ReviewRun):
+            return Keeping(elsewhere=elsewhere)
+        kept = await self._definitions.retention(state.workflow)
+        return Keeping(kept.keep_ms, kept.events, elsewhere)
 
     def _bury(self, delivery: Delivery, code: RefusalCode, reason: str) -> None:
         headers = {
@@ -458,6 +497,8 @@ class Folder:
         answered: bool = True,
     ) -> None:
         seq = delivery.stream_seq
+        if _is_forgotten(outcome.state) and run.token in self._open.changed:
+            await self._until_taken()  # The deletion has to be stored before nothing is.
         if made is not None:
             await self._record_effects(seq, outcome, made.effects)
             self._record_events(seq, outcome, made.events)
@@ -468,7 +509,11 @@ class Folder:
         if outcome.state is not None and outcome.state is not run.state:
             run.state = outcome.state
             turn.changed[run.token] = run
-            run.uncovered.append(seq)
+            if isinstance(outcome.state, Gone) and isinstance(command, DeleteRun):
+                # It is covered when all of that is done, and its state stored.
+                turn.cleanups.append(Cleanup(run, seq, outcome.state.workflow, command.events))
+            else:
+                run.uncovered.append(seq)
         else:
             turn.stateless.append(seq)
         if answered:
@@ -547,6 +592,18 @@ class _Made:
 
     effects: list[Message | TimerCancel]
     events: list[Message]
+
+
+def _forgets(delivery: Delivery) -> bool:
+    """Whether this is for what is left of a run that was deleted here, wherever another one of its id would be."""
+    try:
+        return isinstance(read_command(delivery), ForgetRun)
+    except Unreadable:
+        return False
+
+
+def _is_forgotten(state: State | None) -> bool:
+    return isinstance(state, Gone) and state.forgotten
 
 
 def _stamp(delivery: Delivery) -> Stamp:

@@ -16,7 +16,7 @@ from dressage.orchestrator.fold.effects import (
     SendCommand,
     SetTimer,
 )
-from dressage.orchestrator.fold.state import RunState, State
+from dressage.orchestrator.fold.state import Gone, RunState, State
 from dressage.orchestrator.fold.state import Schedule as ScheduleState
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.turn import TimerCancel
@@ -139,7 +139,7 @@ class MessageMaker:
         self,
         events: Sequence[EventData],
         first_index: int,
-        state: RunState | ScheduleState,
+        state: RunState | Gone | ScheduleState,
         token: str,
         actor_name: str,
     ) -> list[Message]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dressage.brokers.interface import Connection, StoredMessage
-from dressage.orchestrator.fold.state import State, decode_state
+from dressage.orchestrator.fold.state import Gone, State, decode_state
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.protocol.names import Names
 
@@ -95,9 +95,10 @@ class Runs:
             run.covered = run.state.seq
             return run
         for message in elsewhere:
-            if message is not None and message.data:
+            state = None if message is None or not message.data else ended_elsewhere(message)
+            if message is not None and state is not None and not isinstance(state, Gone):
                 run.ended_at = self._names.shard_of_run_key(message.subject)
-                run.state = run.committed = ended_elsewhere(message)
+                run.state = run.committed = state
                 break
         return run
 

@@ -22,6 +22,7 @@ from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
+from dressage.orchestrator.turn.cleaning import Cleaner
 from dressage.orchestrator.turn.committing import COMPANY_S, SINGLES_MAX, Committer
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
@@ -38,6 +39,7 @@ from dressage.orchestrator.turn.takeover import still_owned, take_over
 from dressage.orchestrator.turn.turn import Turn
 from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names
+from dressage.protocol.retention import Retention
 from dressage.protocol.shardmap import MAP_TOKEN, ShardMap, encode_map
 
 __all__ = ["Tenure", "TenureConfig"]
@@ -110,10 +112,12 @@ class Tenure:
         metrics: EngineMetrics,
         shard_map: Callable[[], ShardMap],
         open_runs_share: Callable[[], int | None] = lambda: None,
+        retention: Callable[[], Retention] = Retention,
     ) -> None:
         """`shard_map` is the newest that is defined; the shard's own stream says from when it holds.
 
-        `open_runs_share` is how many runs may be open on the shard now; None for any number.
+        `open_runs_share` is how many runs may be open on the shard now; None for any number. `retention` is what holds
+        for workflows of which nothing else is said.
         """
         self._broker = broker
         self._names = names
@@ -122,6 +126,7 @@ class Tenure:
         self._metrics = metrics
         self._defined_map = shard_map
         self._open_runs_share = open_runs_share
+        self._retention = retention
         self._asked_for = 0
         self._committing = False
         self._told = 0
@@ -141,7 +146,7 @@ class Tenure:
                 self._open_runs_share(),
             )
             self.epoch = standing.epoch
-            definitions = Definitions(connections.intake, self._names)
+            definitions = Definitions(connections.intake, self._names, retention=self._retention)
             first_map = MapSince(0, self._defined_map().first_of_all())
             maps, handed_on = Maps(standing.cursor.maps or (first_map,)), HandedOn()
             runs = Runs(
@@ -193,8 +198,14 @@ class Tenure:
                 self._metrics,
                 linger_s=self._config.states_linger_s,
             )
+            cleaner = Cleaner(connections.intake, self._names, self._shard, floor, states.empty)
+
+            def published(turn: Turn) -> None:
+                states.add(turn)
+                cleaner.add(turn)
+
             events = EventsStage(
-                connections.events, self._names, self._shard, standing, states.add, self._metrics
+                connections.events, self._names, self._shard, standing, published, self._metrics
             )
             asking = Asking(
                 connections.intake,
@@ -231,7 +242,7 @@ class Tenure:
                 connections.intake, self._names, self._shard, sends, handed_on, publisher.deliver
             )
             stages = _Stages(
-                folder, committer, events, states, asking, remover, forwarder, publisher, floor, maps
+                folder, committer, events, states, asking, remover, forwarder, publisher, cleaner, floor, maps
             )
             self._stages = stages
             try:
@@ -313,6 +324,7 @@ class Tenure:
             stages.remover.run(),
             stages.forwarder.run(),
             stages.publisher.run(),
+            stages.cleaner.run(),
             self._observe(stages),
             self._follow_map(intake, stages.maps),
         ]
@@ -394,6 +406,7 @@ class Tenure:
         deadline = asyncio.get_running_loop().time() + self._config.drain_s
         stages.states.lingering.drain()
         stages.remover.lingering.drain()
+        stages.cleaner.lingering.drain()
         while asyncio.get_running_loop().time() < deadline:
             _raise_first(failing)
             if stages.idle and not self._committing:
@@ -417,6 +430,7 @@ class _Stages:
     remover: Remover
     forwarder: Forwarder
     publisher: Publisher
+    cleaner: Cleaner
     floor: Floor
     maps: Maps
 
@@ -426,10 +440,19 @@ class _Stages:
         self.events.forget()
         self.states.forget()
         self.publisher.forget()
+        self.cleaner.forget()
 
     @property
     def idle(self) -> bool:
-        stages = (self.folder, self.events, self.states, self.forwarder, self.publisher, self.remover)
+        stages = (
+            self.folder,
+            self.events,
+            self.states,
+            self.forwarder,
+            self.publisher,
+            self.cleaner,
+            self.remover,
+        )
         return all(stage.idle for stage in stages)
 
 

@@ -52,6 +52,17 @@ class Frozen:
 
 
 @dataclass(slots=True)
+class Cleanup:
+    """What the command with sequence `seq` has left to be done, which has deleted a run; `events` says whether its
+    output events go, too."""
+
+    run: Run
+    seq: int
+    workflow: str
+    events: bool
+
+
+@dataclass(slots=True)
 class Turn:
     """Commands folded together. `place` is where the cursor will stand: (command sequence, effects of it).
 
@@ -71,6 +82,7 @@ class Turn:
         default_factory=list[tuple[str, Answer | AttemptStopped]]
     )
     dead: list[Message] = field(default_factory=list[Message])
+    cleanups: list[Cleanup] = field(default_factory=list[Cleanup])
     commands: int = 0
     through: int = 0
     """The last command that is wholly in this turn, or in one before it."""

@@ -15,6 +15,7 @@ from dressage.orchestrator.fold.definition import ReadyNode
 from dressage.orchestrator.fold.effects import Effect, SendCommand
 from dressage.orchestrator.fold.limits import CHILD_DEPTH_MAX, OPEN_CHILDREN_MAX, bounded, too_large
 from dressage.orchestrator.fold.outcome import RefuseCommand
+from dressage.orchestrator.fold.retention import own
 from dressage.orchestrator.fold.state import ChildWait, OpenChild, RunState, RunThread
 from dressage.protocol.commands import ChildBegun, ChildEnded, Command, FailureInfo, Parent, StartRun
 from dressage.protocol.errors import BadRunId, BadValue
@@ -48,11 +49,18 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         )
     told = not node.detached or node.close != "abandon"
     parent = Parent(state.run_id, wait_id, _depth(state, node), node.detached, told)
+    if told:
+        own(state, run_id, wait_id)
+    else:
+        state.abandons = True
     if node.detached and told:
         _keep(advance, OpenChild(run_id, wait_id, node.close))
     version = definition.children[node.workflow]
     thread.wait = ChildWait(run_id, wait_id, node.workflow, thread.node, state.time_ms, node.detached)
-    start = StartRun(node.workflow, version, msgspec.Raw(given), wait_id, state.actor, parent)
+    keep_ms = None if told else state.keep_ms
+    start = StartRun(
+        node.workflow, version, msgspec.Raw(given), wait_id, state.actor, parent, keep_ms=keep_ms
+    )
     advance.effects.append(SendCommand(run_token(run_id), start))
     advance.emit(ChildStarted(thread.node, node.workflow, version, run_id, wait_id))
 
