@@ -72,19 +72,28 @@ def propose(
     aligned = _Alignment(before.spec, after.spec)
     said = dict(aligned.said(lines or {}))
     nodes = aligned.nodes(said)
-    known = {each.name for each in after.spec.variables} | {field.name for field in after.spec.params}
-    for name in (*(variables or {}).values(), *(values or {})):
-        if name not in known:
-            raise _invalid(f"version {after.version} of {after.spec.name} has no variable {name!r}")
+    renamed = variables or {}
+    _check_names(before, renamed)
+    _check_names(after, (*renamed.values(), *(values or {})))
+    if len(set(renamed.values())) < len(renamed):
+        raise _invalid(f"two variables would have one name: {', '.join(sorted(renamed.values()))}")
     migration = Migration(
         after.spec.name,
         before.version,
         after.version,
         aligned.needed(nodes),
-        {**aligned.temporaries(nodes), **(variables or {})},
+        {**aligned.temporaries(nodes), **renamed},
         dict(values or {}),
     )
     return Proposal(migration, tuple(aligned.steps(nodes)))
+
+
+def _check_names(registered: RegisteredWorkflow, names: Iterable[str]) -> None:
+    spec = registered.spec
+    known = {each.name for each in spec.variables} | {field.name for field in spec.params}
+    for name in names:
+        if name not in known or name.startswith("$"):
+            raise _invalid(f"version {registered.version} of {spec.name} has no variable {name!r}")
 
 
 def _invalid(message: str) -> BadInput:
@@ -196,8 +205,8 @@ class _Alignment:
             for number in wrong:
                 if number in said:
                     raise _invalid(
-                        f"line {self.before.nodes[number].line} stands in another branch than line "
-                        f"{self.after.nodes[left[number]].line}: no run thread goes from the one to the other"
+                        f"line {self.before.nodes[number].line} stands in another branch, or handler that interrupts, "
+                        f"than line {self.after.nodes[left[number]].line}: no run thread goes from the one to the other"
                     )
                 del left[number]
 

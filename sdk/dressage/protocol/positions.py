@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from dressage.protocol.expressions import Bind, expressions_in, variables_in
+import msgspec
+
+from dressage.protocol.expressions import Bind, Compare, Index, Name, expressions_in, variables_in
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
@@ -40,8 +42,11 @@ WAITING: Final = (
 """Where a run thread may stand between two commands."""
 
 
+TURN: Final = -1
+
+
 class Lane(NamedTuple):
-    """A branch of the gather at a node, by its place."""
+    """A branch of the gather at a node, by its place; or the turn that begins at a node, at place `TURN`."""
 
     gather: int
     place: int
@@ -53,7 +58,9 @@ def same_step(before: WorkflowSpec, node: Node, after: WorkflowSpec, other: Node
         return "it is another kind of step"
     match node, other:
         case TaskNode(), TaskNode():
-            return "" if node.task == other.task else f"it calls task {other.task}"
+            if node.task != other.task:
+                return f"it calls task {other.task}"
+            return "" if node.undoes == other.undoes else "only one of them undoes a step of a saga"
         case EventNode(), EventNode():
             if node.event != other.event:
                 return f"it waits for event {other.event}"
@@ -120,7 +127,16 @@ class Positions:
         """The try bodies around each node, from the inside out."""
 
         self.lanes = self._lanes()
-        """The branches that each node stands in, the outermost first. What is never reached has none."""
+        """The branches, and turns of handlers, that each node stands in, the outermost first. What is never reached has
+        none."""
+
+        self.undone = dict(self._undone())
+        """By the variable that keeps what a saga is to undo: how each of its steps is undone, by its number there."""
+
+        self.passing = frozenset(
+            each.bind for scope in spec.scopes for each in scope.handlers if each.passing and each.bind
+        )
+        """The variables that hold a failure which passes through: it is raised again behind what tidies up."""
 
         self._numbers: dict[str, int] = {}
         self._live = self._backwards()
@@ -162,6 +178,34 @@ class Positions:
             case _:
                 return behind
 
+    def _undone(self) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        """As the compiler writes it: the last entry is taken off the list, and its number says which task is called."""
+        nodes = self.spec.nodes
+        for node in nodes:
+            match node:
+                case AssignNode(target=entry, value=Index(value=Name(name)), next=then):
+                    behind = nodes[then]
+                    if isinstance(behind, AssignNode) and behind.target == name:
+                        yield name, tuple(self._undos(entry, behind.next))
+                case _:
+                    pass
+
+    def _undos(self, entry: str, number: int) -> Iterator[bytes]:
+        nodes, seen = self.spec.nodes, set[int]()
+        while number not in seen:
+            seen.add(number)
+            match nodes[number]:
+                case TaskNode(undoes=True) as node:
+                    yield _how_undone(node, entry)
+                    return
+                case BranchNode(test=Compare(left=Index(value=Name(name)))) as node if name == entry:
+                    called = nodes[node.then]
+                    if isinstance(called, TaskNode):
+                        yield _how_undone(called, entry)
+                    number = node.otherwise
+                case _:
+                    return
+
     def _scopes(self, scope: int | None) -> Iterator[int]:
         seen: set[int] = set()
         while scope is not None and scope not in seen:
@@ -178,7 +222,8 @@ class Positions:
         while waiting:
             number = waiting.pop()
             lanes = found[number]
-            reached = [(each, lanes) for each in self._after(number)]
+            reached = [(each, self._behind_turn(number, lanes)) for each in self.following(number)]
+            reached += [(handler.node, lanes) for handler in self.handlers(number)]
             reached += [
                 (entry, (*lanes, Lane(number, place))) for place, entry in enumerate(self.entries(number))
             ]
@@ -187,6 +232,14 @@ class Positions:
                     found[each] = where
                     waiting.append(each)
         return found
+
+    def _behind_turn(self, number: int, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        node = self.spec.nodes[number]
+        if not isinstance(node, TurnNode):
+            return lanes
+        if node.begins:
+            return (*lanes, Lane(number, TURN))
+        return lanes[:-1] if lanes and lanes[-1].place == TURN else lanes
 
     # -- what is still read ------------------------------------------------------------------------
     def _backwards(self) -> list[int]:
@@ -231,6 +284,12 @@ class Positions:
 
     def _names_of(self, bits: int) -> frozenset[str]:
         return frozenset(name for name, number in self._numbers.items() if bits >> number & 1)
+
+
+def _how_undone(node: TaskNode, entry: str) -> bytes:
+    """The task, and which part of the entry it is given for which parameter."""
+    args = msgspec.json.encode(node.args).replace(msgspec.json.encode(entry), b'""')
+    return node.task.encode() + b" " + args
 
 
 def _reads(node: Node) -> frozenset[str]:
