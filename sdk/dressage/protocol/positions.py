@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,7 +16,6 @@ from dressage.protocol.spec import (
     ConditionNode,
     EventNode,
     GatherNode,
-    Handler,
     Node,
     RaiseNode,
     ReturnNode,
@@ -43,6 +43,9 @@ WAITING: Final = (
 
 
 TURN: Final = -1
+
+NAMES_KEPT: Final = 16
+"""So many sets of variables are kept: the branches of a run stand at few nodes."""
 
 
 class Lane(NamedTuple):
@@ -138,13 +141,10 @@ class Positions:
         )
         """The variables that hold a failure which passes through: it is raised again behind what tidies up."""
 
+        self.kept = self.passing | self.undone.keys()
+        self._names_of = lru_cache(NAMES_KEPT)(self._named)
         self._numbers: dict[str, int] = {}
         self._live = self._backwards()
-
-    def handlers(self, node: int) -> Iterator[Handler]:
-        """What a failure at a node may come to."""
-        for scope in self.scopes[node]:
-            yield from self.spec.scopes[scope].handlers
 
     def following(self, number: int) -> list[int]:
         """The nodes that may come next in the same run thread, without handlers."""
@@ -213,20 +213,21 @@ class Positions:
             yield scope
             scope = self.spec.scopes[scope].parent
 
-    def _after(self, number: int) -> list[int]:
-        return [*self.following(number), *(handler.node for handler in self.handlers(number))]
-
     def _lanes(self) -> dict[int, tuple[Lane, ...]]:
         found: dict[int, tuple[Lane, ...]] = {self.spec.entry: ()}
-        waiting = [self.spec.entry]
+        waiting, caught = [self.spec.entry], set[int]()
         while waiting:
             number = waiting.pop()
             lanes = found[number]
             reached = [(each, self._behind_turn(number, lanes)) for each in self.following(number)]
-            reached += [(handler.node, lanes) for handler in self.handlers(number)]
             reached += [
                 (entry, (*lanes, Lane(number, place))) for place, entry in enumerate(self.entries(number))
             ]
+            for scope in self.scopes[number]:
+                if scope in caught:
+                    break  # And so are those around it.
+                caught.add(scope)
+                reached += [(handler.node, lanes) for handler in self.spec.scopes[scope].handlers]
             for each, where in reached:
                 if each not in found:
                     found[each] = where
@@ -243,32 +244,52 @@ class Positions:
 
     # -- what is still read ------------------------------------------------------------------------
     def _backwards(self) -> list[int]:
-        """Of each node what is read at it or behind it before it is set: from the ends to the begins, until nothing
-        changes. A set of variables is a number with a bit for each: a spec may have ten thousand of them."""
-        spec = self.spec
-        live = [0] * len(spec.nodes)
-        before: list[set[int]] = [set() for _ in spec.nodes]
-        for number in range(len(spec.nodes)):
-            for each in (*self._after(number), *self.entries(number)):
+        """Of each node what is read at it or behind it before it is set, and behind the nodes of each scope what its
+        handlers read: from the ends to the begins, until nothing changes.
+
+        A set of variables is a number with a bit for each: a spec may have ten thousand of them. Each scope stands
+        there once: a hundred of them, each with a hundred handlers, may be around all nodes.
+        """
+        spec, nodes = self.spec, len(self.spec.nodes)
+        live = [0] * (nodes + len(spec.scopes))
+        before: list[set[int]] = [set() for _ in live]
+        for number, node in enumerate(spec.nodes):
+            for each in (*self.following(number), *self.entries(number)):
                 before[each].add(number)
+            if node.scope is not None:
+                before[nodes + node.scope].add(number)
+        for number, scope in enumerate(spec.scopes):
+            for handler in scope.handlers:
+                before[handler.node].add(nodes + number)
+            if scope.parent is not None:
+                before[nodes + scope.parent].add(nodes + number)
         reads = [self._bits(_reads(node)) for node in spec.nodes]
-        waiting = dict.fromkeys(reversed(range(len(spec.nodes))))
+        waiting = dict.fromkeys(reversed(range(len(live))))
         while waiting:
             number = next(iter(waiting))
             del waiting[number]
-            found = self._behind(number, live) | reads[number]
+            if number < nodes:
+                found = self._behind(number, live) | reads[number]
+            else:
+                found = self._caught(number - nodes, live)
             if found != live[number]:
                 live[number] = found
                 waiting.update(dict.fromkeys(before[number]))
         return live
+
+    def _caught(self, number: int, live: list[int]) -> int:
+        scope, nodes, found = self.spec.scopes[number], len(self.spec.nodes), 0
+        for handler in scope.handlers:
+            found |= live[handler.node] & ~self._bits([handler.bind])
+        return found if scope.parent is None else found | live[nodes + scope.parent]
 
     def _behind(self, number: int, live: list[int]) -> int:
         node, found = self.spec.nodes[number], 0
         for each in self.following(number):
             found |= live[each]
         found &= ~self._bits([_set_by(node)])
-        for handler in self.handlers(number):
-            found |= live[handler.node] & ~self._bits([handler.bind])
+        if node.scope is not None:
+            found |= live[len(self.spec.nodes) + node.scope]
         if isinstance(node, GatherNode):
             own = node.each.names if node.each is not None else ()
             for branch in node.branches:
@@ -282,7 +303,7 @@ class Positions:
                 found |= 1 << self._numbers.setdefault(name, len(self._numbers))
         return found
 
-    def _names_of(self, bits: int) -> frozenset[str]:
+    def _named(self, bits: int) -> frozenset[str]:
         return frozenset(name for name, number in self._numbers.items() if bits >> number & 1)
 
 

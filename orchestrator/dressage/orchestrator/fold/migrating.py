@@ -204,7 +204,7 @@ class Moved:
     ) -> None:
         """A failure that passes through, and what a saga is to undo, is not forgotten."""
         old = self.before.positions
-        for name in sorted(read & (old.passing | old.undone.keys())):
+        for name in sorted(read & old.kept):
             raw = self._stored(thread, name)
             if raw is None or bytes(raw) == b"[]" or self._name_there(name) in needed:
                 continue
@@ -415,13 +415,14 @@ class Moved:
     ) -> None:
         """What a thread reads has a value, as far as it had one before; the migration may give it."""
         needed, before = self._needed[thread.id]
+        missing = self._missing(thread, needed, by_id, own, variables)
+        if not missing:
+            return
         renamed = self.migration.variables
         known = {renamed.get(name, name) for name in before if not name.startswith("$") or name in renamed}
-        for name in sorted(needed):
+        for name in sorted(missing):
             where = _owner(thread, name, by_id, own)
             held = variables if where is None else where.variables
-            if name in held:
-                continue
             given = None if name.startswith("$") else self.migration.values.get(name)
             if given is not None:
                 held[name] = self._given(name, given)
@@ -434,6 +435,22 @@ class Moved:
                 )
             else:
                 self._reasons.append(f"variable {name} has no value: give one")
+
+    @staticmethod
+    def _missing(
+        thread: RunThread,
+        needed: frozenset[str],
+        by_id: Mapping[int, RunThread],
+        own: Mapping[int, frozenset[str]],
+        variables: Mapping[str, msgspec.Raw],
+    ) -> set[str]:
+        """What a thread reads and does not see. (A thousand threads may read ten thousand variables each.)"""
+        missing, left = set[str](), needed
+        while thread.parent is not None:
+            missing |= (left & own[thread.id]) - thread.variables.keys()
+            left -= own[thread.id]
+            thread = by_id[thread.parent]
+        return missing | (left - variables.keys())
 
     def _given(self, name: str, given: msgspec.Raw) -> msgspec.Raw:
         codec = _codec(self.after, self._new_types.get(name))
