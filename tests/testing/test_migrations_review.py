@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
 
@@ -14,6 +15,7 @@ from dressage.flow import (
     Masked,
     Saga,
     WorkflowFailure,
+    first_completed,
     gather,
     interruptible,
     sleep,
@@ -356,3 +358,135 @@ def test_what_is_to_be_undone_is_not_forgotten() -> None:
         moving(before, "a").migrate(WorkflowTest(after, app))
     with pytest.raises(Refused, match="version 2 does not undo by task unpack what is to be undone"):
         moving(before, "a").migrate(WorkflowTest(otherwise, app))
+
+
+def test_a_branch_that_has_lost_and_waits_for_its_child_ends_when_it_gives_that_up() -> None:
+    @workflow(name="inner")
+    async def inner(what: str) -> str:
+        try:
+            await sleep(DAY)
+        finally:
+            await sleep(DAY)
+        return what
+
+    @workflow(name="order")
+    async def before(what: str) -> str:
+        async def one(name: str) -> str:
+            return await inner(name)
+
+        async def two(name: str) -> str:
+            return f"{name} {await paid.wait()}"
+
+        _, told = await first_completed(one(what), two(what))
+        return told
+
+    @workflow(name="order")
+    async def after(what: str) -> str:
+        async def one(name: str) -> str:
+            await ship(name)
+            return await pack(name)
+
+        async def two(name: str) -> str:
+            return f"{name} {await paid.wait()}"
+
+        _, told = await first_completed(one(what), two(what))
+        return told
+
+    run = moving(before, "a").post(paid, 1)
+    assert run.status == "running"
+    (line,) = lines_of(before, "ChildNode")
+    run = run.migrate(WorkflowTest(after, app), lines={line: lines_of(after, "TaskNode")[0]})
+    assert run.finish().result == "a 1"
+    assert run.calls == []
+
+
+def test_a_stopped_branch_that_begins_elsewhere_is_cancelled_as_one_that_has_begun() -> None:
+    @workflow(name="order")
+    async def before(what: str) -> str:
+        async def one(name: str) -> str:
+            try:
+                await ring.wait()
+                await ship(name)
+            finally:
+                await pack(name)
+            return name
+
+        async def two(name: str) -> str:
+            return f"{name} {await paid.wait()}"
+
+        _, told = await first_completed(one(what), two(what))
+        return told
+
+    test = WorkflowTest(before, app)
+    test.task(ship).takes(DAY)
+    run = test.start("a").post(ring, 1).stop()
+    (line,) = [each.line for each in before.spec.nodes if getattr(each, "task", "") == "ship"]
+    (there,) = [each.line for each in before.spec.nodes if getattr(each, "event", "") == "ring"]
+    run = run.migrate(WorkflowTest(before, app), lines={line: there})
+    run = run.post(paid, 1).resume()
+    assert run.finish().result == "a 1"
+    assert [call.task for call in run.calls] == ["ship", "pack"]
+
+
+def test_steps_that_are_alike_and_change_places() -> None:
+    @workflow(name="order")
+    async def before(what: str) -> str:
+        one = await pack("left")
+        await ring.wait()
+        two = await pack("right")
+        return one + two
+
+    @workflow(name="order")
+    async def after(what: str) -> str:
+        two = await pack("right")
+        await ring.wait()
+        one = await pack("left")
+        return one + two
+
+    test = WorkflowTest(before, app)
+    test.task(pack).takes(DAY)
+    with pytest.raises(Refused, match="variable two has no value"):
+        test.start("a").migrate(WorkflowTest(after, app))
+
+
+def test_a_function_that_is_awaited_twice() -> None:
+    async def step(what: str) -> str:
+        return f"{what}{await paid.wait()}"
+
+    @workflow(name="order")
+    async def before(what: str) -> str:
+        one = await step("b")
+        two = await step("c")
+        return one + two
+
+    @workflow(name="order")
+    async def after(what: str) -> str:
+        zero = await step("a")
+        one = await step("b")
+        two = await step("c")
+        return zero + one + two
+
+    run = moving(before, "a").migrate(WorkflowTest(after, app), values={"zero": "z"})
+    run = run.post(paid, 1).post(paid, 2)
+    assert (run.status, run.result) == ("completed", "zb1c2")
+    run = moving(before, "a").post(paid, 1).migrate(WorkflowTest(after, app), values={"zero": "z"})
+    assert run.post(paid, 2).result == "zb1c2"
+
+
+def test_reasons_are_short_however_long_the_values_are() -> None:
+    @workflow(name="order")
+    async def before(one: str, two: dict[str, int], three: str) -> str:
+        await paid.wait()
+        return one
+
+    @workflow(name="order")
+    async def after(one: Literal["x"], two: dict[Literal["x"], int], three: Decimal) -> str:
+        await paid.wait()
+        return f"{one} {two} {three}"
+
+    long = "y" * 50_000
+    run = moving(before, long, {long: 1}, long)
+    with pytest.raises(Refused) as error:
+        run.migrate(WorkflowTest(after, app))
+    assert len(error.value.message) < 3_000
+    assert "has no value" not in error.value.message

@@ -45,12 +45,18 @@ from dressage.protocol.types import Named, TypeRef
 REASONS_TOLD: Final = 20
 """So many of what is in the way are told."""
 
+CHARS_TOLD: Final = 300
+"""So much of each: one may have a value in it."""
+
 
 class CannotMove(Exception):
     """What is in the way of a run."""
 
     def __init__(self, reasons: list[str]) -> None:
-        told = tuple(reasons[:REASONS_TOLD])
+        told = tuple(
+            each if len(each) <= CHARS_TOLD else f"{each[: CHARS_TOLD - 3]}..."
+            for each in reasons[:REASONS_TOLD]
+        )
         self.reasons = (*told, "and more") if len(reasons) > REASONS_TOLD else told
         super().__init__("; ".join(self.reasons))
 
@@ -140,6 +146,9 @@ class Moved:
 
         self._needed: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         """By the thread: what it reads in the other version, and what it would have read in this one."""
+
+        self._wrong = set[str]()
+        """The variables whose values are none there."""
 
         self._by_id = {thread.id: thread for thread in state.threads}
         threads = [self._thread(thread) for thread in state.threads]
@@ -382,7 +391,9 @@ class Moved:
             )
             if value is not None:
                 found[there] = value
-            elif there not in needed and there not in self.after.views:
+                continue
+            self._wrong.add(there)
+            if there not in needed and there not in self.after.views:
                 del self._reasons[told:]  # Nobody reads it any more.
         return found
 
@@ -423,6 +434,8 @@ class Moved:
         for name in sorted(missing):
             where = _owner(thread, name, by_id, own)
             held = variables if where is None else where.variables
+            if name in self._wrong:
+                continue  # What it has is in the way already.
             given = None if name.startswith("$") else self.migration.values.get(name)
             if given is not None:
                 held[name] = self._given(name, given)
