@@ -147,6 +147,9 @@ class Moved:
         self._needed: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         """By the thread: what it reads in the other version, and what it would have read in this one."""
 
+        self._renamed = frozenset(migration.variables.values())
+        """What has its value of another variable has it of no other one."""
+
         self._wrong = set[str]()
         """The variables whose values are none there."""
 
@@ -229,7 +232,9 @@ class Moved:
 
     def _name_there(self, name: str) -> str:
         """What a variable is called in the other version; empty if it is none there that is known."""
-        return self.migration.variables.get(name, "" if name.startswith("$") else name)
+        return self.migration.variables.get(
+            name, "" if name.startswith("$") or name in self._renamed else name
+        )
 
     def _cannot_give_up(self, thread: RunThread, where: str, why: str) -> None:
         match thread.wait:
@@ -374,10 +379,8 @@ class Moved:
 
     def _taken_along(self, stored: Mapping[str, msgspec.Raw], needed: set[str]) -> dict[str, msgspec.Raw]:
         found: dict[str, msgspec.Raw] = {}
-        renamed = self.migration.variables
-        others = set(renamed.values())  # What has its value of another variable has it of no other one.
         for name, raw in stored.items():
-            there = renamed.get(name, "" if name.startswith("$") or name in others else name)
+            there = self._name_there(name)
             if there not in self._new_types:
                 continue
             if there in found:
@@ -429,8 +432,8 @@ class Moved:
         missing = self._missing(thread, needed, by_id, own, variables)
         if not missing:
             return
-        renamed = self.migration.variables
-        known = {renamed.get(name, name) for name in before if not name.startswith("$") or name in renamed}
+        was = self._by_id[thread.id]
+        known = {self._name_there(name) for name in before if self._stored(was, name) is None}
         for name in sorted(missing):
             where = _owner(thread, name, by_id, own)
             held = variables if where is None else where.variables
