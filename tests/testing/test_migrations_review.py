@@ -7,6 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from dressage.flow import (
@@ -22,6 +23,9 @@ from dressage.flow import (
     workflow,
 )
 from dressage.protocol.errors import BadInput, Refused
+from dressage.protocol.expressions import Const, Name
+from dressage.protocol.positions import Positions
+from dressage.protocol.spec import Handler, ReturnNode, Scope, SleepNode
 from dressage.testing import Run, WorkflowTest
 
 app = App("moves")
@@ -490,3 +494,20 @@ def test_reasons_are_short_however_long_the_values_are() -> None:
         run.migrate(WorkflowTest(after, app))
     assert len(error.value.message) < 3_000
     assert "has no value" not in error.value.message
+
+
+def test_a_hundred_scopes_with_many_handlers_around_all_nodes_are_read_once() -> None:
+    @workflow(name="order")
+    async def trial(what: str) -> str:
+        return what
+
+    nodes, caught = 5_000, ReturnNode(Name("late"))
+    sleeps = [SleepNode(Const(msgspec.Raw(b"5")), each + 1, scope=99) for each in range(nodes)]
+    handlers = tuple(Handler(("lost",), nodes + 1, None) for _ in range(60))
+    scopes = tuple(Scope(handlers, each - 1 if each else None) for each in range(100))
+    spec = msgspec.structs.replace(
+        trial.spec, nodes=(*sleeps, ReturnNode(Const(msgspec.Raw(b"1"))), caught), scopes=scopes
+    )
+    positions = Positions(spec)
+    assert positions.begins(0) == {"late"}
+    assert positions.lanes[nodes + 1] == ()

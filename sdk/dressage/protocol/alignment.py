@@ -25,7 +25,7 @@ from dressage.protocol.spec_sizes import expressions_of
 _NUMBERS: Final = ("next", "then", "otherwise", "scope", "line", "text")
 """What of a node says where it stands, or what comes behind it."""
 
-PAIRS_MAX: Final = 300_000
+PAIRS_COMPARED: Final = 300_000
 """Of so many pairs of nodes that are equal each is looked at; of more only those that are not equal to many others."""
 
 _TEMPORARY: Final = re.compile(rb"\$\d+")
@@ -143,7 +143,7 @@ class _Alignment:
         here, there = [self._old_keys[each] for each in old], [self._new_keys[each] for each in new]
         counts = Counter(there)
         pairs = sum(counts[key] for key in here)
-        matcher = SequenceMatcher(None, here, there, autojunk=pairs > PAIRS_MAX)
+        matcher = SequenceMatcher(None, here, there, autojunk=pairs > PAIRS_COMPARED)
         for block in matcher.get_matching_blocks():
             for place in range(block.size):
                 self._match(old[block.a + place], new[block.b + place], found, taken)
