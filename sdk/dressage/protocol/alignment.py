@@ -19,11 +19,14 @@ from dressage.protocol.errors import BadInput
 from dressage.protocol.expressions import Expr, Name, expressions_in
 from dressage.protocol.migrations import Migration
 from dressage.protocol.positions import WAITING, Positions, lanes_moved, same_step, step_text
-from dressage.protocol.spec import ConditionNode, GatherNode, Node, RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.spec import ConditionNode, GatherNode, Handler, Node, RegisteredWorkflow, WorkflowSpec
 from dressage.protocol.spec_sizes import expressions_of
 
 _NUMBERS: Final = ("next", "then", "otherwise", "scope", "line", "text")
 """What of a node says where it stands, or what comes behind it."""
+
+PAIRS_COMPARED: Final = 300_000
+"""Of so many pairs of nodes that are equal each is looked at; of more only those that are not equal to many others."""
 
 _TEMPORARY: Final = re.compile(rb"\$\d+")
 
@@ -72,19 +75,28 @@ def propose(
     aligned = _Alignment(before.spec, after.spec)
     said = dict(aligned.said(lines or {}))
     nodes = aligned.nodes(said)
-    known = {each.name for each in after.spec.variables} | {field.name for field in after.spec.params}
-    for name in (*(variables or {}).values(), *(values or {})):
-        if name not in known:
-            raise _invalid(f"version {after.version} of {after.spec.name} has no variable {name!r}")
+    renamed = variables or {}
+    _check_names(before, renamed)
+    _check_names(after, (*renamed.values(), *(values or {})))
+    if len(set(renamed.values())) < len(renamed):
+        raise _invalid(f"two variables would have one name: {', '.join(sorted(renamed.values()))}")
     migration = Migration(
         after.spec.name,
         before.version,
         after.version,
         aligned.needed(nodes),
-        {**aligned.temporaries(nodes), **(variables or {})},
+        {**aligned.temporaries(nodes), **renamed},
         dict(values or {}),
     )
     return Proposal(migration, tuple(aligned.steps(nodes)))
+
+
+def _check_names(registered: RegisteredWorkflow, names: Iterable[str]) -> None:
+    spec = registered.spec
+    known = {each.name for each in spec.variables} | {field.name for field in spec.params}
+    for name in names:
+        if name not in known or name.startswith("$"):
+            raise _invalid(f"version {registered.version} of {spec.name} has no variable {name!r}")
 
 
 def _invalid(message: str) -> BadInput:
@@ -96,6 +108,9 @@ class _Alignment:
         self.before, self.after = before, after
         self.old, self.new = Positions(before), Positions(after)
         self._old_order, self._new_order = _order(self.old), _order(self.new)
+        self._caught: set[tuple[int, int]] = set()
+        """The scopes whose handlers were compared."""
+
         self._old_keys = {number: _key(before.nodes[number]) for number in self._old_order}
         self._new_keys = {number: _key(after.nodes[number]) for number in self._new_order}
 
@@ -125,12 +140,10 @@ class _Alignment:
         self._match_alike(found, taken)
         old = [number for number in self._old_order if number not in found]
         new = [number for number in self._new_order if number not in taken]
-        matcher = SequenceMatcher(
-            None,
-            [self._old_keys[each] for each in old],
-            [self._new_keys[each] for each in new],
-            autojunk=False,
-        )
+        here, there = [self._old_keys[each] for each in old], [self._new_keys[each] for each in new]
+        counts = Counter(there)
+        pairs = sum(counts[key] for key in here)
+        matcher = SequenceMatcher(None, here, there, autojunk=pairs > PAIRS_COMPARED)
         for block in matcher.get_matching_blocks():
             for place in range(block.size):
                 self._match(old[block.a + place], new[block.b + place], found, taken)
@@ -154,12 +167,20 @@ class _Alignment:
             found[number] = other
             taken.add(other)
             waiting += zip(self._ways(self.old, number), self._ways(self.new, other), strict=False)
+            scopes = zip(self.old.scopes[number], self.new.scopes[other], strict=False)
+            for pair in scopes:
+                if pair in self._caught:
+                    break  # And so are those around them.
+                self._caught.add(pair)
+                waiting += [(each.node, there.node) for each, there in self._handlers(*pair)]
 
     @staticmethod
     def _ways(positions: Positions, number: int) -> list[int]:
-        """What comes behind a node, and behind its failure."""
-        handlers = [handler.node for handler in positions.handlers(number)]
-        return [*positions.following(number), *positions.entries(number), *handlers]
+        """What comes behind a node."""
+        return [*positions.following(number), *positions.entries(number)]
+
+    def _handlers(self, scope: int, other: int) -> Iterator[tuple[Handler, Handler]]:
+        yield from zip(self.before.scopes[scope].handlers, self.after.scopes[other].handlers, strict=False)
 
     def _match_waiting(self, found: dict[int, int], taken: set[int], *, inside: bool) -> None:
         """Steps that wait for the same thing, in their order, where both versions have as many left."""
@@ -196,8 +217,8 @@ class _Alignment:
             for number in wrong:
                 if number in said:
                     raise _invalid(
-                        f"line {self.before.nodes[number].line} stands in another branch than line "
-                        f"{self.after.nodes[left[number]].line}: no run thread goes from the one to the other"
+                        f"line {self.before.nodes[number].line} stands in another branch, or handler that interrupts, "
+                        f"than line {self.after.nodes[left[number]].line}: no run thread goes from the one to the other"
                     )
                 del left[number]
 
@@ -207,7 +228,7 @@ class _Alignment:
         for number, node in enumerate(self.before.nodes):
             if isinstance(node, WAITING):
                 stands |= {number, *self.old.following(number), *self.old.entries(number)}
-            stands |= {handler.node for handler in self.old.handlers(number)}
+        stands |= {handler.node for scope in self.before.scopes for handler in scope.handlers}
         return {number: nodes[number] for number in sorted(stands & nodes.keys())}
 
     def steps(self, nodes: Mapping[int, int]) -> Iterator[Step]:
@@ -226,12 +247,19 @@ class _Alignment:
     def temporaries(self, nodes: Mapping[int, int]) -> dict[str, str]:
         """The compiler's own variables, by what stands in their places in nodes that are aligned."""
         votes: dict[str, Counter[str]] = defaultdict(Counter)
+        scopes: Counter[tuple[int, int]] = Counter()
+
+        def vote(name: str | None, known: str | None, count: int = 1) -> None:
+            if name and known and name.startswith("$") and known.startswith("$"):
+                votes[name][known] += count
+
         for number, other in nodes.items():
-            pairs = _named(self.before.nodes[number], self.after.nodes[other])
-            handlers = zip(self.old.handlers(number), self.new.handlers(other), strict=False)
-            for name, known in (*pairs, *((each.bind, there.bind) for each, there in handlers)):
-                if name and known and name.startswith("$") and known.startswith("$"):
-                    votes[name][known] += 1
+            scopes.update(zip(self.old.scopes[number], self.new.scopes[other], strict=False))
+            for name, known in _named(self.before.nodes[number], self.after.nodes[other]):
+                vote(name, known)
+        for pair, count in scopes.items():
+            for each, there in self._handlers(*pair):
+                vote(each.bind, there.bind, count)
         chosen = dict(filter(None, (_first(name, counts) for name, counts in votes.items())))
         # Of several that stand for the same one the most likely is it.
         claims: dict[str, Counter[str]] = defaultdict(Counter)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
-from dressage.protocol.expressions import Bind, expressions_in, variables_in
+import msgspec
+
+from dressage.protocol.expressions import Bind, Compare, Index, Name, expressions_in, variables_in
 from dressage.protocol.spec import (
     AssignNode,
     BranchNode,
@@ -13,7 +16,6 @@ from dressage.protocol.spec import (
     ConditionNode,
     EventNode,
     GatherNode,
-    Handler,
     Node,
     RaiseNode,
     ReturnNode,
@@ -40,8 +42,14 @@ WAITING: Final = (
 """Where a run thread may stand between two commands."""
 
 
+TURN: Final = -1
+
+NAMES_KEPT: Final = 16
+"""So many sets of variables are kept: the branches of a run stand at few nodes."""
+
+
 class Lane(NamedTuple):
-    """A branch of the gather at a node, by its place."""
+    """A branch of the gather at a node, by its place; or the turn that begins at a node, at place `TURN`."""
 
     gather: int
     place: int
@@ -53,7 +61,9 @@ def same_step(before: WorkflowSpec, node: Node, after: WorkflowSpec, other: Node
         return "it is another kind of step"
     match node, other:
         case TaskNode(), TaskNode():
-            return "" if node.task == other.task else f"it calls task {other.task}"
+            if node.task != other.task:
+                return f"it calls task {other.task}"
+            return "" if node.undoes == other.undoes else "only one of them undoes a step of a saga"
         case EventNode(), EventNode():
             if node.event != other.event:
                 return f"it waits for event {other.event}"
@@ -120,15 +130,21 @@ class Positions:
         """The try bodies around each node, from the inside out."""
 
         self.lanes = self._lanes()
-        """The branches that each node stands in, the outermost first. What is never reached has none."""
+        """The branches, and turns of handlers, that each node stands in, the outermost first. What is never reached has
+        none."""
 
+        self.undone = dict(self._undone())
+        """By the variable that keeps what a saga is to undo: how each of its steps is undone, by its number there."""
+
+        self.passing = frozenset(
+            each.bind for scope in spec.scopes for each in scope.handlers if each.passing and each.bind
+        )
+        """The variables that hold a failure which passes through: it is raised again behind what tidies up."""
+
+        self.kept = self.passing | self.undone.keys()
+        self._names_of = lru_cache(NAMES_KEPT)(self._named)
         self._numbers: dict[str, int] = {}
         self._live = self._backwards()
-
-    def handlers(self, node: int) -> Iterator[Handler]:
-        """What a failure at a node may come to."""
-        for scope in self.scopes[node]:
-            yield from self.spec.scopes[scope].handlers
 
     def following(self, number: int) -> list[int]:
         """The nodes that may come next in the same run thread, without handlers."""
@@ -162,6 +178,34 @@ class Positions:
             case _:
                 return behind
 
+    def _undone(self) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        """As the compiler writes it: the last entry is taken off the list, and its number says which task is called."""
+        nodes = self.spec.nodes
+        for node in nodes:
+            match node:
+                case AssignNode(target=entry, value=Index(value=Name(name)), next=then):
+                    behind = nodes[then]
+                    if isinstance(behind, AssignNode) and behind.target == name:
+                        yield name, tuple(self._undos(entry, behind.next))
+                case _:
+                    pass
+
+    def _undos(self, entry: str, number: int) -> Iterator[bytes]:
+        nodes, seen = self.spec.nodes, set[int]()
+        while number not in seen:
+            seen.add(number)
+            match nodes[number]:
+                case TaskNode(undoes=True) as node:
+                    yield _how_undone(node, entry)
+                    return
+                case BranchNode(test=Compare(left=Index(value=Name(name)))) as node if name == entry:
+                    called = nodes[node.then]
+                    if isinstance(called, TaskNode):
+                        yield _how_undone(called, entry)
+                    number = node.otherwise
+                case _:
+                    return
+
     def _scopes(self, scope: int | None) -> Iterator[int]:
         seen: set[int] = set()
         while scope is not None and scope not in seen:
@@ -169,53 +213,83 @@ class Positions:
             yield scope
             scope = self.spec.scopes[scope].parent
 
-    def _after(self, number: int) -> list[int]:
-        return [*self.following(number), *(handler.node for handler in self.handlers(number))]
-
     def _lanes(self) -> dict[int, tuple[Lane, ...]]:
         found: dict[int, tuple[Lane, ...]] = {self.spec.entry: ()}
-        waiting = [self.spec.entry]
+        waiting, caught = [self.spec.entry], set[int]()
         while waiting:
             number = waiting.pop()
             lanes = found[number]
-            reached = [(each, lanes) for each in self._after(number)]
+            reached = [(each, self._behind_turn(number, lanes)) for each in self.following(number)]
             reached += [
                 (entry, (*lanes, Lane(number, place))) for place, entry in enumerate(self.entries(number))
             ]
+            for scope in self.scopes[number]:
+                if scope in caught:
+                    break  # And so are those around it.
+                caught.add(scope)
+                reached += [(handler.node, lanes) for handler in self.spec.scopes[scope].handlers]
             for each, where in reached:
                 if each not in found:
                     found[each] = where
                     waiting.append(each)
         return found
 
+    def _behind_turn(self, number: int, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        node = self.spec.nodes[number]
+        if not isinstance(node, TurnNode):
+            return lanes
+        if node.begins:
+            return (*lanes, Lane(number, TURN))
+        return lanes[:-1] if lanes and lanes[-1].place == TURN else lanes
+
     # -- what is still read ------------------------------------------------------------------------
     def _backwards(self) -> list[int]:
-        """Of each node what is read at it or behind it before it is set: from the ends to the begins, until nothing
-        changes. A set of variables is a number with a bit for each: a spec may have ten thousand of them."""
-        spec = self.spec
-        live = [0] * len(spec.nodes)
-        before: list[set[int]] = [set() for _ in spec.nodes]
-        for number in range(len(spec.nodes)):
-            for each in (*self._after(number), *self.entries(number)):
+        """Of each node what is read at it or behind it before it is set, and behind the nodes of each scope what its
+        handlers read: from the ends to the begins, until nothing changes.
+
+        A set of variables is a number with a bit for each: a spec may have ten thousand of them. Each scope stands
+        there once: a hundred of them, each with a hundred handlers, may be around all nodes.
+        """
+        spec, nodes = self.spec, len(self.spec.nodes)
+        live = [0] * (nodes + len(spec.scopes))
+        before: list[set[int]] = [set() for _ in live]
+        for number, node in enumerate(spec.nodes):
+            for each in (*self.following(number), *self.entries(number)):
                 before[each].add(number)
+            if node.scope is not None:
+                before[nodes + node.scope].add(number)
+        for number, scope in enumerate(spec.scopes):
+            for handler in scope.handlers:
+                before[handler.node].add(nodes + number)
+            if scope.parent is not None:
+                before[nodes + scope.parent].add(nodes + number)
         reads = [self._bits(_reads(node)) for node in spec.nodes]
-        waiting = dict.fromkeys(reversed(range(len(spec.nodes))))
+        waiting = dict.fromkeys(reversed(range(len(live))))
         while waiting:
             number = next(iter(waiting))
             del waiting[number]
-            found = self._behind(number, live) | reads[number]
+            if number < nodes:
+                found = self._behind(number, live) | reads[number]
+            else:
+                found = self._caught(number - nodes, live)
             if found != live[number]:
                 live[number] = found
                 waiting.update(dict.fromkeys(before[number]))
         return live
+
+    def _caught(self, number: int, live: list[int]) -> int:
+        scope, nodes, found = self.spec.scopes[number], len(self.spec.nodes), 0
+        for handler in scope.handlers:
+            found |= live[handler.node] & ~self._bits([handler.bind])
+        return found if scope.parent is None else found | live[nodes + scope.parent]
 
     def _behind(self, number: int, live: list[int]) -> int:
         node, found = self.spec.nodes[number], 0
         for each in self.following(number):
             found |= live[each]
         found &= ~self._bits([_set_by(node)])
-        for handler in self.handlers(number):
-            found |= live[handler.node] & ~self._bits([handler.bind])
+        if node.scope is not None:
+            found |= live[len(self.spec.nodes) + node.scope]
         if isinstance(node, GatherNode):
             own = node.each.names if node.each is not None else ()
             for branch in node.branches:
@@ -229,8 +303,14 @@ class Positions:
                 found |= 1 << self._numbers.setdefault(name, len(self._numbers))
         return found
 
-    def _names_of(self, bits: int) -> frozenset[str]:
+    def _named(self, bits: int) -> frozenset[str]:
         return frozenset(name for name, number in self._numbers.items() if bits >> number & 1)
+
+
+def _how_undone(node: TaskNode, entry: str) -> bytes:
+    """The task, and which part of the entry it is given for which parameter."""
+    args = msgspec.json.encode(node.args).replace(msgspec.json.encode(entry), b'""')
+    return node.task.encode() + b" " + args
 
 
 def _reads(node: Node) -> frozenset[str]:

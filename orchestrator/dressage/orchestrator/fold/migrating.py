@@ -41,20 +41,26 @@ from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.events import RunMigrated, TaskSettled, UserTaskCancelled
 from dressage.protocol.migrations import Migration
 from dressage.protocol.positions import lanes_moved, same_step, step_text
-from dressage.protocol.spec import GatherNode
-from dressage.protocol.types import TypeRef
+from dressage.protocol.spec import ChildNode, EventNode, GatherNode, Node, TaskNode, UserTaskNode
+from dressage.protocol.types import Named, TypeRef
 
 REASONS_TOLD: Final = 20
 """So many of what is in the way are told."""
+
+CHARS_TOLD: Final = 300
+"""So much of each: one may have a value in it."""
 
 
 class CannotMove(Exception):
     """What is in the way of a run."""
 
     def __init__(self, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        told = reasons[:REASONS_TOLD]
-        self.reasons = (*told, "and more") if len(reasons) > REASONS_TOLD else tuple(told)
+        told = tuple(
+            each if len(each) <= CHARS_TOLD else f"{each[: CHARS_TOLD - 3]}..."
+            for each in reasons[:REASONS_TOLD]
+        )
+        self.reasons = (*told, "and more") if len(reasons) > REASONS_TOLD else told
+        super().__init__("; ".join(self.reasons))
 
 
 def moved(
@@ -91,7 +97,7 @@ def migrate(found: Moved, stamp: Stamp) -> Advance:
     except LimitExceeded as error:
         raise RefuseCommand("MIGRATION_REFUSED", f"run {state.run_id!r}: {error.message}") from error
     advance.emit(RunMigrated(old.version, new.version))
-    for name in new.views & state.variables.keys():
+    for name in sorted(new.views & state.variables.keys()):
         if old.searchable != new.searchable or found.changed(name):
             advance.tell_view(name)
     for number in found.begin:
@@ -148,6 +154,13 @@ class Moved:
         self._needed: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         """By the thread: what it reads in the other version, and what it would have read in this one."""
 
+        self._renamed = frozenset(migration.variables.values())
+        """What has its value of another variable has it of no other one."""
+
+        self._wrong = set[str]()
+        """The variables whose values are none there."""
+
+        self._by_id = {thread.id: thread for thread in state.threads}
         threads = [self._thread(thread) for thread in state.threads]
         variables = {} if self._reasons else self._variables(threads)
         self._reasons += self._contract()
@@ -180,26 +193,55 @@ class Moved:
             return thread
         lanes = self.before.positions.lanes.get(here, ())
         if lanes_moved(lanes, self.migration.nodes) != self.after.positions.lanes.get(there):
-            self._reasons.append(f"{where} stands in another branch in version {self.after.version}")
+            self._reasons.append(
+                f"{where} stands in another branch, or handler that interrupts, in version {self.after.version}"
+            )
             return thread
         why = same_step(self.before.spec, node, after, after.nodes[there])
         held = thread.wait
-        if isinstance(held, HeldWait) and held.begins:
+        if isinstance(held, HeldWait) and held.begins and thread.taken is None:
             why = ""
         if why:
             self._cannot_give_up(thread, where, why)
             self.begin.append(thread.id)
-        begins = bool(why) or (isinstance(held, HeldWait) and held.begins)
-        self._needed[thread.id] = (
-            self.after.positions.begins(there) if begins else self.after.positions.waits(there),
-            self.before.positions.waits(here) | self.before.positions.begins(here),
-        )
+        begun = isinstance(held, HeldWait) and held.begins
+        begins = bool(why) or begun
+        read = self.before.positions.begins(here)
+        waited = self.before.positions.waits(here)
+        needed = self.after.positions.begins(there) if begins else self.after.positions.waits(there)
+        self._needed[thread.id] = needed, waited | read
+        self._check_kept(thread, read if begun else waited, needed, where)
         wait = thread.wait
         if wait is not None:
             wait = msgspec.structs.replace(wait, node=there) if why else self._wait(wait, there, where)
         taken = thread.taken if thread.taken is None or why else self._taken(thread.taken)
         gather = self.migration.nodes.get(thread.gather, 0) if thread.parent is not None else 0
         return msgspec.structs.replace(thread, node=there, wait=wait, gather=gather, taken=taken)
+
+    def _check_kept(
+        self, thread: RunThread, read: frozenset[str], needed: frozenset[str], where: str
+    ) -> None:
+        """A failure that passes through, and what a saga is to undo, is not forgotten."""
+        old = self.before.positions
+        for name in sorted(read & old.kept):
+            raw = self._stored(thread, name)
+            if raw is None or bytes(raw) == b"[]" or self._name_there(name) in needed:
+                continue
+            what = "what is to be undone" if name in old.undone else "a failure that passes through"
+            self._reasons.append(f"{where}: version {self.after.version} would forget {what}")
+
+    def _stored(self, thread: RunThread, name: str) -> msgspec.Raw | None:
+        """The value that a thread sees."""
+        by_id = self._by_id
+        while thread.parent is not None and name not in thread.variables:
+            thread = by_id[thread.parent]
+        return self._state.variables.get(name) if thread.parent is None else thread.variables[name]
+
+    def _name_there(self, name: str) -> str:
+        """What a variable is called in the other version; empty if it is none there that is known."""
+        return self.migration.variables.get(
+            name, "" if name.startswith("$") or name in self._renamed else name
+        )
 
     def _cannot_give_up(self, thread: RunThread, where: str, why: str) -> None:
         match thread.wait:
@@ -231,11 +273,19 @@ class Moved:
                 again = None if wait.again is None else self._task(wait.again, there, where)
                 value = wait.value
                 if isinstance(value, msgspec.Raw):
-                    value = self._read_again(value, f"{where}: what has come")
+                    value = self._come(value, wait.node, there, f"{where}: what has come")
                 return msgspec.structs.replace(wait, node=there, again=again, value=value)
             case _:
                 pass
         return msgspec.structs.replace(wait, node=there)
+
+    def _come(self, value: msgspec.Raw, here: int, there: int, what: str) -> msgspec.Raw:
+        """What a thread that is stopped, or interrupted, has waited for, as its step takes it in the other version."""
+        declared = _result_type(self.after, self.after.spec.nodes[there])
+        if declared is None:
+            return self._read_again(value, what)
+        was = _result_type(self.before, self.before.spec.nodes[here])
+        return self._converted(value, declared, was, what) or value
 
     def _task(self, wait: TaskWait, there: int, where: str) -> TaskWait:
         params = self.after.task_params[wait.task]
@@ -268,18 +318,42 @@ class Moved:
         before, after = self.before.spec.nodes[wait.node], self.after.spec.nodes[there]
         assert isinstance(before, GatherNode)
         assert isinstance(after, GatherNode)
-        names = before.each.names if before.each else ()
-        later = after.each.names if after.each else ()
-        if wait.given and len(names) != len(later):
-            self._reasons.append(f"{where}: its items have other parts")
         outputs = {
             place: self._read_again(raw, f"{where}: the result of branch {place + 1}")
             for place, raw in wait.outputs.items()
         }
-        given = [self._read_again(raw, f"{where}: an item") for raw in wait.given]
+        given = self._given_to(wait, before, after, where) if wait.given else []
         held = wait.held + sum(map(len, given)) + sum(map(len, outputs.values()))
         held -= sum(map(len, wait.given)) + sum(map(len, wait.outputs.values()))
         return msgspec.structs.replace(wait, node=there, outputs=outputs, given=given, held=held)
+
+    def _given_to(
+        self, wait: GatherWait, before: GatherNode, after: GatherNode, where: str
+    ) -> list[msgspec.Raw]:
+        """Items whose branches have not begun: each part for the variable that it was for."""
+        names = before.each.names if before.each else ()
+        later = after.each.names if after.each else ()
+        renamed = [self._name_there(name) for name in names]
+        if sorted(renamed) != sorted(later):
+            self._reasons.append(f"{where}: its items have other parts")
+            return []
+        given: list[msgspec.Raw] = []
+        for raw in wait.given:
+            values = decode_stored(raw, self.before.types)
+            parts = dict(zip(renamed, zip(names, values, strict=True), strict=True))
+            moved = [
+                self._converted(
+                    msgspec.Raw(encode_stored(value)),
+                    self._new_types.get(name),
+                    self._old_types.get(was),
+                    f"{where}: an item",
+                )
+                for name, (was, value) in ((name, parts[name]) for name in later)
+            ]
+            given.append(
+                msgspec.Raw(b'{"$tuple":[%b]}' % b",".join(bytes(part or b"null") for part in moved))
+            )
+        return given
 
     def _taken(self, taken: Taken) -> Taken:
         if taken.own is not None:
@@ -291,13 +365,13 @@ class Moved:
         return taken
 
     def _unclaimed(self, event: Unclaimed) -> Unclaimed:
-        """An event that nobody has claimed; one that the other version does not know stays as it is."""
-        codec = self.after.events.get(event.event)
+        """An event that nobody has claimed; one that the other version does not know stays as it is. This one may not
+        know it either, as an earlier one did."""
+        codec, known = self.after.events.get(event.event), self.before.events.get(event.event)
         if codec is None:
             return event
-        payload = self._converted(
-            event.payload, codec.type, self.before.events[event.event].type, f"event {event.event}"
-        )
+        was = None if known is None else known.type
+        payload = self._converted(event.payload, codec.type, was, f"event {event.event}")
         return msgspec.structs.replace(event, payload=payload or event.payload)
 
     # -- what it takes along -----------------------------------------------------------------------
@@ -322,18 +396,45 @@ class Moved:
     def _taken_along(self, stored: Mapping[str, msgspec.Raw], needed: set[str]) -> dict[str, msgspec.Raw]:
         found: dict[str, msgspec.Raw] = {}
         for name, raw in stored.items():
-            there = self.migration.variables.get(name, "" if name.startswith("$") else name)
+            there = self._name_there(name)
             if there not in self._new_types:
                 continue
+            if there in found:
+                self._reasons.append(f"two variables would be {there}")
+                continue
             told = len(self._reasons)
+            if name in self.before.positions.undone:
+                raw = self._renumbered(raw, name, there)
             value = self._converted(
                 raw, self._new_types[there], self._old_types.get(name), f"variable {there}"
             )
             if value is not None:
                 found[there] = value
-            elif there not in needed and there not in self.after.views:
+                continue
+            self._wrong.add(there)
+            if there not in needed and there not in self.after.views:
                 del self._reasons[told:]  # Nobody reads it any more.
         return found
+
+    def _renumbered(self, raw: msgspec.Raw, name: str, there: str) -> msgspec.Raw:
+        """What a saga is to undo, by the numbers that its steps have in the other version."""
+        old = self.before.positions.undone[name]
+        new = self.after.positions.undone.get(there, ())
+        held, entries = decode_stored(raw, self.before.types), list[Any]()
+        for entry in held if isinstance(held, list) else [None]:
+            match entry:
+                case (int(number), *given) if 0 <= number < len(old):
+                    how = old[number]
+                case _:  # Only a spec that no compiler wrote can say so.
+                    return raw
+            if how not in new:
+                task = how.partition(b" ")[0].decode()
+                self._reasons.append(
+                    f"version {self.after.version} does not undo by task {task} what is to be undone"
+                )
+                return raw
+            entries.append((new.index(how), *given))
+        return msgspec.Raw(encode_stored(entries))
 
     def _complete(
         self,
@@ -344,14 +445,17 @@ class Moved:
     ) -> None:
         """What a thread reads has a value, as far as it had one before; the migration may give it."""
         needed, before = self._needed[thread.id]
-        renamed = self.migration.variables
-        known = {renamed.get(name, name) for name in before if not name.startswith("$") or name in renamed}
-        for name in sorted(needed):
+        missing = self._missing(thread, needed, by_id, own, variables)
+        if not missing:
+            return
+        was = self._by_id[thread.id]
+        known = {self._name_there(name) for name in before if self._stored(was, name) is None}
+        for name in sorted(missing):
             where = _owner(thread, name, by_id, own)
             held = variables if where is None else where.variables
-            if name in held:
-                continue
-            given = self.migration.values.get(name)
+            if name in self._wrong:
+                continue  # What it has is in the way already.
+            given = None if name.startswith("$") else self.migration.values.get(name)
             if given is not None:
                 held[name] = self._given(name, given)
             elif name in known:
@@ -364,6 +468,22 @@ class Moved:
             else:
                 self._reasons.append(f"variable {name} has no value: give one")
 
+    @staticmethod
+    def _missing(
+        thread: RunThread,
+        needed: frozenset[str],
+        by_id: Mapping[int, RunThread],
+        own: Mapping[int, frozenset[str]],
+        variables: Mapping[str, msgspec.Raw],
+    ) -> set[str]:
+        """What a thread reads and does not see. (A thousand threads may read ten thousand variables each.)"""
+        missing, left = set[str](), needed
+        while thread.parent is not None:
+            missing |= (left & own[thread.id]) - thread.variables.keys()
+            left -= own[thread.id]
+            thread = by_id[thread.parent]
+        return missing | (left - variables.keys())
+
     def _given(self, name: str, given: msgspec.Raw) -> msgspec.Raw:
         codec = _codec(self.after, self._new_types.get(name))
         try:
@@ -371,7 +491,7 @@ class Moved:
             return msgspec.Raw(encode_stored(value))
         except (BadValue, LimitExceeded) as error:
             self._reasons.append(f"the value that is given for variable {name}: {error.message}")
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             self._reasons.append(f"the value that is given for variable {name}: {error}")
         return msgspec.Raw(b"null")
 
@@ -383,6 +503,9 @@ class Moved:
         codec, before = _codec(self.after, declared), _codec(self.before, was)
         if codec is None:
             return self._read_again(raw, what)
+        if before is not None and before.mask is not None and codec.mask is None:
+            self._reasons.append(f"{what} is masked, and would be shown in version {self.after.version}")
+            return None
         try:
             value = codec.admit(decode_stored(raw, self.after.types), what)
             return msgspec.Raw(encode_stored(value))
@@ -433,6 +556,21 @@ def _codec(definition: Definition, declared: TypeRef | None) -> Codec | None:
         return definition.types.codec(declared)
     except BadSpec:
         return None
+
+
+def _result_type(definition: Definition, node: Node) -> TypeRef | None:
+    """What comes to who waits at a node; None where that has no type of its own."""
+    match node:
+        case TaskNode():
+            return definition.task_outputs[node.task].type
+        case EventNode():
+            return definition.events[node.event].type
+        case UserTaskNode():
+            return Named(definition.user_tasks[node.user_task].record)
+        case ChildNode(detached=False):
+            return definition.child_outputs[node.workflow].type
+        case _:
+            return None
 
 
 def _owner(

@@ -381,8 +381,11 @@ class Asking:
         variables: dict[str, Any] = {}
         search: dict[str, Any] = {}
         given: Any = HIDDEN
+        # What it was started with is as the version says that it began with.
+        began = await self._definitions.get(state.workflow, state.began) if state.began else definition
+        if began is not None:
+            given = msgspec.Raw(began.params.shown(bytes(state.input)))
         if definition is not None:
-            given = msgspec.Raw(definition.params.shown(bytes(state.input)))
             shown = [name for name in state.variables if name not in definition.temporaries]
             for name in shown:
                 raw = state.variables[name]
