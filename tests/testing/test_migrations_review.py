@@ -511,3 +511,24 @@ def test_a_hundred_scopes_with_many_handlers_around_all_nodes_are_read_once() ->
     positions = Positions(spec)
     assert positions.begins(0) == {"late"}
     assert positions.lanes[nodes + 1] == ()
+
+
+@pytest.mark.xfail(strict=True, reason="a loop keeps the number of its place, whatever its items are there")
+def test_a_loop_that_goes_through_its_items_in_another_order_is_in_the_way() -> None:
+    @workflow(name="order")
+    async def before(what: list[str]) -> list[str]:
+        told: list[str] = []
+        for each in what:
+            told = [*told, f"{each} {await paid.wait()}"]
+        return told
+
+    @workflow(name="order")
+    async def after(what: list[str]) -> list[str]:
+        told: list[str] = []
+        for each in reversed(what):
+            told = [*told, f"{each} {await paid.wait()}"]
+        return told
+
+    run = moving(before, ["a", "b", "c"]).post(paid, 1)
+    with pytest.raises(Refused):
+        run.migrate(WorkflowTest(after, app))
