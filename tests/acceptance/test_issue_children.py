@@ -7,11 +7,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client, RunFailed
-from dressage.flow import App, ChildError, Event, Masked, TaskError, WorkflowFailure, first_completed, gather, workflow
+from dressage.flow import (
+    App,
+    ChildError,
+    Event,
+    Masked,
+    TaskError,
+    WorkflowFailure,
+    first_completed,
+    gather,
+    workflow,
+)
 from dressage.protocol.events import decode_data
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 Until = Callable[..., Awaitable[None]]
 
@@ -293,7 +303,9 @@ async def test_what_becomes_of_a_detached_child_when_its_parent_closes(
         assert await client.handle("my-child").result(10) == "hello world"
 
 
-async def test_a_detached_child_of_a_chosen_id_may_live_on_any_shard_and_is_there_once(sharded: Engine) -> None:
+async def test_a_detached_child_of_a_chosen_id_may_live_on_any_shard_and_is_there_once(
+    sharded: Engine,
+) -> None:
     await sharded.worker(app)
     client = await sharded.registered(issue_taken)
     first = await client.start(issue_taken, {"run_id": "room-7"})
@@ -321,7 +333,9 @@ async def test_many_children_run_and_all_are_listed_under_their_parent(sharded: 
     client = await sharded.registered(issue_many)
     run = await client.start(issue_many, {"count": 7})
     assert await run.result(20) == [f"bottom {n}" for n in range(7)]
-    children: list[Any] = [decode_data(event) async for event in run.history() if event.kind == "child-started"]
+    children: list[Any] = [
+        decode_data(event) async for event in run.history() if event.kind == "child-started"
+    ]
     assert len({each.run_id for each in children}) == 7
     for each in children:
         view = await client.get(each.run_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +14,8 @@ import pytest
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+from tests.acceptance.conftest import Engine  # noqa: E402  # pyright: ignore[reportMissingImports]
+
 import live_migration.after as later  # noqa: E402
 import live_migration.before as first  # noqa: E402
 import long_import.workflow as catalogue  # noqa: E402
@@ -24,13 +25,11 @@ import order_approval.workflow as approvals  # noqa: E402
 import order_changes.workflow as changes  # noqa: E402
 import ticket_triage.workflow as triage  # noqa: E402
 import two_opinions.workflow as claims  # noqa: E402
-
 from dressage.client import Client, RunFailed  # noqa: E402
 from dressage.flow import App  # noqa: E402
 from dressage.protocol.events import decode_data  # noqa: E402
 from dressage.testing import WorkflowTest  # noqa: E402
 from dressage.worker import current_task  # noqa: E402
-from tests.acceptance.conftest import Engine  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 Until = Callable[..., Awaitable[None]]
 
@@ -89,7 +88,9 @@ async def test_ticket_triage_enforces_the_owner_whatever_the_model_says(engine: 
     assert "refund" not in await called(client, live.run_id)
 
 
-@pytest.mark.parametrize("said", [{"action": "sell", "confidence": 1.0}, {"action": "refund", "confidence": "high"}, "?"])
+@pytest.mark.parametrize(
+    "said", [{"action": "sell", "confidence": 1.0}, {"action": "refund", "confidence": "high"}, "?"]
+)
 def test_ticket_triage_takes_nonsense_of_the_model_to_a_person(said: Any) -> None:
     test = WorkflowTest(triage.triage, triage.app).completes(triage.take_over, triage.Ruling(answer="hello"))
     test.task(triage.decide).does(lambda text: said)
@@ -159,12 +160,17 @@ async def test_order_changes_is_cancelled_by_an_interrupt_and_refunded(engine: E
     await live.post(changes.order_cancelled, "found it cheaper")
     with pytest.raises(RunFailed) as raised:
         await live.result(10)
-    assert (raised.value.failure.name, raised.value.failure.message) == ("order-cancelled", "found it cheaper")
+    assert (raised.value.failure.name, raised.value.failure.message) == (
+        "order-cancelled",
+        "found it cheaper",
+    )
     assert await called(client, live.run_id) == ["charge", "confirm-address", "refund"]
 
 
 # -- onboarding ------------------------------------------------------------------------------------------------------
-async def test_onboarding_has_three_user_tasks_and_escalates_what_is_forgotten(engine: Engine, until: Until) -> None:
+async def test_onboarding_has_three_user_tasks_and_escalates_what_is_forgotten(
+    engine: Engine, until: Until
+) -> None:
     colleague = people.Colleague("Ada", "mia", datetime(2030, 6, 1, tzinfo=UTC))
     filled: dict[str, Any] = {
         "sign-contract": people.Contract(signed=True),
@@ -222,7 +228,10 @@ async def test_monthly_billing_is_a_schedule_with_child_runs(engine: Engine, unt
 
 # -- a long import ---------------------------------------------------------------------------------------------------
 async def test_a_long_import_goes_on_from_its_checkpoint(engine: Engine) -> None:
-    assert WorkflowTest(catalogue.import_catalogue, catalogue.app).run("lamps.csv").result == "3600 lines in 1 executions"
+    assert (
+        WorkflowTest(catalogue.import_catalogue, catalogue.app).run("lamps.csv").result
+        == "3600 lines in 1 executions"
+    )
     lost = App("catalogue")
     lost.handles(catalogue.count_lines)(lambda file: 400 * len(file))
     begins: list[int] = []
@@ -262,10 +271,10 @@ async def test_a_live_migration_moves_runs_that_wait(engine: Engine) -> None:
     assert (await run.state()).version == 2
 
 
-def test_each_example_of_the_issue_is_listed_and_says_how_it_is_run() -> None:
-    named = "order_approval ticket_triage two_opinions order_changes onboarding monthly_billing long_import live_migration"
+def test_each_example_of_the_issue_is_there_and_listed() -> None:
+    named = "order_approval ticket_triage two_opinions order_changes onboarding monthly_billing long_import"
     readme = (EXAMPLES / "README.md").read_text()
-    for name in named.split():
+    for name in (*named.split(), "live_migration"):
         assert (EXAMPLES / name).is_dir()
         assert f"]({name}/" in readme
-    assert json.dumps(named)
+        assert any(path.read_text().count("@workflow") for path in (EXAMPLES / name).glob("*.py"))

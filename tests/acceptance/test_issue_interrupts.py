@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.client import RunFailed
 from dressage.flow import App, Event, UserTask, WorkflowFailure, interruptible, sleep, workflow
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 Until = Callable[..., Awaitable[None]]
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.client import At, Client, Cron, Every, ScheduleHandle, upcoming
 from dressage.flow import Event, workflow
 from dressage.protocol.errors import DressageError
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -79,7 +79,9 @@ def test_a_moment_that_the_clocks_pass_over_or_repeat_comes_once() -> None:
         assert len(moments) == 5
         days = {moment.astimezone(ZoneInfo("Europe/Berlin")).date() for moment in moments}
         assert len(days) == 5
-    hourly = list(islice(upcoming(Cron("0 * * * *", zone="Europe/Berlin"), datetime(2027, 10, 30, tzinfo=UTC)), 72))
+    hourly = list(
+        islice(upcoming(Cron("0 * * * *", zone="Europe/Berlin"), datetime(2027, 10, 30, tzinfo=UTC)), 72)
+    )
     assert {later - earlier for earlier, later in pairwise(hourly)} == {timedelta(hours=1)}
 
 
@@ -146,7 +148,9 @@ async def test_one_run_at_a_moment(engine: Engine, until: Until) -> None:
     started = datetime.fromisoformat((await client.get("trial-7")).started_at)
     assert started >= soon - timedelta(milliseconds=1)
     with pytest.raises(DressageError) as refused:
-        await client.set_schedule("old", issue_quick, {"plan": "x"}, when=At(ago(days=3)), catch_up=timedelta(days=1))
+        await client.set_schedule(
+            "old", issue_quick, {"plan": "x"}, when=At(ago(days=3)), catch_up=timedelta(days=1)
+        )
     assert refused.value.code == "SCHEDULE_INVALID"
 
 
@@ -160,7 +164,9 @@ async def test_one_run_at_a_moment(engine: Engine, until: Until) -> None:
         (Cron("0 0 30 2 *"), ""),
     ],
 )
-async def test_a_calendar_that_is_none_is_refused_when_it_is_set(engine: Engine, when: Any, word: str) -> None:
+async def test_a_calendar_that_is_none_is_refused_when_it_is_set(
+    engine: Engine, when: Any, word: str
+) -> None:
     client = await engine.registered(issue_quick)
     with pytest.raises(DressageError) as refused:
         await client.set_schedule("bad", issue_quick, {"plan": "x"}, when=when)
@@ -218,7 +224,9 @@ async def test_overlap_queue_starts_one_after_the_other(sharded: Engine, until: 
     assert all(earlier.ended_at <= later.started_at for earlier, later in pairwise(runs))
 
 
-async def test_overlap_cancel_cancels_the_previous_one_and_starts_the_latest(engine: Engine, until: Until) -> None:
+async def test_overlap_cancel_cancels_the_previous_one_and_starts_the_latest(
+    engine: Engine, until: Until
+) -> None:
     client, schedule = await three_fires(engine, "cancel")
 
     async def last_is_open() -> bool:
@@ -296,7 +304,9 @@ async def test_pause_resume_and_what_was_due_meanwhile(engine: Engine, until: Un
     assert all(datetime.fromisoformat(fire.moment) > resumed - timedelta(seconds=1) for fire in own[before:])
 
 
-async def test_an_edit_takes_effect_from_its_next_moment_and_setting_it_again_changes_nothing(engine: Engine) -> None:
+async def test_an_edit_takes_effect_from_its_next_moment_and_setting_it_again_changes_nothing(
+    engine: Engine,
+) -> None:
     client = await engine.registered(issue_quick)
     first = await client.set_schedule("plan", issue_quick, {"plan": "a"}, when=YEARLY)
     one = await first.view()
@@ -324,7 +334,9 @@ async def test_a_deleted_schedule_fires_no_more_and_its_runs_go_on(engine: Engin
     await until(lambda: _is(client, IDS[0], "completed"), "the run that it has started ends")
 
 
-async def test_jitter_spreads_fires_behind_their_moments_and_not_their_ids(engine: Engine, until: Until) -> None:
+async def test_jitter_spreads_fires_behind_their_moments_and_not_their_ids(
+    engine: Engine, until: Until
+) -> None:
     client = await engine.registered(issue_quick)
     begins = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
     schedule = await client.set_schedule(
@@ -397,15 +409,17 @@ async def test_what_was_due_while_the_engine_was_down_fires_or_is_missed_by_its_
     assert (await late.view()).missed >= 1
 
 
-async def test_a_schedule_outlives_the_engine_and_so_does_what_it_queued(engine: Engine, until: Until) -> None:
+async def test_a_schedule_outlives_the_engine_and_so_does_what_it_queued(
+    engine: Engine, until: Until
+) -> None:
     client, schedule = await three_fires(engine, "queue")
     await settled(schedule, until, ["started", "queued", "queued"])
     await engine.down()
     await engine.up()
     for run_id, left in zip(IDS, (2, 1, 0), strict=True):
-        await until(lambda run_id=run_id: _is_there(client, run_id), f"{run_id} has begun")  # type: ignore[misc]
+        await until(lambda run_id=run_id: _is_there(client, run_id), f"{run_id} has begun")
         await client.post(run_id, end)
-        await until(lambda run_id=run_id: _is(client, run_id, "completed"), f"{left} are left")  # type: ignore[misc]
+        await until(lambda run_id=run_id: _is(client, run_id, "completed"), f"{left} are left")
     await settled(schedule, until, ["completed"] * 3)
 
 
@@ -417,7 +431,9 @@ async def _is_there(client: Client, run_id: str) -> bool:
 
 
 # -- other languages and the shell -----------------------------------------------------------------------------------
-async def test_any_language_and_the_shell_set_and_read_schedules(engine: Engine, start: Start, until: Until) -> None:
+async def test_any_language_and_the_shell_set_and_read_schedules(
+    engine: Engine, start: Start, until: Until
+) -> None:
     client = await engine.registered(issue_quick)
     place = ("--server", engine.url, "--namespace", engine.namespace)
 
@@ -434,7 +450,9 @@ async def test_any_language_and_the_shell_set_and_read_schedules(engine: Engine,
     got = await engine.call("get-schedule", {"name": "monthly"})
     assert got["schedule"]["spec"]["timing"] == {"cron": ["0 6 1 * *"], "zone": "Europe/Berlin"}
     assert got["schedule"]["spec"]["overlap"] == "queue"
-    told = await engine.call("tell-schedule", {"name": "monthly", "do": "pause", "reason": "holidays", "actor": "eve"})
+    told = await engine.call(
+        "tell-schedule", {"name": "monthly", "do": "pause", "reason": "holidays", "actor": "eve"}
+    )
     assert told["ok"], told
     assert "holidays" in await dressage("schedule", "get", "monthly")
     await dressage("schedule", "backfill", "monthly", "2025-01-01T00:00:00Z", "2025-02-28T00:00:00Z")

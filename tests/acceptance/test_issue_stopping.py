@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client, RunCancelled, RunHandle
 from dressage.flow import App, Event, Exponential, Saga, UserTask, gather, sleep, workflow
 from dressage.protocol.errors import Refused
 from dressage.protocol.events import decode_data
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]

@@ -1,5 +1,5 @@
-"""Tasks that can be trusted, as the issue asks for them: their times, signs of life, checkpoints, how handlers hear that
-nobody waits for them, what is not retried, how late results are fenced, and what is kept with an attempt."""
+"""Tasks that can be trusted, as the issue asks for them: their times, signs of life, checkpoints, how handlers hear
+that nobody waits for them, what is not retried, how late results are fenced, and what is kept with an attempt."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client, RunFailed
 from dressage.flow import (
@@ -28,9 +29,8 @@ from dressage.flow import (
     task,
     workflow,
 )
-from dressage.worker import TaskLog, current_task
 from dressage.protocol.errors import Refused
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
+from dressage.worker import TaskLog, current_task
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -142,7 +142,11 @@ async def issue_talking() -> str:
 
 
 # -- going on where it was -----------------------------------------------------------------------------------------
-@task(queue="issue-import", retries=5, backoff=Exponential(base=timedelta(seconds=1), limit=timedelta(seconds=1)))
+@task(
+    queue="issue-import",
+    retries=5,
+    backoff=Exponential(base=timedelta(seconds=1), limit=timedelta(seconds=1)),
+)
 async def load_rows(rows: int) -> list[int]:
     raise NotImplementedError
 
@@ -248,7 +252,11 @@ async def issue_fails(kind: str) -> str:
         return f"{error}"
 
 
-@task(queue="issue-jitter", retries=3, backoff=Exponential(base=timedelta(seconds=100), limit=timedelta(hours=1), jitter=0.5))
+@task(
+    queue="issue-jitter",
+    retries=3,
+    backoff=Exponential(base=timedelta(seconds=100), limit=timedelta(hours=1), jitter=0.5),
+)
 async def jittered() -> str:
     raise NotImplementedError
 
@@ -315,12 +323,18 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_and_another_one_follo
 async def test_timeout_start_timeout_and_deadline_end_a_call_by_name(engine: Engine) -> None:
     await engine.worker(app)
     client = await engine.registered(issue_times)
-    runs = {which: await client.start(issue_times, {"which": which}) for which in ("timeout", "start", "deadline")}
+    runs = {
+        which: await client.start(issue_times, {"which": which}) for which in ("timeout", "start", "deadline")
+    }
     for run in runs.values():
         assert (await run.result(15)).startswith("not in time: ")
     assert floor.done == ["hangs", "hangs"]  # the timeout is of an attempt
-    assert len(await events(client, runs["start"].run_id, "task-scheduled")) == 1  # no other would be taken earlier
-    assert len(await events(client, runs["deadline"].run_id, "task-scheduled")) > 1  # the deadline is of the call
+    assert (
+        len(await events(client, runs["start"].run_id, "task-scheduled")) == 1
+    )  # no other would be taken earlier
+    assert (
+        len(await events(client, runs["deadline"].run_id, "task-scheduled")) > 1
+    )  # the deadline is of the call
 
 
 async def test_a_handler_that_falls_silent_is_given_up_and_one_that_talks_is_not(engine: Engine) -> None:
@@ -374,7 +388,9 @@ async def test_a_running_handler_hears_that_it_has_lost_a_race(engine: Engine, u
 @pytest.mark.parametrize(
     ("kind", "attempts"), [("hopeless", 1), ("very hopeless", 1), ("declined", 1), ("other", 4)]
 )
-async def test_what_is_named_and_business_failures_are_not_retried(engine: Engine, kind: str, attempts: int) -> None:
+async def test_what_is_named_and_business_failures_are_not_retried(
+    engine: Engine, kind: str, attempts: int
+) -> None:
     await engine.worker(app)
     client = await engine.registered(issue_fails)
     run = await client.start(issue_fails, {"kind": kind})
@@ -388,7 +404,11 @@ async def test_delays_are_spread_and_stay_within_their_jitter(engine: Engine) ->
     for number in range(12):
         run = await client.start(issue_jitter, {}, run_id=f"jitter-{number}")
         (first,) = await events(client, run.run_id, "task-scheduled")
-        report = {"type": "task-result", "task_id": first["task_id"], "by": {"worker": "ann", "duration_ms": 1.0}}
+        report = {
+            "type": "task-result",
+            "task_id": first["task_id"],
+            "by": {"worker": "ann", "duration_ms": 1.0},
+        }
         report["error"] = {"name": "task-error", "message": "down", "kind": "task-error"}
         answer = await engine.call("result", {"run_id": run.run_id, "result": report})
         assert answer["ok"], answer
@@ -403,7 +423,12 @@ async def test_a_late_or_second_result_is_refused_and_changes_nothing(engine: En
     run = await client.start(issue_by_hand, {})
 
     async def report(task_id: str, **what: Any) -> dict[str, Any]:
-        result = {"type": "task-result", "task_id": task_id, "by": {"worker": "ann", "duration_ms": 1.0}, **what}
+        result = {
+            "type": "task-result",
+            "task_id": task_id,
+            "by": {"worker": "ann", "duration_ms": 1.0},
+            **what,
+        }
         return await engine.call("result", {"run_id": run.run_id, "result": result})
 
     (first,) = await events(client, run.run_id, "task-scheduled")
@@ -422,7 +447,9 @@ async def test_a_late_or_second_result_is_refused_and_changes_nothing(engine: En
     assert len(await events(client, run.run_id, "task-completed")) == 1
 
 
-async def test_who_did_it_in_which_version_and_what_it_logged_is_kept_with_each_attempt(engine: Engine) -> None:
+async def test_who_did_it_in_which_version_and_what_it_logged_is_kept_with_each_attempt(
+    engine: Engine,
+) -> None:
     await engine.worker(app, identity="eve@desk")
     client = await engine.registered(issue_tells)
     run = await client.start(issue_tells, {})
@@ -482,7 +509,9 @@ async def test_dead_tasks_are_listed_retried_and_failed_from_the_command_line(
     assert refused.value.code in {"TASK_UNKNOWN", "RUN_FINISHED"}
 
 
-async def test_a_call_that_is_used_up_fails_its_run_by_name_unless_its_author_says_otherwise(engine: Engine) -> None:
+async def test_a_call_that_is_used_up_fails_its_run_by_name_unless_its_author_says_otherwise(
+    engine: Engine,
+) -> None:
     await engine.worker(app)
     client = await engine.registered(issue_hopeless)
     run = await client.start(issue_hopeless, {})

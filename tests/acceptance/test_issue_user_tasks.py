@@ -1,5 +1,5 @@
-"""User tasks, as the issue asks for them: forms of every type, whom they are for, what people do with them, their clocks,
-their audit trail, how they are found, and that done is final."""
+"""User tasks, as the issue asks for them: forms of every type, whom they are for, what people do with them, their
+clocks, their audit trail, how they are found, and that done is final."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.analytics import user_tasks as find
 from dressage.client import Client
@@ -20,7 +21,6 @@ from dressage.flow import Event, Masked, UserTask, UserTaskCancelled, first_comp
 from dressage.protocol.errors import DressageError, Refused
 from dressage.protocol.user_tasks import Claim
 from dressage.testing import WorkflowTest
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -93,7 +93,12 @@ async def issue_judged(who: str | None, team: str | None, minutes: int) -> str:
 async def issue_watched(remind_s: int, due_s: float, timeout_s: float) -> str:
     try:
         verdict = await judge.assign(
-            user="ann", group="leads", due=due_s, remind=remind_s, escalate_after=2 * remind_s, timeout=timeout_s
+            user="ann",
+            group="leads",
+            due=due_s,
+            remind=remind_s,
+            escalate_after=2 * remind_s,
+            timeout=timeout_s,
         )
     except TimeoutError:
         return "nobody"
@@ -286,7 +291,9 @@ async def test_comments_saved_progress_and_what_is_masked(engine: Engine) -> Non
     await mine.save("ann", {"ok": True, "words": "half", "pin": "1234"})
     view = await mine.view()
     assert view.values == {"ok": True, "words": "half"}
-    assert [(each.number, each.user, each.text) for each in view.comments if each.text] == [(2, "bob", "it was")]
+    assert [(each.number, each.user, each.text) for each in view.comments if each.text] == [
+        (2, "bob", "it was")
+    ]
     await engine.down()
     await engine.up()
     assert (await mine.view()).values == {"ok": True, "words": "half"}
@@ -366,21 +373,25 @@ def test_clocks_of_an_assignment_begin_again_with_the_next_one_and_end_with_it()
     assert [event.kind for event in run.events].count("user-task-reminded") == 1
     (view,) = run.user_tasks
     assert (view.user, view.overdue) == ("bob", True)
-    run.advance(timedelta(minutes=60))  # two hours with bob: it goes to the group, not two hours after it was given
+    run.advance(
+        timedelta(minutes=60)
+    )  # two hours with bob: it goes to the group, not two hours after it was given
     (view,) = run.user_tasks
     assert (view.user, view.group) == ("", "leads")
     told = len(run.events)
     run.complete(judge, Verdict(True, "done"), user="cid")
     run.advance(timedelta(days=400))
     assert run.result == "done"
-    assert not [event.kind for event in run.events[told:] if event.kind in {"user-task-reminded", "user-task-overdue"}]
+    assert not [
+        event.kind for event in run.events[told:] if event.kind in {"user-task-reminded", "user-task-overdue"}
+    ]
 
 
 async def test_they_are_found_by_user_group_state_and_due_date(
     engine: Engine, start: Start, until: Until, tmp_path: Path
 ) -> None:
     client = await engine.registered(issue_judged)
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "anns": {"who": "ann", "team": "leads", "minutes": 5},
         "free": {"who": None, "team": "leads", "minutes": 9000},
         "done": {"who": None, "team": "leads", "minutes": 9000},
@@ -390,7 +401,15 @@ async def test_they_are_found_by_user_group_state_and_due_date(
         await client.start(issue_judged, arguments, run_id=run_id)
     await client.user_task("done", (await opened(client, "done")).id).complete("eve", Verdict(True))
     program = start(
-        *("analytics", "--db", str(tmp_path / "a.duckdb"), "--server", engine.url, "--namespace", engine.namespace)
+        *(
+            "analytics",
+            "--db",
+            str(tmp_path / "a.duckdb"),
+            "--server",
+            engine.url,
+            "--namespace",
+            engine.namespace,
+        )
     )
 
     async def found(**by: Any) -> list[str]:

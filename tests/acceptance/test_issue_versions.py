@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.analytics import query
 from dressage.client import Client
 from dressage.flow import App, Event, Searchable, UserTask, Workflow, gather, sleep, workflow
 from dressage.protocol.errors import DressageError
-from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -326,7 +326,9 @@ async def test_aliases_labels_and_numbers_choose_a_version(engine: Engine) -> No
     ]
     assert codes == ["ALIAS_UNKNOWN", "WORKFLOW_UNKNOWN", "WORKFLOW_UNKNOWN", "VERSION_INVALID"]
     assert (await refusal(registry.set_alias("issue-pay", "latest", 1))).code == "VERSION_INVALID"
-    answer = await engine.call("start", {"workflow": "issue-pay@stable", "input": {"number": 1}, "run_id": "api"})
+    answer = await engine.call(
+        "start", {"workflow": "issue-pay@stable", "input": {"number": 1}, "run_id": "api"}
+    )
     assert answer["ok"], answer
     assert (await client.get("api")).version == 2
 
