@@ -279,28 +279,29 @@ async def test_a_child_that_loses_a_race_is_cancelled_and_tidies_up(engine: Engi
     ],
 )
 async def test_what_becomes_of_a_detached_child_when_its_parent_closes(
-    engine: Engine, until: Until, close: str, how: str, status: str, tidied: bool
+    shared: Engine, until: Until, close: str, how: str, status: str, tidied: bool
 ) -> None:
-    await engine.worker(app)
-    client = await engine.registered(issue_detacher)
-    run = await client.start(issue_detacher, {"close": close, "run_id": "my-child"})
-    assert await child_of(client, run.run_id, "child-begun") == "my-child"
-    assert (await client.get("my-child")).parent == run.run_id
+    child = f"my-child-{close}-{how}"
+    await shared.worker(app)
+    client = await shared.registered(issue_detacher)
+    run = await client.start(issue_detacher, {"close": close, "run_id": child})
+    assert await child_of(client, run.run_id, "child-begun") == child
+    assert (await client.get(child)).parent == run.run_id
     if how == "completes":
         await run.post(end)
-        assert await run.result(10) == "my-child"
+        assert await run.result(10) == child
     else:
         await run.cancel("closed", at_once=how.endswith("at once"))
         await client.wait(run.run_id, timeout_s=10)
 
     async def stands() -> bool:
-        return (await client.get("my-child")).status == status
+        return (await client.get(child)).status == status
 
     await until(stands, f"the child is {status}")
     assert (done != []) == tidied
     if status == "running":
-        await client.post("my-child", go, "world")
-        assert await client.handle("my-child").result(10) == "hello world"
+        await client.post(child, go, "world")
+        assert await client.handle(child).result(10) == "hello world"
 
 
 async def test_a_detached_child_of_a_chosen_id_may_live_on_any_shard_and_is_there_once(

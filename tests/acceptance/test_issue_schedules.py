@@ -165,17 +165,17 @@ async def test_one_run_at_a_moment(engine: Engine, until: Until) -> None:
     ],
 )
 async def test_a_calendar_that_is_none_is_refused_when_it_is_set(
-    engine: Engine, when: Any, word: str
+    shared: Engine, when: Any, word: str
 ) -> None:
-    client = await engine.registered(issue_quick)
+    client = await shared.registered(issue_quick)
     with pytest.raises(DressageError) as refused:
         await client.set_schedule("bad", issue_quick, {"plan": "x"}, when=when)
     assert refused.value.code == "SCHEDULE_INVALID"
     assert word in str(refused.value)
 
 
-async def test_an_input_and_a_workflow_that_do_not_fit_are_refused_when_it_is_set(engine: Engine) -> None:
-    client = await engine.registered(issue_quick)
+async def test_an_input_and_a_workflow_that_do_not_fit_are_refused_when_it_is_set(shared: Engine) -> None:
+    client = await shared.registered(issue_quick)
     with pytest.raises(DressageError) as wrong:
         await client.set_schedule("bad", "issue-quick", {"plan": 5}, when=NEVER)
     assert wrong.value.code == "INPUT_INVALID"

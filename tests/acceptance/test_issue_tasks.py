@@ -94,7 +94,16 @@ async def never_taken() -> str:
 
 
 @app.task(retries=1000, backoff=FAST)
-async def fails_for_ever() -> str:
+async def sleeps() -> str:
+    """It fails twice, and hangs then: the deadline is of all its attempts together."""
+    if current_task().attempt < 3:
+        raise OSError("down")
+    await asyncio.sleep(60)
+    return ""
+
+
+@app.task(retries=1000, backoff=Exponential(base=timedelta(hours=1), limit=timedelta(hours=1)))
+async def fails_slowly() -> str:
     raise OSError("down")
 
 
@@ -126,9 +135,14 @@ async def issue_times(which: str) -> str:
             return await hangs()
         if which == "start":
             return await never_taken()
-        return await fails_for_ever.options(deadline=timedelta(milliseconds=300))()
+        return await sleeps.options(deadline=timedelta(milliseconds=800))()
     except TaskTimeout as error:
         return f"not in time: {error}"
+
+
+@workflow
+async def issue_fails_slowly() -> str:
+    return await fails_slowly.options(deadline=timedelta(minutes=1))()
 
 
 @workflow
@@ -332,9 +346,19 @@ async def test_timeout_start_timeout_and_deadline_end_a_call_by_name(engine: Eng
     assert (
         len(await events(client, runs["start"].run_id, "task-scheduled")) == 1
     )  # no other would be taken earlier
-    assert (
-        len(await events(client, runs["deadline"].run_id, "task-scheduled")) > 1
-    )  # the deadline is of the call
+    # The deadline is of the call, with all its attempts.
+    assert len(await events(client, runs["deadline"].run_id, "task-scheduled")) == 3
+
+
+async def test_a_call_fails_with_its_last_error_where_the_next_attempt_would_be_behind_its_deadline(
+    engine: Engine,
+) -> None:
+    await engine.worker(app)
+    client = await engine.registered(issue_fails_slowly)
+    run = await client.start(issue_fails_slowly, {})
+    with pytest.raises(RunFailed, match="down"):
+        await run.result(10)
+    assert len(await events(client, run.run_id, "task-scheduled")) == 1
 
 
 async def test_a_handler_that_falls_silent_is_given_up_and_one_that_talks_is_not(engine: Engine) -> None:
@@ -365,10 +389,10 @@ async def test_another_worker_goes_on_from_the_checkpoint_of_the_first(engine: E
     [("async", "async was cancelled"), ("sync", "sync was stopped: True"), ("beats", "beats was cancelled")],
 )
 async def test_a_running_handler_hears_that_its_run_is_cancelled(
-    engine: Engine, until: Until, how: str, told: str
+    shared: Engine, until: Until, how: str, told: str
 ) -> None:
-    await engine.worker(app)
-    client = await engine.registered(issue_waits)
+    await shared.worker(app)
+    client = await shared.registered(issue_waits)
     run = await client.start(issue_waits, {"how": how})
     await until(lambda: floor.done == [f"{how} began"], "the handler runs")
     await run.cancel()
@@ -389,10 +413,10 @@ async def test_a_running_handler_hears_that_it_has_lost_a_race(engine: Engine, u
     ("kind", "attempts"), [("hopeless", 1), ("very hopeless", 1), ("declined", 1), ("other", 4)]
 )
 async def test_what_is_named_and_business_failures_are_not_retried(
-    engine: Engine, kind: str, attempts: int
+    shared: Engine, kind: str, attempts: int
 ) -> None:
-    await engine.worker(app)
-    client = await engine.registered(issue_fails)
+    await shared.worker(app)
+    client = await shared.registered(issue_fails)
     run = await client.start(issue_fails, {"kind": kind})
     await run.result(10)
     assert floor.done == [kind] * attempts

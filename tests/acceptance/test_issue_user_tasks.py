@@ -201,9 +201,9 @@ async def test_a_form_has_text_number_boolean_date_choice_struct_and_list(sharde
     ],
 )
 async def test_a_form_that_is_filled_in_wrongly_is_refused_with_the_field_and_stays_open(
-    engine: Engine, name: str, wrong: Any
+    shared: Engine, name: str, wrong: Any
 ) -> None:
-    client = await engine.registered(issue_form)
+    client = await shared.registered(issue_form)
     run = await client.start(issue_form, {})
     view = await opened(client, run.run_id)
     mine = client.user_task(run.run_id, view.id)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
 from dressage.analytics import query
@@ -231,19 +232,22 @@ async def finished(client: Client, run_id: str) -> Any:
     ],
 )
 async def test_what_a_change_breaks_is_decided_and_explained(
-    engine: Engine, change: Callable[[], Workflow[..., Any]], breaks: bool | None, word: str
+    shared: Engine, change: Callable[[], Workflow[..., Any]], breaks: bool | None, word: str
 ) -> None:
-    client = await engine.registered(base())
-    checked = await engine.call("check-workflow", {"spec": spec_of(change())})
+    name = f"issue-pay-{change.__name__.replace('_', '-')}"
+    before, after = (structs.replace(each.spec, name=name) for each in (base(), change()))
+    client = await shared.client()
+    await client.register(before)
+    checked = await shared.call("check-workflow", {"spec": json.loads(after.encode())})
     assert checked["ok"], checked
     expected = {None: "unchanged", False: "compatible", True: "breaking"}[breaks]
     assert checked["change"] == expected, checked
     assert bool(checked.get("breaks")) == bool(breaks)
     assert word in " ".join(checked.get("breaks", []))
     # Nothing was registered by looking; and what was said comes true.
-    assert (await client.registry.view("issue-pay")).latest == 1
-    await client.register(change())
-    versions = await client.registry.view("issue-pay")
+    assert (await client.registry.view(name)).latest == 1
+    await client.register(after)
+    versions = await client.registry.view(name)
     newest = versions.versions[0]
     assert (newest.version, newest.label) == {None: (1, "1.0"), False: (2, "1.1"), True: (2, "2.0")}[breaks]
     assert bool(newest.breaks) == bool(breaks)
