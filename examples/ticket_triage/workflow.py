@@ -2,7 +2,7 @@
 
 What the model answers is data. It may name any order and any sum: that the order is the customer's own, and that so
 much was paid for it, is looked up and enforced here. Where that does not hold, or the model is not sure, a person takes
-over.
+over, for whom the same holds.
 """
 
 from __future__ import annotations
@@ -82,6 +82,17 @@ def refund(order: str, amount: Decimal, key: str) -> str:
 def reply(customer: str, text: str) -> None: ...
 
 
+def wrong_with(customer: str, order: str, amount: Decimal, owner: Owner | None) -> str:
+    """Why the customer cannot have so much of this order back; empty if they can."""
+    return (
+        f"order {order or '?'} is not one of {customer}"
+        if owner is None or owner.customer != customer
+        else ""
+        if amount.is_finite() and 0 < amount <= owner.paid
+        else f"{amount} is not between 0 and the {owner.paid} that was paid for {order}"
+    )
+
+
 @workflow
 async def triage(ticket: Ticket) -> str:
     view, why = TriageView(ticket.customer), ""
@@ -89,15 +100,13 @@ async def triage(ticket: Ticket) -> str:
         said = await decide(ticket.text)
     except TaskError as error:
         said, why = Decision("person", 0.0), f"no decision: {error}"
-    owner = await find_owner(said.order) if said.action == "refund" and said.order else None
-    if said.action == "refund" and (owner is None or owner.customer != ticket.customer):
-        why = f"order {said.order or '?'} is not one of {ticket.customer}"
-    elif said.action == "refund" and owner is not None and said.amount > owner.paid:
-        why = f"{said.amount} is more than was paid for {said.order}"
-    elif not why and (said.action == "person" or said.confidence < SURE):
-        why = f"not sure ({said.confidence})"
     ruling = Ruling(said.amount if said.action == "refund" else Decimal(0), said.order, said.answer)
-    if why:
+    if said.action == "refund":
+        owner = await find_owner(said.order) if said.order else None
+        why = wrong_with(ticket.customer, said.order, said.amount, owner)
+    if not why and (said.action == "person" or said.confidence < SURE):
+        why = f"not sure ({said.confidence})"
+    while why:
         view.status = "WITH A PERSON"
         ruling = await take_over.assign(
             group="support",
@@ -106,6 +115,10 @@ async def triage(ticket: Ticket) -> str:
             escalate_after=timedelta(days=1),
             escalate_to="support-leads",
         )
+        # What holds for the model holds for people: they are asked again, and told why.
+        why = ""
+        if ruling.refund != 0:
+            why = wrong_with(ticket.customer, ruling.order, ruling.refund, await find_owner(ruling.order))
     done = ruling.answer
     if ruling.refund > 0:
         done = await refund(ruling.order, ruling.refund, ticket.id)

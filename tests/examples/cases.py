@@ -568,7 +568,13 @@ TRIAGE: Final = {
         triaged("ann", "refund o-9", triage.Ruling(Decimal(5), "o-1")),
         "refunded 5 of o-1",
         "CLOSED",
-        "decide find-owner refund reply",
+        "decide find-owner find-owner refund reply",
+    ),
+    "triage: a person, too, may refund what is the customer's own alone": Way(
+        triaged("ann", "help", triage.Ruling(Decimal(80), "o-2"), triage.Ruling(Decimal(20), "o-1")),
+        "refunded 20 of o-1",
+        "CLOSED",
+        "decide find-owner find-owner refund reply",
     ),
     "triage: not sure, and it goes to the leads": Way(
         triaged("ann", "help", ESCALATES, triage.Ruling(answer="we call you")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from textwrap import dedent
@@ -82,6 +83,17 @@ def test_moving_a_definition_in_its_file_changes_no_digest(define: Define) -> No
     assert here.nodes[0].line != there.nodes[0].line
     assert here.digest() == there.digest()
     assert define(PREAMBLE + text.replace("return y", "return x")).flow.spec.digest() != here.digest()
+
+
+def test_another_program_that_writes_a_spec_again_has_the_same_digest(define: Define) -> None:
+    """Defaults are kept as they were written, with the spaces that Python's `json` puts into objects and lists."""
+    text = (
+        '@workflow\nasync def flow(x: list[str] = ["a", "b"], y: str = "ü, ok") -> int:\n    return len(x)\n'
+    )
+    spec = define(PREAMBLE + text).flow.spec
+    for written in (json.dumps(json.loads(spec.encode()), ensure_ascii=False, indent=2), spec.encode()):
+        assert msgspec.json.decode(written, type=WorkflowSpec).digest() == spec.digest()
+    assert json.loads(spec.encode())["params"][0]["default"]
 
 
 def test_each_node_knows_its_line(shop: ModuleType) -> None:

@@ -434,6 +434,27 @@ def test_a_fire_by_hand_that_waits_stays_one() -> None:
     assert [each.by_hand for each in world.known.fires] == [False, True]
 
 
+def test_a_fire_by_hand_of_one_that_is_paused_starts_when_the_open_run_has_been_cancelled() -> None:
+    world = World().make(overlap="cancel").until(BEGAN + MINUTE)
+    world.fold(PauseSchedule("p", paused=True))
+    world.fold(FireSchedule("f"))
+    assert (world.cancelled, len(world.runs)) == (["billing-2027-01-15T08:01:00Z"], 1)
+    world.end("cancelled")
+    assert list(world.runs)[1:] == ["billing-2027-01-15T08:01:00Z-by-hand"]
+    assert world.outcomes == ["cancelled", "started"]
+
+
+def test_to_set_one_again_as_it_is_tells_nothing_and_changes_nothing() -> None:
+    world = World().make(overlap="queue").until(BEGAN + 3 * MINUTE)
+    before, told = world.known, len(world.events)
+    world.now += 1000
+    world.make(overlap="queue")
+    assert len(world.events) == told
+    assert (world.known.changed_ms, world.known.queued) == (before.changed_ms, before.queued)
+    world.make(overlap="allow")
+    assert (len(world.events) > told, world.known.changed_ms) == (True, world.now)
+
+
 def test_fires_by_hand_in_one_millisecond_are_runs_of_their_own() -> None:
     world = World().make(overlap="allow")
     for number in range(150):

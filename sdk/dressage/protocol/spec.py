@@ -596,10 +596,13 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
         return _encoder.encode(self)
 
     def digest(self) -> str:
-        """Identity of the definition, whatever its version: SHA-256 of its encoded form without its source."""
+        """Identity of the definition, whatever its version: SHA-256 of its encoded form without its source.
+
+        A program that has read it and wrote it again, with other space between its parts, has the same one.
+        """
         nodes = tuple(_without_source(node) for node in self.nodes)
         plain = msgspec.structs.replace(self, module="", source="", first_line=1, nodes=nodes)
-        return hashlib.sha256(_encoder.encode(plain)).hexdigest()
+        return hashlib.sha256(msgspec.json.format(_encoder.encode(plain), indent=-1)).hexdigest()
 
 
 def _without_source(node: Node) -> Node:

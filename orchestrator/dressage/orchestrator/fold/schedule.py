@@ -152,7 +152,8 @@ def _set(
             change.after.fired = change.after.skipped = change.after.missed = 0
     after = change.after
     same = old is not None and (old.spec.timing, old.spec.jitter_s) == (spec.timing, spec.jitter_s)
-    after.spec, after.made_ms, after.changed_ms, after.actor = spec, made_ms, time_ms, command.actor
+    if old is None or old.spec != spec:
+        after.spec, after.made_ms, after.changed_ms, after.actor = spec, made_ms, time_ms, command.actor
     after.done = [*after.done, command.command_id][-DONE_KEPT:]
     if same and after.timer_id:
         # What is due, or was to be while nobody served it, still fires.
@@ -161,8 +162,9 @@ def _set(
         change.arm_once()
     elif not spec.timing.at:
         change.arm(change.calendar.after(time_ms))
-    change.emit(ScheduleSet(name, spec, change.next))
-    change.take_policy()
+    if old is None or old.spec != spec:
+        change.emit(ScheduleSet(name, spec, change.next))
+        change.take_policy()
     return change.outcome(command.actor)
 
 
@@ -423,10 +425,14 @@ class _Change:
         self._let_go()
 
     def _let_go(self) -> None:
-        """The next one that waits is started, if it may be: behind the end of a run where all may run side by side."""
+        """The next one that waits is started, if it may be: behind the end of a run where all may run side by side.
+
+        While it is paused only what somebody has fired by hand is.
+        """
         after = self.after
-        if after.queued and not after.paused and (not after.open or after.spec.overlap == "allow"):
-            self._start_queued()
+        if after.queued and (not after.open or after.spec.overlap == "allow"):
+            if not after.paused or after.queued[0].by_hand:
+                self._start_queued()
 
     def _start_queued(self) -> None:
         waiting = self.after.queued.pop(0)
