@@ -1,5 +1,7 @@
 """Billing at the first of each month: a schedule starts a run, and that a child run for each customer.
 
+A run is for the month that is over at its moment, however late it is, also when somebody makes up for others.
+
 `python -m monthly_billing.workflow` makes the schedule, of which `dressage schedule get monthly-billing` shows more.
 """
 
@@ -7,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 from dressage.client import Client, Cron
 from dressage.flow import (
@@ -23,6 +26,7 @@ from dressage.flow import (
 )
 
 app = App("billing")
+ZONE = ZoneInfo("Europe/Berlin")
 AT_ONCE = 20
 PATIENT = Exponential(base=timedelta(seconds=1), limit=timedelta(minutes=10))
 
@@ -55,8 +59,9 @@ PRICES = {"pro": Decimal(40), "team": Decimal(100)}
 
 
 @app.task
-def month_to_bill() -> str:
-    return "2026-11"
+def month_to_bill(due: datetime) -> str:
+    """The month that is over then."""
+    return f"{due.astimezone(ZONE) - timedelta(days=1):%Y-%m}"
 
 
 @app.task(retries=5, backoff=PATIENT)
@@ -92,9 +97,9 @@ async def bill_customer(customer: Customer, month: str) -> Decimal:
 
 
 @workflow
-async def bill_month() -> str:
+async def bill_month(due: datetime) -> str:
     view = BillingView()
-    view.month = await month_to_bill()
+    view.month = await month_to_bill(due)
 
     async def bill(customer: Customer) -> Bill | None:
         # A run of its own for each: it can be found, stopped and looked at by itself, and fails alone.
@@ -119,7 +124,8 @@ async def set_up(client: Client) -> None:
     await client.set_schedule(
         "monthly-billing",
         bill_month,
-        when=Cron("0 6 1 * *", zone="Europe/Berlin"),
+        when=Cron("0 6 1 * *", zone=ZONE.key),
+        moment_as="due",
         overlap="queue",
         catch_up=timedelta(days=3),
     )

@@ -323,3 +323,18 @@ async def test_from_any_language(engine: Engine) -> None:
     assert (await ask("tell-schedule", name="any", do="delete"))["ok"]
     assert (await ask("get-schedule", name="any"))["code"] == "SCHEDULE_UNKNOWN"
     assert await ends(client, schedule["fires"][0]["run_id"]) == "billed x"
+
+
+@workflow
+async def dated(plan: str, due: datetime) -> str:
+    return f"{plan} for {due:%Y-%m-%d}"
+
+
+async def test_a_run_knows_its_moment_also_one_that_is_made_up_for(engine: Engine) -> None:
+    client = await engine.registered(dated)
+    schedule = await client.set_schedule(
+        "dated", dated, {"plan": "x"}, when=Cron("0 6 1 * *"), overlap="allow", moment_as="due"
+    )
+    await schedule.backfill(datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 30, tzinfo=UTC))
+    assert await ends(client, "dated-2025-03-01T06:00:00Z") == "x for 2025-03-01"
+    assert await ends(client, "dated-2025-04-01T06:00:00Z") == "x for 2025-04-01"

@@ -409,19 +409,22 @@ BUYING: Final = {
 
 
 # -- monthly billing ---------------------------------------------------------------------------------
+_FIRST_OF_DECEMBER: Final = datetime(2026, 12, 1, 5, tzinfo=UTC)
+
+
 def _all_pay(month: str) -> list[billing.Customer]:
     return [billing.Customer("ada", "4242", "pro"), billing.Customer("bob", "4242", "team")]
 
 
 BILLING: Final = {
     "billing: one card is declined": Way(
-        case(billing.bill_month, billing.app),
+        case(billing.bill_month, billing.app, _FIRST_OF_DECEMBER),
         "2026-11: 2 of 3 have paid 140",
         "SOME UNPAID",
         "month-to-bill customers-of charge charge charge send-invoice send-invoice ask-for-card",
     ),
     "billing: all have paid": Way(
-        case(billing.bill_month, billing.app, customers_of=lambda: _all_pay),
+        case(billing.bill_month, billing.app, _FIRST_OF_DECEMBER, customers_of=lambda: _all_pay),
         "2026-11: 2 of 2 have paid 140",
         "DONE",
         "month-to-bill customers-of charge charge send-invoice send-invoice",

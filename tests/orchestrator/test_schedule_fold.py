@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -601,3 +603,42 @@ def test_whatever_happens_timers_runs_and_counts_agree(seed: int) -> None:
         if known.spec.overlap == "skip" and not known.queued:
             continue
         assert len(set(known.queued)) == len(known.queued)
+
+
+# -- the moment as a parameter -------------------------------------------------------------------------
+@workflow(name="bill")
+async def dated(due: datetime, plan: str = "pro") -> str:
+    return plan
+
+
+def test_a_run_is_given_the_moment_that_it_is_for_however_late_it_is() -> None:
+    made = Definition(RegisteredWorkflow(dated.spec, 3, "d"))
+    timing = Timing(every_s=60, begins="2027-01-15T07:30:00Z")
+    spec = ScheduleSpec("bill", timing, overlap="allow", moment_as="due")
+    with mock.patch.dict(globals(), DEFINITION=made):
+        world = World()
+        assert world.fold(SetSchedule(spec, 3, "s")).code is None
+        world.late(BEGAN + 3 * MINUTE)
+        world.fold(FireSchedule("f", BEGAN - 5 * MINUTE, BEGAN - 5 * MINUTE))
+    due = [msgspec.json.decode(start.input)["due"] for start in world.runs.values()]
+    moments = [run_id.removeprefix("billing-").replace("Z", ".000Z") for run_id in world.runs]
+    assert len(moments) == 4
+    assert due == moments
+
+
+@pytest.mark.parametrize(
+    ("given", "moment_as", "said"),
+    [
+        (b"{}", "nobody", "there is no parameter nobody"),
+        (b"{}", "plan", "parameter due is missing"),
+        (b'{"due": "2027-01-01T00:00:00Z"}', "due", "parameter due is given, and is to be given the moment"),
+        (b"7", "due", "it is a JSON object"),
+    ],
+)
+def test_a_parameter_that_cannot_take_the_moment_is_refused(given: bytes, moment_as: str, said: str) -> None:
+    made = Definition(RegisteredWorkflow(dated.spec, 3, "d"))
+    spec = ScheduleSpec("bill", Timing(every_s=60), msgspec.Raw(given), moment_as=moment_as)
+    with mock.patch.dict(globals(), DEFINITION=made):
+        outcome = World().fold(SetSchedule(spec, 3, "s"))
+    assert outcome.code == "INPUT_INVALID"
+    assert said in outcome.message

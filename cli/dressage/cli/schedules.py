@@ -90,6 +90,7 @@ def schedules() -> None:
     show_default=True,
     help="Seconds for which a fire may be late.",
 )
+@click.option("--moment-as", default="", help="The parameter that is given the moment that a run is for.")
 @click.option("--new", is_flag=True, help="Refuse to change one that there is.")
 @options.actor
 @options.server
@@ -107,6 +108,7 @@ def set_(
     overlap: Any,
     jitter: float,
     catch_up: float,
+    moment_as: str,
     new: bool,
     actor: str,
     server: str,
@@ -140,6 +142,7 @@ def set_(
                 overlap=overlap,
                 jitter=timedelta(seconds=jitter),
                 catch_up=timedelta(seconds=catch_up),
+                moment_as=moment_as,
                 new=new,
             )
             click.echo((await schedule.view()).next or "never")

@@ -917,6 +917,7 @@ class Client:
         catch_up: timedelta = timedelta(days=1),
         version: VersionRef | None = None,
         run_id: str = "",
+        moment_as: str = "",
         new: bool = False,
         command_id: str | None = None,
         actor: str = "",
@@ -928,8 +929,8 @@ class Client:
         open: it is skipped, or queued until that has ended; or that is cancelled, and the next one started when it has
         ended; or all are allowed. `jitter` spreads fires over so long. What was due while nobody served the schedule
         fires late if that is no longer ago than `catch_up`, and is missed otherwise. Runs are of what `version` is at
-        each fire, as `start` has it: of the latest if it is not given. One that is to be `new` is refused where there
-        is one (SCHEDULE_EXISTS).
+        each fire, as `start` has it: of the latest if it is not given. `moment_as` is the parameter, a datetime, that
+        is given the moment that a run is for. One that is to be `new` is refused where there is one (SCHEDULE_EXISTS).
 
         Raises `Refused` (SCHEDULE_INVALID, INPUT_INVALID), `NotFound` (WORKFLOW_UNKNOWN), `BadName`, `NoAnswer`.
         """
@@ -943,6 +944,7 @@ class Client:
             jitter.total_seconds(),
             catch_up.total_seconds(),
             run_id,
+            moment_as,
         )
         return await self.put_schedule(
             name, spec, new=new, command_id=command_id, actor=actor, timeout_s=timeout_s

@@ -63,7 +63,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     `input` is a JSON object of parameters by name. `version` is what it is at each fire: 0 is the latest then.
     `jitter_s` spreads fires over so long behind their moments. What was due while nobody served the schedule fires late
     if that is no longer ago than `catch_up_s`, and is missed otherwise. `run_id` is the id of the run of one that fires
-    once.
+    once. `moment_as` is the parameter that is given the moment that a run is for.
     """
 
     workflow: str
@@ -74,6 +74,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     jitter_s: float = 0.0
     catch_up_s: float = 86_400.0
     run_id: str = ""
+    moment_as: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class Fire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

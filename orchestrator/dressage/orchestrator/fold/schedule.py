@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
 from msgspec.structs import replace
 
 from dressage.expressions.calendar import Calendar, check_schedule, due_ms
@@ -60,6 +61,7 @@ from dressage.protocol.schedules import (
     Fire,
     FireOutcome,
     Overlap,
+    ScheduleSpec,
 )
 
 UNKNOWN_MS = 60_000
@@ -191,7 +193,9 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
             "(limit schedule-input)",
         )
     try:
-        definition.params.decode(bytes(spec.input))
+        if spec.moment_as in _members(bytes(spec.input)) - {""}:
+            raise BadValue(f"parameter {spec.moment_as} is given, and is to be given the moment")
+        definition.params.decode(bytes(_input(spec, 0)))
         if spec.run_id:
             check_run_id(spec.run_id)
     except (BadValue, LimitExceeded) as error:
@@ -200,6 +204,26 @@ def _check(command: SetSchedule, definition: Definition | None) -> None:
         ) from error
     except BadRunId as error:
         raise RefuseCommand("RUN_ID_INVALID", error.message) from error
+
+
+def _members(data: bytes) -> set[str]:
+    """The names that a JSON object has. Raises `BadValue` for what is none."""
+    try:
+        return set(_object(data))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadValue(f"it is a JSON object: {error}") from error
+
+
+def _input(spec: ScheduleSpec, moment_ms: int) -> msgspec.Raw:
+    """What the run for a moment is given."""
+    if not spec.moment_as:
+        return spec.input
+    given = _object(bytes(spec.input))
+    given[spec.moment_as] = msgspec.Raw(msgspec.json.encode(rfc3339(moment_ms)))
+    return msgspec.Raw(msgspec.json.encode(given))
+
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class _Change:
@@ -379,7 +403,7 @@ class _Change:
         start = StartRun(
             spec.workflow,
             self._version,
-            spec.input,
+            _input(spec, moment_ms),
             command_id,
             f"schedule:{after.name}",
             schedule=after.name,
