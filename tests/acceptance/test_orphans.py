@@ -86,6 +86,20 @@ async def stored(client: Client) -> dict[str, int]:
     return dict(state.subjects)
 
 
+async def no_command_left(engine: Engine, client: Client) -> None:
+    """Until then a run is known by its commands."""
+
+    async def covered() -> bool:
+        for shard in range(engine.shards):
+            stream = client.names.shard_stream(shard)
+            state = await client.connection.stream_state(stream, client.names.commands(shard))
+            if state is None or state.subjects:
+                return False
+        return True
+
+    await until(covered, "all commands are covered")
+
+
 async def test_what_a_start_has_stored_that_never_came_is_found_and_removed(sharded: Engine) -> None:
     client = await sharded.registered(measured)
     for run_id in ("never", "spa ce", "~odd"):
@@ -115,6 +129,7 @@ async def test_runs_that_are_there_keep_theirs_whatever_became_of_them(sharded: 
     await (await client.start(measured, {"document": DOCUMENT}, run_id="finished")).result(10)
     await put(client, "finished", b"what nothing refers to")
     before = await stored(client)
+    await no_command_left(sharded, client)
     assert await sweep(client) == {}
     assert await stored(client) == before
     assert len({each.split(".")[3] for each in before if ".C." in each}) == 2
@@ -137,6 +152,7 @@ async def test_a_child_run_that_lives_on_keeps_those_of_its_root(sharded: Engine
         return False
 
     await until(forgotten, "the deletion is stored")
+    await no_command_left(sharded, client)
     assert await sweep(client) == {}
     assert await stored(client) == before
 
