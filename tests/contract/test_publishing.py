@@ -8,7 +8,14 @@ import json
 import pytest
 from tests.contract.world import Place, World, new_place, refusal  # pyright: ignore[reportMissingImports]
 
-from dressage.brokers.interface import WRONG_LAST_SEQUENCE, Connection, Message, StreamConfig, all_of
+from dressage.brokers.interface import (
+    BATCH_MESSAGES_MAX,
+    WRONG_LAST_SEQUENCE,
+    Connection,
+    Message,
+    StreamConfig,
+    all_of,
+)
 from dressage.protocol.errors import BadInput, BrokerError, OutcomeUnknown, Unheard
 
 pytestmark = pytest.mark.anyio
@@ -225,6 +232,29 @@ async def test_a_state_tells_first_last_and_counts(place: Place) -> None:
     assert (state.first_seq, state.last_seq, state.messages) == (2, 4, 3)
     assert state.subjects == {place.at("cmd.a"): 1, place.at("cmd.b"): 1}
     assert await connection.stream_state("no-such-stream") is None
+
+
+async def test_a_state_and_a_message_tell_the_time_of_the_server(place: Place) -> None:
+    await place.put("cmd.a")
+    before = await place.connection.stream_state(place.stream)
+    message = await place.connection.last_message(place.stream, place.at("cmd.a"))
+    after = await place.connection.stream_state(place.stream)
+    assert before is not None
+    assert message is not None
+    assert after is not None
+    assert 0 < message.time_ns <= before.time_ns <= after.time_ns < message.time_ns + 60_000_000_000
+
+
+@pytest.mark.slow
+async def test_a_state_tells_all_subjects_however_many(place: Place) -> None:
+    """A server says 100,000 of them at a time."""
+    subjects = [place.at(f"cmd.{number * 7919 % 101_000}") for number in range(101_000)]
+    for first in range(0, len(subjects), BATCH_MESSAGES_MAX):
+        some = subjects[first : first + BATCH_MESSAGES_MAX]
+        await place.connection.publish_batch([Message(each, b"") for each in some])
+    state = await place.connection.stream_state(place.stream, place.at("cmd.*"))
+    assert state is not None
+    assert set(state.subjects) == set(subjects)
 
 
 # -- streams ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dressage.brokers.jetstream.account import Account, ConsumerFacts, Limits, StreamFacts, Tier
+from dressage.brokers.orphans import Orphan
 from dressage.brokers.server_check import ServerFacts, ServerWarning
 from dressage.orchestrator.doctor import (
     LAG_MAX,
@@ -115,6 +116,7 @@ FOUND: list[tuple[str, str, Callable[[Facts], Facts]]] = [
         "problem",
         lambda facts: with_stream(facts, stream(NAMES.events_stream, messages=100, max_messages=100)),
     ),
+    ("OBJECTS_ORPHANED", "warning", lambda facts: replace(facts, orphans=[Orphan("r", size=1)])),
     ("DEAD_LETTERS", "warning", lambda facts: with_stream(facts, stream(NAMES.dead_stream, messages=1))),
     (
         "QUEUE_WITHOUT_WORKER",

@@ -82,10 +82,13 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
+    """`time_ns` is when the stream's leader stored it."""
+
     subject: str
     seq: int
     data: bytes
     headers: Mapping[str, str] | None
+    time_ns: int = 0
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -146,11 +149,15 @@ class ConsumerConfig:
 
 @dataclass(slots=True, frozen=True)
 class StreamState:
+    """`subjects` has all that were asked for, with how many messages each has; `time_ns` is the time by the stream's
+    leader."""
+
     first_seq: int
     last_seq: int
     messages: int
     replicas: int
     subjects: Mapping[str, int] = field(default_factory=dict[str, int])
+    time_ns: int = 0
 
 
 class Subscription(Protocol):

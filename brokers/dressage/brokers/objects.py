@@ -3,6 +3,9 @@
 An object's name says what its bytes are: who stores the same once more finds it there, and who reads checks it. What
 is said of an object is written last, when each of its chunks is acknowledged, so an object that is found is whole;
 chunks of an upload that broke off are found by their subjects, and go with those of the run.
+
+Who finds an object there says of it anew what is said already. So its age is the time since somebody has last wanted it
+there, and whoever removes it for its age (`orphans`) is refused if somebody wants it at that moment.
 """
 
 from __future__ import annotations
@@ -15,8 +18,16 @@ from typing import Final
 
 import msgspec
 
-from dressage.brokers.interface import Connection, Message, all_of
-from dressage.protocol.errors import DressageError, OutcomeUnknown
+from dressage.brokers.interface import (
+    FENCE_IN_PROCESS,
+    WRONG_LAST_SEQUENCE,
+    Connection,
+    Expect,
+    Message,
+    Stored,
+    all_of,
+)
+from dressage.protocol.errors import DressageError, OutcomeUnknown, PublishRefused
 from dressage.protocol.names import Names
 
 CHUNK_BYTES: Final = 512 * 1024
@@ -33,6 +44,9 @@ HASHED_BYTES: Final = 1024 * 1024
 """After so many bytes of a digest others may go on."""
 
 AGAIN_S: Final = 0.2
+OVERTAKEN: Final = frozenset({WRONG_LAST_SEQUENCE, FENCE_IN_PROCESS})
+"""Somebody else says something of the object at the same moment."""
+
 PURGES: Final = 20
 """So many objects are removed at a time."""
 
@@ -75,8 +89,8 @@ async def put_object(
 ) -> str:
     """Stores `data` for the runs of `root`, a `root_token`; gives its digest once all of it is acknowledged.
 
-    What is stored already is not stored again. An unknown outcome is tried again for `patience_s` seconds (None: for
-    ever). Raises `BrokerError`.
+    What is stored already is not stored again, and counts as stored now. An unknown outcome is tried again for
+    `patience_s` seconds (None: for ever). Raises `BrokerError`.
     """
     digest = await digest_of(data)
     loop = asyncio.get_running_loop()
@@ -84,22 +98,44 @@ async def put_object(
     while True:
         try:
             found = await connection.last_message(names.objects_stream(), names.object_info(root, digest))
-            if found is None or not _stands(found.data, len(data)):
+            if found is not None and await _stands(connection, names, found.data, len(data)):
+                await say(connection, found.subject, found.data, found.seq)
+            else:
                 await _upload(connection, names, root, digest, data)
             return digest
-        except OutcomeUnknown:
+        except (OutcomeUnknown, PublishRefused) as error:
+            if isinstance(error, PublishRefused) and error.err_code not in OVERTAKEN:
+                raise
             if connection.lost.is_set() or (deadline is not None and loop.time() >= deadline):
                 raise
         await asyncio.sleep(AGAIN_S)
 
 
-def _stands(said: bytes, size: int) -> bool:
-    """Whether what is said of an object says that it is there."""
+async def say(connection: Connection, subject: str, said: bytes, before: int) -> Stored:
+    """Says something of an object in place of what was said at sequence `before`.
+
+    Raises `PublishRefused` with one of `OVERTAKEN` if that is no longer the last word, or `OutcomeUnknown`.
+    """
+    return await connection.publish(Message(subject, said, expect=Expect(before), rollup=True))
+
+
+def read_info(said: bytes) -> ObjectInfo | None:
+    """What is said of an object; None if that cannot be read, or is that it was removed."""
     try:
         info = _infos.decode(said)
     except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return None if info.deleted else info
+
+
+async def _stands(connection: Connection, names: Names, said: bytes, size: int) -> bool:
+    """Whether an object of which this is said is there, with all its chunks."""
+    info = read_info(said)
+    if info is None or info.size != size:
         return False
-    return not info.deleted and info.size == size
+    subject = names.object_chunks(info.nuid)
+    state = await connection.stream_state(names.objects_stream(), subject)
+    return state is not None and state.subjects.get(subject) == info.chunks
 
 
 async def _upload(connection: Connection, names: Names, root: str, digest: str, data: bytes) -> None:

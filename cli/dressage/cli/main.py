@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "schedule": Place("schedules", "schedules", "Start runs by themselves, at the moments of a calendar."),
     "migrate": Place("migrations", "migrate", "Let runs go on in another version of their workflow."),
     "retention": Place("retention", "retention", "Say for how long runs are kept that have ended."),
+    "objects": Place("objects", "objects", "Remove large values that belong to no run."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),
     "doctor": Place(

@@ -29,10 +29,16 @@ class KeptFor(click.ParamType[Retention]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Retention:
         if value == FOR_EVER:
             return Retention()
-        found = _TIME.fullmatch(str(value))
-        if found is None:
+        seconds = seconds_of(str(value))
+        if seconds is None:
             self.fail(f"give a number and a unit, such as 30d, 12h, 30m or 10s, or {FOR_EVER}", param, ctx)
-        return Retention(float(found[1]) * UNITS_S[found[2]])
+        return Retention(seconds)
+
+
+def seconds_of(text: str) -> float | None:
+    """What a number with a unit says; None for any other text."""
+    found = _TIME.fullmatch(text)
+    return None if found is None else float(found[1]) * UNITS_S[found[2]]
 
 
 @click.group()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from dressage.brokers.interface import Connection
 from dressage.brokers.jetstream.account import Account, StreamFacts, Tier, read_account, read_clock
+from dressage.brokers.orphans import START_S, Orphan, find_orphans
 from dressage.brokers.server_check import ServerFacts, check_server
 from dressage.orchestrator.overview import Overview, ShardView, read_overview
 from dressage.protocol.names import Names
@@ -66,7 +67,8 @@ class Thresholds:
 
 @dataclass(slots=True, frozen=True)
 class Facts:
-    """What is examined. `skew_s` is how far the server's clock is ahead of this host's; None if it does not tell."""
+    """What is examined. `skew_s` is how far the server's clock is ahead of this host's; None if it does not tell.
+    `orphans` are objects of no run, older than an hour."""
 
     names: Names
     server: ServerFacts
@@ -74,6 +76,7 @@ class Facts:
     overview: Overview
     skew_s: float | None = None
     limits: Thresholds = field(default_factory=Thresholds)
+    orphans: Sequence[Orphan] = ()
 
 
 async def gather(
@@ -87,7 +90,8 @@ async def gather(
     clock = await read_clock(client, names.events_stream)
     middle = (asked_at + time.time()) / 2
     skew_s = clock.timestamp() - middle if clock is not None else None
-    return Facts(names, server, account, overview, skew_s, limits or Thresholds())
+    orphans = await find_orphans(connection, names, START_S)
+    return Facts(names, server, account, overview, skew_s, limits or Thresholds(), orphans)
 
 
 def examine(facts: Facts) -> Report:
@@ -100,6 +104,7 @@ def examine(facts: Facts) -> Report:
         *_queues(facts),
         *_account(facts),
         *_clocks(facts),
+        *_orphans(facts),
     ]
     return Report(sorted(found, key=lambda finding: finding.level != "problem"), count(facts))
 
@@ -326,4 +331,16 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
             "CLOCK_SKEW",
             f"the server's clock is {abs(facts.skew_s):.1f} s {ahead} this host's. Timers fire and histories are dated "
             "by the server's: keep both on NTP, and do not compare its times with those of this host's logs.",
+        )
+
+
+def _orphans(facts: Facts) -> Iterator[Finding]:
+    if facts.orphans:
+        size = sum(orphan.size for orphan in facts.orphans)
+        yield Finding(
+            "warning",
+            "OBJECTS_ORPHANED",
+            f"{size} bytes of large values belong to {len(facts.orphans)} runs that are not there: starts that were "
+            "refused, or never sent, and executions that ended too late leave some. Remove those that are older than a "
+            "day: dressage objects sweep.",
         )

@@ -529,6 +529,10 @@ class Names:
     def all_object_infos(self) -> str:
         return f"$O.{self.objects_bucket}.M.>"
 
+    def all_objects(self) -> str:
+        """Chunks, and what is said of objects."""
+        return f"$O.{self.objects_bucket}.*.>"
+
     @staticmethod
     def object_of_chunks(subject: str) -> tuple[str, str] | None:
         """Root and digest in a subject of chunks; None for one that is not of our making."""

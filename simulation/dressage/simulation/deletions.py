@@ -21,7 +21,7 @@ from dressage.protocol.retention import Retention
 from dressage.simulation.behaviour import fleeting
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.script import Action, Script
-from dressage.simulation.workloads import workload
+from dressage.simulation.workloads import carry, workload
 
 if TYPE_CHECKING:
     from dressage.simulation.world import World
@@ -193,6 +193,46 @@ async def _until_gone(world: World, client: Client, lives: Lives) -> None:
             lives.moved = True  # Where it was while the shards grew it is looked at again in a day.
             return
         await asyncio.sleep(POLL_S)
+
+
+# -- large values --------------------------------------------------------------------------------------
+@dataclass
+class Carried:
+    """A run with large values that is deleted when it has `ended`."""
+
+    run_id: str
+    text: str
+    ended: bool = False
+
+
+@workload
+def large_deletions(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs that have the same large values are deleted, and started anew under other ids: each has its own objects.
+
+    The choice has a stream of its own, as that of deletions.
+    """
+    chance = random.Random(f"large deletions {script.seed}")
+    if chance.random() < 0.6:
+        return
+    text = f"{chance.random()} " * chance.choice([1_000, 3_000])
+    for number in range(chance.choice([1, 2, 3])):
+        carried = Carried(f"carried-{number}", text)
+        script.actions.append(_carry_away(carried, chance.choice(clients), chance.random() * seconds * 0.7))
+
+
+def _carry_away(carried: Carried, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        if not carried.ended:
+            await carry(world, client, carried.run_id, carried.text)
+            carried.ended = True
+        try:
+            await client.delete(carried.run_id, "simulated", command_id="delete")
+        except Refused as refused:
+            # It was deleted before, or lives where it cannot be.
+            if refused.code not in ("RUN_UNKNOWN", "RUN_ELSEWHERE"):
+                raise
+
+    return Action(client, at_s, f"carry {carried.run_id} away", act)
 
 
 # -- the end -----------------------------------------------------------------------------------------

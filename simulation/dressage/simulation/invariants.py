@@ -17,6 +17,7 @@ import msgspec
 
 from dressage.brokers.memory import MemoryServer, Record
 from dressage.brokers.memory.connection import MemoryConnection
+from dressage.brokers.memory.log import MessageLog
 from dressage.brokers.provision import Namespace
 from dressage.expressions.values import decode_stored
 from dressage.orchestrator.fold.advance import wire
@@ -87,6 +88,8 @@ RULES: Final = {
     "held-is-kept": "a run that is held is not deleted, by nobody, and is there until it is released",
     "one-life-after-the-other": "at the end each run of an id has begun once and was deleted once",
     "deleted-events-gone": "a command that has deleted a run with its output events is removed only when they are",
+    "deleted-objects-gone": "a command that has deleted a run is removed only when all that it had stored is",
+    "objects-stay": "an object is removed only when the cursor covers a deletion of the run that it is stored for",
     "deleted-stays-gone": "at the end nothing is there of a deleted run, or the next one of its id alone",
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
@@ -216,6 +219,9 @@ class Watch:
         """The indexes of what the user's stream has, by run token."""
 
         self.dead_publishes = 0
+        self._objects_before: dict[tuple[int, int], int] = {}
+        """The last sequence of the object store when a command, by its shard and sequence, was stored."""
+
         self._permits = Permits(self.broken)
         self._events: dict[str, list[ReceivedEvent]] = {}
         self._replies: dict[str, list[tuple[int, int]]] = {}
@@ -250,6 +256,8 @@ class Watch:
         parts = record.subject.split(".")
         if parts[0] == "$O":
             return
+        if parts[3:4] == ["cmd"]:
+            self._objects_before[int(parts[2]), record.seq] = self._objects.last_seq
         if b'"sha256"' in record.data:
             self._check_objects(record, parts)
         if parts[-1] != "cursor":
@@ -280,7 +288,9 @@ class Watch:
             )
         except (msgspec.MsgspecError, BadRunId):
             return  # No client of ours has sent it.
-        log = self._server.stream(self._names.objects_stream()).log
+        if self._deletions(root_token(run_id)):
+            return  # What comes again of a deleted run is refused, and what is left of it may not be stored any more.
+        log = self._objects
         for digest in _DIGESTS.findall(record.data):
             info = log.last_of(self._names.object_info(root_token(run_id), digest.decode()))
             said = None if info is None else msgspec.json.decode(info.data)
@@ -642,7 +652,9 @@ class Watch:
     def _removed(self, _: str, removed: list[Record], __: object) -> None:
         for record in removed:
             parts = record.subject.split(".")
-            if len(parts) < 4 or parts[0] == "$KV":
+            if parts[0] == "$O":
+                self._check_object_removed(record)
+            if len(parts) < 4 or parts[0] in ("$KV", "$O"):
                 continue
             if parts[3] == "cmd":
                 self._check_covered(record, int(parts[2]))
@@ -670,6 +682,11 @@ class Watch:
             self.broken(
                 "deleted-events-gone", f"command {record.seq} has deleted {folded.token}; left are {left}"
             )
+        objects = self.objects_left(folded)
+        if objects:
+            self.broken(
+                "deleted-objects-gone", f"command {record.seq} has deleted {folded.token}; left are {objects}"
+            )
         if folded.outcome.code in ("COMMAND_MALFORMED", "SHARD_WRONG", "RUN_ID_INVALID"):
             if record.seq not in view.dead:
                 self.broken(
@@ -691,6 +708,44 @@ class Watch:
             event.kind
             for event in found
             if event.subject == run_id and int(event.command) <= folded.seq and event.kind != "run-deleted"
+        ]
+
+    @property
+    def _objects(self) -> MessageLog:
+        return self._server.stream(self._names.objects_stream()).log
+
+    def objects_left(self, folded: Folded) -> list[str]:
+        """The subjects of what was stored for a run before this command, which has deleted it, and is still there."""
+        if not folded.outcome.events or not isinstance(folded.outcome.events[0], RunDeleted):
+            return []
+        state = self.refold.shard(folded.shard).states[folded.token]
+        if not isinstance(state, Gone) or state.abandons or state.deletions[-1].seq != folded.seq:
+            return []  # They stay for the next run of the id, or for child runs that live on.
+        log, last = self._objects, self._objects_before[folded.shard, folded.seq]
+        return [
+            subject
+            for subject, seqs in log.subjects.items()
+            if self._root_of_object(subject) == folded.token and any(seq <= last for seq in seqs)
+        ]
+
+    def _check_object_removed(self, record: Record) -> None:
+        root = self._root_of_object(record.subject)
+        covered = [seq for shard, seq in self._deletions(root) if seq <= self.view(shard).cursor.place[0]]
+        if not covered:
+            self.broken("objects-stay", f"{record.subject} is removed, and {root} was not deleted")
+
+    def _root_of_object(self, subject: str) -> str:
+        place = self._names.object_of_chunks(subject) or self._names.object_of_info(subject)
+        return place[0] if place is not None else ""
+
+    def _deletions(self, token: str) -> list[tuple[int, int]]:
+        """The shard and the sequence of each command that has deleted a run of this id, committed or not."""
+        states = {number: shard.states.get(token) for number, shard in self.refold.shards.items()}
+        return [
+            (number, each.seq)
+            for number, state in states.items()
+            if isinstance(state, RunState | Gone)
+            for each in state.deletions
         ]
 
     def _check_done(self, record: Record, shard: int) -> None:

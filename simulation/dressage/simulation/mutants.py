@@ -1309,7 +1309,11 @@ def forgotten_too_soon() -> Iterator[None]:
         yield
 
 
-@mutant("a deletion counts as done before what it leaves is removed", "deleted-events-gone")
+@mutant(
+    "a deletion counts as done before what it leaves is removed",
+    "deleted-events-gone",
+    "deleted-objects-gone",
+)
 def cleaned_later() -> Iterator[None]:
     patiently = Cleaner._patiently
 
@@ -1322,6 +1326,37 @@ def cleaned_later() -> Iterator[None]:
         left.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     with mock.patch.object(Cleaner, "_patiently", later):
+        yield
+
+
+@mutant("a run's objects stay when it is deleted", "deleted-objects-gone")
+def objects_left() -> Iterator[None]:
+    async def nothing(*_: Any) -> None:
+        return
+
+    with mock.patch.object(Cleaner, "_delete_objects", nothing):
+        yield
+
+
+@mutant("a run's objects go when its deletion is folded, and not when it is committed", "objects-stay")
+def objects_go_first() -> Iterator[None]:
+    record, init = Folder._record, Cleaner.__init__
+    cleaners: dict[int, Any] = {}
+    removals: set[asyncio.Future[Any]] = set()
+
+    def known(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        cleaners[self._shard] = self
+
+    async def hasty(self: Any, delivery: Any, run: Run, outcome: Any, *others: Any, **options: Any) -> None:
+        cleaner = cleaners[self._shard]
+        if isinstance(outcome.state, Gone) and outcome.state.deletions[-1].seq == delivery.stream_seq:
+            removal = objects.delete_objects_of(cleaner._connection, cleaner._names, run.token)
+            removals.add(asyncio.ensure_future(removal))
+            await asyncio.sleep(0.1)
+        await record(self, delivery, run, outcome, *others, **options)
+
+    with mock.patch.object(Cleaner, "__init__", known), mock.patch.object(Folder, "_record", hasty):
         yield
 
 
@@ -1348,7 +1383,11 @@ def chunks_in_silence() -> Iterator[None]:
     async def hoping(sent: Any) -> None:
         await asyncio.gather(*sent, return_exceptions=True)
 
-    with mock.patch.object(objects, "all_of", hoping):
+    async def believing(_: Any, __: Any, said: bytes, size: int) -> bool:
+        info = objects.read_info(said)
+        return info is not None and info.size == size
+
+    with mock.patch.object(objects, "all_of", hoping), mock.patch.object(objects, "_stands", believing):
         yield
 
 

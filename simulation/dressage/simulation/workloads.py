@@ -730,14 +730,19 @@ def large_values(script: Script, chance: random.Random, clients: list[str], seco
 
 def _carry(run_id: str, text: str, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
-        await client.register(carrying().flow)
-        handle = await client.start(carrying().flow, {"text": text}, run_id=run_id, timeout_s=10.0)
-        found = await handle.result()
-        wanted = 2 * len(text) + len("small"), turned(text, 1)
-        if found != wanted:
-            world.watch.broken("large-value-kept", f"{run_id} came to {str(found)[:100]}")
+        await carry(world, client, run_id, text)
 
     return Action(client, at_s, f"carry {run_id}", act)
+
+
+async def carry(world: World, client: Client, run_id: str, text: str) -> None:
+    """Starts a run with a large value, and awaits what it comes to."""
+    await client.register(carrying().flow)
+    handle = await client.start(carrying().flow, {"text": text}, run_id=run_id, timeout_s=10.0)
+    found = await handle.result()
+    wanted = 2 * len(text) + len("small"), turned(text, 1)
+    if found != wanted:
+        world.watch.broken("large-value-kept", f"{run_id} came to {str(found)[:100]}")
 
 
 # -- what no client of ours would send -------------------------------------------------------------------

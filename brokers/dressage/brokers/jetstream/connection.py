@@ -58,6 +58,9 @@ AGAIN_S: Final = 0.5
 AGAIN_MAX: Final = 20
 """So many reads are asked again at a time: a server that is merely slow must not be slowed down further."""
 
+OVERLAP: Final = 1_000
+"""So many subjects of a long list are asked for a second time."""
+
 _UNAVAILABLE: Final = b'"err_code":10008,'
 """JetStream has no leader that could answer."""
 
@@ -371,17 +374,52 @@ class JetStreamConnection:
             raise stream_refused(config, reply.error)
 
     async def stream_state(self, stream: str, subjects: str | None = None) -> StreamState | None:
-        body = msgspec.json.encode({"subjects_filter": subjects}) if subjects else b""
+        reply = await self._stream_info(stream, subjects, 0)
+        if reply is None:
+            return None
+        state, config = reply.state or wire.StreamStateReply(), reply.config or wire.StreamConfigReply()
+        found = state.subjects or {}
+        if subjects and len(found) < reply.total:
+            found |= await self._further_subjects(stream, subjects, found)
+        return StreamState(
+            state.first_seq,
+            state.last_seq,
+            state.messages,
+            config.num_replicas,
+            found,
+            wire.nanoseconds(reply.ts),
+        )
+
+    async def _further_subjects(self, stream: str, subjects: str, first: dict[str, int]) -> dict[str, int]:
+        """Those that a first answer had no room for.
+
+        Answers hold parts of a sorted list, and that may become shorter meanwhile. So the next one begins a bit before
+        the end of the last one: where it does not reach back to it, something may be missing.
+        """
+        found: dict[str, int] = {}
+        end, last, overlap = len(first), max(first), OVERLAP
+        while True:
+            offset = max(0, end - overlap)
+            reply = await self._stream_info(stream, subjects, offset)
+            page = {} if reply is None or reply.state is None else reply.state.subjects or {}
+            if offset and (not page or min(page) > last):
+                overlap *= 2
+                continue
+            found |= page
+            if reply is None or offset + len(page) >= reply.total or not page:
+                return found
+            end, last, overlap = offset + len(page), max(page), OVERLAP
+
+    async def _stream_info(self, stream: str, subjects: str | None, offset: int) -> wire.StreamReply | None:
+        asked = {"subjects_filter": subjects, "offset": offset} if offset else {"subjects_filter": subjects}
+        body = msgspec.json.encode(asked) if subjects else b""
         answer = await self._read(f"STREAM.INFO.{stream}", body, _settle_bytes)
         reply = wire.stream_reply.decode(answer)
-        if reply.error is not None:
-            if reply.error.err_code == _STREAM_NOT_FOUND:
-                return None
-            raise BrokerError(f"stream {stream}: {reply.error.description}")
-        state, config = reply.state or wire.StreamStateReply(), reply.config or wire.StreamConfigReply()
-        return StreamState(
-            state.first_seq, state.last_seq, state.messages, config.num_replicas, state.subjects or {}
-        )
+        if reply.error is None:
+            return reply
+        if reply.error.err_code == _STREAM_NOT_FOUND:
+            return None
+        raise BrokerError(f"stream {stream}: {reply.error.description}")
 
     async def consumers(self, stream: str) -> list[str]:
         found: list[str] = []
@@ -513,7 +551,8 @@ def _settle_message(data: bytes, future: asyncio.Future[StoredMessage | None]) -
     reply = wire.message_reply.decode(data)
     if reply.message is not None:
         found = reply.message
-        future.set_result(StoredMessage(found.subject, found.seq, found.data, wire.parse_headers(found.hdrs)))
+        headers, time_ns = wire.parse_headers(found.hdrs), wire.nanoseconds(found.time)
+        future.set_result(StoredMessage(found.subject, found.seq, found.data, headers, time_ns))
     elif reply.error is not None and reply.error.err_code == _NO_MESSAGE:
         future.set_result(None)
     else:

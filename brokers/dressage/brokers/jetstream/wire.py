@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -24,6 +25,9 @@ _SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 _SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _SCHEDULER: Final = "Nats-Scheduler"
 _BREAKS: Final = re.compile("[\r\n]")
+
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 ERR_CODES_FROM: Final = 10_000
 """JetStream's own error numbers begin here."""
@@ -54,6 +58,7 @@ class RawMessage(msgspec.Struct):
     seq: int
     data: bytes = b""
     hdrs: bytes = b""
+    time: datetime | None = None
 
 
 class MessageReply(msgspec.Struct):
@@ -76,6 +81,9 @@ class StreamReply(msgspec.Struct):
     state: StreamStateReply | None = None
     config: StreamConfigReply | None = None
     error: ApiError | None = None
+    ts: datetime | None = None
+    total: int = 0
+    """How many subjects there are: one answer holds a part of them."""
 
 
 class ConsumerNamesReply(msgspec.Struct):
@@ -103,6 +111,11 @@ stream_reply = msgspec.json.Decoder(StreamReply)
 consumer_names_reply = msgspec.json.Decoder(ConsumerNamesReply)
 consumer_reply = msgspec.json.Decoder(ConsumerReply)
 plain_reply = msgspec.json.Decoder(PlainReply)
+
+
+def nanoseconds(time: datetime | None) -> int:
+    """Since the epoch, to the microsecond; 0 where the server does not tell."""
+    return 0 if time is None else (time - _EPOCH) // _MICROSECOND * 1000
 
 
 _named_ack = msgspec.json.Decoder(_NamedAck)

@@ -358,7 +358,9 @@ class MemoryConnection:
         if found is None:
             return None
         headers = found.headers
-        return StoredMessage(found.subject, found.seq, found.data, dict(headers) if headers else None)
+        return StoredMessage(
+            found.subject, found.seq, found.data, dict(headers) if headers else None, found.time_ns
+        )
 
     # -- streams and consumers ---------------------------------------------------------------------
     async def ensure_stream(self, config: StreamConfig) -> None:

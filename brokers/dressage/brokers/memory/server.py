@@ -138,7 +138,9 @@ class MemoryServer:
                 counts[subjects] = len(log.subjects[subjects])
         elif subjects:
             counts = {each: len(seqs) for each, seqs in log.subjects.items() if within(each, subjects)}
-        return StreamState(log.first_seq, log.last_seq, len(log.messages), stream.config.replicas, counts)
+        return StreamState(
+            log.first_seq, log.last_seq, len(log.messages), stream.config.replicas, counts, self.now_ns()
+        )
 
     def last_message(self, stream: str, subject: str) -> Record | None:
         """Raises `Refusal` when there is no such stream."""
