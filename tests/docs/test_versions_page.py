@@ -9,9 +9,13 @@ from typing import Any, Final, get_args
 import click
 import pytest
 
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.registry import Allow
 from dressage.cli.main import main
+from dressage.client import Client
 from dressage.expressions.compatibility import breaks
+from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.versions import ALIASES_MAX, Versions, parse_target
 from dressage.simulation.programs import define
@@ -19,8 +23,23 @@ from dressage.simulation.programs import define
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "versions.md").read_text()
 
 
+def examples() -> Any:
+    return define("\n\n".join(re.findall(r"(?s)```python\n(.*?)```", PAGE)))
+
+
 def test_the_examples_of_the_page_run() -> None:
-    define("\n\n".join(re.findall(r"(?s)```python\n(.*?)```", PAGE)))
+    examples()
+
+
+@pytest.mark.anyio
+async def test_a_version_of_a_build_has_its_workers(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        orchestrator, running = await run_beside(JetStreamBroker(server.url), OrchestratorConfig())
+        assert await examples().deploy_as("3f2a91c", server.url) == "7 costs 27"
+        async with Client(server.url) as client:
+            assert await client.registry.queues() == ["shop_3f2a91c"]
+        orchestrator.stop()
+        await running
 
 
 def spec(params: str, output: str = "str", view: str = "", body: str = "return ''") -> WorkflowSpec:
@@ -85,8 +104,7 @@ def test_every_way_to_name_a_version_is_one() -> None:
 
 
 def test_the_commands_of_the_page_are_there() -> None:
-    block = re.findall(r"(?s)```sh\n(.*?)```", PAGE)[0]
-    for line in block.splitlines():
+    for line in "".join(re.findall(r"(?s)```sh\n(.*?)```", PAGE)).splitlines():
         words = line.partition("#")[0].split()
         assert words[0] == "dressage"
         command: click.Command | None = main

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,11 +24,13 @@ from dressage.flow import (
     wait_until,
     workflow,
 )
+from dressage.orchestrator.fold.definition import Definition
 from dressage.protocol.alignment import Proposal, propose
 from dressage.protocol.errors import BadInput, Refused
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.protocol.user_tasks import Claim, SaveProgress
 from dressage.testing import Run, WorkflowTest
+from dressage.testing.run import Settings
 
 app = App("moves")
 DAY = timedelta(days=1)
@@ -597,6 +599,47 @@ def test_an_attempt_that_waits_for_its_limit_moves_with_that() -> None:
     run = test.start("x").migrate(after)
     assert run.finish().result == ["SCARCE A", "SCARCE B"]
     assert run.elapsed == DAY, "the second one was let go when the first had ended"
+
+
+class OfBuild(WorkflowTest[..., Any]):
+    """A version whose tasks go to workers of build b2."""
+
+    def settings(self, run_id: str, version: int = 1) -> Settings:
+        made = super().settings(run_id, version)
+        registered = RegisteredWorkflow(self.workflow.spec, version, "", build="b2")
+        return replace(made, definitions={**made.definitions, self.workflow.name: Definition(registered)})
+
+
+def queues(run: Run[Any]) -> list[tuple[int, str]]:
+    """Where attempts went."""
+    return [
+        (event.data["attempt"], event.data["queue"]) for event in run.events if event.kind == "task-scheduled"
+    ]
+
+
+def test_the_next_attempt_goes_to_the_build_of_the_other_version() -> None:
+    @workflow(name="order")
+    async def one(what: str) -> str:
+        return await ship.options(retries=2)(what)
+
+    test, after = WorkflowTest(one, app), OfBuild(one, app)
+    test.task(ship).raises(OSError("down")).takes(timedelta(hours=1))
+    run = test.start("a").migrate(after)
+    assert run.waiting_for == "task ship (attempt 1) on queue moves", "a worker may have it"
+    assert run.finish().result == "shipped a"
+    assert queues(run) == [(1, "moves"), (2, "moves_b2")]
+
+
+def test_an_attempt_that_waits_for_its_limit_goes_to_the_build_of_the_other_version() -> None:
+    @workflow(name="order")
+    async def two(what: str) -> list[str]:
+        return list(await gather(scarce("a"), scarce("b")))
+
+    test = WorkflowTest(two, limited)
+    test.task(scarce).takes(DAY)
+    run = test.start("x").migrate(OfBuild(two, limited))
+    assert run.finish().result == ["scarce a", "scarce b"]
+    assert queues(run) == [(1, "limited"), (1, "limited_b2")]
 
 
 def test_a_permit_of_a_call_that_is_given_up_is_returned() -> None:

@@ -23,7 +23,7 @@ from dressage.protocol.errors import (
     NotFound,
     PublishRefused,
 )
-from dressage.protocol.names import Names, check_actor, check_name
+from dressage.protocol.names import Names, build_queue, check_actor, check_name
 from dressage.protocol.retention import Retention, check_retention
 from dressage.protocol.spec import (
     ChildDef,
@@ -91,12 +91,14 @@ class Registry:
         self._names = names
 
     async def put(
-        self, spec: WorkflowSpec, actor: str = "", *, allow: Allow = "all"
+        self, spec: WorkflowSpec, actor: str = "", *, allow: Allow = "all", build: str = ""
     ) -> tuple[RegisteredWorkflow, bool]:
-        """Registers a spec; gives it with its version, and whether that version is new.
+        """Registers a spec; gives it with its version, and whether that version is new. With a `build` its tasks go to
+        workers of that.
 
-        The same spec again is a no-op, unless there are other versions of its children now. Safe to repeat, and to
-        race: versions are created once, and a pointer that a crash left behind is moved on by whoever comes next.
+        The same spec again is a no-op, unless there are other versions of its children now, or the build is another.
+        Safe to repeat, and to race: versions are created once, and a pointer that a crash left behind is moved on by
+        whoever comes next.
 
         Raises `BadSpec`, `BadName`, `NotFound` (WORKFLOW_UNKNOWN) for a child that is not registered, `ChangeRefused`
         for a change that `allow` does not, `BadInput` (WORKFLOW_ARCHIVED, VERSION_RETIRED), or `EventConflict`, and
@@ -105,12 +107,13 @@ class Registry:
         check_spec(spec)
         check_spec_size(spec)
         check_actor(actor)
+        queues = _queues(spec, build)
         while True:
             children = await self._children(spec, {})
             versions, pointer_seq = await self._read_versions(spec.name)
-            plan, digest = await self._planned(spec, children, versions)
+            plan, digest = await self._planned(spec, children, versions, build)
             if plan.change == "unchanged":
-                await self._ensure_queues(spec)
+                await self._ensure_queues(queues)
                 await self._put_events(spec)
                 known = await self.get(spec.name, plan.version)
                 return msgspec.structs.replace(known, label=str(plan.label)), False
@@ -118,13 +121,12 @@ class Registry:
             if refused is not None:
                 raise refused
             await self._put_events(spec)
-            made = await self._stored(
-                spec, digest, children, actor, plan, versions or NO_VERSIONS, pointer_seq
-            )
+            wanted = RegisteredWorkflow(spec, 0, digest, actor, _now(), children, "1.0", plan.breaks, build)
+            made = await self._stored(wanted, plan, versions or NO_VERSIONS, pointer_seq)
             if made is None:
                 continue
             stored, moved = made
-            await self._ensure_queues(spec)
+            await self._ensure_queues(queues)
             # They were put before; somebody may have put others since.
             with contextlib.suppress(EventConflict):
                 await self._put_events(spec)
@@ -132,16 +134,10 @@ class Registry:
                 return stored, True
 
     async def _stored(
-        self,
-        spec: WorkflowSpec,
-        digest: str,
-        children: dict[str, int],
-        actor: str,
-        plan: Plan,
-        versions: Versions,
-        entry_seq: int,
+        self, wanted: RegisteredWorkflow, plan: Plan, versions: Versions, entry_seq: int
     ) -> tuple[RegisteredWorkflow, Versions] | None:
-        """The version as it is stored, and what is to stand of all of them then; None if that is another one meanwhile.
+        """The version as it is stored, `wanted` but for its number and label, and what is to stand of all of them then;
+        None if that is another one meanwhile.
 
         A number that is taken is this very definition, or somebody is about to register it. Who has not within a moment
         was refused since, or has died: then it was given to nobody, and is passed over.
@@ -150,14 +146,12 @@ class Registry:
             label = versions.next_label(
                 versions.latest or versions.version, breaking=plan.change == "breaking"
             )
-            made = RegisteredWorkflow(
-                spec, versions.version + 1, digest, actor, _now(), children, str(label), plan.breaks
-            )
+            made = msgspec.structs.replace(wanted, version=versions.version + 1, label=str(label))
             stored, _ = await self._create(made)
-            if stored.digest == digest:
+            if stored.digest == wanted.digest:
                 known = msgspec.structs.replace(stored, label=str(label), breaks=plan.breaks)
-                return known, versions.with_version(digest, label)
-            if await self._changes(spec.name, entry_seq):
+                return known, versions.with_version(wanted.digest, label)
+            if await self._changes(wanted.spec.name, entry_seq):
                 return None
             versions = versions.buried(versions.latest or versions.version)
 
@@ -169,7 +163,9 @@ class Registry:
                 return True
         return False
 
-    async def plan(self, spec: WorkflowSpec, planned: Mapping[str, int] = MappingProxyType({})) -> Plan:
+    async def plan(
+        self, spec: WorkflowSpec, planned: Mapping[str, int] = MappingProxyType({}), build: str = ""
+    ) -> Plan:
         """What registering a spec would come to, without doing it. `planned` are the versions that its children will
         have then, where they differ from those that they have.
 
@@ -177,30 +173,31 @@ class Registry:
         """
         check_spec(spec)
         check_spec_size(spec)
+        _queues(spec, build)
         children = await self._children(spec, planned)
         versions, _ = await self._read_versions(spec.name)
-        plan, _ = await self._planned(spec, children, versions)
+        plan, _ = await self._planned(spec, children, versions, build)
         for event in spec.events:
             pointer, _ = await self._event_pointer(event.name)
             _check_alone(event, needed(event.type, spec.types), spec.name, pointer)
         return plan
 
-    async def plans(self, specs: Sequence[WorkflowSpec]) -> list[Plan]:
+    async def plans(self, specs: Sequence[WorkflowSpec], build: str = "") -> list[Plan]:
         """What registering all of them would come to; children stand before those that start runs of them."""
         plans: list[Plan] = []
         for spec in specs:
             plans.append(
                 await self.plan(
-                    spec, {plan.workflow: plan.version for plan in plans if plan.change != "unchanged"}
+                    spec, {plan.workflow: plan.version for plan in plans if plan.change != "unchanged"}, build
                 )
             )
         return plans
 
     async def _planned(
-        self, spec: WorkflowSpec, children: Mapping[str, int], versions: Versions | None
+        self, spec: WorkflowSpec, children: Mapping[str, int], versions: Versions | None, build: str
     ) -> tuple[Plan, str]:
         """Also the digest. A change is one of the version that new runs get, as that is what others use."""
-        digest = registered_digest(spec, children)
+        digest = registered_digest(spec, children, build)
         if versions is None:
             return Plan(spec.name, 1, Label(1, 0), "new"), digest
         if versions.archived:
@@ -328,10 +325,10 @@ class Registry:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadSpec(f"the latest version of {what} is unreadable: {error}") from error
 
-    async def _ensure_queues(self, spec: WorkflowSpec) -> None:
+    async def _ensure_queues(self, queues: Sequence[str]) -> None:
         """Behind the version: whoever adds shards meanwhile finds either that, or us the shards."""
         shards = (await require_namespace(self._connection, self._names)).shards
-        for queue in _queues(spec):
+        for queue in queues:
             await ensure_queue(self._connection, self._names, shards, queue)
 
     async def queues(self) -> list[str]:
@@ -344,7 +341,8 @@ class Registry:
             stored = await self._connection.last_message(self._names.definitions_stream(), subject)
             if stored is not None:
                 with contextlib.suppress(BadInput):
-                    found.update(_queues(read_registered(stored.data).spec))
+                    registered = read_registered(stored.data)
+                    found.update(_queues(registered.spec, registered.build))
         return sorted(found)
 
     # -- versions ----------------------------------------------------------------------------------
@@ -489,7 +487,15 @@ class Registry:
             broken = found.breaks if found.label == label else ()
             shown.append(
                 VersionView(
-                    version, label, found.digest, found.registered_at, found.actor, broken, retired, aliases
+                    version,
+                    label,
+                    found.digest,
+                    found.registered_at,
+                    found.actor,
+                    broken,
+                    retired,
+                    aliases,
+                    found.build,
                 )
             )
         latest = 0 if versions.archived else versions.latest
@@ -576,5 +582,8 @@ def _types_of(child: ChildDef, spec: WorkflowSpec) -> dict[str, TypeDef]:
     return {each.name: each for ref in refs for each in needed(ref, spec.types)}
 
 
-def _queues(spec: WorkflowSpec) -> list[str]:
-    return sorted({task.queue for task in spec.tasks})
+def _queues(spec: WorkflowSpec, build: str) -> list[str]:
+    """Raises `BadName` for what is no build, also where there is no task."""
+    if build:
+        check_name(build, "build")
+    return sorted({build_queue(task.queue, build) for task in spec.tasks})

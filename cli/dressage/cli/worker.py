@@ -24,10 +24,17 @@ from dressage.worker import Worker, WorkerConfig
     show_default=True,
     help="How many handlers run at a time.",
 )
+@click.option("--build", default="", help="Take tasks of versions that were deployed with this build, too.")
 @options.metrics_port
 @options.metrics_host
 def worker(
-    app: str, server: str, namespace: str, concurrency: int, metrics_port: int | None, metrics_host: str
+    app: str,
+    server: str,
+    namespace: str,
+    concurrency: int,
+    build: str,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> None:
     """Execute the tasks of an application.
 
@@ -35,7 +42,7 @@ def worker(
     registered here: see `dressage deploy`. On SIGTERM the worker finishes what runs, and takes no more.
     """
     application, _ = load_app(app)
-    config = WorkerConfig(namespace, concurrency)
+    config = WorkerConfig(namespace, concurrency, build=build)
     run(_serve(server, application, config, meters_for(metrics_port, metrics_host)))
 
 

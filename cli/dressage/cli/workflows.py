@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -36,12 +37,22 @@ T = TypeVar("T")
     type=click.Choice(["all", "compatible", "none"]),
     help="Which changes may become a version.  [default: all, with --check: compatible]",
 )
+@click.option(
+    "--build", default="", help="Tasks of the version go to workers of this build: dressage worker --build."
+)
 @options.server
 @options.namespace
 @options.actor
 @options.as_json
 def deploy(
-    target: str, check: bool, allow: Allow | None, server: str, namespace: str, actor: str, as_json: bool
+    target: str,
+    check: bool,
+    allow: Allow | None,
+    build: str,
+    server: str,
+    namespace: str,
+    actor: str,
+    as_json: bool,
 ) -> None:
     """Register a workflow of a module, or all of them, each behind those that it starts runs of.
 
@@ -55,15 +66,13 @@ def deploy(
     async def register() -> list[Plan]:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            plans = await client.registry.plans(list(ordered.values()))
+            plans = await client.registry.plans(list(ordered.values()), build)
             refusals = [error for error in (refusal(plan, allowed) for plan in plans) if error]
             if refusals and not check:
                 raise ChangeRefused("\n".join(error.message for error in refusals), code=refusals[0].code)
             if not check:
-                plans = [
-                    await _registered(client.registry, plan, ordered[plan.workflow], actor, allowed)
-                    for plan in plans
-                ]
+                put = partial(client.registry.put, actor=actor, allow=allowed, build=build)
+                plans = [await _registered(put, plan, ordered[plan.workflow]) for plan in plans]
         if as_json:
             click.echo(msgspec.json.encode([_row(plan, allowed) for plan in plans]))
         else:
@@ -76,9 +85,11 @@ def deploy(
         click.get_current_context().exit(1)
 
 
-async def _registered(registry: Registry, plan: Plan, spec: WorkflowSpec, actor: str, allow: Allow) -> Plan:
+async def _registered(
+    put: Callable[[WorkflowSpec], Awaitable[tuple[RegisteredWorkflow, bool]]], plan: Plan, spec: WorkflowSpec
+) -> Plan:
     """The plan as it was carried out; somebody may have registered another version since it was made."""
-    registered, created = await registry.put(spec, actor, allow=allow)
+    registered, created = await put(spec)
     label = Label(*map(int, registered.label.split(".")))
     change = plan.change if created else "unchanged"
     return Plan(plan.workflow, registered.version, label, change, registered.breaks if created else ())
@@ -119,7 +130,7 @@ def versions(name: str, limit: int, server: str, namespace: str, as_json: bool) 
         return
     if view.archived:
         click.echo(f"{name} is archived: no run of it can be started\n")
-    table = Table("version", "label", "registered", "by", "is", "breaks", box=None, pad_edge=False)
+    table = Table("version", "label", "build", "registered", "by", "is", "breaks", box=None, pad_edge=False)
     for each in view.versions:
         standing = [*each.aliases]
         if each.version == view.latest:
@@ -129,6 +140,7 @@ def versions(name: str, limit: int, server: str, namespace: str, as_json: bool) 
         table.add_row(
             f"v{each.version}",
             each.label,
+            each.build,
             each.registered_at,
             escape(each.actor),
             ", ".join(standing),
@@ -276,7 +288,7 @@ def _show(found: RegisteredWorkflow) -> None:
         f"{spec.name} v{found.version} ({found.label}), registered {found.registered_at}{escape(by)}",
         style="bold",
     )
-    console.print(f"digest {found.digest}")
+    console.print(f"digest {found.digest}{f', of build {found.build}' if found.build else ''}")
     nodes = Table("node", "kind", "what", "next", "line", title="nodes", box=None, title_justify="left")
     for number, node in enumerate(spec.nodes):
         nodes.add_row(str(number), _kind(node), escape(_what(found, node)), _next(node), str(node.line))

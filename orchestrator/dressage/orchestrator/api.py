@@ -244,10 +244,12 @@ class PutWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
     spec: msgspec.Raw
     actor: str = ""
     allow: Allow = "all"
+    build: str = ""
 
 
 class CheckWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
     spec: msgspec.Raw
+    build: str = ""
 
 
 class GetWorkflowRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -757,14 +759,16 @@ class Api:
 
     async def _put_workflow(self, request: PutWorkflowRequest) -> WorkflowAnswer:
         spec = _read_usable(request.spec)
-        registered, created = await self._client.registry.put(spec, request.actor, allow=request.allow)
+        registered, created = await self._client.registry.put(
+            spec, request.actor, allow=request.allow, build=request.build
+        )
         return WorkflowAnswer(registered, created)
 
     async def _get_workflow(self, request: GetWorkflowRequest) -> WorkflowAnswer:
         return WorkflowAnswer(await self._client.registry.get(request.name, request.version))
 
     async def _check_workflow(self, request: CheckWorkflowRequest) -> PlanAnswer:
-        plan = await self._client.registry.plan(_read_usable(request.spec))
+        plan = await self._client.registry.plan(_read_usable(request.spec), build=request.build)
         return PlanAnswer(plan.version, str(plan.label), plan.change, plan.breaks)
 
     async def _get_versions(self, request: GetVersionsRequest) -> VersionsAnswer:

@@ -15,7 +15,7 @@ from dressage.brokers.jetstream.account import Account, StreamFacts, Tier, read_
 from dressage.brokers.orphans import START_S, Orphan, find_orphans
 from dressage.brokers.server_check import ServerFacts, check_server
 from dressage.orchestrator.overview import Overview, ShardView, read_overview
-from dressage.protocol.names import Names
+from dressage.protocol.names import Names, queue_text
 
 RAFT_GROUPS_MAX: Final = 1000
 """A rule of thumb: every server of the cluster takes part in each of them, idle or not, and holds an election for those
@@ -268,18 +268,20 @@ def _queues(facts: Facts) -> Iterator[Finding]:
             if consumer.unacknowledged >= consumer.max_unacknowledged > 0:
                 stuck[queue] = stuck.get(queue, 0) + 1
     for queue, tasks in sorted(waiting.items()):
+        name, _, build = queue.partition("_")
+        of = f" with --build {build}" if build else ""
         yield Finding(
             "warning",
             "QUEUE_WITHOUT_WORKER",
-            f"{tasks} tasks wait on queue {queue}, and nobody pulls from it: start a worker of the application "
-            f"{queue!r}, or one whose tasks name that queue.",
+            f"{tasks} tasks wait on queue {queue_text(queue)}, and nobody pulls from it: start a worker of the "
+            f"application {name!r}, or one whose tasks name that queue{of}.",
         )
     for queue, shards in sorted(stuck.items()):
         yield Finding(
             "warning",
             "QUEUE_FULL",
-            f"queue {queue}: workers hold as many attempts as they may on {shards} shards. They are slow, or hang: "
-            "more workers, or see what their handlers wait for.",
+            f"queue {queue_text(queue)}: workers hold as many attempts as they may on {shards} shards. They are slow, "
+            "or hang: more workers, or see what their handlers wait for.",
         )
 
 

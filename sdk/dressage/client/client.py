@@ -344,27 +344,30 @@ class Client:
 
     # -- definitions -------------------------------------------------------------------------------
     async def register(
-        self, workflow: WorkflowSpec | Workflow[..., Any], *, allow: Allow = "all"
+        self, workflow: WorkflowSpec | Workflow[..., Any], *, allow: Allow = "all", build: str = ""
     ) -> RegisteredWorkflow:
         """Registers a workflow, and before it those that it starts runs of.
 
         The same one again is a no-op, a changed one becomes a new version, and so does one whose children have changed.
-        `allow="compatible"` refuses a change that breaks those who use the workflow, and `"none"` any change. Raises
+        `allow="compatible"` refuses a change that breaks those who use the workflow, and `"none"` any change. Tasks of
+        runs of a version that has a `build`, a name, go to workers of that build. Raises
         `ChangeRefused`, `BadSpec`, `BadName`, or `EventConflict` where an external event of it means another thing to
         others; for a spec, whose children are to be there, also `NotFound` (WORKFLOW_UNKNOWN).
         """
         if isinstance(workflow, WorkflowSpec):
-            return await self._register(workflow, allow)
+            return await self._register(workflow, allow, build)
         specs = [each.spec for each in workflow.with_children()]
         if allow != "all":
-            for plan in await self._patiently(lambda: self.registry.plans(specs)):
+            for plan in await self._patiently(lambda: self.registry.plans(specs, build)):
                 refused = refusal(plan, allow)
                 if refused is not None:
                     raise refused
-        return [await self._register(spec, allow) for spec in specs][-1]
+        return [await self._register(spec, allow, build) for spec in specs][-1]
 
-    async def _register(self, spec: WorkflowSpec, allow: Allow) -> RegisteredWorkflow:
-        registered, _ = await self._patiently(lambda: self.registry.put(spec, self.actor, allow=allow))
+    async def _register(self, spec: WorkflowSpec, allow: Allow, build: str) -> RegisteredWorkflow:
+        registered, _ = await self._patiently(
+            lambda: self.registry.put(spec, self.actor, allow=allow, build=build)
+        )
         return registered
 
     async def _resolved(self, name: str, ref: VersionRef) -> int:

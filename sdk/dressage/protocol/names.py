@@ -65,6 +65,20 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def build_queue(queue: str, build: str) -> str:
+    """The queue of a task of a version that is one of a build; without a build it is the task's own.
+
+    No name has a `_`, so it is never what another task, or another build, has. Raises `BadName`.
+    """
+    return f"{queue}_{check_name(build, 'build')}" if build else queue
+
+
+def queue_text(queue: str) -> str:
+    """What `build_queue` gave, in words for people."""
+    name, _, build = queue.partition("_")
+    return f"{name} of build {build}" if build else name
+
+
 def check_actor(actor: str, what: str = "actor") -> str:
     """Returns `actor` if it fits into every command and event of what somebody does. Raises `BadInput`."""
     size = len(actor)

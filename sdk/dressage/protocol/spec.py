@@ -683,6 +683,7 @@ class RegisteredWorkflow(msgspec.Struct, frozen=True):
 
     `children` are the versions of the workflows that it starts runs of: those that were the latest at registration.
     `label` is `major.minor`; `breaks` says why its major number is another one than that of the version before it.
+    `build` is that of the workers that its tasks go to; empty where any worker of their queues does.
     """
 
     spec: WorkflowSpec
@@ -693,13 +694,15 @@ class RegisteredWorkflow(msgspec.Struct, frozen=True):
     children: dict[str, int] = {}
     label: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,8}\.(0|[1-9][0-9]{0,8})$")] = "1.0"
     breaks: tuple[str, ...] = ()
+    build: str = ""
 
 
-def registered_digest(spec: WorkflowSpec, children: Mapping[str, int]) -> str:
-    """Identity of a version: of the spec, and of the versions of its children."""
-    if not children:
+def registered_digest(spec: WorkflowSpec, children: Mapping[str, int], build: str = "") -> str:
+    """Identity of a version: of the spec, of the versions of its children, and of its build."""
+    if not children and not build:
         return spec.digest()
-    return hashlib.sha256(_encoder.encode((spec.digest(), sorted(children.items())))).hexdigest()
+    covered = (spec.digest(), sorted(children.items()), *([build] if build else []))
+    return hashlib.sha256(_encoder.encode(covered)).hexdigest()
 
 
 # Objects keep their order: that of arguments and fields is the order of their evaluation.

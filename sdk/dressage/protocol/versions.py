@@ -169,6 +169,7 @@ class VersionView(msgspec.Struct, frozen=True, omit_defaults=True):
     breaks: tuple[str, ...] = ()
     retired: bool = False
     aliases: tuple[str, ...] = ()
+    build: str = ""
 
 
 class VersionsView(msgspec.Struct, frozen=True):

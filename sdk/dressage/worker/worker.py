@@ -40,7 +40,7 @@ from dressage.protocol.commands import (
     encoder,
 )
 from dressage.protocol.errors import BadInput, BadValue, BrokerError, DressageError, OutcomeUnknown
-from dressage.protocol.names import Names, check_actor, run_token
+from dressage.protocol.names import Names, build_queue, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
 from dressage.worker.attempt import Attempt
 from dressage.worker.calls import Ended, too_large, without_arguments
@@ -69,12 +69,16 @@ GROWTH_POLL_S: Final = 2.0
 
 @dataclass(slots=True, frozen=True)
 class WorkerConfig:
-    """`concurrency` is how many handlers run at a time; `drain_s` how long a stop waits for those that run."""
+    """`concurrency` is how many handlers run at a time; `drain_s` how long a stop waits for those that run.
+
+    With a `build`, a name, the worker takes tasks of versions of that build, too, and attempts say that they are of it.
+    """
 
     namespace: str = "default"
     concurrency: int = 100
     drain_s: float = 30.0
     identity: str = ""
+    build: str = ""
 
 
 class Worker:
@@ -91,6 +95,12 @@ class Worker:
         self._config = config or WorkerConfig()
         self._names = Names(self._config.namespace)
         self._app = app
+        build = self._config.build
+        self._queues = tuple(
+            dict.fromkeys(build_queue(each, of) for of in ("", build) for each in app.queues)
+        )
+        """Those of its build beside the plain ones, which have the tasks of versions without a build."""
+
         self._identity = check_actor(
             self._config.identity or f"{app.name}@{socket.gethostname()}:{os.getpid()}", "worker identity"
         )
@@ -143,15 +153,15 @@ class Worker:
         asking = asyncio.create_task(self._look_after(connection, publisher))
         try:
             await self._answers.open(connection)
-            for queue in self._app.queues:
+            for queue in self._queues:
                 await connection.serve(self._names.stop(queue), partial(self._on_stopped, publisher))
             shards = await self._await_namespace(connection)
             pulls: list[asyncio.Task[None]] = []
             while not self._stop.is_set():
                 pulls += [
                     asyncio.create_task(self._keep_pulling(connection, publisher, shards, shard, queue))
-                    for shard in range(len(pulls) // max(1, len(self._app.queues)), shards)
-                    for queue in self._app.queues
+                    for shard in range(len(pulls) // max(1, len(self._queues)), shards)
+                    for queue in self._queues
                 ]
                 shards = await self._await_growth(connection, shards)
             for pull in pulls:
@@ -539,7 +549,8 @@ class Worker:
         if ended is None:
             return None
         self._handled.labels(message.task, ended.outcome).inc()
-        by = WorkerInfo(self._identity, seconds * 1000, self._app.version, attempt.log)
+        build = self._config.build or self._app.version
+        by = WorkerInfo(self._identity, seconds * 1000, build, attempt.log)
         return TaskResult(message.task_id, by, ended.output, ended.failure, ended.error)
 
     async def _report(

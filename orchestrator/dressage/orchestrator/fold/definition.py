@@ -19,6 +19,7 @@ from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.commands import PROGRESS_BYTES_MAX
 from dressage.protocol.errors import BadValue
 from dressage.protocol.expressions import Expr, variables_in
+from dressage.protocol.names import build_queue
 from dressage.protocol.positions import Positions
 from dressage.protocol.spec import (
     CANCELLED_ERROR,
@@ -81,6 +82,9 @@ class Definition:
 
         self.task_params = {task.name: ParamsCodec(task.params, self.types) for task in spec.tasks}
         self.task_outputs = {task.name: self.types.codec(task.output) for task in spec.tasks}
+        self.queues = {task.name: build_queue(task.queue, registered.build) for task in spec.tasks}
+        """Where attempts go, by the task's name."""
+
         self.limited = any(task.limit is not None for task in spec.tasks)
         """Whether a task of it has a limit."""
 

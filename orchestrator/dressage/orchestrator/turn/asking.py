@@ -58,6 +58,7 @@ from dressage.protocol.names import (
     key_token,
     limiter_token,
     place_of,
+    queue_text,
     run_id_of,
     run_token,
     schedule_token,
@@ -519,7 +520,7 @@ def waiting_for(state: RunState, definition: Definition | None = None) -> str:
                     f"its turn at the limit of task {wait.task}{of} (attempt {wait.attempt}){_progress(wait)}{paused}"
                 ] += 1
             case TaskWait() as wait:
-                at = f"with worker {wait.worker}" if wait.worker else f"on queue {wait.queue}"
+                at = f"with worker {wait.worker}" if wait.worker else f"on queue {queue_text(wait.queue)}"
                 waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}{paused}"] += 1
             case SleepWait() as wait:
                 waits[f"time {rfc3339(wait.until_ms)}{paused}"] += 1

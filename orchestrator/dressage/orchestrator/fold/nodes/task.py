@@ -42,7 +42,7 @@ from dressage.protocol.events import (
     TaskSettled,
     TaskStarted,
 )
-from dressage.protocol.names import is_name
+from dressage.protocol.names import is_name, queue_text
 from dressage.protocol.spec import (
     ANY_ERROR,
     TASK_ERROR,
@@ -81,7 +81,7 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
         task_id=advance.attempt_id(thread, thread.node, 1),
         call_id=call_id,
         task=task.name,
-        queue=task.queue,
+        queue=advance.definition.queues[task.name],
         node=thread.node,
         attempt=1,
         scheduled_ms=now_ms,
@@ -143,7 +143,8 @@ def on_permit(advance: Advance, thread: RunThread, wait: TaskWait) -> None:
     thread = advance.threads.own(thread)
     if wait.permit == "later":
         advance.drop_timer(wait.timer_id)
-    thread.wait = wait = msgspec.structs.replace(wait, permit="held", timer_id="")
+    queue = advance.definition.queues[wait.task]
+    thread.wait = wait = msgspec.structs.replace(wait, permit="held", timer_id="", queue=queue)
     node = advance.definition.spec.nodes[wait.node]
     assert isinstance(node, TaskNode)
     dispatch(advance, wait, effective_times(node.times, advance.definition.task(wait.task).times))
@@ -395,6 +396,7 @@ def try_again(advance: Advance, thread: RunThread, wait: TaskWait, delay_ms: int
         wait,
         task_id=advance.attempt_id(thread, wait.node, wait.attempt + 1),
         attempt=wait.attempt + 1,
+        queue=advance.definition.queues[wait.task],
         scheduled_ms=advance.state.time_ms + delay_ms,
         timer_id=advance.begun_id(thread, wait.node) if delay_ms else "",
         start_id="",
@@ -422,7 +424,7 @@ def on_timer(advance: Advance, thread: RunThread, wait: TaskWait, timer_id: str)
         message = f"task {wait.task} had to wait for its limit for {times.start_s or 0:g} s (attempt {wait.attempt})"
     if timer_id != wait.deadline_id and wait.permit in ("", "held"):
         message = (
-            f"no worker has taken task {wait.task} from queue {wait.queue} in {times.start_s or 0:g} s "
+            f"no worker has taken task {wait.task} from queue {queue_text(wait.queue)} in {times.start_s or 0:g} s "
             f"(attempt {wait.attempt})"
         )
     advance.state.time_ms = max(advance.state.time_ms, due_ms)
