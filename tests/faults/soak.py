@@ -128,6 +128,8 @@ RULES: Final[dict[str, Rule]] = {
     "definitions MB": Rule(growth=0, share=0),
     "members messages": Rule(growth=2),
     "members MB": Rule(growth=0.01),
+    "objects messages": Rule(growth=0, share=0),  # No run of this load has any.
+    "objects MB": Rule(growth=0, share=0),
     "dead letters messages": Rule(growth=0, share=0),
     "dead letters MB": Rule(growth=0, share=0),
     # They swell when something stands still. What leaks stays when they shrink again, so their low level is judged.

@@ -87,7 +87,7 @@ def nameless_timeout() -> Iterator[None]:
 
 
 # -- publishing --------------------------------------------------------------------------------------
-@mutant("any subject will do", first=0)
+@mutant("any subject will do", first=67)
 def any_subject() -> Iterator[None]:
     with mock.patch.object(publish, "wrong_with_subject", return_value=""):
         yield
@@ -100,7 +100,7 @@ def published_as_stored() -> Iterator[None]:
 
 
 # -- loops -------------------------------------------------------------------------------------------
-@mutant("break goes on with the next round", first=19)
+@mutant("break goes on with the next round", first=6)
 def break_continues() -> Iterator[None]:
     with mock.patch.object(loops, "compile_break", loops.compile_continue):
         yield
@@ -129,13 +129,13 @@ def no_loop_else() -> Iterator[None]:
         yield
 
 
-@mutant("reversed() goes forward", first=45)
+@mutant("reversed() goes forward", first=1)
 def reversed_forward() -> Iterator[None]:
     with mock.patch.object(loops, "_reversed", lambda context, node: loops._walk(context, node.args[0])):
         yield
 
 
-@mutant("zip() goes on to the end of the longest", first=70)
+@mutant("zip() goes on to the end of the longest", first=143)
 def zip_longest() -> Iterator[None]:
     def call(function: str, *given: Any) -> Call:
         return Call("max" if function == "min" else function, *given)
@@ -219,7 +219,7 @@ def longer_sequences() -> Iterator[None]:
         yield
 
 
-@mutant("a guard is not looked at", first=206)
+@mutant("a guard is not looked at", first=18)
 def no_guards() -> Iterator[None]:
     compiled = matches.compile_match
 

@@ -29,6 +29,10 @@ UNSEEN = {
     "RunFaulted": "a fold has to fail by a bug of its own; tests/orchestrator has one made for it",
     "EventRefused": "clients post what programs wait for; tests/orchestrator has it",
     "RefuseWait": "takes 1,000 runs that wait at one key; tests/orchestrator has it",
+    "ReturnEvent": "of these seeds none has an event that comes too late; tests/orchestrator has it",
+    "EventReturned": "the same of one whose handler never begins; tests/testing has it",
+    "DeferPermit": "takes 10,000 attempts that wait for one limit; tests/orchestrator has it",
+    "TimetableFull": "takes 1,000 schedules of one timetable; tests/orchestrator has it",
 }
 UNSEEN_REFUSALS = {
     "ENGINE_FAULT": "as RunFaulted",

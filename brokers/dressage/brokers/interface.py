@@ -157,7 +157,7 @@ class StreamState:
     messages: int
     replicas: int
     subjects: Mapping[str, int] = field(default_factory=dict[str, int])
-    time_ns: int = 0
+    time_ns: int = field(default=0, compare=False)
 
 
 class Subscription(Protocol):
