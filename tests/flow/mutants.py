@@ -362,7 +362,7 @@ def sides_swapped() -> Iterator[None]:
         yield
 
 
-@mutant("what stands before an await is computed behind it", first=28)
+@mutant("what stands before an await is computed behind it", first=198)
 def computed_late() -> Iterator[None]:
     with mock.patch.object(hoisting, "_before", lambda context, node, rebound: node):
         yield
