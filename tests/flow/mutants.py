@@ -153,7 +153,7 @@ def finally_passed_over() -> Iterator[None]:
         yield
 
 
-@mutant("what is returned is computed behind finally", first=101)
+@mutant("what is returned is computed behind finally", first=723)
 def returned_late() -> Iterator[None]:
     with mock.patch.object(statements, "passes_final", return_value=False):
         yield
