@@ -217,6 +217,8 @@ async def test_the_command_line_plans_checks_and_moves_what_can_move(
     told = await said("check", "membership@1", "2", "ann", "nobody", code=1)
     assert "ann: variable answer has no value: give one" in told
     assert "nobody: there is no such run" in told
+    told = await said("apply", "membership@1", "2", "nobody", code=1)
+    assert "0 of 1 run moved" in told, "who names a run that is not there is not told that all is well"
     given = ("membership@1", "2", "--set", 'answer=""')
     assert "1 of 1 run can move" in await said("check", *given, "ann")
     async with AnalyticsService(engine.url, engine.namespace, tmp_path / "a.duckdb"):

@@ -174,7 +174,7 @@ def _which(command: Callable[..., None]) -> Callable[..., None]:
 @_which
 @options.as_json
 def check(run_ids: tuple[str, ...], all_: bool, as_json: bool, **given: Any) -> None:
-    """Ask runs whether they can move as they stand, and say why not. Exits with 1 if one of them cannot."""
+    """Ask runs whether they can move as they stand, and say why not. Exits with 1 if one cannot, or is not there."""
     _each(_of(given), run_ids, all_, as_json, actor=None)
 
 
@@ -184,7 +184,7 @@ def check(run_ids: tuple[str, ...], all_: bool, as_json: bool, **given: Any) -> 
 @options.actor
 @options.as_json
 def apply_(run_ids: tuple[str, ...], all_: bool, as_json: bool, actor: str, **given: Any) -> None:
-    """Move runs, and say which of them stay where they are, and why. Exits with 1 if one of them does.
+    """Move runs, and say which of them stay where they are, and why. Exits with 1 if one does, or is not there.
 
     It can be stopped and started again at any time: runs that have moved are passed over.
     """
@@ -226,7 +226,7 @@ def _each(wanted: Wanted, run_ids: tuple[str, ...], all_: bool, as_json: bool, a
         click.echo(msgspec.json.encode(told))
     else:
         _show(told, move=actor is not None)
-    if told.reasons:
+    if told.reasons or (told.gone and not all_):
         click.get_current_context().exit(1)
 
 

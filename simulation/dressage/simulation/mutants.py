@@ -443,7 +443,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=437,
+    first=519,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
