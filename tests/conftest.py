@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import pytest
 from hypothesis import settings
+from tests.scheduling import FileScheduling  # pyright: ignore[reportMissingImports]
 
 # An example that takes long on a busy machine is not wrong.
 settings.register_profile("no deadline", deadline=None)
@@ -47,6 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(file) if file in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    return FileScheduling(config, log)
 
 
 # -- what hangs --------------------------------------------------------------------------------------
