@@ -28,6 +28,7 @@ PROGRAM_DEADLINE_S: Final = 40.0
 LONG: Final = (
     "tests/faults/test_kills.py",
     "tests/faults/test_cluster.py",
+    "tests/simulation/test_mutants.py",
     "tests/simulation/test_seeds.py",
     "tests/acceptance/test_processes.py",
     "tests/acceptance/test_races.py",

@@ -86,10 +86,9 @@ async def test_it_fires_on_every_shard_and_behind_another_owner(sharded: Engine)
         assert {after - before for before, after in pairwise(moments)} == {timedelta(seconds=1)}
         plan = schedule.name.rpartition("-")[2]
         assert await runs_end(client, [each.run_id for each in later]) == [f"billed {plan}"] * 4
-        assert (
-            all(each.run_id == f"{schedule.name}-{each.moment.replace('.000Z', 'Z')}" for each in later)
-            or True
-        )
+        assert [each.run_id for each in later] == [
+            f"{schedule.name}-{each.moment.replace('.000Z', 'Z')}" for each in later
+        ]
         await schedule.delete()
         with pytest.raises(NotFound):
             await schedule.view()

@@ -57,6 +57,7 @@ RULES: Final = {
     "cursor-only-forward": "the cursor never goes back, and a fence keeps it where it was",
     "effects-before-cursor": "a stored cursor has every effect of the commands it covers behind it",
     "no-phantom-effect": "no task, timer or send is stored that the fold did not ask for",
+    "goes-to-its-build": "a task is put into the queue of the build that its run's version is of",
     "sends-once-in-order": "sends to other shards, and what is to be published, are stored once each, in the order of "
     "their commands",
     "forwarded-in-order": "the target shard gets the sends of a source in their order, and every one of them",
@@ -483,8 +484,11 @@ class Watch:
         message = _tasks.decode(record.data)
         token = message.reply.rsplit(".", 1)[1]
         self.view(shard).tasks.add((token, message.task_id))
-        if message.task_id not in self.refold.shard(shard).tasks.get(token, ()):
+        build = self.refold.shard(shard).tasks.get((token, message.task_id))
+        if build is None:
             self.broken("no-phantom-effect", f"shard {shard}: task {message.task_id} of {message.run_id}")
+        elif record.subject.rpartition(".")[2].partition("_")[2] != build:
+            self.broken("goes-to-its-build", f"shard {shard}: task {message.task_id} of {message.run_id}")
 
     def _timer(self, record: Record, shard: int, token: str, timer_id: str) -> None:
         view, refold = self.view(shard), self.refold.shard(shard)

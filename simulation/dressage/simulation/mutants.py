@@ -252,7 +252,7 @@ def states_without_cas() -> Iterator[None]:
 @mutant(
     "H9: two take-overs interleave, one of them slow, and nobody compares epochs",
     "replaced-owner-stores-nothing",
-    first=12,
+    first=39,
 )
 def epochs_not_compared() -> Iterator[None]:
     fence = takeover._fence
@@ -456,7 +456,7 @@ def unnoticed_lost_send() -> Iterator[None]:
         yield
 
 
-@mutant("H11: a send counts as forwarded when it is delivered", "send-removed-only-when-forwarded", first=15)
+@mutant("H11: a send counts as forwarded when it is delivered", "send-removed-only-when-forwarded", first=4)
 def delivered_counts_as_forwarded() -> Iterator[None]:
     deliver = Forwarder.deliver
 
@@ -494,7 +494,7 @@ def delivered_counts_as_published() -> Iterator[None]:
         yield
 
 
-@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored", first=27)
+@mutant("a publish without an answer is taken for done", "publish-removed-only-when-stored", first=12)
 def silence_is_published() -> Iterator[None]:
     trying = Publisher._try
 
@@ -526,7 +526,7 @@ def published_side_by_side() -> Iterator[None]:
     "events are stored without looking at the position",
     "replaced-owner-stores-nothing",
     "events-once-in-order",
-    first=40,
+    first=39,
 )
 def events_without_cas() -> Iterator[None]:
     def unguarded(seq: int, subject: str | None = None) -> Any:
@@ -541,6 +541,7 @@ def events_without_cas() -> Iterator[None]:
     "events-once-in-order",
     "state-behind-events",
     "events-complete",
+    first=15,
 )
 def events_as_singles() -> Iterator[None]:
     async def singly(connection: Any, messages: list[Any]) -> Any:
@@ -745,15 +746,18 @@ def tasks_removed_on_delivery() -> Iterator[None]:
         yield
 
 
-@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed", first=120)
+@mutant("any result is applied, whichever attempt it is of", "outcome-as-python", "task-executed")
 def any_result_counts() -> Iterator[None]:
     def on_result(advance: Any, result: Any) -> None:
-        for thread in advance.state.threads:
-            if isinstance(thread.wait, task_node.TaskWait):
-                advance.turn_to(thread)
-                task_node._apply(advance, thread, thread.wait, result)
-                return
-        original(advance, result)
+        try:
+            original(advance, result)
+        except RefuseCommand:
+            for thread in advance.state.threads:
+                wait = thread.wait
+                if isinstance(wait, task_node.TaskWait) and wait.dead is None and wait.permit in ("", "held"):
+                    original(advance, structs.replace(result, task_id=wait.task_id))
+                    return
+            raise
 
     original = task_node.on_result
     with mock.patch.object(fold_module, "on_result", on_result):
@@ -784,7 +788,7 @@ def deadline_without_effect() -> Iterator[None]:
 @mutant(
     "a worker believes whoever says that nobody waits for an attempt",
     "task-removed-only-with-result",
-    first=10,
+    first=22,
 )
 def any_word_is_believed() -> Iterator[None]:
     async def stop(self: Any, publisher: Any, held: Any, attempt: Any) -> None:
@@ -816,7 +820,7 @@ def progress_not_handed_on() -> Iterator[None]:
         yield
 
 
-@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=199)
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=15)
 def any_timer_of_the_place() -> Iterator[None]:
     original = fold_module.on_timer
 
@@ -892,7 +896,9 @@ def results_mixed_up() -> Iterator[None]:
         yield
 
 
-@mutant("a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=7)
+@mutant(
+    "a branch that loses a race ends where it waits, and tidies nothing up", "outcome-as-python", first=26
+)
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
         thread.cancel = "raised"
@@ -951,7 +957,7 @@ def scheduled_ends_silent() -> Iterator[None]:
         yield
 
 
-@mutant("a schedule that is set again as it is begins anew", "scheduled-once")
+@mutant("a schedule that is set again as it is begins anew", "scheduled-once", first=14)
 def set_counts_again() -> Iterator[None]:
     put = schedule._set
 
@@ -1029,7 +1035,7 @@ def cancelled_is_done() -> Iterator[None]:
         yield
 
 
-@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=44)
+@mutant("an event that comes back to its key is thrown away", "filed-once", "nothing-hangs", first=690)
 def nothing_comes_back() -> Iterator[None]:
     with mock.patch.object(mailbox, "_return", lambda before, *_: Outcome(before, existing=True)):
         yield
@@ -1391,8 +1397,19 @@ def chunks_in_silence() -> Iterator[None]:
         yield
 
 
+@mutant("tasks of a build go to whoever is there", "goes-to-its-build")
+def builds_mixed_up() -> Iterator[None]:
+    made = MessageMaker._task
+
+    def plain(self: Any, effect: Any, *rest: Any) -> Any:
+        return made(self, structs.replace(effect, queue=effect.queue.partition("_")[0]), *rest)
+
+    with mock.patch.object(MessageMaker, "_task", plain):
+        yield
+
+
 # -- the client ---------------------------------------------------------------------------------------
-@mutant("who follows a run passes over what got lost", "followed-as-stored", first=112)
+@mutant("who follows a run passes over what got lost", "followed-as-stored", first=699)
 def losses_passed_over() -> Iterator[None]:
     taken = RunFeed._taken
 

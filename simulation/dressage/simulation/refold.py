@@ -62,7 +62,9 @@ class Shard:
     events: dict[str, list[tuple[int, str, bytes]]] = field(
         default_factory=dict[str, list[tuple[int, str, bytes]]]
     )
-    tasks: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    tasks: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    """The build that each attempt is for, by its run and its id."""
+
     over: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Which command ended the wait for an attempt, by its run and its id."""
 
@@ -222,6 +224,12 @@ class Refold:
             definition, keeping = None, self._keeping(before, token, number, shard_map)
         return fold(before, command, place_of(token), stamp, definition, after, keeping)
 
+    def _build(self, state: State | None) -> str:
+        """That of the version that a run is on."""
+        assert isinstance(state, RunState)
+        data = self._definitions[self._names.workflow_version_key(state.workflow, state.version)]
+        return msgspec.json.decode(data, type=_OfBuild).build
+
     def _keeping(self, state: RunState, token: str, number: int, shard_map: ShardMap) -> retention.Keeping:
         """What is said of a workflow's runs never changes in a seed."""
         place = place_of(token)
@@ -250,7 +258,7 @@ class Refold:
         for effect in outcome.effects:
             match effect:
                 case DispatchTask():
-                    shard.tasks.setdefault(token, set()).add(effect.task_id)
+                    shard.tasks[token, effect.task_id] = self._build(outcome.state)
                     if effect.timer_id:
                         shard.timers[token, effect.timer_id] = effect.not_before_ms
                 case SetTimer():
@@ -268,6 +276,10 @@ class Refold:
         if outcome.events:
             events = shard.events.setdefault(token, [])
             events.extend((seq, KIND[type(data)], msgspec.json.encode(data)) for data in outcome.events)
+
+
+class _OfBuild(msgspec.Struct):
+    build: str = ""
 
 
 def _change_map(shard: Shard, record: Record) -> Outcome:

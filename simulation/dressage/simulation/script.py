@@ -87,6 +87,9 @@ class Script:
     deadly: dict[str, int] = field(default_factory=dict[str, int])
     """So many workers die of the tasks that each of these runs has."""
 
+    build: str = ""
+    """That of the workers, and of some versions; empty: there are none."""
+
     def of(self, client: str) -> list[Action]:
         return [action for action in self.actions if action.client == client]
 

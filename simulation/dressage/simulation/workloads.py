@@ -527,7 +527,7 @@ def _stop(run: PlannedRun, client: str, at_s: float, thread: int, for_s: float) 
 @workload
 def migrations(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
     """Runs that move to another version of their workflow, and on, at any time: each ends as it would have without
-    that, as all versions do the same.
+    that, as all versions do the same. Some of the others are of a build.
 
     The choice has a stream of its own, as that of the stops.
     """
@@ -544,10 +544,12 @@ def migrations(script: Script, chance: random.Random, clients: list[str], second
         if run.ending.commands > LONG_COMMANDS:
             continue
         script.programs[run.workflow] = versions[0]
+        build = BUILD if number % 2 else ""
+        script.build = script.build or build
         at_s = _plan(script, chance, clients, 0.7 * seconds, run)
         for _ in range(chance.randint(1, 2)):
             moved_s = at_s + 0.5 * chance.random()
-            script.actions.append(_move(run, versions[1], chance.choice(clients), moved_s))
+            script.actions.append(_move(run, versions[1], build, chance.choice(clients), moved_s))
 
 
 MOVING_RUNS: Final = 3
@@ -555,12 +557,15 @@ MOVING_PROGRAMS: Final = 30
 """So many different ones the seeds of a block draw from, as with `PROGRAMS`."""
 
 
-def _move(run: PlannedRun, other: ModuleType, client: str, at_s: float) -> Action:
+BUILD: Final = "newer"
+
+
+def _move(run: PlannedRun, other: ModuleType, build: str, client: str, at_s: float) -> Action:
     """Somebody moves a run some times. By two clients they may mean different things."""
 
     async def act(world: World, client: Client) -> None:
         await client.register(run.module.flow)
-        latest = (await client.register(other.flow)).version
+        latest = (await client.register(other.flow, build=build)).version
         await _until(lambda: bool(run.accepted))
         for number in range(MOVES):
             view = await client.get(run.run_id)

@@ -148,7 +148,9 @@ class World:
     async def _work(self, life: Life) -> None:
         number = int(life.name.rpartition("-")[2])
         queue = QUEUES[number % len(QUEUES)]
-        config = WorkerConfig(namespace=NAMESPACE, concurrency=20, identity=repr(life))
+        config = WorkerConfig(
+            namespace=NAMESPACE, concurrency=20, identity=repr(life), build=self.script.build
+        )
         app = self.executions.app(queue, die=lambda: self._die(life))
         await Worker(life.broker, app, config).run()
 
