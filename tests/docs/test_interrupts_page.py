@@ -11,7 +11,7 @@ import pytest
 from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
 from dressage.simulation.programs import define
-from dressage.testing import WorkflowTest
+from dressage.testing import FakeTask, WorkflowTest
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "interrupts.md").read_text()
 SOURCE: Final = "\n\n".join(re.findall(r"(?s)```python\n(.*?)```", PAGE))
@@ -40,9 +40,10 @@ def test_what_has_come_for_a_body_that_is_cancelled_is_of_no_effect(examples: An
         "        raise Cancelled(parcel)\n"
         "    return await interruptible(load(parcel), order_cancelled.interrupts(give_up))\n"
     )
-    test = WorkflowTest(define(f"{SOURCE}\n\n{text}").loaded, examples.app)
-    load = test.task(examples.load).takes(timedelta(hours=1))
+    test: WorkflowTest[..., Any] = WorkflowTest(define(f"{SOURCE}\n\n{text}").loaded, examples.app)
+    load: FakeTask[..., Any] = test.task(examples.load)
     load = load.fails(examples.Cancelled("no truck")) if fails else load.returns("a truck")
+    load.takes(timedelta(hours=1))
     run = test.start("p-1").post(examples.order_cancelled).finish()
     assert run.failure is not None
     assert (run.failure.name, run.failure.message) == ("cancelled", "p-1")

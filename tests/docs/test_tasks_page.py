@@ -19,7 +19,7 @@ from dressage.flow.retries import Exponential, TaskOptions
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.commands import PROGRESS_BYTES_MAX
 from dressage.simulation.programs import define
-from dressage.testing import WorkflowTest
+from dressage.testing import FakeTask, WorkflowTest
 from dressage.worker import Worker, WorkerConfig
 from dressage.worker.attempt import GRACE_S, LOG_CHARS_MAX
 from dressage.worker.context import TaskContext
@@ -73,7 +73,7 @@ async def test_handlers_end_and_attempts_say_who_it_was(examples: Any, tmp_path:
 
 
 def test_a_retry_of_a_dead_task_goes_on_from_what_was_kept() -> None:
-    kept = define(
+    kept: Any = define(
         "from dressage.flow import App, workflow\n"
         "from dressage.worker import current_task\n"
         "app = App('kept')\n"
@@ -88,13 +88,15 @@ def test_a_retry_of_a_dead_task_goes_on_from_what_was_kept() -> None:
         "async def copying(file: str) -> int:\n"
         "    return await copy(file)\n"
     )
-    run = WorkflowTest(kept.copying, kept.app).start("disk").finish()
+    test: WorkflowTest[..., Any] = WorkflowTest(kept.copying, kept.app)
+    run = test.start("disk").finish()
     assert run.retry_task(kept.copy).finish().result == 7
 
 
 def test_dead_is_also_what_is_wrong_every_time(examples: Any) -> None:
-    test = WorkflowTest(examples.refund_order, examples.app)
-    test.task(examples.refund).does(lambda order: 5)
+    test: WorkflowTest[..., Any] = WorkflowTest(examples.refund_order, examples.app)
+    refund: FakeTask[..., Any] = test.task(examples.refund)
+    refund.does(lambda order: 5)
     run = test.start("o-1").finish()
     assert [dead.failure.kind for dead in run.dead_tasks] == ["type-error"]
     assert len(run.calls) == 1
