@@ -51,7 +51,7 @@ POINTS: Final[dict[int, list[str]]] = {
     16: ["When is a new version a major one?"],
     17: ["Which version of a child is run?", "By which version of its form is a user task filled in?"],
     18: ["Where does a child run live", "What does a child run see of its parent's variables?"],
-    19: ["rescue"],
+    19: ["Can a run that has failed be rescued?"],
     20: ["What do a user task's timers do", "Who can complete a user task that somebody has?"],
     21: ["Who sees masked values?"],
     22: ["What stops an endless loop?"],

@@ -446,5 +446,19 @@ async def test_the_streams_are_those_that_are_documented(server: EmbeddedServer)
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
 def test_every_link_of_the_documentation_leads_to_something(page: Path) -> None:
     text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", page.read_text())
-    links = re.findall(r"\]\((?!https?:)([^)#\s]+)[^)]*\)", text)
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?[^)]*\)", text)
+    assert [link for link, _ in links if not (page.parent / link).exists()] == []
+    pages = [(page.parent / link if link else page, heading) for link, heading in links if heading]
+    missing = [
+        (str(found.name), heading)
+        for found, heading in pages
+        if found.suffix == ".md" and heading not in headings(found)
+    ]
+    assert missing == []
+
+
+def headings(page: Path) -> set[str]:
+    """What links to its headings are called, as forges call them: small letters, and a hyphen for each space."""
+    text = re.sub(r"(?s)```.*?```", "", page.read_text())
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}

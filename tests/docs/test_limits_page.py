@@ -41,7 +41,7 @@ NO_LIMITS: Final = {
     "orchestrator.doctor.SKEW_S_MAX": "what doctor warns of",
     "orchestrator.growth.SHOWN_MAX": "how much of a list is shown",
     "orchestrator.fold.limits.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/protocol.md",
-    "worker.attempt.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/language.md",
+    "worker.attempt.LOG_CHARS_MAX": "how much of an attempt's log is kept; on docs/tasks.md",
     "client.client.PAUSE_S_MAX": "a pause",
     "orchestrator.fold.limiter.LATER_MS_MAX": "a pause",
     "worker.worker.LOOK_S_MAX": "a pause",

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 import pytest
+from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.protocol.alignment import propose
@@ -40,15 +41,9 @@ def test_the_plan_on_the_page_is_that_of_the_example() -> None:
         assert re.search(line, PAGE, re.MULTILINE), line
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in re.findall(r"(?s)```sh\n(.*?)```", PAGE)[0].splitlines() if line]
-)
+@pytest.mark.parametrize("line", commands_of(PAGE))
 def test_a_command_of_the_page_is_understood(line: str) -> None:
-    _, group, command, *arguments = line.partition("#")[0].split()
-    migrate = main.get_command(click.Context(main), group)
-    assert isinstance(migrate, click.Group)
-    found = migrate.commands[command]
-    found.make_context(command, arguments)
+    check_command(line)
 
 
 def test_its_options_are_there() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Final, get_args
 
-import click
 import pytest
+from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import EVENTS_AGE_S
-from dressage.cli.main import main
 from dressage.client import Client
 from dressage.client.client import RETENTION_S
 from dressage.flow import workflow
@@ -52,16 +50,10 @@ async def test_the_example_does_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_page_are_there() -> None:
-    (script,) = re.findall(r"(?s)```sh\n(.*?)```", PAGE)
-    for line in script.splitlines():
-        _, group, name, *rest = shlex.split(line, comments=True)
-        context = click.Context(main)
-        found = main.get_command(context, group)
-        assert isinstance(found, click.Group)
-        command = found.get_command(context, name)
-        assert command is not None, line
-        known = {option for each in command.params for option in each.opts}
-        assert {each for each in rest if each.startswith("--")} <= known, line
+    lines = commands_of(PAGE)
+    assert lines
+    for line in lines:
+        check_command(line)
 
 
 def test_the_figures_of_the_page_are_those_of_the_code() -> None:

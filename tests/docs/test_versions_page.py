@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 
 import click
 import pytest
+from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
@@ -104,16 +105,10 @@ def test_every_way_to_name_a_version_is_one() -> None:
 
 
 def test_the_commands_of_the_page_are_there() -> None:
-    for line in "".join(re.findall(r"(?s)```sh\n(.*?)```", PAGE)).splitlines():
-        words = line.partition("#")[0].split()
-        assert words[0] == "dressage"
-        command: click.Command | None = main
-        context = click.Context(main)
-        while isinstance(command, click.Group) and (found := command.get_command(context, words[1])):
-            command, words = found, words[1:]
-        assert command is not None
-        options = {option for each in command.params for option in each.opts}
-        assert {word for word in words if word.startswith("--")} <= options, line
+    lines = commands_of(PAGE)
+    assert lines
+    for line in lines:
+        check_command(line)
     group = main.get_command(click.Context(main), "workflow")
     assert isinstance(group, click.Group)
     assert [name for name in group.commands if name not in ("list", "show") and name not in PAGE] == []

@@ -77,11 +77,7 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
     assert names == [
         *(
             "process_order",
-            "ship_order",
             "can_ship",
-            "restock",
-            "import_file",
-            "refund_order",
             "ship_all",
             "route",
             "locate",
@@ -94,7 +90,6 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "offer_trip",
             "contract",
             "settled",
-            "carry_parcel",
             "judged",
             "send_order",
             "escalate",
@@ -106,13 +101,6 @@ def test_the_examples_of_the_page_compile(page: ModuleType) -> None:
             "patient_order",
             "best_price",
             "book_trip",
-            "book_room",
-            "book_rooms",
-            "spend_night",
-            "sell_room",
-            "book_hostel",
-            "spend_nights",
-            "hold_table",
             "describe",
             "summarize",
         )
@@ -370,27 +358,6 @@ def test_a_cancelled_run_runs_its_finally_and_one_that_is_ended_at_once_does_not
     assert run.status == "cancelled"
     assert run.variables["looked"] == (0 if at_once else 1)
     assert run.view.status == ("RECEIVED" if at_once else "LOOKED")
-
-
-def test_the_pages_rooms_are_runs_of_their_own(page: ModuleType) -> None:
-    test: WorkflowTest[..., Any] = WorkflowTest(page.book_rooms, app=page.app)
-    run = test.run(["Bonn", "Ghent"])
-    assert run.result == ["room in Bonn", "room in Ghent"]
-    assert [child.result for child in run.children] == run.result
-    nights: WorkflowTest[..., Any] = WorkflowTest(page.spend_nights, app=page.app)
-    nights_run = nights.run({"Ulm": "hotel", "Hof": "hostel", "Bad": "tent"})
-    assert nights_run.result == ["room in Ulm", "room in Hof hostel", "under the stars"]
-    night: WorkflowTest[..., Any] = WorkflowTest(page.spend_night, app=page.app)
-    spent = night.run("")
-    assert spent.result == "at home: nowhere to go"
-    assert [call.task for call in spent.children[0].calls] == ["reserve-room", "cancel-room"]
-
-
-def test_the_pages_table_is_given_back_when_its_run_is_cancelled(page: ModuleType) -> None:
-    test: WorkflowTest[..., Any] = WorkflowTest(page.hold_table, app=page.app)
-    run = test.start("Ghent").cancel("ill")
-    assert [call.task for call in run.calls] == ["reserve-room", "cancel-seat", "cancel-room"]
-    assert (run.status, run.reason) == ("cancelled", "ill")
 
 
 def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], ModuleType]) -> None:
