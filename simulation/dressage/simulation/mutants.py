@@ -411,7 +411,7 @@ def newest_send_first() -> Iterator[None]:
 
 
 @mutant(
-    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=381
+    "H10: a send that could not be forwarded goes again behind the others", "forwarded-in-order", first=55
 )
 def failed_send_goes_last() -> Iterator[None]:
     async def patient(self: Any, target: int) -> None:
@@ -443,7 +443,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=519,
+    first=49,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
