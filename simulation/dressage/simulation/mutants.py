@@ -1112,7 +1112,7 @@ def begun_in_silence() -> Iterator[None]:
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",
     "nothing-hangs",
-    first=20,
+    first=1,
 )
 def ends_mixed_up() -> Iterator[None]:
     tell = Advance._tell
@@ -1126,7 +1126,7 @@ def ends_mixed_up() -> Iterator[None]:
         yield
 
 
-@mutant("a sleep of more than a week lasts a week", "outcome-as-python")
+@mutant("a sleep of more than a week lasts a week", "outcome-as-python", first=10)
 def sleeps_a_week_at_most() -> Iterator[None]:
     milliseconds = sleep_node._milliseconds
 
@@ -1264,7 +1264,7 @@ def deletion_repeated() -> Iterator[None]:
         yield
 
 
-@mutant("who repeats the start of a deleted run starts it again", "one-life-after-the-other")
+@mutant("who repeats the start of a deleted run starts it again", "one-life-after-the-other", first=7)
 def start_repeated() -> Iterator[None]:
     with mock.patch.object(retention, "was_deleted", return_value=False):
         yield
@@ -1280,6 +1280,7 @@ def start_repeated() -> Iterator[None]:
     "events-once-in-order",
     "answer-as-folded",
     "own-sends-once-in-order",
+    first=7,
 )
 def deletion_unknown() -> Iterator[None]:
     get = Runs.get
