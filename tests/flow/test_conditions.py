@@ -33,7 +33,7 @@ from dressage.orchestrator.fold.effects import CancelTimer, Effect, SetTimer
 from dressage.orchestrator.fold.outcome import Outcome
 from dressage.orchestrator.fold.state import ConditionWait, RunState, SleepWait, decode_state, encode_state
 from dressage.orchestrator.fold.watches import Watches
-from dressage.orchestrator.turn.asking import waiting_for
+from dressage.orchestrator.turn.waits import waiting_for
 from dressage.protocol.commands import TimerFired
 from dressage.protocol.errors import BadSpec
 from dressage.protocol.events import SleepMoved, SleepStarted

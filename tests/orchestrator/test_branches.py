@@ -21,7 +21,7 @@ from dressage.orchestrator.fold.invariants import check
 from dressage.orchestrator.fold.limits import GROUP_BYTES_MAX, GROUP_CUT, RUN_THREADS_MAX
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
-from dressage.orchestrator.turn.asking import WAITS_SHOWN, waiting_for
+from dressage.orchestrator.turn.waits import WAITS_SHOWN, waiting_for
 from dressage.protocol.commands import (
     CancelRun,
     Command,

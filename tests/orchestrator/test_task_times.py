@@ -16,7 +16,7 @@ from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.limits import FAMILY_NAMES_MAX, LOG_CHARS_MAX, thread_bytes
 from dressage.orchestrator.fold.outcome import Outcome, Stamp, stopped
 from dressage.orchestrator.fold.state import RunState, TaskWait, decode_state, encode_state
-from dressage.orchestrator.turn.asking import waiting_for
+from dressage.orchestrator.turn.waits import waiting_for
 from dressage.protocol.commands import (
     PROGRESS_BYTES_MAX,
     AttemptProgress,

@@ -29,7 +29,7 @@ from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.overview import MemberView, ShardView, read_overview
 from dressage.orchestrator.turn.definitions import make_definition
 from dressage.protocol.alignment import Step
-from dressage.protocol.commands import KeyView, RunView, TaskResult
+from dressage.protocol.commands import KeyView, RunView, RunWaits, TaskResult
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.migrations import Migration
@@ -288,6 +288,11 @@ class RunAnswer(msgspec.Struct):
     ok: bool = True
 
 
+class WaitsAnswer(msgspec.Struct):
+    waits: RunWaits
+    ok: bool = True
+
+
 class HistoryAnswer(msgspec.Struct):
     events: list[ReceivedEvent]
     more: bool
@@ -454,6 +459,7 @@ class Api:
             "start": (StartRequest, self._start),
             "get": (RunRequest, self._get),
             "wait": (WaitRequest, self._wait),
+            "waits": (RunRequest, self._waits),
             "cancel": (CancelRequest, self._cancel),
             "stop": (StopRequest, self._stop),
             "resume": (ResumeRequest, self._resume),
@@ -558,6 +564,9 @@ class Api:
 
     async def _wait(self, request: WaitRequest) -> RunAnswer:
         return RunAnswer(await self._client.wait(request.run_id, timeout_s=request.timeout_s))
+
+    async def _waits(self, request: RunRequest) -> WaitsAnswer:
+        return WaitsAnswer(await self._client.waits(request.run_id))
 
     async def _cancel(self, request: CancelRequest) -> Accepted:
         return Accepted(

@@ -43,9 +43,11 @@ from dressage.protocol.commands import (
     KeyView,
     MigrateRun,
     PostEvent,
+    QueueDemand,
     ReleaseRun,
     ResumeRun,
     RunView,
+    RunWaits,
     SetSchedule,
     SettleTask,
     StartRun,
@@ -123,6 +125,15 @@ GET_S: Final = 10.0
 """How long it may take to be told how a run stands."""
 
 _ask_answers = msgspec.json.Decoder(AskAnswer)
+
+
+class _Demand(msgspec.Struct):
+    num_waiting: int = 0
+    num_pending: int = 0
+    num_ack_pending: int = 0
+
+
+_demands = msgspec.json.Decoder(_Demand)
 
 
 class RunFailed(DressageError):
@@ -1161,6 +1172,27 @@ class Client:
         """
         ask = Ask("get", check_run_id(run_id), not_before, hold_s=ANSWER_S)
         return await self._ask(ask, GET_S, shard)
+
+    async def waits(self, run_id: str) -> RunWaits:
+        """What a run waits for, thread by thread, and who asks for the tasks of the queues that it waits at.
+
+        Raises `NotFound`, or `NoAnswer` when nobody serves its shard.
+        """
+        answer = await self._asked(Ask("waits", check_run_id(run_id)), run_token(run_id), GET_S, None)
+        if answer.run is None:
+            raise NotFound(answer.message, code="RUN_UNKNOWN")
+        at = dict.fromkeys(wait.queue for wait in answer.waits if wait.kind == "task")
+        queues = [await self._demand(answer.run.shard, queue) for queue in at]
+        return RunWaits(answer.run, answer.waits, answer.more, tuple(queues))
+
+    async def _demand(self, shard: int, queue: str) -> QueueDemand:
+        """Who asks for tasks of a queue, on one shard."""
+        consumer = f"{self.names.shard_stream(shard)}.{self.names.task_consumer(queue)}"
+        # Where there is no such consumer, nobody has ever asked.
+        found = _demands.decode(
+            await self.connection.request(f"$JS.API.CONSUMER.INFO.{consumer}", b"", GET_S)
+        )
+        return QueueDemand(queue, shard, found.num_waiting, found.num_pending, found.num_ack_pending)
 
     async def wait(
         self,

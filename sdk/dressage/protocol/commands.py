@@ -640,10 +640,11 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     for the output with its masked parts in clear, for the caller who awaits the result. `attempt` asks for the attempt
     `task_id` of the run, `user-tasks` for those of its user tasks that are open, or the one with `task_id`,
     `schedule` for the schedule of this name, which stands in `run_id`, and `limiter` for that of the task of this name,
-    of the key `key` if it has one. `migration` asks whether the run could move as the `migration` says.
+    of the key `key` if it has one. `migration` asks whether the run could move as the `migration` says, `waits` what
+    each of its run threads waits for.
     """
 
-    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule", "limiter", "migration"]
+    op: Literal["get", "wait", "key", "attempt", "user-tasks", "schedule", "limiter", "migration", "waits"]
     run_id: str
     not_before: int = 0
     hold_s: float = 0.0
@@ -747,6 +748,70 @@ class AttemptView(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str = ""
 
 
+WaitKind = Literal[
+    "task",
+    "dead-task",
+    "limit",
+    "sleep",
+    "condition",
+    "event",
+    "user-task",
+    "child",
+    "child-begin",
+    "held",
+    "turn",
+]
+
+
+class WaitView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What run thread `thread` waits for, at node `node`, which stands in `line` of its file.
+
+    `what` is the name of the task, the event, the user task or the workflow, or the text of the condition. `since` is
+    when the wait began, and `until` when it ends by itself; both are empty where that is not known, or never. `id` is
+    that of the attempt, the user task or the child run, `key` a correlation key or that of a limit, `who` has the user
+    task, `worker` has said that it has the attempt. A thread that is `interrupted` goes on when the handler has ended;
+    one that is `held` has what it waited for and may not go on, `turn` is a handler whose turn it is not.
+    """
+
+    kind: WaitKind
+    node: int
+    what: str = ""
+    since: str = ""
+    until: str = ""
+    thread: int = 0
+    line: int = 0
+    id: str = ""
+    key: str = ""
+    attempt: int = 0
+    queue: str = ""
+    worker: str = ""
+    who: str = ""
+    interrupted: bool = False
+
+
+class QueueDemand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asks for the tasks of a queue, on one shard: `asking` requests of workers are open, `waiting` attempts wait
+    to be asked for, and `under_way` were handed out and have no result yet."""
+
+    queue: str
+    shard: int
+    asking: int = 0
+    waiting: int = 0
+    under_way: int = 0
+
+
+class RunWaits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a run stands, without its variables, and what each of its run threads waits for; `more` of them are not told.
+
+    `queues` are those of the attempts among them.
+    """
+
+    run: RunView
+    waits: tuple[WaitView, ...] = ()
+    more: int = 0
+    queues: tuple[QueueDemand, ...] = ()
+
+
 class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The owner's reply to an `Ask`.
 
@@ -767,6 +832,8 @@ class AskAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     schedule: ScheduleView | None = None
     migration: MigrationCheck | None = None
     limiter: LimiterView | None = None
+    waits: tuple[WaitView, ...] = ()
+    more: int = 0
 
 
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

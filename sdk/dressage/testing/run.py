@@ -29,7 +29,8 @@ from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import Limiter, Mailbox, Marks, RunState, UserWait
 from dressage.orchestrator.fold.times import rfc3339
-from dressage.orchestrator.turn.asking import dead_tasks, user_task_view, waiting_for
+from dressage.orchestrator.turn.asking import dead_tasks, user_task_view
+from dressage.orchestrator.turn.waits import waiting_for
 from dressage.protocol.alignment import propose
 from dressage.protocol.commands import (
     AttemptProgress,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -18,32 +17,25 @@ from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.limiter import attempts_of, free_ms
 from dressage.orchestrator.fold.migrating import CannotMove, moved
 from dressage.orchestrator.fold.state import (
-    ChildWait,
     ConditionWait,
-    EventWait,
-    GatherWait,
-    HeldWait,
     Limiter,
     Mailbox,
     RunState,
-    RunThread,
     Schedule,
-    SleepWait,
     State,
     TaskWait,
-    TurnWait,
     UserWait,
 )
 from dressage.orchestrator.fold.times import rfc3339
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.routing import HandedOn, Maps
 from dressage.orchestrator.turn.runs import Runs, read_state
+from dressage.orchestrator.turn.waits import WAITS_SHOWN, waiting_for, waits_of
 from dressage.protocol.commands import (
     Ask,
     AskAnswer,
     AttemptView,
     DeadTaskView,
-    FailureInfo,
     HoldView,
     Json,
     KeyView,
@@ -58,7 +50,6 @@ from dressage.protocol.names import (
     key_token,
     limiter_token,
     place_of,
-    queue_text,
     run_id_of,
     run_token,
     schedule_token,
@@ -66,17 +57,10 @@ from dressage.protocol.names import (
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
 from dressage.protocol.permits import LimiterView, TakenView
 from dressage.protocol.schedules import FireView, ScheduleView
-from dressage.protocol.spec import ConditionNode
 from dressage.protocol.user_tasks import UserTaskView
 
 HOLD_S_MAX: Final = 30.0
 TICK_S: Final = 0.25
-
-WAITS_SHOWN: Final = 20
-"""Of more different things that a run waits for, the number is told."""
-
-PROGRESS_SHOWN: Final = 200
-"""Characters of a task's progress that are told with what a run waits for."""
 
 _decoder = msgspec.json.Decoder(Ask)
 _encode = msgspec.json.Encoder().encode
@@ -225,6 +209,8 @@ class Asking:
             await self._reply(waiter.reply, self._absent(token, waiter.ask, place))
         elif waiter.ask.op == "attempt":
             await self._reply(waiter.reply, AskAnswer(attempt=_attempt_view(state, waiter.ask.task_id)))
+        elif waiter.ask.op == "waits":
+            await self._reply(waiter.reply, await self._waits(state, waiter.ask, place))
         elif waiter.ask.op == "migration":
             await self._reply(waiter.reply, await self._migration(state, waiter.ask.migration))
         elif waiter.ask.op == "user-tasks":
@@ -330,7 +316,12 @@ class Asking:
             kept_until=_kept_until(state),
             born=state.born,
         )
-        return view if ask.op == "wait" else await self._with_variables(view, state)
+        return view if ask.op in ("wait", "waits") else await self._with_variables(view, state)
+
+    async def _waits(self, state: RunState, ask: Ask, shard: int) -> AskAnswer:
+        definition = await self._definitions.get(state.workflow, state.version)
+        waits, more = waits_of(state, definition)
+        return AskAnswer(run=await self._view(state, ask, shard), waits=waits, more=more)
 
     async def _user_tasks(self, state: RunState, ask: Ask) -> AskAnswer:
         """Those that are open, or the one that is asked for, and the forms of all."""
@@ -501,87 +492,3 @@ def dead_tasks(state: RunState) -> Iterator[DeadTaskView]:
         if isinstance(wait, TaskWait) and wait.dead is not None:
             since = rfc3339(wait.dead_ms)
             yield DeadTaskView(wait.task, wait.task_id, wait.attempt, since, wait.dead, thread.id)
-
-
-def waiting_for(state: RunState, definition: Definition | None = None) -> str:
-    """What the run waits for, in words for people: of each of its branches, the same ones together."""
-    waits = Counter[str]()
-    threads = {thread.id: thread for thread in state.threads}
-    for thread in state.threads:
-        paused = ", and is interrupted" if _is_interrupted(thread, threads) else ""
-        match thread.wait:
-            case TaskWait(dead=FailureInfo()) as wait:
-                waits[
-                    f"somebody who retries task {wait.task} (attempt {wait.attempt}), or lets it fail{paused}"
-                ] += 1
-            case TaskWait(permit="asked" | "later") as wait:
-                of = f", key {wait.key}" if wait.key else ""
-                waits[
-                    f"its turn at the limit of task {wait.task}{of} (attempt {wait.attempt}){_progress(wait)}{paused}"
-                ] += 1
-            case TaskWait() as wait:
-                at = f"with worker {wait.worker}" if wait.worker else f"on queue {queue_text(wait.queue)}"
-                waits[f"task {wait.task} (attempt {wait.attempt}) {at}{_progress(wait)}{paused}"] += 1
-            case SleepWait() as wait:
-                waits[f"time {rfc3339(wait.until_ms)}{paused}"] += 1
-            case ConditionWait() as wait:
-                waits[f"condition {_condition(wait, definition)}{_until(wait)}{paused}"] += 1
-            case EventWait() as wait:
-                at = f" at key {wait.key}" if wait.key else ""
-                waits[f"event {wait.event}{at}{_until(wait)}{paused}"] += 1
-            case UserWait() as wait:
-                waits[f"user task {wait.user_task} {_with_people(wait)}{_until(wait)}{paused}"] += 1
-            case HeldWait():
-                waits["going on with what has come, which it may not yet"] += 1
-            case ChildWait(detached=True) as wait:
-                waits[f"the begin of run {wait.run_id} of workflow {wait.workflow}"] += 1
-            case ChildWait() as wait:
-                waits[f"run {wait.run_id} of workflow {wait.workflow}{paused}"] += 1
-            case GatherWait(limit=limit) as wait if limit:
-                waits[f"branches, of which {wait.ended} of {wait.branches} have ended"] += 1
-            case TurnWait():
-                waits["its turn to interrupt"] += 1
-            case GatherWait() | None:
-                # What it waits for are its branches, which wait themselves.
-                pass
-    told = [f"{what}, {count} times" if count > 1 else what for what, count in waits.items()]
-    more = [f"{len(told) - WAITS_SHOWN} more"] if len(told) > WAITS_SHOWN else []
-    return "; ".join(told[:WAITS_SHOWN] + more)
-
-
-def _is_interrupted(thread: RunThread, threads: Mapping[int, RunThread]) -> bool:
-    """Whether a handler runs for which it pauses, or what has started it does."""
-    while thread.parent is not None:
-        parent = threads[thread.parent]
-        wait = parent.wait
-        if isinstance(wait, GatherWait) and wait.interrupts(thread.branch):
-            return True
-        thread = parent
-    return False
-
-
-def _progress(wait: TaskWait) -> str:
-    if wait.progress is msgspec.UNSET:
-        return ""
-    said = bytes(wait.progress).decode(errors="replace")
-    return f", which has come to {said if len(said) <= PROGRESS_SHOWN else said[:PROGRESS_SHOWN] + '...'}"
-
-
-def _with_people(wait: UserWait) -> str:
-    """Who has it."""
-    of = f"group {wait.group}" if wait.group else ""
-    if not wait.user:
-        return f"for {of}"
-    return f"with user {wait.user}" + (f" of {of}" if of else "")
-
-
-def _until(wait: ConditionWait | EventWait | UserWait) -> str:
-    return f" until {rfc3339(wait.until_ms)}" if wait.timer_id else ""
-
-
-def _condition(wait: ConditionWait, definition: Definition | None) -> str:
-    """As its author has written it, or where it stands in a spec that no compiler of ours has written."""
-    node = None if definition is None else definition.spec.nodes[wait.node]
-    if not isinstance(node, ConditionNode):
-        return f"of node {wait.node}"
-    return node.text or f"of line {node.line}"
