@@ -100,6 +100,20 @@ def test_what_was_handed_on_is_remembered_for_a_while() -> None:
     assert handed_on.place("a") is None
 
 
+def test_where_a_command_went_is_forgotten_once_one_is_folded_here() -> None:
+    """Else two shards that have handed the commands of an id to each other send who asks for it round for ever, when
+    the run that came of one of them was deleted."""
+    here, there = HandedOn(), HandedOn()
+    here.begun("a", 1)
+    here.arrived("a", 5)
+    there.begun("a", 0)
+    there.arrived("a", 7)
+    here.folded_here("a")
+    here.folded_here("nobody")
+    assert here.place("a") is None
+    assert there.place("a") == (0, 7)
+
+
 # -- the model -----------------------------------------------------------------------------------------
 @dataclass
 class Start:

@@ -183,12 +183,12 @@ class Refold:
                     return Outcome(before, [HandOn(token, where, checked=False)])
                 if before is None and place.shard != number:
                     return Outcome(None, [HandOn(token, *place)])
-            command = read_command(delivery)
-            if isinstance(before, Gone) and not isinstance(command, ForgetRun):
+            if isinstance(before, Gone) and not _forgets(delivery):
                 mark = (delivery.headers or {}).get(FORWARDED_HEADER)
                 place = route(shard_map, name, number, forwarded_generation(mark))
                 if place.shard != number:
                     return Outcome(before, [HandOn(token, *place)])
+            command = read_command(delivery)
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
         new = isinstance(command, StartRun) and command.parent is None and not isinstance(before, RunState)
@@ -276,6 +276,13 @@ class Refold:
         if outcome.events:
             events = shard.events.setdefault(token, [])
             events.extend((seq, KIND[type(data)], msgspec.json.encode(data)) for data in outcome.events)
+
+
+def _forgets(delivery: Delivery) -> bool:
+    try:
+        return isinstance(read_command(delivery), ForgetRun)
+    except Unreadable:
+        return False  # Whoever has the id now sets it aside.
 
 
 class _OfBuild(msgspec.Struct):

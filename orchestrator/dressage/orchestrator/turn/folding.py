@@ -288,6 +288,7 @@ class Folder:
             # No growth is finished while a run is open where the new map would not look. Should one be, it lives there.
             await self._hand_on(delivery, run, HandOn(token, run.ended_at, checked=False))
             return
+        self._handed_on.folded_here(token)
         outcome, command = await self._outcome(delivery, run)
         try:
             made = self._made(outcome, token)

@@ -111,6 +111,10 @@ class HandedOn:
         if token in self._places:
             self._places[token] = self._places[token][0], seq
 
+    def folded_here(self, token: str) -> None:
+        """The newest command went nowhere else: who asks elsewhere would be sent back here, for ever."""
+        self._places.pop(token, None)
+
     def place(self, token: str) -> tuple[int, int] | None:
         """The shard that the newest command went to, and its sequence there: 0 while it is on its way."""
         return self._places.get(token)
