@@ -11,6 +11,7 @@ SEARCHED: Final = 60
 """Programs that are tried from the one on that is known to show a mutant: the generator changes now and then."""
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_noticed(name: str) -> None:
     known = MUTANTS[name].first
