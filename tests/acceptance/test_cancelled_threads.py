@@ -33,7 +33,8 @@ def afresh() -> None:
 async def ask(name: str) -> str:
     begun[name] += 1
     try:
-        await asyncio.Event().wait()
+        while name not in told_to_end:
+            await asyncio.sleep(0.02)
     except asyncio.CancelledError:
         told_to_end.append(name)
         raise
@@ -140,6 +141,7 @@ async def test_a_cancel_outlives_its_owner_and_its_repeat_changes_nothing(scrape
     engine = scraped.engine
     client = await engine.registered(two)
     run = await client.start(two, {"name": "c"}, run_id="c")
+    told_to_end.append("c")  # The attempt waits in its queue: it is executed, and its result refused.
     command = CancelThread("once", 1, "why", "ann")
     await client.send(run_token("c"), command)
     await client.send(run_token("c"), command)
