@@ -1243,7 +1243,7 @@ def siblings_cancelled() -> Iterator[None]:
         yield
 
 
-@mutant("a cancelled branch wins its race", "outcome-as-python")
+@mutant("a cancelled branch wins its race", "outcome-as-python", first=2)
 def cancelled_branch_wins() -> Iterator[None]:
     wins = Branches._wins
 
