@@ -991,7 +991,7 @@ def cancelled_threads(script: Script, chance: random.Random, clients: list[str],
 
     The choice has a stream of its own: seeds without such runs are what they would be without this workload.
     """
-    chance = random.Random(f"cancelled threads {script.seed}")
+    chance = random.Random(f"parted {script.seed}")
     if script.spare_runs or chance.random() > 0.3:
         return
     script.programs["parted"] = module = parted()
