@@ -1213,7 +1213,9 @@ def cancel_without_effect() -> Iterator[None]:
         yield
 
 
-@mutant("what has started a cancelled branch is not told that it has no result", "outcome-as-python")
+@mutant(
+    "what has started a cancelled branch is not told that it has no result", "outcome-as-python", first=11
+)
 def cancelled_branch_untold() -> Iterator[None]:
     end = Branches.end
 
@@ -1228,7 +1230,7 @@ def cancelled_branch_untold() -> Iterator[None]:
         yield
 
 
-@mutant("with a branch its siblings are cancelled", "outcome-as-python")
+@mutant("with a branch its siblings are cancelled", "outcome-as-python", first=11)
 def siblings_cancelled() -> Iterator[None]:
     cancel = cancelling.cancel
 
@@ -1243,7 +1245,7 @@ def siblings_cancelled() -> Iterator[None]:
         yield
 
 
-@mutant("a cancelled branch wins its race", "outcome-as-python", first=2)
+@mutant("a cancelled branch wins its race", "outcome-as-python", first=11)
 def cancelled_branch_wins() -> Iterator[None]:
     wins = Branches._wins
 
