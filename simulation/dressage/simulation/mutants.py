@@ -112,7 +112,7 @@ def commit_without_cas() -> Iterator[None]:
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=142)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=173)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
