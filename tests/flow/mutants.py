@@ -316,8 +316,8 @@ def failed_tidying_forgotten() -> Iterator[None]:
 def last_one_wins() -> Iterator[None]:
     wins = Branches._wins
 
-    def late(self: Branches, wait: GatherWait, failure: Any) -> bool:
-        return wait.ended == wait.branches and wins(self, wait, failure)
+    def late(self: Branches, wait: GatherWait, failure: Any, **how: bool) -> bool:
+        return wait.ended == wait.branches and wins(self, wait, failure, **how)
 
     with mock.patch.object(Branches, "_wins", late):
         yield
@@ -325,7 +325,7 @@ def last_one_wins() -> Iterator[None]:
 
 @mutant("a branch that fails wins the race for a success, too", first=34)
 def failures_win() -> Iterator[None]:
-    def wins(self: Branches, wait: GatherWait, failure: Any) -> bool:
+    def wins(self: Branches, wait: GatherWait, failure: Any, **_: bool) -> bool:
         node: Any = self.advance.definition.spec.nodes[wait.node]
         return bool(node.until != "all")
 

@@ -649,7 +649,28 @@ CASES = {
         "asyncio.wait_for() would not be durable",
         "use `first_completed`",
     ),
-    "itself": Case("await ‸flow(x, items)", "flow is not known", "define it above"),
+    "itself": Case(
+        "await ‸flow(x, items)",
+        "flow() is this workflow itself: how often it would run is not known",
+        "write a loop, or put what is repeated into a workflow of its own, above this one",
+    ),
+    "itself as a branch": Case(
+        "await gather(‸flow(x, items), one(1))", "flow() is this workflow itself", "write a loop"
+    ),
+    "one that comes later": Case("await ‸flaw(x)", "flaw is not known", "define it above"),
+    "start without await": Case(
+        "‸part.start(x)", "part.start() is called without await", "`await part.start(...)`"
+    ),
+    "start with options without await": Case(
+        "part.options(run_id='a').‸start(x)",
+        "method start() is not part of the language",
+        "`run_id = await child.start(...)`",
+    ),
+    "options without await": Case(
+        "‸one.options(timeout=timedelta(hours=1))(x)",
+        "one.options(timeout=timedelta(hours=1))() is called without await",
+        "await one.options",
+    ),
     "sleep result": Case("y = ‸await sleep(1)", "sleep() has no result", "as a statement"),
     "sleep of nothing": Case("await ‸sleep()", "takes one duration", "timedelta(hours=1)"),
     "sleep of a text": Case('‸await sleep("1h")', "timedelta or seconds", "timedelta(hours=1)"),

@@ -156,11 +156,18 @@ def wait(run_id: str, timeout_s: float | None, server: str, namespace: str, as_j
 @click.argument("run_id")
 @click.option("--reason", default="", help="Kept with the run, for whoever looks at it later.")
 @click.option("--at-once", is_flag=True, help="End it where it stands, without letting it tidy up.")
+@click.option(
+    "--thread",
+    type=click.IntRange(0),
+    help="Only this branch, and what it has started: the run goes on.  [default: all of the run]",
+)
 @options.actor
 @options.server
 @options.namespace
-def cancel(run_id: str, reason: str, at_once: bool, actor: str, server: str, namespace: str) -> None:
-    """Cancel a run. To cancel a cancelled run again changes nothing.
+def cancel(
+    run_id: str, reason: str, at_once: bool, thread: int | None, actor: str, server: str, namespace: str
+) -> None:
+    """Cancel a run, or a branch of it. To cancel a cancelled run again changes nothing.
 
     Its `finally` clauses and sagas tidy up before it ends, if it has any. An attempt that is with a worker is
     cancelled there; one that waits in its queue is still executed, and its result refused.
@@ -169,7 +176,7 @@ def cancel(run_id: str, reason: str, at_once: bool, actor: str, server: str, nam
     async def end() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            await client.cancel(run_id, reason, at_once=at_once)
+            await client.cancel(run_id, reason, at_once=at_once, thread=thread)
 
     run(end())
 

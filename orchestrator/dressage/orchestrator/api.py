@@ -71,9 +71,13 @@ class WaitRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a run all, or one of its run threads."""
+
     run_id: str
     reason: str = ""
     at_once: bool = False
+    thread: int | None = None
+    command_id: str | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
 
@@ -574,6 +578,8 @@ class Api:
                 request.run_id,
                 request.reason,
                 at_once=request.at_once,
+                thread=request.thread,
+                command_id=request.command_id,
                 timeout_s=request.timeout_s,
                 actor=request.actor,
             )

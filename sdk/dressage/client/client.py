@@ -35,7 +35,6 @@ from dressage.protocol.commands import (
     Answer,
     Ask,
     AskAnswer,
-    CancelRun,
     Command,
     DeleteRun,
     FailureInfo,
@@ -53,6 +52,7 @@ from dressage.protocol.commands import (
     StartRun,
     StopRun,
     TaskResult,
+    cancel_of,
     encoder,
 )
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, NotFound, OutcomeUnknown, Refused
@@ -222,9 +222,9 @@ class RunHandle(Generic[R]):
         raise_without_output(view)
         return self._decode(await self._client.output_of(view))
 
-    async def cancel(self, reason: str = "", *, at_once: bool = False) -> int:
+    async def cancel(self, reason: str = "", *, at_once: bool = False, thread: int | None = None) -> int:
         """As `Client.cancel`."""
-        return await self._client.cancel(self.run_id, reason, at_once=at_once)
+        return await self._client.cancel(self.run_id, reason, at_once=at_once, thread=thread)
 
     async def stop(self, reason: str = "", *, thread: int = 0) -> int:
         """As `Client.stop`."""
@@ -546,6 +546,8 @@ class Client:
         reason: str = "",
         *,
         at_once: bool = False,
+        thread: int | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> int:
@@ -553,13 +555,22 @@ class Client:
 
         `CancelledError` is raised where the run waits, as asyncio does: its `finally` clauses and sagas run, and then
         it ends as cancelled, or as failed if they fail; it goes on if the workflow catches that. `at_once` ends it
-        where it stands instead, and nothing of the workflow runs any more; so it also ends a run that is tidying up. An
-        attempt that a worker has, or that waits in its queue, is still executed; its result is refused.
+        where it stands instead, and nothing of the workflow runs any more; so it also ends a run that is tidying up.
+        The handler of an attempt that a worker has is told to end; an attempt that waits in its queue is still
+        executed. The result of either is refused.
 
-        A run that is being cancelled, or is cancelled already, stays so, and that is no error. Raises `Refused`
-        (RUN_UNKNOWN, RUN_FINISHED, REASON_TOO_LONG), or `NoAnswer` after `timeout_s`.
+        With a `thread`, the id of a branch (its event `branch-started` has it), only this is cancelled in the same way,
+        with what it has started, and the run goes on: a `gather` fails with `BranchCancelled` when all of its branches
+        have ended, and a race goes on without it.
+
+        A run, or a thread, that is being cancelled stays so, and so does a run that is cancelled already; that is no
+        error. With a `command_id` of the caller's the same call again changes nothing. Raises `Refused` (RUN_UNKNOWN,
+        RUN_FINISHED, THREAD_UNKNOWN, CANCEL_INVALID for thread 0, which is the run, REASON_TOO_LONG), `NoAnswer` after
+        `timeout_s`, or `BadInput` (CANCEL_INVALID) for a thread that is to end `at_once`.
         """
-        command = CancelRun(uuid.uuid4().hex, reason, check_actor(actor or self.actor), at_once)
+        command = cancel_of(
+            command_id_of(command_id), reason, check_actor(actor or self.actor), at_once, thread
+        )
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
     async def stop(

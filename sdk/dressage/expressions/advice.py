@@ -19,6 +19,7 @@ METHODS: dict[str, str] = {
     "translate": "use replace()",
     "fromkeys": "write a comprehension: `{key: value for key in keys}`",
     "wait": "await it: `await event.wait()`",
+    "start": "await it: `run_id = await child.start(...)`",
     "assign": "await it: `filled = await user_task.assign(...)`",
     "undo": "register it in the block of `async with Saga()` itself: before its branches begin, or behind an await",
     **dict.fromkeys(

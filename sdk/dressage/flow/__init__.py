@@ -11,7 +11,14 @@ from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.conditions import wait_until
 from dressage.flow.describe import Large, Masked, Searchable
 from dressage.flow.events import Event
-from dressage.flow.failures import ChildError, TaskError, TaskTimeout, UserTaskCancelled, WorkflowFailure
+from dressage.flow.failures import (
+    BranchCancelled,
+    ChildError,
+    TaskError,
+    TaskTimeout,
+    UserTaskCancelled,
+    WorkflowFailure,
+)
 from dressage.flow.interrupts import Interrupt, interruptible
 from dressage.flow.people import Assignment, UserTask
 from dressage.flow.publishing import publish
@@ -26,6 +33,7 @@ from dressage.protocol.spec import Limits
 __all__ = [
     "App",
     "Assignment",
+    "BranchCancelled",
     "ChildError",
     "Event",
     "Exponential",

@@ -9,6 +9,7 @@
     |  '- TaskTimeout               it was not done in its time; a TimeoutError, too
     |- ChildError                   a child run was not started, was cancelled, or passed a limit
     |- UserTaskCancelled            somebody cancelled a user task
+    |- BranchCancelled              somebody cancelled a branch
     |- ExceptionGroup               what branches of a `gather` failed with
     |- TimeoutError                 what was waited for did not come in time; an OSError, as in Python
     '- ArithmeticError, LookupError, TypeError, ValueError ...   an expression failed, as it does in Python
@@ -216,6 +217,15 @@ class UserTaskCancelled(Exception):
     """Somebody cancelled a user task; the text is what they said."""
 
 
+class BranchCancelled(Exception):
+    """Somebody cancelled a branch of a `gather`, of a race or of an `interruptible`, and no more of the run; the text
+    is what they said. The branch itself is cancelled as one is that loses a race.
+
+    It is among the failures of a `gather` (`except* BranchCancelled`), and of a race if no branch is left that could
+    win it. At an `interruptible` it comes by itself.
+    """
+
+
 def _errors_of_python() -> Iterator[type[Exception]]:
     """The classes of the errors that an expression can end with, and those that they derive from."""
     leaves = (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -231,6 +241,7 @@ CATCHABLE: Final[frozenset[type[BaseException]]] = frozenset(
         TaskTimeout,
         ChildError,
         UserTaskCancelled,
+        BranchCancelled,
         ExceptionGroup,
         TimeoutError,
         OSError,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dressage.protocol.errors import BadInput
 from dressage.protocol.migrations import Migration, MigrationCheck
 from dressage.protocol.names import ACTOR_CHARS_MAX
 from dressage.protocol.permits import LimiterView, TaskLimit
@@ -130,6 +131,35 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     at_once: bool = False
     parent: Parent | None = None
     schedule: Short = ""
+
+
+class CancelThread(msgspec.Struct, tag="cancel-thread", tag_field="type", frozen=True, omit_defaults=True):
+    """Cancels a branch, with all that it has started, and no more of the run: `CancelledError` is raised where it
+    waits. What waits for its result is told that it has none. One that is being cancelled stays so, and the command is
+    accepted. `reason` and `command_id` are as of a `CancelRun`.
+
+    (A command of its own: an engine that does not know it refuses it, and cancels nothing else.)
+    """
+
+    command_id: Short
+    thread: int
+    reason: str = ""
+    actor: Short = ""
+
+
+def cancel_of(
+    command_id: str, reason: str, actor: str, at_once: bool, thread: int | None
+) -> CancelRun | CancelThread:
+    """The command that cancels a run, or a thread of it. Raises `BadInput` for a thread that is to end at once."""
+    if thread is None:
+        return CancelRun(command_id, reason, actor, at_once)
+    if at_once:
+        raise BadInput(
+            f"run thread {thread} cannot be ended at once, as the run that goes on would have the half of it: cancel "
+            "it without at_once, and it tidies up; or end the run at once, and name no thread",
+            code="CANCEL_INVALID",
+        )
+    return CancelThread(command_id, thread, reason, actor)
 
 
 StoppedBy = Literal["somebody", "parent"]
@@ -510,6 +540,7 @@ OfRun = (
     | TaskResult
     | AttemptProgress
     | CancelRun
+    | CancelThread
     | StopRun
     | ResumeRun
     | SettleTask
@@ -550,6 +581,7 @@ RefusalCode = Literal[
     "RUN_ELSEWHERE",
     "REASON_TOO_LONG",
     "THREAD_UNKNOWN",
+    "CANCEL_INVALID",
     "TASK_UNKNOWN",
     "MIGRATION_REFUSED",
     "OPEN_RUNS",

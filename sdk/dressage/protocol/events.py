@@ -143,7 +143,7 @@ class BranchStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind branch-ended: with the failure that nothing in the branch took, or else with a result.
 
-    `cancelled` says that it had lost a race, and ended as it was told to.
+    `cancelled` says that it had lost a race, or that somebody cancelled it, and that it ended as it was told to.
     """
 
     node: int
@@ -151,6 +151,16 @@ class BranchEnded(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     thread: int
     failure: FailureInfo | None = None
     cancelled: bool = False
+
+
+class BranchCancelling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind branch-cancelling: somebody (the event's actor) cancelled the branch, and no more of the run than this and
+    what it has started; `reason` is what they said. It tidies up from here on."""
+
+    node: int
+    branch: int
+    thread: int
+    reason: str = ""
 
 
 class ChildStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -607,6 +617,7 @@ EventData = (
     | TaskSettled
     | FailureCaught
     | BranchStarted
+    | BranchCancelling
     | BranchEnded
     | ChildStarted
     | ChildBegun
@@ -666,6 +677,7 @@ KIND: dict[type[EventData], str] = {
     TaskSettled: "task-settled",
     FailureCaught: "failure-caught",
     BranchStarted: "branch-started",
+    BranchCancelling: "branch-cancelling",
     BranchEnded: "branch-ended",
     ChildStarted: "child-started",
     ChildBegun: "child-begun",

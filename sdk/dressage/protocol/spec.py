@@ -39,6 +39,9 @@ TASK_TIMEOUT = "TaskTimeout"
 USER_TASK_CANCELLED = "UserTaskCancelled"
 """The class of what a user task did not come to, as somebody cancelled it."""
 
+BRANCH_CANCELLED = "BranchCancelled"
+"""The class of what a branch did not come to, as somebody cancelled it."""
+
 TIMEOUT_ERROR = "TimeoutError"
 TASK_TIMEOUT_FAMILY = (TASK_TIMEOUT, TASK_ERROR, TIMEOUT_ERROR, "OSError", ANY_ERROR)
 """By what it can be caught that a task was not done in its time."""

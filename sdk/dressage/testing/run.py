@@ -34,7 +34,6 @@ from dressage.orchestrator.turn.waits import waiting_for
 from dressage.protocol.alignment import propose
 from dressage.protocol.commands import (
     AttemptProgress,
-    CancelRun,
     Command,
     DeadTaskView,
     FailureInfo,
@@ -50,6 +49,7 @@ from dressage.protocol.commands import (
     TaskResult,
     UserTaskAction,
     WorkerInfo,
+    cancel_of,
     decode_command,
     encoder,
 )
@@ -350,9 +350,11 @@ class Run(Generic[R]):
         self._drive(None)
         return self
 
-    def cancel(self, reason: str = "", *, at_once: bool = False) -> Self:
-        """Cancels the run, as somebody with the client or the command line does: it tidies up, unless `at_once`."""
-        self._fold(CancelRun(f"cancel-{self._world.seq}", reason, "test", at_once), asked=True)
+    def cancel(self, reason: str = "", *, at_once: bool = False, thread: int | None = None) -> Self:
+        """Cancels the run, as somebody with the client or the command line does: it tidies up, unless `at_once`. Or one
+        run thread of it, which tidies up, and the run goes on."""
+        command = cancel_of(f"cancel-{self._world.seq}", reason, "test", at_once, thread)
+        self._fold(command, asked=True)
         return self.advance(timedelta(0))
 
     def stop(self, reason: str = "", *, thread: int = 0) -> Self:

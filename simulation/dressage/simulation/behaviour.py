@@ -158,6 +158,63 @@ async def flow(x: int) -> str:
 """
 
 
+def parted() -> Any:
+    """A module whose branches are cancelled one by one: thread 1 is a leg, 2 a gather of 4 and 5, and 3 a race of 6 and
+    7. A run of it that ends before all five legs have begun to tidy up says so."""
+    if "parted" not in _contracts:
+        text = (
+            Program(0, name="parted", task_options=task_options(QUEUES[0])).text().partition("@workflow")[0]
+        )
+        _contracts["parted"] = define(f"{text}{_PARTED}")
+    return _contracts["parted"]
+
+
+PARTED_THREADS: Final = range(1, 8)
+
+_PARTED: Final = """
+class Untidy(WorkflowFailure): ...
+
+@dataclass
+class Legs:
+    tidied: int = 0
+
+@workflow(name="parted")
+async def flow(x: int) -> str:
+    legs = Legs()
+
+    async def quietly(n: int) -> int:
+        try:
+            return await number(n)
+        except (WorkflowFailure, TaskError):
+            return 0
+
+    async def leg(n: int) -> int:
+        try:
+            await sleep(timedelta(milliseconds=200))
+            value = await quietly(n)
+            await sleep(timedelta(milliseconds=300))
+            return value
+        finally:
+            legs.tidied += 1
+            await quietly(n + 1)
+
+    async def both(n: int) -> int:
+        a, b = await gather(leg(n), leg(n + 1))
+        return a + b
+
+    async def either(n: int) -> int:
+        _, value = await first_completed(leg(n), leg(n))
+        return value
+
+    try:
+        a, b, c = await gather(leg(x), both(x + 1), either(x + 3))
+    finally:
+        if legs.tidied != 5:
+            raise Untidy("some legs have not begun to tidy up")
+    return f"{a}|{b}|{c}"
+"""
+
+
 def carrying() -> Any:
     """A module whose workflow hands large values on: through a task, a child run and another task."""
     if "carrying" not in _contracts:

@@ -11,6 +11,7 @@ an exception is never among them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
 from dressage.orchestrator.fold import (
     archive,
+    cancelling,
     limiter,
     mailbox,
     migrating,
@@ -58,7 +60,7 @@ from dressage.orchestrator.turn.reading import token_of
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
-from dressage.protocol.commands import AwaitEvent, ReturnPermit, TimerFired
+from dressage.protocol.commands import AwaitEvent, CancelThread, FailureInfo, ReturnPermit, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
 from dressage.protocol.names import OUT, Names, limiter_token
@@ -110,7 +112,7 @@ def commit_without_cas() -> Iterator[None]:
         yield
 
 
-@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=142)
+@mutant("H1: the cursor goes before its singles are acknowledged", "effects-before-cursor", first=173)
 def cursor_before_singles() -> Iterator[None]:
     async def store(self: Any, effects: list[Any]) -> None:
         for effect in effects:
@@ -1208,6 +1210,49 @@ def cancel_without_effect() -> Iterator[None]:
         return cancel(state, *others)
 
     with mock.patch.object(fold_module, "_cancel", accepting):
+        yield
+
+
+@mutant(
+    "what has started a cancelled branch is not told that it has no result", "outcome-as-python", first=11
+)
+def cancelled_branch_untold() -> Iterator[None]:
+    end = Branches.end
+
+    def silent(self: Branches, thread: RunThread, outcome: Any) -> None:
+        cancelled = isinstance(outcome, FailureInfo) and outcome.kind == "cancelled"
+        parent = self.advance.thread(thread.parent or 0)
+        if cancelled and thread.cancelled_for is not None and parent.cancel != "asked":
+            outcome = msgspec.Raw(b"0")
+        end(self, thread, outcome)
+
+    with mock.patch.object(Branches, "end", silent):
+        yield
+
+
+@mutant("with a branch its siblings are cancelled", "outcome-as-python", first=11)
+def siblings_cancelled() -> Iterator[None]:
+    cancel = cancelling.cancel
+
+    def all_of_them(advance: Advance, command: CancelThread) -> None:
+        cancel(advance, command)
+        for number in [thread.id for thread in advance.state.threads if thread.parent == 0]:
+            if not advance.state.finished and advance.threads.find(number) is not None:
+                with contextlib.suppress(RefuseCommand):
+                    cancel(advance, structs.replace(command, thread=number))
+
+    with mock.patch.object(cancelling, "cancel", all_of_them):
+        yield
+
+
+@mutant("a cancelled branch wins its race", "outcome-as-python", first=11)
+def cancelled_branch_wins() -> Iterator[None]:
+    wins = Branches._wins
+
+    def too(self: Branches, wait: Any, failure: Any, *, cancelled: bool) -> bool:
+        return wins(self, wait, failure, cancelled=False)
+
+    with mock.patch.object(Branches, "_wins", too):
         yield
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import ModuleType
@@ -42,6 +42,21 @@ class Ending:
 
     def __str__(self) -> str:
         return self.kind if self.what is None else f"{self.kind} {self.what!r}"
+
+
+def parted_ending(whole: Ending, cancelled: Collection[int]) -> Ending:
+    """How a run of `parted` ends that would end as `whole`, of which clients were told that they have cancelled these
+    run threads: what somebody waits for that has no result is a failure of whoever waits, and of nobody else. One leg
+    of the race may be missing."""
+    gone = "branch-cancelled"
+    failures: list[Any] = [gone] if 1 in cancelled else []
+    for place, legs, left in ((2, {4, 5}, 2), (3, {6, 7}, 1)):
+        lost = legs.intersection(cancelled)
+        if place in cancelled:
+            failures.append(gone)
+        elif len(lost) > 2 - left:
+            failures.append([gone] * len(lost))
+    return replace(whole, kind="failed", what=failures) if failures else whole
 
 
 class _Technical(Exception):

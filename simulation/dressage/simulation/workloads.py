@@ -49,9 +49,11 @@ from dressage.simulation.behaviour import (
     EPOCH_S,
     MOMENT,
     NAP,
+    PARTED_THREADS,
     QUEUES,
     carrying,
     limited,
+    parted,
     payload_of,
     person_of,
     task_options,
@@ -60,7 +62,7 @@ from dressage.simulation.behaviour import (
 )
 from dressage.simulation.programs import Program, define, other_version
 from dressage.simulation.programs.program import FILED, RINGS, TOLD
-from dressage.simulation.reference import Ending, ending_of, failure_ending
+from dressage.simulation.reference import Ending, ending_of, failure_ending, parted_ending
 from dressage.simulation.script import Action, PlannedRun, Script
 
 if TYPE_CHECKING:
@@ -979,6 +981,65 @@ def limited_tasks(script: Script, chance: random.Random, clients: list[str], sec
             script.actions.append(_stop(run, chance.choice(clients), stopped_s, 0, chance.random()))
     for _ in range(chance.randint(2, 6)):
         script.actions.append(_say_again(chance.random(), chance.choice(clients), chance.random() * seconds))
+
+
+# -- branches that are cancelled -------------------------------------------------------------------------
+@workload
+def cancelled_threads(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs of which run threads are cancelled, and some stopped: each fails with those, and only those, of which a
+    client was told that they are. Also threads of other runs, that are cancelled as a whole at another time.
+
+    The choice has a stream of its own: seeds without such runs are what they would be without this workload.
+    """
+    chance = random.Random(f"parted {script.seed}")
+    if script.spare_runs or chance.random() > 0.3:
+        return
+    script.programs["parted"] = module = parted()
+    for number in range(chance.randint(1, 3)):
+        run_id, x = f"parted-{number}", chance.randint(-2, 5)
+        run = PlannedRun(run_id, "parted", module, x, ending_of(module, run_id, x))
+        script.runs[run_id] = run
+        at_s = chance.random() * seconds / 2
+        script.actions.append(start_of(run, chance.choice(clients), at_s))
+        script.actions.append(end_of(run, chance.choice(clients), at_s))
+        whole, cancelled = run.ending, set[int]()
+        for thread in chance.sample(PARTED_THREADS, chance.randint(1, 4)):
+            told = functools.partial(_told_of_thread, run, whole, cancelled, thread)
+            cancelled_s = at_s + 1.5 * chance.random()
+            script.actions.append(_cancel_thread(run, chance.choice(clients), cancelled_s, thread, told))
+        if chance.random() < 0.5:
+            thread, for_s = chance.choice([0, *PARTED_THREADS]), chance.random()
+            script.actions.append(
+                _stop(run, chance.choice(clients), at_s + 1.5 * chance.random(), thread, for_s)
+            )
+    for run in script.runs.values():
+        if run.tidies:
+            cancelled_s = chance.random() * seconds
+            thread = chance.choice([1, 1, 2, 3])
+            script.actions.append(_cancel_thread(run, chance.choice(clients), cancelled_s, thread))
+
+
+def _told_of_thread(run: PlannedRun, whole: Ending, cancelled: set[int], thread: int) -> None:
+    cancelled.add(thread)
+    run.ending = parted_ending(whole, cancelled)
+
+
+def _cancel_thread(
+    run: PlannedRun, client: str, at_s: float, thread: int, told: Callable[[], None] = lambda: None
+) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        for _ in range(2):  # The second time it is a repeat that comes late.
+            try:
+                await client.cancel(run.run_id, "simulated", thread=thread, command_id=f"cancel {at_s}")
+            except Refused as refused:
+                if refused.code not in ("RUN_FINISHED", "THREAD_UNKNOWN"):
+                    raise
+                return
+            told()
+            await asyncio.sleep(at_s % 1)
+
+    return Action(client, at_s, f"cancel thread {thread} of {run.run_id}", act)
 
 
 def _say_again(dice: float, client: str, at_s: float) -> Action:

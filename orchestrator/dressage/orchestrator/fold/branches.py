@@ -9,7 +9,7 @@ from msgspec import structs
 
 from dressage.expressions.groups import group_of
 from dressage.expressions.values import decode_stored
-from dressage.orchestrator.fold import pausing
+from dressage.orchestrator.fold import cancelling, pausing
 from dressage.orchestrator.fold.effects import DispatchTask, Effect, SendCommand, SetTimer
 from dressage.orchestrator.fold.limits import bytes_of, limit_nesting, limit_threads
 from dressage.orchestrator.fold.shared import first_and_rest, grown
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CANCELLED: Final = FailureInfo(
     "cancelled", "nobody waits for it any more", "cancelled", family=(CANCELLED_ERROR,)
 )
-"""What is raised in a branch that has lost a race, and in a run that is cancelled."""
+"""What is raised in a branch that has lost a race or was cancelled, and in a run that is cancelled."""
 
 
 class Branches:
@@ -78,7 +78,8 @@ class Branches:
         """A branch ends with a result in stored form, or with a failure, and with it its variables.
 
         If it wins its race, the others are cancelled. Behind the last one its gather goes on, or raises what they
-        failed with. Raises `LimitExceeded`.
+        failed with. One that somebody cancelled has failed to those who wait for it, and wins no race. Raises
+        `LimitExceeded`.
         """
         advance = self.advance
         parent = advance.thread(thread.parent or 0)
@@ -89,7 +90,10 @@ class Branches:
         told = None if cancelled else failure
         advance.emit(BranchEnded(wait.node, place, thread.id, told, cancelled=cancelled))
         over = wait.won is not None or parent.cancel == "asked"
-        if cancelled or (over and failure is None):
+        dropped = cancelled or (over and failure is None)
+        if cancelled and not over and thread.cancelled_for is not None:
+            failure, dropped = cancelling.given_up(thread), False
+        if dropped:
             wait = structs.replace(wait, dropped=wait.dropped + 1)
         elif failure is not None:
             held = wait.held + bytes_of(failure)
@@ -104,18 +108,26 @@ class Branches:
             wait = structs.replace(wait, handler=handler, turns=left)
         parent.wait, advance.stored = wait, True
         advance.forget(thread)
-        if not over and self._wins(wait, failure):
+        if not over and self._wins(wait, failure, cancelled=cancelled):
             self._won(parent, wait, place)
         elif wait.ended == wait.branches:
             self._gathered(parent, wait)
         elif wait.given:
             self.start_next(parent)
 
-    def _wins(self, wait: GatherWait, failure: FailureInfo | None) -> bool:
+    def _wins(self, wait: GatherWait, failure: FailureInfo | None, *, cancelled: bool) -> bool:
         """Whether a branch that has ended so decides the race that it is in."""
         node = self.advance.definition.spec.nodes[wait.node]
         assert isinstance(node, GatherNode)
-        return node.until in ("completed", "interrupted") or (node.until == "successful" and failure is None)
+        match node.until:
+            case "interrupted":
+                return True  # Without the body, or one of those that interrupt it, it is not what its author wrote.
+            case "completed":
+                return not cancelled
+            case "successful":
+                return failure is None
+            case "all":
+                return False
 
     def _won(self, parent: RunThread, wait: GatherWait, place: int) -> None:
         # What others failed with before is told in the events; behind the race only the winner counts.
@@ -156,15 +168,18 @@ class Branches:
     # -- cancelling branches -----------------------------------------------------------------------
     def cancel_all(self) -> None:
         """Cancels the run's main thread, and with it all others. Raises `LimitExceeded`."""
-        self._cancel(self.advance.thread(0))
+        self.cancel(self.advance.thread(0))
 
     def _cancel_branches(self, parent: RunThread) -> None:
         """Cancels those branches of a thread that have not ended. Raises `LimitExceeded`."""
         for thread in [each for each in self.advance.state.threads if each.parent == parent.id]:
             if not self.advance.state.finished:
-                self._cancel(thread)
+                self.cancel(thread)
 
-    def _cancel(self, thread: RunThread) -> None:
+    def cancel(self, thread: RunThread) -> None:
+        """Cancels a thread, and with it those that it has started; one that is cancelled already stays as it is. Raises
+        `LimitExceeded`.
+        """
         thread = self.advance.threads.own(thread)
         if thread.cancel:
             return

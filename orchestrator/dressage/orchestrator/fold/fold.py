@@ -7,7 +7,7 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import limiter, migrating, pausing, retention, schedule
+from dressage.orchestrator.fold import cancelling, limiter, migrating, pausing, retention, schedule
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -39,6 +39,7 @@ from dressage.protocol.commands import (
     AskPermit,
     AttemptProgress,
     CancelRun,
+    CancelThread,
     ChildBegun,
     ChildEnded,
     Command,
@@ -63,7 +64,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 16
+FOLD_VERSION = 17
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -75,6 +76,7 @@ GoesOn = (
     | AttemptProgress
     | TimerFired
     | CancelRun
+    | CancelThread
     | StopRun
     | ResumeRun
     | SettleTask
@@ -299,7 +301,9 @@ def _go_on(
         return Outcome(state, existing=True)
     if isinstance(command, UserTaskAction) and user_task.is_done(state, command):
         return Outcome(state, existing=True)
-    if isinstance(command, StopRun | ResumeRun | SettleTask) and pausing.is_done(state, command):
+    if isinstance(command, CancelThread | StopRun | ResumeRun | SettleTask) and pausing.is_done(
+        state, command
+    ):
         return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     actor = "orchestrator" if isinstance(command, Told | GoOn) else command.actor
@@ -312,6 +316,8 @@ def _go_on(
             case UserTaskAction():
                 actor = actor or user_task.who(command.action)
                 user_task.on_action(advance, command)
+            case CancelThread():
+                cancelling.cancel(advance, command)
             case StopRun():
                 pausing.stop(advance, command)
             case ResumeRun():

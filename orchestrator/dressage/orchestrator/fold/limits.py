@@ -79,6 +79,9 @@ QUOTING_BYTES = 4
 TURN_BYTES = 8
 """What a thread takes that waits for its turn to interrupt, at most."""
 
+CANCELLED_BYTES = 20
+"""What a thread takes beside the reason that somebody cancelled it for."""
+
 ENDED_BYTES = 12
 """What the place of a branch that has ended takes in the state."""
 
@@ -201,6 +204,8 @@ def thread_bytes(thread: RunThread) -> tuple[int, int]:
     wait = thread.wait
     if thread.taken is not None:
         rest += len(_to_json(thread.taken))
+    if thread.cancelled_for is not None:
+        rest += CANCELLED_BYTES + len(_to_json(thread.cancelled_for))
     if type(wait) is TaskWait:
         rest += (
             len(wait.args)

@@ -27,6 +27,7 @@ from dressage.orchestrator.fold.state import (
 )
 from dressage.protocol.commands import (
     CancelRun,
+    CancelThread,
     GoOn,
     HoldRun,
     MigrateRun,
@@ -37,7 +38,7 @@ from dressage.protocol.commands import (
     StoppedBy,
     StopRun,
 )
-from dressage.protocol.events import RunResumed, RunStopped
+from dressage.protocol.events import BranchCancelling, RunResumed, RunStopped
 from dressage.protocol.names import run_token
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ SETTLED_KEPT: Final = 100
 """The same of those that settle dead tasks: many branches may have one."""
 
 ROOM_BYTES: Final = 64 * 1024
-"""So many bytes of a state are left when somebody has stopped it."""
+"""So many bytes of a state are left when somebody has stopped it, or has cancelled a branch."""
 
 THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-Said = StopRun | ResumeRun | CancelRun | SettleTask | MigrateRun | HoldRun | ReleaseRun
+Said = StopRun | ResumeRun | CancelRun | CancelThread | SettleTask | MigrateRun | HoldRun | ReleaseRun
 
 
 def is_done(state: RunState, command: Said) -> bool:
@@ -80,7 +81,9 @@ def remember(state: RunState, command: Said) -> None:
 
 def _is_somebodys(command: Said) -> bool:
     """Whether a person has said it, and no parent."""
-    return isinstance(command, HoldRun | ReleaseRun | MigrateRun | SettleTask) or command.parent is None
+    return isinstance(command, CancelThread | HoldRun | ReleaseRun | MigrateRun | SettleTask) or (
+        command.parent is None
+    )
 
 
 def is_child(state: RunState, parent: Parent) -> bool:
@@ -96,21 +99,11 @@ def stop(advance: Advance, command: StopRun) -> None:
     by = _begin(state, command)
     if any((each.thread, each.by) == (command.thread, by) for each in state.stops):
         return
-    if advance.threads.find(command.thread) is None:
-        known = [str(thread.id) for thread in state.threads]
-        named = ", ".join(known[:THREADS_NAMED]) + (" and more" if len(known) > THREADS_NAMED else "")
-        raise RefuseCommand(
-            "THREAD_UNKNOWN", f"run {state.run_id!r} has no run thread {command.thread}: it has {named}"
-        )
+    find(advance, command.thread)
     before = _stopped_children(advance)
     state.stops.append(Stop(by, state.time_ms, command.thread, command.reason, command.actor))
-    try:
-        advance.check_sizes(bytes(ROOM_BYTES))
-    except LimitExceeded as error:
-        raise RefuseCommand(
-            "REASON_TOO_LONG", f"run {state.run_id!r} has no room for it: {error.message}"
-        ) from error
-    _tell(advance, RunStopped(by, command.thread, command.reason))
+    check_room(advance)
+    tell(advance, RunStopped(by, command.thread, command.reason))
     for wait_id, run_id in _stopped_children(advance).items():
         if wait_id not in before:
             told = StopRun(wait_id, command.reason, command.actor, parent=Parent(state.run_id, wait_id))
@@ -124,25 +117,59 @@ def resume(advance: Advance, command: ResumeRun) -> None:
     left = [each for each in state.stops if (each.thread, each.by) != (command.thread, by)]
     if len(left) == len(state.stops):
         return
-    _tell(advance, RunResumed(by, command.thread))
-    before, paused = _stopped_children(advance), watchers(advance)
-    state.stops = left
-    still = _stopped_children(advance)
-    free = {wait_id: run_id for wait_id, run_id in before.items() if wait_id not in still}
-    resume_children(advance, free, command.actor)
-    advance.watches.look_again(paused)
+    resume_children(advance, _keep(advance, left), command.actor)
     go_on(advance)
 
 
-def lift(advance: Advance) -> Mapping[str, str]:
-    """Nothing of the run is stopped any more; what was kept is still to go on, and so are these child runs, by the
-    waits that have started them."""
-    state, stopped = advance.state, _stopped_children(advance)
+def find(advance: Advance, number: int) -> RunThread:
+    """The run thread that somebody has named. Raises `RefuseCommand`."""
+    found, state = advance.threads.find(number), advance.state
+    if found is not None:
+        return found
+    known = [str(thread.id) for thread in state.threads]
+    named = ", ".join(known[:THREADS_NAMED]) + (" and more" if len(known) > THREADS_NAMED else "")
+    ended = " any more" if 0 < number < state.threads_made else ""
+    raise RefuseCommand(
+        "THREAD_UNKNOWN", f"run {state.run_id!r} has no run thread {number}{ended}: it has {named}"
+    )
+
+
+def check_room(advance: Advance) -> None:
+    """What somebody says of a run never is what ends it. Raises `RefuseCommand`."""
+    try:
+        advance.check_sizes(bytes(ROOM_BYTES))
+    except LimitExceeded as error:
+        raise RefuseCommand(
+            "REASON_TOO_LONG", f"run {advance.state.run_id!r} has no room for it: {error.message}"
+        ) from error
+
+
+def lift(advance: Advance, within: RunThread | None = None) -> Mapping[str, str]:
+    """Nothing of the run is stopped any more, or nothing `within` this thread by a stop of its own; what was kept is
+    still to go on, and so are these child runs, by the waits that have started them."""
+    left = (
+        []
+        if within is None
+        else [each for each in advance.state.stops if not _is_within(advance, each, within)]
+    )
+    return _keep(advance, left)
+
+
+def _is_within(advance: Advance, stop: Stop, thread: RunThread) -> bool:
+    stopped = advance.threads.find(stop.thread)
+    return stopped is not None and any(each.id == thread.id for each in advance.with_parents(stopped))
+
+
+def _keep(advance: Advance, left: list[Stop]) -> Mapping[str, str]:
+    """Of all stops only these are left; the child runs that go on, by the waits that have started them."""
+    state, before, paused = advance.state, _stopped_children(advance), watchers(advance)
     for each in state.stops:
-        _tell(advance, RunResumed(each.by, each.thread))
-    paused, state.stops = watchers(advance), []
+        if each not in left:
+            tell(advance, RunResumed(each.by, each.thread))
+    state.stops = left
     advance.watches.look_again(paused)
-    return stopped
+    still = _stopped_children(advance)
+    return {wait_id: run_id for wait_id, run_id in before.items() if wait_id not in still}
 
 
 def resume_children(advance: Advance, children: Mapping[str, str], actor: str = "") -> None:
@@ -219,7 +246,7 @@ def _begin(state: RunState, command: StopRun | ResumeRun) -> StoppedBy:
 
 def _mark(command: Said) -> str:
     match command:
-        case CancelRun():
+        case CancelRun() | CancelThread():
             what = "cancel"
         case SettleTask():
             what = f"{command.do} {command.task_id}"
@@ -246,7 +273,7 @@ def _stopped_children(advance: Advance) -> dict[str, str]:
     return children
 
 
-def _tell(advance: Advance, event: RunStopped | RunResumed) -> None:
-    """A run that may tell nothing more can be stopped all the same."""
+def tell(advance: Advance, event: RunStopped | RunResumed | BranchCancelling) -> None:
+    """A run that may tell nothing more can be stopped all the same, and a branch of it be cancelled."""
     if not advance.history_full:
         advance.emit(event)

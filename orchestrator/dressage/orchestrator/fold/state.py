@@ -242,7 +242,8 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
 
     A branch was started by thread `parent` as the branch at place `branch` of its gather at node `gather`, and has
     `variables` of its own, in stored form. One that is to be cancelled is "asked", until `CancelledError` is "raised"
-    in it, which happens once: where it waits, but behind its own branches if it waits for such.
+    in it, which happens once: where it waits, but behind its own branches if it waits for such. One that somebody
+    cancelled is `cancelled_for` what they said.
     """
 
     id: int
@@ -254,6 +255,7 @@ class RunThread(msgspec.Struct, omit_defaults=True, gc=False):
     variables: dict[str, msgspec.Raw] = {}
     cancel: Literal["", "asked", "raised"] = ""
     taken: Taken | None = None
+    cancelled_for: str | None = None
 
     def copy(self) -> RunThread:
         """A copy that can be changed without touching this one."""

@@ -130,6 +130,8 @@ def _refusal(context: Context, call: ast.Call) -> DefinitionError:
     if isinstance(call.func, ast.Name) and call.func.id in context.names.locals:
         advice = "await a task that is defined outside of the workflow"
         return context.refusal(call, f"{name} is a variable, not a task", advice)
+    if found is MISSING and functions.is_itself(context, call.func):
+        return functions.refused_recursion(context, call)
     if found is MISSING and isinstance(call.func, ast.Name):
         advice = "define it above: a workflow is compiled when Python gets to it"
         return context.refusal(call, f"{name} is not known", advice)

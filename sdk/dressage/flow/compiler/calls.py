@@ -91,6 +91,8 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
     own = isinstance(node.func, ast.Name) and scope.is_function(name)
     if own or isinstance(kind, Runnable) or inspect.iscoroutinefunction(kind):
         raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
+    if _is_of_awaitable(node.func, scope):
+        raise scope.refusal(node, f"{name}() is called without await", f"write `await {name}(...)`")
     if isinstance(node.func, ast.Subscript) and callables_in(scope.names.object(node.func.value)) is not None:
         raise scope.refusal(node, f"{name}() is called inside an expression", _task_advice(name))
     if kind is MISSING and isinstance(node.func, ast.Name) and not scope.has_variable(name):
@@ -114,6 +116,17 @@ def record(node: ast.Call, scope: FlowScope) -> Expr:
         return _dict_of(bound(node, name, definition.fields, [], scope))
     given = bound(node, name, definition.fields, _places(kind), scope)
     return Make(kind.__name__, _as_model(node, definition, given, scope) if is_model(kind) else given)
+
+
+def _is_of_awaitable(func: ast.expr, scope: FlowScope) -> bool:
+    """Whether this is the `start` of a workflow, or a task or workflow with its options."""
+    match func:
+        case ast.Attribute(value=ast.expr() as owner, attr="start"):
+            return isinstance(scope.names.object(owner), Runnable)
+        case ast.Call(func=ast.Attribute(value=ast.expr() as owner, attr="options")):
+            return isinstance(scope.names.object(owner), Task | Runnable)
+        case _:
+            return False
 
 
 def _dict_of(given: Mapping[str, Expr]) -> DictOfExpr:

@@ -17,9 +17,10 @@ from dressage.flow.compiler import helpers
 from dressage.flow.compiler.context import Context, Inlined
 from dressage.flow.compiler.graph import Label
 from dressage.flow.compiler.helpers import Helper, Written
-from dressage.flow.compiler.names import Names
+from dressage.flow.compiler.names import MISSING, Names
 from dressage.flow.compiler.scope import FlowScope
 from dressage.flow.source import Function, source_of
+from dressage.protocol.errors import DefinitionError
 from dressage.protocol.expressions import Expr
 from dressage.protocol.spec_sizes import NODES_MAX
 
@@ -77,6 +78,26 @@ def callee_of(context: Context, node: ast.expr) -> Callee | None:
 def arguments(context: Context, call: ast.Call, callee: Callee) -> dict[str, Expr]:
     """The arguments of a call by name, in the order of their evaluation, defaults last."""
     return helpers.arguments(call, callee, context.scope, _scope(context, callee))
+
+
+def is_itself(context: Context, func: ast.expr) -> bool:
+    """Whether this names the workflow that is being compiled, which nothing knows yet."""
+    workflow = context.inlined.around[0] if context.inlined else context.source.node
+    return (
+        isinstance(func, ast.Name)
+        and func.id == workflow.name
+        and context.names.object(func) is MISSING
+        and func.id not in context.names.locals
+    )
+
+
+def refused_recursion(context: Context, call: ast.Call) -> DefinitionError:
+    """A workflow awaits a run of itself."""
+    return context.refusal(
+        call,
+        f"{text_of(call.func)}() is this workflow itself: how often it would run is not known",
+        "write a loop, or put what is repeated into a workflow of its own, above this one",
+    )
 
 
 def enter(context: Context, call: ast.Call, callee: Callee, target: str | None) -> Context:

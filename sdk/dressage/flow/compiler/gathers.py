@@ -246,6 +246,8 @@ class CalledBranch:
             given = given_to(context, call)
         else:
             name = text_of(call.func)
+            if functions.is_itself(context, call.func):
+                raise functions.refused_recursion(context, call)
             if isinstance(call.func, ast.Name) and (
                 name in context.names.functions or context.names.object(call.func) is MISSING
             ):

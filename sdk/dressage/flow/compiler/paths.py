@@ -13,6 +13,7 @@ from dressage.protocol.expressions import Const, Expr, ListOfExpr, Name, TupleOf
 from dressage.protocol.spec import (
     ANY_ERROR,
     ANY_FAILURE,
+    BRANCH_CANCELLED,
     CANCELLED_ERROR,
     CHILD_ERROR,
     GROUP_ERROR,
@@ -50,7 +51,9 @@ _ERRORS: Final = "AnyError"
 """Stands for whatever errors of Python's own an expression may end with."""
 
 _TIMEOUTS: Final = frozenset({TASK_TIMEOUT, TIMEOUT_ERROR, "OSError"})
-_OF_WAITS: Final = frozenset({TASK_ERROR, CHILD_ERROR, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
+_OF_WAITS: Final = (
+    frozenset({TASK_ERROR, CHILD_ERROR, BRANCH_CANCELLED, GROUP_ERROR, CANCELLED_ERROR}) | _TIMEOUTS
+)
 """What comes of waiting: no expression raises it."""
 
 _CANCELLED: Final = frozenset({CANCELLED_ERROR})
@@ -152,6 +155,7 @@ class Paths:
                     TASK_TIMEOUT,
                     CHILD_ERROR,
                     USER_TASK_CANCELLED,
+                    BRANCH_CANCELLED,
                     GROUP_ERROR,
                     TIMEOUT_ERROR,
                 } | _CANCELLED
@@ -180,6 +184,7 @@ class Paths:
                         TASK_TIMEOUT,
                         CHILD_ERROR,
                         USER_TASK_CANCELLED,
+                        BRANCH_CANCELLED,
                         TIMEOUT_ERROR,
                     }
             case RaiseNode():
