@@ -9,6 +9,7 @@ import click
 from dressage.cli import options
 from dressage.cli.running import inspect_server, run, signals
 from dressage.connectors import TriggerConfig, TriggerOptions, TriggerRunner, load_triggers
+from dressage.connectors.config import PostTarget, StartTarget
 from dressage.telemetry import Meters, meters_for
 
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -61,5 +62,15 @@ async def _serve(
 def _described(each: TriggerConfig) -> str:
     source = each.source
     whence = " ".join(part for part in (source.stream and f"stream {source.stream}", source.subject) if part)
-    version = f" version {each.version}" if each.version else ""
-    return f"{whence} -> {each.workflow}{version}, run id {each.run_id.text}"
+    return f"{whence} -> {_target(each.target)}"
+
+
+def _target(target: StartTarget | PostTarget) -> str:
+    match target:
+        case StartTarget():
+            version = f" version {target.version}" if target.version else ""
+            return f"{target.workflow}{version}, run id {target.run_id.text}"
+        case PostTarget(run_id=None, key=key):
+            return f"event {target.event}, key {key.text if key else ''}"
+        case PostTarget(run_id=run_id):
+            return f"event {target.event}, run id {run_id.text if run_id else ''}"

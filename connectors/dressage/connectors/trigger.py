@@ -1,8 +1,9 @@
-"""The process that starts a run for each event of a stream that belongs to somebody else.
+"""The process that starts a run, or posts an external event, for each event of a stream that belongs to somebody else.
 
-The source delivers each event at least once, and the event alone decides the run's id: so each event has exactly
-one run, whatever dies in between. An event is acknowledged only when the engine has accepted its start, or when
-it is stored as a dead letter, or when `when` says that it is not meant. Order is not promised.
+The source delivers each event at least once, and the event alone decides the id of the run, or of what is posted: so
+each event counts exactly once, whatever dies in between. An event is acknowledged only when the engine has accepted
+what it asks for, or when it is stored as a dead letter, or when `when` says that it is not meant. Order is not
+promised.
 """
 
 from __future__ import annotations
@@ -13,23 +14,20 @@ import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
-
-import msgspec
+from typing import Final, Self
 
 from dressage.brokers.interface import Broker, Connection, Delivery, Pull
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.client.client import RunHandle
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
+from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
-from dressage.connectors.mapping import EventMapping, Start, Unmappable
+from dressage.connectors.mapping import EventMapping, Post, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
 from dressage.connectors.source import Source
 from dressage.protocol.errors import BadInput, DressageError, Refused
 from dressage.protocol.names import Names
-from dressage.protocol.versions import LATEST
 from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
@@ -41,25 +39,6 @@ CANCEL_AGAIN_S: Final = 0.5
 
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
-
-VERSION_AGE_S: Final = 1.0
-"""For how long the version of a workflow counts as known: to ask for each event costs as much as a start."""
-
-COMMAND_BYTES: Final = 2_048
-"""What a start takes in its message beside the input."""
-
-_PASSING: Final = frozenset(
-    {
-        "WORKFLOW_UNKNOWN",
-        "ALIAS_UNKNOWN",
-        "VERSION_RETIRED",
-        "WORKFLOW_ARCHIVED",
-        "SPEC_INVALID",
-        "OPEN_RUNS",
-    }
-)
-"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
-release; or so many runs are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -172,7 +151,9 @@ class _Trigger:
         self._metrics = metrics
         self._names = client.names
         self._mapping = EventMapping(config)
-        self._engine = _Engine(config, client, options.answer_s)
+        self._engine = Engine(
+            config.target, client, actor=f"trigger/{config.name}", answer_s=options.answer_s
+        )
         self._source = Source(
             connection, client.names, config, ack_wait_s=options.ack_wait_s, pending_max=options.pending_max
         )
@@ -285,21 +266,22 @@ class _Trigger:
     async def _deal_with(self, delivery: Delivery) -> None:
         """Returns when the event may be acknowledged. Raises a `DressageError` when it has to be tried again."""
         try:
-            start = self._mapping.start_of(delivery)
-            if start is None:
+            request = self._mapping.asked_by(delivery, self._source.event_id(delivery))
+            if request is None:
                 self._metrics.skipped.inc()
                 return
-            run = await self._start(start)
+            existing = await self._ask(request)
         except (BadInput, Refused) as error:
             await self._bury(delivery, error)
             return
-        (self._metrics.existing if run.existing else self._metrics.started).inc()
+        self._metrics.accepted(request, existing=existing)
 
-    async def _start(self, start: Start) -> RunHandle[Any]:
-        """Raises `BadInput` or `Refused` for what this event will never get, other errors for what may pass."""
+    async def _ask(self, request: Start | Post) -> bool:
+        """Whether the engine knew it. Raises `BadInput` or `Refused` for what this event will never get, other errors
+        for what may pass."""
         async with self._gate.passage():
             try:
-                run = await self._engine.start(start)
+                existing = await self._engine.ask(request)
             except (BadInput, Refused):
                 self._gate.works()
                 raise
@@ -307,7 +289,7 @@ class _Trigger:
                 self._gate.fails(error.code, error.message)
                 raise
             self._gate.works()
-            return run
+            return existing
 
     async def _bury(self, delivery: Delivery, error: DressageError) -> None:
         message = dead_letter(
@@ -342,59 +324,6 @@ class _Trigger:
             await telling
         except DressageError as error:
             _log.debug("trigger %r: %s", self._config.name, error)
-
-
-class NotYet(DressageError):
-    """The engine refuses for a reason that has nothing to do with the event; the code is the engine's."""
-
-    retryable = True
-
-
-class _Engine:
-    """Starts the runs of one trigger."""
-
-    def __init__(self, config: TriggerConfig, client: Client, answer_s: float) -> None:
-        self._config = config
-        self._client = client
-        self._answer_s = answer_s
-        self._actor = f"trigger/{config.name}"
-        self._known = 0
-        self._known_until = 0.0
-        self._asking = asyncio.Lock()
-
-    async def start(self, start: Start) -> RunHandle[Any]:
-        """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
-        if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
-            raise Unmappable(
-                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event "
-                "(limit payload-size)",
-                code="PAYLOAD_TOO_LARGE",
-            )
-        try:
-            return await self._client.start(
-                self._config.workflow,
-                msgspec.Raw(start.input),
-                run_id=start.run_id,
-                version=await self._version(),
-                timeout_s=self._answer_s,
-                actor=self._actor,
-            )
-        except DressageError as error:
-            if error.code in _PASSING:
-                raise NotYet(error.message, code=error.code) from error
-            raise
-
-    async def _version(self) -> int:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._known_until:
-            return self._known
-        async with self._asking:
-            if loop.time() >= self._known_until:
-                self._known = await self._client.registry.resolve(
-                    self._config.workflow, self._config.version or LATEST
-                )
-                self._known_until = loop.time() + VERSION_AGE_S
-            return self._known
 
 
 class _Taking:
