@@ -4,13 +4,16 @@
 - `trigger`: the process that asks the engine for something for each event of a JetStream stream.
 - `mapping`: from one event to what it asks for, the start of a run or an external event, pure.
 - `engine`: asks for it.
+- `runner`: a process of triggers.
+- `definitions`, `deployed`, `rules`: those that are deployed, and may change under way.
 - `source`: the stream that belongs to somebody else, and the trigger's durable consumer on it.
 - `dead_letter`: what is kept of an event that cannot start a run.
 """
 
 from dressage.connectors.config import TriggerConfig, load_triggers, parse_triggers
+from dressage.connectors.runner import TriggerRunner
 from dressage.connectors.tables import ConfigInvalid, Problem
-from dressage.connectors.trigger import TriggerOptions, TriggerRunner
+from dressage.connectors.trigger import TriggerOptions
 
 __all__ = [
     "ConfigInvalid",

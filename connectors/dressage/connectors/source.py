@@ -105,6 +105,7 @@ class Source:
         *,
         ack_wait_s: float,
         pending_max: int,
+        incarnation: int = 0,
     ) -> None:
         self._connection = connection
         self._trigger = trigger
@@ -112,12 +113,40 @@ class Source:
         self._pending_max = pending_max
         self._place: Place | None = None
         self._was_missing = False
-        self.consumer: Final = consumer_name(names.namespace, trigger.name)
+        self.consumer: Final = consumer_name(names.namespace, trigger.name, incarnation)
 
     @property
     def stream(self) -> str:
         """The stream's name; empty before `open` has found it."""
         return self._place.stream if self._place else ""
+
+    @property
+    def created(self) -> str:
+        """When the stream was made; empty before `open` has found it."""
+        return self._place.created if self._place else ""
+
+    async def edge(self) -> tuple[str, int, int]:
+        """When the stream was made, its last sequence, and up to which one all events are dealt with; without a stream
+        nothing and zeros. Raises a `DressageError` when that cannot be told."""
+        try:
+            stream = await self._find_stream()
+            info = await self._stream_info(stream)
+        except SourceProblem as problem:
+            if problem.code != SourceProblem.code:
+                raise
+            return "", 0, 0
+        consumer = await self._consumer_info(stream)
+        return info.created, info.state.last_seq, consumer.ack_floor.stream_seq if consumer else 0
+
+    async def discard(self) -> None:
+        """Removes the consumer, and with it the trigger's place in the stream. One that is not there is no error."""
+        try:
+            stream = await self._find_stream()
+            if await self._consumer_info(stream) is not None:
+                await self._connection.delete_consumer(stream, self.consumer)
+        except SourceProblem as problem:
+            if problem.code != SourceProblem.code:
+                raise
 
     async def open(self) -> None:
         """Finds the stream, and makes the consumer unless it is there already. May be repeated.
@@ -271,9 +300,12 @@ class Source:
             ) from error
 
 
-def consumer_name(namespace: str, trigger: str) -> str:
-    """The durable consumer of a trigger. Names have no underscore, so no two triggers share one."""
-    return f"dressage_{namespace}_trigger_{trigger}"
+def consumer_name(namespace: str, trigger: str, incarnation: int = 0) -> str:
+    """The durable consumer of a trigger. Names have no underscore, so no two triggers share one.
+
+    `incarnation` is that of a trigger that is deployed; one of a file has none.
+    """
+    return f"dressage_{namespace}_trigger_{trigger}{f'_{incarnation}' if incarnation else ''}"
 
 
 def event_id(stream: str, seq: int, time_ns: int) -> str:

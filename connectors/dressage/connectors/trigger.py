@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from dressage.brokers.interface import Broker, Connection, Delivery, Pull
-from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.interface import Connection, Delivery, Pull
 from dressage.client import Client
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
@@ -25,10 +23,9 @@ from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.mapping import EventMapping, Post, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
+from dressage.connectors.rules import Rule, Rules
 from dressage.connectors.source import Source
 from dressage.protocol.errors import BadInput, DressageError, Refused
-from dressage.protocol.names import Names
-from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
 
@@ -60,103 +57,54 @@ class TriggerOptions:
     lag_every_s: float = 5.0
 
 
-class TriggerRunner:
-    """Runs triggers until `stop`. Use `run`, or `async with` inside another process.
+@dataclass(slots=True, frozen=True)
+class Setting:
+    """What all triggers of a process share."""
 
-    Any number of processes may run the same triggers: they share the events.
-    """
+    connection: Connection
+    client: Client
+    options: TriggerOptions
+    metrics: Metrics
 
-    def __init__(
-        self,
-        server: str | Broker,
-        triggers: Sequence[TriggerConfig],
-        options: TriggerOptions | None = None,
-        meters: Meters | None = None,
-    ) -> None:
-        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
-        self._triggers = triggers
-        self._options = options or TriggerOptions()
-        self._names = Names(self._options.namespace)
-        self._metrics = Metrics(meters or NoMeters())
-        self._stop = asyncio.Event()
-        self._beside: asyncio.Task[None] | None = None
+    def rule(self, name: str) -> Callable[[TriggerConfig], Rule]:
+        """What makes rules of the trigger `name`."""
 
-    def stop(self) -> None:
-        """Asks for an orderly end: take no more events, finish those in flight, put back the rest."""
-        self._stop.set()
+        def make(config: TriggerConfig) -> Rule:
+            engine = Engine(
+                config.target, self.client, actor=f"trigger/{name}", answer_s=self.options.answer_s
+            )
+            return Rule(EventMapping(config), engine)
 
-    async def __aenter__(self) -> Self:
-        self._beside = asyncio.create_task(self.run())
-        return self
+        return make
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        if self._beside is not None:
-            await self._beside
-
-    async def run(self) -> None:
-        """Returns after `stop`. Raises `ServerUnreachable` if there is no server to begin with.
-
-        Everything else is waited for: the namespace, the workflows, the streams.
-        """
-        connection = await self._broker.connect(f"dressage-trigger-{self._names.namespace}", reconnect=True)
-        client: Client | None = None
-        try:
-            client = await self._client_when_possible()
-            if client is not None:
-                running = [self._trigger(each, connection, client).run(self._stop) for each in self._triggers]
-                await asyncio.gather(*running)
-        finally:
-            if client is not None:
-                await client.close()
-            await connection.close()
-
-    def _trigger(self, config: TriggerConfig, connection: Connection, client: Client) -> _Trigger:
-        metrics = TriggerMetrics(self._metrics, config.name)
-        return _Trigger(config, connection, client, self._options, metrics)
-
-    async def _client_when_possible(self) -> Client | None:
-        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
-        told = ""
-        while not self._stop.is_set():
-            client = Client(self._broker, namespace=self._names.namespace)
-            try:
-                await client.connect()
-            except DressageError as error:
-                if error.code != told:
-                    _log.warning("triggers wait: %s", error)
-                told = error.code
-            else:
-                return client
-            await _pause(self._stop, RETRY_S)
-        return None
+    def source(self, config: TriggerConfig, incarnation: int = 0) -> Source:
+        return Source(
+            self.connection,
+            self.client.names,
+            config,
+            ack_wait_s=self.options.ack_wait_s,
+            pending_max=self.options.pending_max,
+            incarnation=incarnation,
+        )
 
 
-class _Trigger:
+class Trigger:
     """One trigger of this process."""
 
     def __init__(
         self,
         config: TriggerConfig,
-        connection: Connection,
-        client: Client,
-        options: TriggerOptions,
-        metrics: TriggerMetrics,
+        source: Source,
+        rules: Rules,
+        setting: Setting,
     ) -> None:
         self._config = config
-        self._connection = connection
-        self._options = options
-        self._metrics = metrics
-        self._names = client.names
-        self._mapping = EventMapping(config)
-        self._engine = Engine(
-            config.target, client, actor=f"trigger/{config.name}", answer_s=options.answer_s
-        )
-        self._source = Source(
-            connection, client.names, config, ack_wait_s=options.ack_wait_s, pending_max=options.pending_max
-        )
+        self._source = source
+        self._rules = rules
+        self._connection = setting.connection
+        self._options = setting.options
+        self._metrics = metrics = TriggerMetrics(setting.metrics, config.name)
+        self._names = setting.client.names
         self._faults = Faults(config.name, metrics.faulty)
         self._gate = Gate(self._faults, "engine")
         self._told: set[str] = set()
@@ -170,17 +118,17 @@ class _Trigger:
         ]
         try:
             await stop.wait()
-            await _cancelled(beside[:1])
+            await cancelled(beside[:1])
             await self._drain()
         finally:
-            await _cancelled([*beside, *self._running])
+            await cancelled([*beside, *self._running])
 
     async def _drain(self) -> None:
         """Finishes the events in flight, unless a fault lasts, for then they would not get there."""
         if self._running and not self._faults["engine"]:
             _log.info("trigger %r: finishing %d events", self._config.name, len(self._running))
             await asyncio.wait(self._running, timeout=self._options.drain_s)
-        await _cancelled(self._running)
+        await cancelled(self._running)
 
     # -- taking events -----------------------------------------------------------------------------
     async def _keep_pulling(self) -> None:
@@ -206,7 +154,7 @@ class _Trigger:
             )
             ended.set()
 
-        taking = _Taking()
+        taking = _Taking(self._source.created)
 
         async def on_delivery(delivery: Delivery) -> None:
             self._take(delivery, taking)
@@ -248,7 +196,7 @@ class _Trigger:
     # -- one event ---------------------------------------------------------------------------------
     async def _handle(self, delivery: Delivery, taking: _Taking) -> None:
         try:
-            await self._deal_with(delivery)
+            await self._deal_with(delivery, await self._rules.of(taking.created, delivery.stream_seq))
             await self._tell(self._connection.ack(delivery))
         except DressageError as error:
             await self._put_back(delivery, error.code)
@@ -263,25 +211,25 @@ class _Trigger:
             if taking.pull is not None:
                 await taking.pull.taken()
 
-    async def _deal_with(self, delivery: Delivery) -> None:
+    async def _deal_with(self, delivery: Delivery, rule: Rule) -> None:
         """Returns when the event may be acknowledged. Raises a `DressageError` when it has to be tried again."""
         try:
-            request = self._mapping.asked_by(delivery, self._source.event_id(delivery))
+            request = rule.mapping.asked_by(delivery, self._source.event_id(delivery))
             if request is None:
                 self._metrics.skipped.inc()
                 return
-            existing = await self._ask(request)
+            existing = await self._ask(rule.engine, request)
         except (BadInput, Refused) as error:
             await self._bury(delivery, error)
             return
         self._metrics.accepted(request, existing=existing)
 
-    async def _ask(self, request: Start | Post) -> bool:
+    async def _ask(self, engine: Engine, request: Start | Post) -> bool:
         """Whether the engine knew it. Raises `BadInput` or `Refused` for what this event will never get, other errors
         for what may pass."""
         async with self._gate.passage():
             try:
-                existing = await self._engine.ask(request)
+                existing = await engine.ask(request)
             except (BadInput, Refused):
                 self._gate.works()
                 raise
@@ -327,9 +275,11 @@ class _Trigger:
 
 
 class _Taking:
-    """The pull that deliveries came by; it is known only after the first of them may have come."""
+    """The pull that deliveries came by, which is known only after the first of them may have come, and when the stream
+    was made that they are of."""
 
-    def __init__(self) -> None:
+    def __init__(self, created: str) -> None:
+        self.created: Final = created
         self.pull: Pull | None = None
 
 
@@ -338,14 +288,14 @@ def _backoff_s(attempts: int) -> float:
     return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(attempts - 1, 10))
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
+async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Sleeps, unless `stop` is set before."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
 
 
-async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancels and awaits what still runs; again and again, because `wait_for` of Python 3.11 may swallow it once."""
     running = set(tasks)
     while running:
