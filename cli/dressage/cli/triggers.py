@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 import msgspec
@@ -20,8 +21,13 @@ from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.definitions import Definitions, Entry, Found, Version
 from dressage.connectors.deployed import in_force
 from dressage.connectors.metrics import Metrics
+from dressage.connectors.replay import Letter, Replayed, dead_letters
+from dressage.connectors.replay import replay as replay_letter
 from dressage.connectors.source import Source
 from dressage.connectors.trigger import Setting
+from dressage.connectors.trying import try_events
+from dressage.protocol.errors import NotFound
+from dressage.protocol.names import check_name
 from dressage.telemetry import Meters, NoMeters, meters_for
 
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -207,10 +213,135 @@ def remove(name: str, actor: str, server: str, namespace: str) -> None:
     click.echo(f"{name}: removed")
 
 
-def _source(client: Client, entry: Entry) -> Source:
+@trigger.command()
+@click.argument("name")
+@options.server
+@options.namespace
+@options.as_json
+def dead(name: str, server: str, namespace: str, as_json: bool) -> None:
+    """Show the dead letters of a trigger: events that asked for nothing that there is, with the reason."""
+    check_name(name, "trigger")
+
+    async def read() -> list[Letter]:
+        async with _definitions(server, namespace) as (_, client):
+            return [each async for each in dead_letters(client.connection, client.names, name)]
+
+    letters = run(read())
+    if as_json:
+        click.echo(msgspec.json.encode([_as_json(each) for each in letters]))
+        return
+    table = Table("seq", "code", "event", "subject", "stored", "reason", box=None, pad_edge=False)
+    for each in letters:
+        event = f"{each.stream} {each.event.stream_seq}"
+        table.add_row(
+            str(each.seq), each.code, event, escape(each.event.subject), each.time, escape(each.reason)
+        )
+    console().print(table)
+
+
+def _as_json(letter: Letter) -> dict[str, object]:
+    return {
+        "seq": letter.seq,
+        "code": letter.code,
+        "reason": letter.reason,
+        "stream": letter.stream,
+        "sequence": letter.event.stream_seq,
+        "subject": letter.event.subject,
+        "time": letter.time,
+        "headers": dict(letter.event.headers or {}),
+        "payload_base64": letter.event.data,
+    }
+
+
+@trigger.command()
+@click.argument("name")
+@click.option("--seq", "seqs", type=click.IntRange(1), multiple=True, help="This one; several are allowed.")
+@click.option("--all", "every", is_flag=True, help="All that there are.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By what this file declares, for a trigger that is not deployed.",
+)
+@options.server
+@options.namespace
+def replay(
+    name: str, seqs: tuple[int, ...], every: bool, file: Path | None, server: str, namespace: str
+) -> None:
+    """Ask for dead letters once more, by the trigger as it is now.
+
+    What was accepted is a dead letter no more. Each event counts once, however often it is replayed. Exit code 1 if a
+    letter stays.
+    """
+    if bool(seqs) == every:
+        raise click.UsageError("say which: give --seq, or --all")
+    check_name(name, "trigger")
+    declared = _declared(file, name) if file else None
+
+    async def ask() -> bool:
+        async with _definitions(server, namespace) as (definitions, client):
+            config = declared or (await definitions.get(name)).entry.latest.config
+            rule = _setting(client).rule(name)(config)
+            connection, names = client.connection, client.names
+            found, stay = set[int](), False
+            # All are read first: those that are taken leave the stream.
+            for letter in [each async for each in dead_letters(connection, names, name, seqs)]:
+                replayed = await replay_letter(connection, names, letter, rule.mapping, rule.engine)
+                click.echo(_said(replayed))
+                found.add(letter.seq)
+                stay = stay or not replayed.is_gone
+            for seq in sorted(set(seqs) - found):
+                click.echo(f"{seq}: there is no such dead letter")
+            return stay or not found.issuperset(seqs)
+
+    if run(ask()):
+        raise SystemExit(1)
+
+
+def _said(replayed: Replayed) -> str:
+    says = {
+        "accepted": "accepted",
+        "existing": "was accepted before",
+        "skipped": "stays: `when` leaves it out",
+        "kept": f"stays: {replayed.code}: {replayed.reason}",
+    }
+    return f"{replayed.letter.seq}: {says[replayed.outcome]}"
+
+
+def _declared(file: Path, name: str) -> TriggerConfig:
+    for each in load_triggers(file):
+        if each.name == name:
+            return each
+    raise NotFound(f"{file.name} declares no trigger {name!r}", code="TRIGGER_UNKNOWN")
+
+
+@trigger.command("test")
+@_file
+@click.argument("events", type=click.File("rb"))
+@options.as_json
+def test_(file: Path, events: BinaryIO, as_json: bool) -> None:
+    """Tell what the triggers of FILE would do with the events in EVENTS, one in JSON to a line. Needs no server.
+
+    Exit code 1 if one would be a dead letter.
+    """
+    dead_ones = 0
+    for each in try_events(load_triggers(file), events):
+        dead_ones += each.would == "dead-letter"
+        if as_json:
+            click.echo(msgspec.json.encode(each))
+        else:
+            name = f"{each.trigger}: " if each.trigger else ""
+            click.echo(f"{each.line}: {name}{each.would}: {each.says}")
+    if dead_ones:
+        raise SystemExit(1)
+
+
+def _setting(client: Client) -> Setting:
     options = TriggerOptions(client.names.namespace)
-    setting = Setting(client.connection, client, options, Metrics(NoMeters()))
-    return setting.source(entry.versions[-1].config, entry.incarnation)
+    return Setting(client.connection, client, options, Metrics(NoMeters()))
+
+
+def _source(client: Client, entry: Entry) -> Source:
+    return _setting(client).source(entry.versions[-1].config, entry.incarnation)
 
 
 @asynccontextmanager
