@@ -87,6 +87,17 @@ def test_what_is_wrong_with_a_trigger_that_posts_is_told(more: str, wrong: tuple
     assert problems(EVENT + more) == [(f'trigger "payments": {wrong[0]}', wrong[1])]
 
 
+def test_a_source_may_be_ordered() -> None:
+    (trigger,) = parse_triggers(changed('{ stream = "ORDERS" }', '{ stream = "ORDERS", ordered = true }'))
+    assert trigger.source.ordered
+    assert problems(changed('{ stream = "ORDERS" }', '{ stream = "ORDERS", ordered = 1 }')) == [
+        ('trigger "orders": source.ordered', "VALUE_INVALID")
+    ]
+    assert problems(changed('{ stream = "ORDERS" }', "{ ordered = true }")) == [
+        ('trigger "orders": source', "KEY_MISSING")
+    ]
+
+
 @pytest.mark.parametrize("start", ["2026-11-29T20:00:00Z", '"2026-11-29T20:00:00Z"'])
 def test_a_trigger_may_begin_at_a_time(start: str) -> None:
     (trigger,) = parse_triggers(GOOD + f"start = {start}\n")

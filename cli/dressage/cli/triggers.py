@@ -353,7 +353,12 @@ async def _definitions(server: str, namespace: str) -> AsyncIterator[tuple[Defin
 
 def _described(each: TriggerConfig) -> str:
     source = each.source
-    whence = " ".join(part for part in (source.stream and f"stream {source.stream}", source.subject) if part)
+    parts = (
+        source.stream and f"stream {source.stream}",
+        source.subject,
+        "in order" if source.ordered else "",
+    )
+    whence = " ".join(part for part in parts if part)
     return f"{whence} -> {_target(each.target)}"
 
 

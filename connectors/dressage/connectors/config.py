@@ -27,7 +27,7 @@ the attributes of a CloudEvent, of which there are none in any other event."""
 _KEYS: Final = ("name", "source", "when", "start")
 _START_KEYS: Final = ("workflow", "event", "version", "run_id", "input")
 _POST_KEYS: Final = ("event", "workflow", "run_id", "key", "payload", "event_id")
-_SOURCE_KEYS: Final = ("stream", "subject")
+_SOURCE_KEYS: Final = ("stream", "subject", "ordered")
 _STREAM: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+|\*")
 
@@ -36,11 +36,13 @@ _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+|\*")
 class SourceConfig:
     """Where events come from: a JetStream stream that belongs to somebody else.
 
-    Without `stream` it is the one stream that stores `subject`. Without `subject` it is all of `stream`.
+    Without `stream` it is the one stream that stores `subject`. Without `subject` it is all of `stream`. `ordered` asks
+    for one event after the other, in the order of the stream, whatever processes share them.
     """
 
     stream: str | None = None
     subject: str | None = None
+    ordered: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -206,9 +208,9 @@ class _Reading:
                 "NAME_INVALID",
                 f"{shown(subject)} is no subject, which looks like orders.created or orders.>",
             )
-        if not values:
+        if not values.keys() - {"ordered"}:
             table.problem("source", "KEY_MISSING", "give a stream, or a subject, or both")
-        return SourceConfig(stream, subject)
+        return SourceConfig(stream, subject, ordered=inner.flag("ordered"))
 
     def _run_id(self, table: Table) -> Expression:
         nothing = Expression("", Name("event"))

@@ -110,7 +110,9 @@ class Source:
         self._connection = connection
         self._trigger = trigger
         self._ack_wait_s = ack_wait_s
-        self._pending_max = pending_max
+        # One that is not acknowledged keeps the server from delivering the next, to whomever: also while it is put
+        # back, or held by a process that is no more. Who comes late with it changes nothing: it counts once.
+        self._pending_max = 1 if trigger.source.ordered else pending_max
         self._place: Place | None = None
         self._was_missing = False
         self.consumer: Final = consumer_name(names.namespace, trigger.name, incarnation)

@@ -95,6 +95,13 @@ class Table:
         self.problem(key, "VALUE_INVALID", f"must be {what}, not {shown(value)}")
         return None
 
+    def flag(self, key: str) -> bool:
+        """Whether it is said to be true."""
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            self.problem(key, "VALUE_INVALID", f"must be true or false, not {shown(value)}")
+        return value is True
+
     def name(self, key: str, what: str) -> str:
         if not self.require(key, f"name the {what}"):
             return ""
