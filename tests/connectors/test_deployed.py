@@ -114,7 +114,7 @@ async def test_a_change_holds_behind_the_last_event(shop: Shop, definitions: Def
     assert await settle(definitions, found, source(shop)) is None
 
 
-@pytest.mark.limit("trigger-versions")
+@pytest.mark.limit("connectors.definitions.VERSIONS_MAX")
 async def test_so_many_versions_may_have_events_that_wait(shop: Shop, definitions: Definitions) -> None:
     await definitions.deploy(config(), "me")
     for number in range(1, VERSIONS_MAX):
