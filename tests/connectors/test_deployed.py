@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import sys
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 from tests.connectors.conftest import CONFIG, CONSUMER, eventually, order, orders, workflow  # pyright: ignore[reportMissingImports]
 
+from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.interface import Message
 from dressage.client import Client
 from dressage.connectors import parse_triggers
@@ -25,7 +27,7 @@ from dressage.connectors.engine import Engine
 from dressage.connectors.mapping import EventMapping
 from dressage.connectors.rules import Lease, Rule, Rules
 from dressage.connectors.source import Source, consumer_name
-from dressage.protocol.errors import BadInput, NotFound
+from dressage.protocol.errors import BadInput, BrokerError, DressageError, NotFound
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import Shop, StartTrigger  # pyright: ignore[reportMissingImports]
@@ -232,6 +234,8 @@ async def test_one_that_is_removed_and_deployed_anew_begins_anew(
 async def test_a_definition_of_another_release_harms_no_other(
     shop: Shop, definitions: Definitions, trigger: StartTrigger
 ) -> None:
+    next_format = Entry(2, "next", (Version(1, dict(config(CONFIG.replace('"orders"', '"next"')).table)),))
+    await shop.connection.publish(Message(shop.names.trigger_key("next"), msgspec.json.encode(next_format)))
     newer = Entry(1, "newer", (Version(1, {"name": "newer", "source": {"tape": 9}}),))
     await shop.connection.publish(Message(shop.names.trigger_key("newer"), msgspec.json.encode(newer)))
     await shop.connection.publish(Message(shop.names.trigger_key("broken"), b"{"))
@@ -239,6 +243,36 @@ async def test_a_definition_of_another_release_harms_no_other(
     trigger(None)
     await shop.publish(order(1))
     await shop.has_started("order-1")
+    with pytest.raises(BrokerError) as caught:
+        await definitions.get("next")
+    assert caught.value.code == "RECORD_UNREADABLE"
+
+
+@pytest.mark.faults
+async def test_the_server_may_be_killed_while_a_trigger_changes(
+    shop: Shop, definitions: Definitions, trigger: StartTrigger, server: EmbeddedServer
+) -> None:
+    await definitions.deploy(prefixed("a"), "me")
+    process = trigger(None)
+    await shop.publish_orders(200)
+    await definitions.deploy(prefixed("b"), "me")
+    server.kill()
+    await server.wait()
+    await server.start()
+
+    async def is_back() -> bool:
+        with contextlib.suppress(DressageError):
+            await definitions.get("orders")
+            return True
+        return False
+
+    await eventually(is_back, "our own connection is back")
+    await is_in_force(definitions)
+    await shop.publish_orders(200, first=200)
+    await shop.done()
+    wanted = [f"a-{number}" for number in range(200)] + [f"b-{number}" for number in range(200, 400)]
+    await shop.has_started(*wanted)
+    assert process.metric("started_total") + process.metric("existing_total") >= 400
 
 
 # -- which version an event has --------------------------------------------------------------------

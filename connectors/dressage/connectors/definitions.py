@@ -25,6 +25,8 @@ LEASE_S: Final = 2.0
 SETTLE_S: Final = LEASE_S + 0.5
 """How long after a change was asked for nobody acts any more by what stood there before."""
 
+FORMAT: Final = 1
+
 VERSIONS_MAX: Final = 10
 """Versions of a trigger for which there may still be events."""
 
@@ -102,7 +104,7 @@ class Definitions:
         def change(entry: Entry | None) -> Entry:
             if entry is None or entry.removed:
                 before = entry.incarnation if entry else 0
-                return Entry(1, config.name, (Version(1, table),), incarnation=before + 1)
+                return Entry(FORMAT, config.name, (Version(1, table),), incarnation=before + 1)
             latest = entry.latest
             if latest.table == table and not (waiting and (entry.asked or len(entry.versions) > 1)):
                 return entry
@@ -215,9 +217,16 @@ class Definitions:
 
 def _read_entry(data: bytes) -> Entry:
     try:
-        return _decode(data)
+        entry = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BrokerError(f"a trigger's entry is unreadable: {error}", code="RECORD_UNREADABLE") from error
+    if entry.format != FORMAT:
+        raise BrokerError(
+            f"the entry of trigger {entry.name!r} has format {entry.format}, and this release reads {FORMAT}: "
+            "upgrade it",
+            code="RECORD_UNREADABLE",
+        )
+    return entry
 
 
 def _needed(versions: tuple[Version, ...], created: str, done_seq: int) -> tuple[Version, ...]:

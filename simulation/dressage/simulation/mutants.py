@@ -1411,7 +1411,7 @@ def builds_mixed_up() -> Iterator[None]:
 
 
 # -- triggers ------------------------------------------------------------------------------------------
-@mutant("an event of a trigger is acknowledged before the engine has accepted it", "triggered-once")
+@mutant("an event of a trigger is acknowledged before the engine has accepted it", "triggered-once", first=4)
 def acknowledged_before_accepted() -> Iterator[None]:
     handle = Trigger._handle
 
@@ -1423,7 +1423,7 @@ def acknowledged_before_accepted() -> Iterator[None]:
         yield
 
 
-@mutant("an event of a trigger has another id whenever it comes", "triggered-once")
+@mutant("an event of a trigger has another id whenever it comes", "triggered-once", first=2)
 def another_id_each_time() -> Iterator[None]:
     named = Source.event_id
 
