@@ -11,7 +11,7 @@ from dressage.connectors.definitions import LEASE_S, SETTLE_S, Definitions, Entr
 from dressage.connectors.rules import Lease, Rules
 from dressage.connectors.source import Source
 from dressage.connectors.tables import ConfigInvalid
-from dressage.connectors.trigger import RETRY_S, Setting, Trigger, cancelled, pause
+from dressage.connectors.trigger import RETRY_S, Setting, Trigger, cancelled
 from dressage.protocol.errors import DressageError
 
 _log = logging.getLogger("dressage.connectors")
@@ -30,17 +30,27 @@ class Deployed:
         self._served: dict[str, _Served] = {}
         self._seq = 0
         self._told = ""
+        self._ending = False
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Returns after `stop`, when every trigger has ended in good order."""
-        settling = asyncio.create_task(self._keep_settling())
+        # Both go on while triggers end: what is in flight may wait for either.
+        beside = [asyncio.create_task(work) for work in (self._keep_looking(), self._keep_settling())]
         try:
-            while not stop.is_set():
-                await self._look()
-                await pause(stop, LOOK_S)
-        finally:
-            await cancelled([settling])
+            await stop.wait()
+            self._ending = True
             await asyncio.gather(*(each.end() for each in self._served.values()))
+        finally:
+            await cancelled(beside)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                # Nothing is done by what was read before, but what is read next may do.
+                _log.exception("triggers that are deployed cannot be followed")
+            await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
         asked_at = asyncio.get_running_loop().time()
@@ -59,6 +69,8 @@ class Deployed:
 
     def _follow(self, found: Found) -> None:
         served = self._served.get(found.entry.name)
+        if served is None and self._ending:
+            return
         if served is None:
             served = self._served[found.entry.name] = _Served(self._setting, self._lease)
         served.follow(found)
@@ -71,8 +83,10 @@ class Deployed:
                 try:
                     await served.settle(self._definitions)
                 except DressageError as error:
-                    _log.warning("a change of a trigger waits: %s", error)
+                    _log.info("a change of a trigger waits: %s", error)
                     await asyncio.sleep(RETRY_S)
+                except Exception:
+                    _log.exception("a change of a trigger fails")
 
 
 class _Served:
