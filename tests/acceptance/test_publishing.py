@@ -266,9 +266,9 @@ async def test_a_published_event_starts_a_run_of_another_workflow(
         name = "count"
         source = {{ subject = "{shop.name}.*.received" }}
         workflow = "count-orders"
-        run_id = '''"count " + event["data"]["id"]'''
+        run_id = '''"count " + event["id"]'''
         [trigger.input]
-        told = '''{{"id": event["data"]["id"], "region": subject.split(".")[1]}}'''
+        told = '''{{"id": event["id"], "region": subject.split(".")[1]}}'''
     """)
     start("trigger", "run", str(config), "--server", engine.url, "--namespace", engine.namespace)
     for number in range(3):

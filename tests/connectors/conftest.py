@@ -75,6 +75,7 @@ class Shop:
         self.server = server
         self.connection = connection
         self.names = Names()
+        self.watched = CONSUMER
 
     # -- the service, which knows nothing of Dressage ----------------------------------------------
     async def create_stream(self, name: str = STREAM, subjects: Sequence[str] = ("orders.>",)) -> None:
@@ -143,7 +144,7 @@ class Shop:
 
     async def consumer(self) -> dict[str, Any]:
         """What the server says of the trigger's consumer."""
-        subject = f"$JS.API.CONSUMER.INFO.{STREAM}.{CONSUMER}"
+        subject = f"$JS.API.CONSUMER.INFO.{STREAM}.{self.watched}"
         found: dict[str, Any] = msgspec.json.decode(await self.connection.request(subject, b"", 5.0))
         return found
 
@@ -162,9 +163,11 @@ class Shop:
 class Trigger:
     """A trigger process, inside of this one."""
 
-    def __init__(self, url: str, config: str, options: TriggerOptions) -> None:
+    def __init__(self, url: str, config: str | None, options: TriggerOptions) -> None:
+        """Without `config` it runs what is deployed."""
         self.meters = PrometheusMeters()
-        self.runner = TriggerRunner(url, parse_triggers(config), options, self.meters)
+        triggers = None if config is None else parse_triggers(config)
+        self.runner = TriggerRunner(url, triggers, options, self.meters)
         self.task = asyncio.create_task(self.runner.run())
 
     def metric(self, name: str, **labels: str) -> float:
@@ -222,7 +225,7 @@ async def trigger(server: EmbeddedServer) -> AsyncIterator[StartTrigger]:
     """Starts trigger processes, which are stopped at the end."""
     running: list[Trigger] = []
 
-    def start(config: str = CONFIG, options: TriggerOptions = QUICK) -> Trigger:
+    def start(config: str | None = CONFIG, options: TriggerOptions = QUICK) -> Trigger:
         running.append(Trigger(server.url, config, options))
         return running[-1]
 

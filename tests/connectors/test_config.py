@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from dressage.connectors import ConfigInvalid, load_triggers, parse_triggers
+from dressage.connectors.config import PostTarget, StartTarget
 
 GOOD = """
 [[trigger]]
@@ -31,10 +33,9 @@ def changed(old: str, new: str) -> str:
 
 def test_the_smallest_trigger_starts_at_the_first_event() -> None:
     (trigger,) = parse_triggers(GOOD)
-    assert (trigger.name, trigger.start, trigger.version, trigger.when, trigger.input) == (
-        *("orders", "all", None, None),
-        {},
-    )
+    assert isinstance(trigger.target, StartTarget)
+    assert (trigger.name, trigger.start, trigger.when) == ("orders", "all", None)
+    assert (trigger.target.version, trigger.target.input) == (None, {})
 
 
 def test_everything_a_trigger_can_say_is_read() -> None:
@@ -50,7 +51,61 @@ order = "event"
 """
     )
     assert (trigger.source.stream, trigger.source.subject) == ("ORDERS", "orders.*.new")
-    assert (trigger.version, trigger.start, trigger.input["order"].text) == (3, 17, "event")
+    assert isinstance(trigger.target, StartTarget)
+    assert (trigger.target.version, trigger.start, trigger.target.input["order"].text) == (3, 17, "event")
+
+
+EVENT = """
+[[trigger]]
+name = "payments"
+source = { stream = "PAYMENTS" }
+event = "payment-arrived"
+"""
+
+
+def test_a_trigger_may_post_an_external_event_to_a_key() -> None:
+    (trigger,) = parse_triggers(
+        EVENT + """key = 'event["order"]'\npayload = "event"\nevent_id = "subject"\n"""
+    )
+    assert isinstance(trigger.target, PostTarget)
+    assert (trigger.target.event, trigger.target.run_id) == ("payment-arrived", None)
+    assert trigger.target.key
+    assert trigger.target.key.text == 'event["order"]'
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ("", ("key", "KEY_MISSING")),
+        ("key = 'subject'\nrun_id = 'subject'", ("key", "KEY_MISSING")),
+        ("key = 'subject'\nworkflow = 'bill'", ("event", "VALUE_INVALID")),
+        ("key = 'subject'\nversion = 1", ("version", "KEY_UNKNOWN")),
+        ("key = 'nothing'", ("key", "EXPRESSION_INVALID")),
+    ],
+)
+def test_what_is_wrong_with_a_trigger_that_posts_is_told(more: str, wrong: tuple[str, str]) -> None:
+    assert problems(EVENT + more) == [(f'trigger "payments": {wrong[0]}', wrong[1])]
+
+
+def test_a_source_may_be_ordered() -> None:
+    (trigger,) = parse_triggers(changed('{ stream = "ORDERS" }', '{ stream = "ORDERS", ordered = true }'))
+    assert trigger.source.ordered
+    assert problems(changed('{ stream = "ORDERS" }', '{ stream = "ORDERS", ordered = 1 }')) == [
+        ('trigger "orders": source.ordered', "VALUE_INVALID")
+    ]
+    assert problems(changed('{ stream = "ORDERS" }', "{ ordered = true }")) == [
+        ('trigger "orders": source', "KEY_MISSING")
+    ]
+
+
+@pytest.mark.parametrize("start", ["2026-11-29T20:00:00Z", '"2026-11-29T20:00:00Z"'])
+def test_a_trigger_may_begin_at_a_time(start: str) -> None:
+    (trigger,) = parse_triggers(GOOD + f"start = {start}\n")
+    assert trigger.start == datetime(2026, 11, 29, 20, tzinfo=UTC)
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    assert problems(GOOD + "start = 2026-11-29T20:00:00\n") == [('trigger "orders": start', "VALUE_INVALID")]
 
 
 def test_a_file_may_hold_several_triggers() -> None:

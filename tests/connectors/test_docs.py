@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from click.testing import CliRunner
 from tests.connectors.conftest import order  # pyright: ignore[reportMissingImports]
 
+from dressage.cli.main import main
+from dressage.flow import Event, workflow
 from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
 from dressage.protocol.types import ANY, Field, Scalar
 
@@ -27,11 +31,15 @@ PROCESS_ORDER: Final = WorkflowSpec(
 )
 
 
+def block(kind: str, number: int = 0) -> str:
+    """A block of the page, by what it is written in."""
+    found: list[str] = re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return found[number]
+
+
 @pytest.fixture
 def example() -> str:
-    found = re.search(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found
-    return found[1]
+    return block("toml")
 
 
 async def test_the_example_starts_runs(shop: Shop, trigger: StartTrigger, example: str) -> None:
@@ -49,3 +57,45 @@ def test_every_metric_of_the_page_exists(example: str) -> None:
     source = Path(__file__).resolve().parents[2] / "connectors/dressage/connectors/metrics.py"
     told = set(re.findall(r"`dressage_(trigger_\w+)` \|", PAGE.read_text()))
     assert told == set(re.findall(r'"(trigger_\w+)"', source.read_text()))
+
+
+@dataclass
+class Paid:
+    cents: int
+    by: str
+
+
+arrived = Event("payment-arrived", of=Paid)
+
+
+@workflow(name="await-payment")
+async def await_payment(order: str) -> str:
+    paid = await arrived.wait(key=order)
+    return f"{paid.cents} by {paid.by}"
+
+
+async def test_the_example_posts_events(shop: Shop, trigger: StartTrigger) -> None:
+    await shop.create_stream("PAYMENTS", ["payments.>"])
+    async with shop.engine() as client:
+        await client.register(await_payment)
+        run = await client.start(await_payment, {"order": "o-1"})
+        trigger(block("toml", 1))
+        await shop.publish({"order": "o-1", "cents": 990}, subject="payments.card")
+        assert await run.result(20) == "990 by card"
+
+
+def test_the_dry_run_of_the_page_says_what_the_page_says(tmp_path: Path, example: str) -> None:
+    (tmp_path / "triggers.toml").write_text(example)
+    (tmp_path / "events.jsonl").write_text(block("json"))
+    names = [str(tmp_path / name) for name in ("triggers.toml", "events.jsonl")]
+    done = CliRunner().invoke(main, ["trigger", "test", *names])
+    (said,) = re.findall(r"\$ dressage trigger test .*?\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert (done.exit_code, done.output) == (1, said)
+
+
+def test_every_code_of_the_page_is_one_that_the_code_has() -> None:
+    (told,) = re.findall(r"The codes are (.*?)\. A repeat", PAGE.read_text(), re.DOTALL)
+    roots = [PAGE.parents[1] / root for root in ("connectors", "sdk", "orchestrator")]
+    code = "\n".join(path.read_text() for root in roots for path in root.rglob("*.py"))
+    missing = [each for each in re.findall(r"`([A-Z_]+)`", told) if f'"{each}"' not in code]
+    assert not missing

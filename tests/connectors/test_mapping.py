@@ -11,7 +11,7 @@ import pytest
 from dressage.brokers.interface import Delivery
 from dressage.connectors.config import parse_triggers
 from dressage.connectors.dead_letter import HEADERS_BYTES_MAX, dead_letter
-from dressage.connectors.mapping import EventMapping, Unmappable
+from dressage.connectors.mapping import EventMapping, Post, Unmappable
 from dressage.protocol.names import Names
 
 CONFIG = """
@@ -41,13 +41,14 @@ def mapping(text: str) -> EventMapping:
 
 
 def mapped(text: str, given: Delivery) -> tuple[str, Any] | None:
-    start = mapping(text).start_of(given)
+    start = mapping(text).asked_by(given, "id")
+    assert not isinstance(start, Post)
     return (start.run_id, msgspec.json.decode(start.input)) if start else None
 
 
 def refused(text: str, given: Delivery) -> tuple[str, str]:
     with pytest.raises(Unmappable) as caught:
-        mapping(text).start_of(given)
+        mapping(text).asked_by(given, "id")
     return caught.value.code, caught.value.message
 
 
@@ -86,7 +87,7 @@ def test_a_run_id_must_be_a_usable_text(run_id: object) -> None:
 def test_the_same_event_asks_for_the_same_start() -> None:
     text = BY_ID + "[trigger.input]\norder = 'event'\nwhere = 'subject'"
     given = event({"id": "a", "lines": [{"b": 1, "a": 2}]})
-    assert mapping(text).start_of(given) == mapping(text).start_of(given)
+    assert mapping(text).asked_by(given, "id") == mapping(text).asked_by(given, "id")
 
 
 # -- dead letters ----------------------------------------------------------------------------------

@@ -158,13 +158,12 @@ def test_the_worker_consumes_the_queue_of_the_tasks() -> None:
 def test_the_trigger_gives_the_run_id_that_the_prediction_looks_for() -> None:
     from dressage.brokers.interface import Delivery
     from dressage.connectors import load_triggers
-    from dressage.connectors.mapping import EventMapping
+    from dressage.connectors.mapping import EventMapping, Start
     from online_retail.orders import DATA, event_of
 
     (trigger,) = load_triggers(DATA.with_name("triggers.toml"))
     event = event_of(read_invoices()[0])
-    start = EventMapping(trigger).start_of(
-        Delivery("shop.orders.placed", event, None, 1, 1, 1, time_ns=0, reply="")
-    )
-    assert start is not None
+    placed = Delivery("shop.orders.placed", event, None, 1, 1, 1, time_ns=0, reply="")
+    start = EventMapping(trigger).asked_by(placed, "id")
+    assert isinstance(start, Start)
     assert start.run_id == f"{RUN_ID_PREFIX}536365"

@@ -19,8 +19,9 @@ import msgspec
 
 from dressage.brokers.interface import Delivery, StoredMessage
 from dressage.brokers.jetstream.wire import LazyHeaders, parse_headers
-from dressage.connectors.config import ConfigInvalid, parse_triggers
-from dressage.connectors.mapping import EventMapping, Unmappable
+from dressage.connectors.config import parse_triggers
+from dressage.connectors.mapping import EventMapping, Start, Unmappable
+from dressage.connectors.tables import ConfigInvalid
 from dressage.expressions import (
     ExpressionFailed,
     LimitExceeded,
@@ -599,10 +600,10 @@ def mappings(data: bytes) -> None:
         delivered(b'{"id":1}', headers=b"NATS/1.0\r\nX-Mark: " + data),
     ):
         try:
-            start = MAPPING.start_of(event)
+            start = MAPPING.asked_by(event, "id")
         except Unmappable:
             continue
-        if start is not None:
+        if isinstance(start, Start):
             check_run_id(start.run_id)
             msgspec.json.decode(start.input)
 

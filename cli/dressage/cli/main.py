@@ -29,7 +29,9 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "dev": Place("dev", "dev", "Run a broker, the engine and your application in one process."),
     "orchestrator": Place("orchestrator", "orchestrator", "Serve the shards of a namespace."),
     "worker": Place("worker", "worker", "Execute the tasks of an application."),
-    "trigger": Place("triggers", "trigger", "Start runs from the events of other services."),
+    "trigger": Place(
+        "triggers", "trigger", "Start runs, and post to them, from the events of other services."
+    ),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),

@@ -1,14 +1,19 @@
 """Connectors: how events of other services become runs, and what runs say becomes events of others.
 
-- `config`: the TOML file that declares them, and everything that can be wrong with it.
-- `trigger`: the process that starts a run for each event of a JetStream stream.
-- `mapping`: from one event to the start of one run, pure.
+- `config`, `tables`: the TOML file that declares them, and everything that can be wrong with it.
+- `trigger`: the process that asks the engine for something for each event of a JetStream stream.
+- `mapping`: from one event to what it asks for, the start of a run or an external event, pure.
+- `engine`: asks for it.
+- `runner`: a process of triggers.
+- `definitions`, `deployed`, `rules`: those that are deployed, and may change under way.
 - `source`: the stream that belongs to somebody else, and the trigger's durable consumer on it.
 - `dead_letter`: what is kept of an event that cannot start a run.
 """
 
-from dressage.connectors.config import ConfigInvalid, Problem, TriggerConfig, load_triggers, parse_triggers
-from dressage.connectors.trigger import TriggerOptions, TriggerRunner
+from dressage.connectors.config import TriggerConfig, load_triggers, parse_triggers
+from dressage.connectors.runner import TriggerRunner
+from dressage.connectors.tables import ConfigInvalid, Problem
+from dressage.connectors.trigger import TriggerOptions
 
 __all__ = [
     "ConfigInvalid",

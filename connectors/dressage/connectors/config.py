@@ -6,101 +6,87 @@ trigger and its key.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
-from dressage.expressions import TypeTable, compile_expression, parse_expression
-from dressage.protocol.errors import BadInput, BadName, BadSpec, DefinitionError
-from dressage.protocol.expressions import Expr, Name
-from dressage.protocol.names import check_name
+from dressage.connectors.tables import ConfigInvalid, Expression, Problem, ProblemCode, Table, shown
+from dressage.expressions import parse_expression
+from dressage.protocol.errors import BadInput, DefinitionError
+from dressage.protocol.expressions import Name
 from dressage.protocol.versions import VersionRef, check_ref
 
-EVENT_NAMES: Final = ("event", "subject", "headers")
-"""What expressions of a trigger may use: the decoded payload, the event's subject, its headers as a dict of str."""
+EVENT_NAMES: Final = ("event", "subject", "headers", "ce")
+"""What expressions of a trigger may use: the decoded payload, the event's subject, its headers as a dict of str, and
+the attributes of a CloudEvent, of which there are none in any other event."""
 
-ProblemCode = Literal[
-    "FILE_UNREADABLE",
-    "TOML_INVALID",
-    "KEY_UNKNOWN",
-    "KEY_MISSING",
-    "VALUE_INVALID",
-    "NAME_INVALID",
-    "NAME_TAKEN",
-    "EXPRESSION_INVALID",
-]
-
-_KEYS: Final = ("name", "source", "workflow", "version", "when", "run_id", "input", "start")
-_SOURCE_KEYS: Final = ("stream", "subject")
+_KEYS: Final = ("name", "source", "when", "start")
+_START_KEYS: Final = ("workflow", "event", "version", "run_id", "input")
+_POST_KEYS: Final = ("event", "workflow", "run_id", "key", "payload", "event_id")
+_SOURCE_KEYS: Final = ("stream", "subject", "ordered")
 _STREAM: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+|\*")
-
-_T = TypeVar("_T")
-
-
-@dataclass(slots=True, frozen=True)
-class Problem:
-    """One thing that is wrong with a file. `key` is its path, as in `trigger "orders": input.amount`."""
-
-    file: str
-    key: str
-    code: ProblemCode
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}: {self.key}" if self.key else self.file
-        return f"{where}: {self.code}: {self.message}"
-
-
-class ConfigInvalid(BadInput):
-    """A file that cannot be used; `problems` are all that were found."""
-
-    code = "CONFIG_INVALID"
-
-    def __init__(self, problems: Collection[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
 
 
 @dataclass(slots=True, frozen=True)
 class SourceConfig:
     """Where events come from: a JetStream stream that belongs to somebody else.
 
-    Without `stream` it is the one stream that stores `subject`. Without `subject` it is all of `stream`.
+    Without `stream` it is the one stream that stores `subject`. Without `subject` it is all of `stream`. `ordered` asks
+    for one event after the other, in the order of the stream, whatever processes share them.
     """
 
     stream: str | None = None
     subject: str | None = None
+    ordered: bool = False
 
 
 @dataclass(slots=True, frozen=True)
-class Expression:
-    """An expression as it was written, and as it is computed."""
+class StartTarget:
+    """Each event starts a run."""
 
-    text: str
-    tree: Expr
+    workflow: str
+    run_id: Expression
+    version: VersionRef | None = None
+    input: Mapping[str, Expression] = field(default_factory=dict[str, Expression])
+
+
+@dataclass(slots=True, frozen=True)
+class PostTarget:
+    """Each event is an external event, of the run `run_id` or for those that wait at the correlation key `key`.
+
+    Without `payload` it is the event as it is; without `event_id` the event's place in its stream is its id.
+    """
+
+    event: str
+    run_id: Expression | None = None
+    key: Expression | None = None
+    payload: Expression | None = None
+    event_id: Expression | None = None
+
+
+Start = Literal["all", "new"] | int | datetime
+"""Where a new trigger begins in the stream: with its first event, behind its last one, at a sequence, or with what was
+stored at a time or later."""
 
 
 @dataclass(slots=True, frozen=True)
 class TriggerConfig:
     """One trigger, with nothing left to check but what only the server knows.
 
-    `start` says where a new trigger begins in the stream: with its first event, behind its last one, or at a
-    sequence. It is asked once, when the trigger's consumer is made.
+    `start` is asked once, when the trigger's consumer is made. `table` is what all of it was read from.
     """
 
     name: str
     source: SourceConfig
-    workflow: str
-    run_id: Expression
-    version: VersionRef | None = None
+    target: StartTarget | PostTarget
     when: Expression | None = None
-    input: Mapping[str, Expression] = field(default_factory=dict[str, Expression])
-    start: Literal["all", "new"] | int = "all"
+    start: Start = "all"
+    table: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
 
 
 def load_triggers(path: Path) -> list[TriggerConfig]:
@@ -120,6 +106,16 @@ def parse_triggers(text: str, file: str = "triggers.toml") -> list[TriggerConfig
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _single(file, "TOML_INVALID", f"this is no TOML: {error}") from error
+    return _read(document, file)
+
+
+def read_trigger(table: Mapping[str, Any], where: str = "stored") -> TriggerConfig:
+    """The trigger that a `table` of a file declares. Raises `ConfigInvalid`."""
+    (trigger,) = _read({"trigger": [table]}, where)
+    return trigger
+
+
+def _read(document: Mapping[str, Any], file: str) -> list[TriggerConfig]:
     reading = _Reading(file)
     triggers = list(reading.triggers(document))
     if reading.problems:
@@ -129,62 +125,6 @@ def parse_triggers(text: str, file: str = "triggers.toml") -> list[TriggerConfig
 
 def _single(file: str, code: ProblemCode, message: str) -> ConfigInvalid:
     return ConfigInvalid([Problem(file, "", code, message)])
-
-
-class _Table:
-    """One table of the file: hands out its values, and notes what is wrong with them."""
-
-    def __init__(self, reading: _Reading, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
-        self._reading = reading
-        self.values = values
-        self.where = where
-        self._prefix = prefix
-
-    def problem(self, key: str, code: ProblemCode, message: str) -> None:
-        place = f"{self.where}: {self._prefix}{key}" if key else self.where
-        self._reading.problems.append(Problem(self._reading.file, place, code, message))
-
-    def allow(self, keys: Collection[str]) -> None:
-        for key in self.values:
-            if key not in keys:
-                near = difflib.get_close_matches(key, keys, 1)
-                advice = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(keys)}"
-                self.problem(key, "KEY_UNKNOWN", f"there is no such key: {advice}")
-
-    def require(self, key: str, advice: str) -> bool:
-        if key in self.values:
-            return True
-        self.problem(key, "KEY_MISSING", f"is missing: {advice}")
-        return False
-
-    def value(self, key: str, kind: type[_T], what: str) -> _T | None:
-        """The value if it is there and of that type; None otherwise, which is noted unless it is not there."""
-        value = self.values.get(key)
-        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
-            return value
-        self.problem(key, "VALUE_INVALID", f"must be {what}, not {_shown(value)}")
-        return None
-
-    def name(self, key: str, what: str) -> str:
-        if not self.require(key, f"name the {what}"):
-            return ""
-        try:
-            return check_name(self.values[key], what)
-        except BadName as error:
-            self.problem(key, "NAME_INVALID", error.message)
-            return ""
-
-    def expression(self, key: str) -> Expression | None:
-        text = self.value(key, str, "an expression, written as text")
-        if text is None:
-            return None
-        try:
-            tree = parse_expression(text, EVENT_NAMES)
-            compile_expression(tree, TypeTable())
-        except (DefinitionError, BadSpec) as error:
-            self.problem(key, "EXPRESSION_INVALID", error.message)
-            return None
-        return Expression(text, tree)
 
 
 class _Reading:
@@ -197,7 +137,7 @@ class _Reading:
 
     def triggers(self, document: Mapping[str, Any]) -> Iterator[TriggerConfig]:
         """What can be read of the triggers; only when there are no `problems` are they as the file says."""
-        top = _Table(self, document, "the file")
+        top = Table(self.file, self.problems, document, "the file")
         top.allow(["trigger"])
         tables = document.get("trigger")
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -208,10 +148,11 @@ class _Reading:
         for number, table in enumerate(tables, 1):
             name = table.get("name")
             where = f'trigger "{name}"' if isinstance(name, str) else f"trigger number {number}"
-            yield self._trigger(_Table(self, table, where))
+            yield self._trigger(Table(self.file, self.problems, table, where))
 
-    def _trigger(self, table: _Table) -> TriggerConfig:
-        table.allow(_KEYS)
+    def _trigger(self, table: Table) -> TriggerConfig:
+        posts = "event" in table.values
+        table.allow([*_KEYS, *(_POST_KEYS if posts else _START_KEYS)])
         name = table.name("name", "trigger")
         if name and name in self._names:
             table.problem("name", "NAME_TAKEN", "another trigger of this file has this name")
@@ -219,43 +160,65 @@ class _Reading:
         return TriggerConfig(
             name=name,
             source=self._source(table),
-            workflow=table.name("workflow", "workflow"),
-            run_id=self._run_id(table),
-            version=self._version(table),
-            when=table.expression("when"),
-            input=self._input(table),
+            target=self._post(table) if posts else self._starts(table),
+            when=table.expression("when", EVENT_NAMES),
             start=self._start(table),
+            table=table.values,
         )
 
-    def _source(self, table: _Table) -> SourceConfig:
+    def _starts(self, table: Table) -> StartTarget:
+        if "workflow" not in table.values:
+            table.problem(
+                "workflow",
+                "KEY_MISSING",
+                "is missing: name the workflow to start, or the external event to post, as event",
+            )
+        return StartTarget(
+            workflow=table.name("workflow", "workflow") if "workflow" in table.values else "",
+            run_id=self._run_id(table),
+            version=self._version(table),
+            input=self._input(table),
+        )
+
+    def _post(self, table: Table) -> PostTarget:
+        if "workflow" in table.values:
+            table.problem("event", "VALUE_INVALID", "a trigger starts a workflow or posts an event, not both")
+        if ("run_id" in table.values) == ("key" in table.values):
+            table.problem("key", "KEY_MISSING", "say whose event it is: give either run_id or key")
+        return PostTarget(
+            event=table.name("event", "event"),
+            **{key: table.expression(key, EVENT_NAMES) for key in ("run_id", "key", "payload", "event_id")},
+        )
+
+    def _source(self, table: Table) -> SourceConfig:
         if not table.require("source", 'say where events come from, as in source = { stream = "ORDERS" }'):
             return SourceConfig()
         values = table.value("source", dict, 'a table, as in { stream = "ORDERS", subject = "orders.>" }')
         if values is None:
             return SourceConfig()
-        inner = _Table(self, values, table.where, "source.")
+        inner = table.table("source", values)
         inner.allow(_SOURCE_KEYS)
         stream = inner.value("stream", str, "the name of a stream")
         subject = inner.value("subject", str, "a subject, in which * and > are wildcards")
         if stream is not None and not _STREAM.fullmatch(stream):
-            inner.problem("stream", "NAME_INVALID", f"{_shown(stream)} is no name of a JetStream stream")
+            inner.problem("stream", "NAME_INVALID", f"{shown(stream)} is no name of a JetStream stream")
         if subject is not None and not _is_filter(subject):
             inner.problem(
                 "subject",
                 "NAME_INVALID",
-                f"{_shown(subject)} is no subject, which looks like orders.created or orders.>",
+                f"{shown(subject)} is no subject, which looks like orders.created or orders.>",
             )
-        if not values:
+        if not values.keys() - {"ordered"}:
             table.problem("source", "KEY_MISSING", "give a stream, or a subject, or both")
-        return SourceConfig(stream, subject)
+        return SourceConfig(stream, subject, ordered=inner.flag("ordered"))
 
-    def _run_id(self, table: _Table) -> Expression:
+    def _run_id(self, table: Table) -> Expression:
         nothing = Expression("", Name("event"))
         if not table.require(
             "run_id", "an expression that gives each event its run, so that none starts two"
         ):
             return nothing
-        expression = table.expression("run_id")
+        expression = table.expression("run_id", EVENT_NAMES)
         if expression is None:
             return nothing
         if _is_constant(expression.text):
@@ -267,7 +230,7 @@ class _Reading:
             )
         return expression
 
-    def _version(self, table: _Table) -> VersionRef | None:
+    def _version(self, table: Table) -> VersionRef | None:
         what = "a version's number, its label as 2.x, or an alias"
         version = table.value("version", object, what)
         if isinstance(version, str):
@@ -280,31 +243,45 @@ class _Reading:
                 return version
             table.problem("version", "VALUE_INVALID", f"must be at least 1, not {version}")
         elif version is not None:
-            table.problem("version", "VALUE_INVALID", f"must be {what}, not {_shown(version)}")
+            table.problem("version", "VALUE_INVALID", f"must be {what}, not {shown(version)}")
         return None
 
-    def _start(self, table: _Table) -> Literal["all", "new"] | int:
+    def _start(self, table: Table) -> Start:
         start = table.values.get("start", "all")
         if start == "all" or start == "new":
             return "all" if start == "all" else "new"
         if isinstance(start, int) and not isinstance(start, bool) and start >= 1:
             return start
+        moment = _moment(start)
+        if moment is not None:
+            return moment
         table.problem(
-            "start", "VALUE_INVALID", f'must be "all", "new" or a stream sequence, not {_shown(start)}'
+            "start",
+            "VALUE_INVALID",
+            f'must be "all", "new", a stream sequence, or a time with its zone, not {shown(start)}',
         )
         return "all"
 
-    def _input(self, table: _Table) -> dict[str, Expression]:
+    def _input(self, table: Table) -> dict[str, Expression]:
         values = table.value("input", dict, "a table of parameters, each with an expression")
-        inner = _Table(self, values or {}, table.where, "input.")
+        inner = table.table("input", values or {})
         found: dict[str, Expression] = {}
         for parameter in inner.values:
             if not parameter.isidentifier():
                 inner.problem(parameter, "NAME_INVALID", "no workflow can have a parameter of this name")
-            expression = inner.expression(parameter)
+            expression = inner.expression(parameter, EVENT_NAMES)
             if expression is not None:
                 found[parameter] = expression
         return found
+
+
+def _moment(value: object) -> datetime | None:
+    """A time with a zone, of TOML or as text in RFC 3339."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    return moment if isinstance(moment, datetime) and moment.utcoffset() is not None else None
 
 
 def _is_filter(subject: str) -> bool:
@@ -319,8 +296,3 @@ def _is_constant(text: str) -> bool:
     except DefinitionError:
         return False
     return True
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

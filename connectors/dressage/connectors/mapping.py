@@ -1,4 +1,5 @@
-"""From one event to the start of one run: pure, so that the same event always asks for the same run."""
+"""From one event to what it asks for, the start of a run or an external event: pure, so that the same event always asks
+for the same."""
 
 from __future__ import annotations
 
@@ -9,60 +10,122 @@ from typing import Any, Final
 import msgspec
 
 from dressage.brokers.interface import Delivery
-from dressage.connectors.config import Expression, TriggerConfig
+from dressage.connectors.cloud_events import read_event
+from dressage.connectors.config import PostTarget, StartTarget, TriggerConfig
+from dressage.connectors.tables import Expression
 from dressage.expressions import TypeTable, compile_expression
 from dressage.protocol.errors import BadInput, BadRunId, DressageError
-from dressage.protocol.names import check_run_id
+from dressage.protocol.names import check_actor, check_key, check_run_id
 
-EVENT_NOT_JSON: Final = "EVENT_NOT_JSON"
+EVENT_ID_INVALID: Final = "EVENT_ID_INVALID"
+KEY_INVALID: Final = "KEY_INVALID"
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _Evaluate = Callable[[Mapping[str, Any]], Any]
 
 
 class Unmappable(BadInput):
-    """This event can start no run, however often it is tried; `code` and the message say why."""
+    """This event asks for nothing that there is, however often it is tried; `code` and the message say why."""
 
     code = "EVENT_UNMAPPABLE"
 
 
 @dataclass(slots=True, frozen=True)
 class Start:
-    """What an event asks for. `input` is a JSON object of parameters by name."""
+    """Asks for a run. `input` is a JSON object of parameters by name."""
 
     run_id: str
     input: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Post:
+    """Asks for an external event, of a run or at a correlation key; the other one is empty. `payload` is JSON."""
+
+    event: str
+    event_id: str
+    payload: bytes
+    run_id: str = ""
+    key: str = ""
 
 
 class EventMapping:
     """The expressions of one trigger, compiled."""
 
     def __init__(self, trigger: TriggerConfig) -> None:
-        self._when = _compiled(trigger.when) if trigger.when else None
-        self._run_id = _compiled(trigger.run_id)
-        self._input = {name: _compiled(expression) for name, expression in trigger.input.items()}
+        self._when = _compiled(trigger.when)
+        self._asked = (
+            _Starts(trigger.target) if isinstance(trigger.target, StartTarget) else _Posts(trigger.target)
+        )
 
-    def start_of(self, event: Delivery) -> Start | None:
-        """What `event` asks for; None if `when` says that it is not meant. Raises `Unmappable`."""
-        variables = {"event": _payload(event), "subject": event.subject, "headers": dict(event.headers or {})}
+    def asked_by(self, event: Delivery, event_id: str) -> Start | Post | None:
+        """What `event` asks for; None if `when` says that it is not meant. Raises `Unmappable`.
+
+        `event_id` is the id of an external event where nothing else gives one: the same whenever this event comes.
+        """
+        variables = _variables(event)
         if self._when is not None and not _evaluated("when", self._when, variables):
             return None
-        run_id = _usable(_evaluated("run_id", self._run_id, variables))
+        return self._asked(variables, event_id)
+
+
+class _Starts:
+    def __init__(self, target: StartTarget) -> None:
+        self._run_id = compile_expression(target.run_id.tree, TypeTable())
+        self._input = {
+            name: compile_expression(each.tree, TypeTable()) for name, each in target.input.items()
+        }
+
+    def __call__(self, variables: Mapping[str, Any], event_id: str) -> Start:
+        run_id = _run_id_of(self._run_id, variables)
         values = {name: _evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
-        return Start(run_id, _written(values))
+        return Start(run_id, _written(values, "input"))
 
 
-def _compiled(expression: Expression) -> _Evaluate:
-    return compile_expression(expression.tree, TypeTable())
+class _Posts:
+    def __init__(self, target: PostTarget) -> None:
+        self._event = target.event
+        self._run_id = _compiled(target.run_id)
+        self._key = _compiled(target.key)
+        self._payload = _compiled(target.payload)
+        self._event_id = _compiled(target.event_id)
+
+    def __call__(self, variables: Mapping[str, Any], event_id: str) -> Post:
+        run_id = _run_id_of(self._run_id, variables) if self._run_id else ""
+        key = _text_of("key", self._key, variables, check_key, KEY_INVALID) if self._key else ""
+        payload = (
+            variables["event"] if self._payload is None else _evaluated("payload", self._payload, variables)
+        )
+        return Post(
+            self._event, self._id(variables, event_id), _written(payload, "payload"), run_id=run_id, key=key
+        )
+
+    def _id(self, variables: Mapping[str, Any], event_id: str) -> str:
+        """As the file says; else what a CloudEvent says of itself; else where the event is stored."""
+        if self._event_id is not None:
+            return _text_of("event_id", self._event_id, variables, _an_event_id, EVENT_ID_INVALID)
+        ce = variables["ce"]
+        if not ce:
+            return event_id
+        try:
+            return _an_event_id(f"{ce['source']} {ce['id']}")
+        except BadInput as error:
+            raise Unmappable(
+                f"source and id of the CloudEvent: {error.message}; or give event_id", code=EVENT_ID_INVALID
+            ) from error
 
 
-def _payload(event: Delivery) -> Any:
+def _variables(event: Delivery) -> dict[str, Any]:
+    headers = dict(event.headers or {})
     try:
-        return _decode(event.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error) if event.data else "it is empty"
-        raise Unmappable(f"the payload is no JSON: {reason}", code=EVENT_NOT_JSON) from error
+        data, attributes = read_event(event.data, headers)
+    except BadInput as error:
+        raise Unmappable(error.message, code=error.code) from error
+    return {"event": data, "subject": event.subject, "headers": headers, "ce": attributes}
+
+
+def _compiled(expression: Expression | None) -> _Evaluate | None:
+    return None if expression is None else compile_expression(expression.tree, TypeTable())
 
 
 def _evaluated(key: str, evaluate: _Evaluate, variables: Mapping[str, Any]) -> Any:
@@ -72,18 +135,32 @@ def _evaluated(key: str, evaluate: _Evaluate, variables: Mapping[str, Any]) -> A
         raise Unmappable(f"{key}: {error.message}", code=error.code) from error
 
 
-def _usable(run_id: Any) -> str:
-    if not isinstance(run_id, str):
-        kind = type(run_id).__name__
-        raise Unmappable(f"run_id: it gives a {kind}, not a str: use str(...)", code=BadRunId.code)
+def _run_id_of(evaluate: _Evaluate, variables: Mapping[str, Any]) -> str:
+    return _text_of("run_id", evaluate, variables, check_run_id, BadRunId.code)
+
+
+def _text_of(
+    what: str, evaluate: _Evaluate, variables: Mapping[str, Any], check: Callable[[str], str], code: str
+) -> str:
+    text = _evaluated(what, evaluate, variables)
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise Unmappable(f"{what}: it gives a {kind}, not a str: use str(...)", code=code)
     try:
-        return check_run_id(run_id)
-    except BadRunId as error:
-        raise Unmappable(f"run_id: {error.message}", code=error.code) from error
+        return check(text)
+    except BadInput as error:
+        raise Unmappable(f"{what}: {error.message}", code=code) from error
 
 
-def _written(values: Mapping[str, Any]) -> bytes:
+def _an_event_id(text: str) -> str:
+    if not text:
+        raise BadInput("it is empty")
+    return check_actor(text, "event id")
+
+
+def _written(values: Any, what: str) -> bytes:
     try:
         return _encode(values)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Unmappable(f"the input cannot be written as JSON: {error}", code="INPUT_INVALID") from error
+        code = "INPUT_INVALID" if what == "input" else "EVENT_INVALID"
+        raise Unmappable(f"the {what} cannot be written as JSON: {error}", code=code) from error

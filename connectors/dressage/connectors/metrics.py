@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import nan
 
+from dressage.connectors.mapping import Post, Start
 from dressage.telemetry import Counter, Gauge, Meters
 
 
@@ -16,11 +17,16 @@ class Metrics:
             "trigger_events_total", "Deliveries from the source, repeated ones too", label
         )
         self.started = meters.counter("trigger_started_total", "Events that started a run", label)
+        self.posted = meters.counter(
+            "trigger_posted_total", "Events that were posted as external events", label
+        )
         self.existing = meters.counter(
-            "trigger_existing_total", "Events whose run was there before, as after a redelivery", label
+            "trigger_existing_total", "Events that the engine knew before, as after a redelivery", label
         )
         self.skipped = meters.counter("trigger_skipped_total", "Events that `when` left out", label)
-        self.dead = meters.counter("trigger_dead_letters_total", "Events that can start no run", code)
+        self.dead = meters.counter(
+            "trigger_dead_letters_total", "Events that ask for nothing that there is", code
+        )
         self.retries = meters.counter(
             "trigger_retries_total", "Deliveries put back for a passing fault", code
         )
@@ -36,12 +42,18 @@ class TriggerMetrics:
         self._trigger = trigger
         self.events: Counter = all_triggers.events.labels(trigger)
         self.started: Counter = all_triggers.started.labels(trigger)
+        self.posted: Counter = all_triggers.posted.labels(trigger)
         self.existing: Counter = all_triggers.existing.labels(trigger)
         self.skipped: Counter = all_triggers.skipped.labels(trigger)
         self.lag: Gauge = all_triggers.lag.labels(trigger)
         # Until it has been asked for it is not known to be none.
         self.lag.set(nan)
         self.faulty: Gauge = all_triggers.faulty.labels(trigger)
+
+    def accepted(self, request: Start | Post, *, existing: bool) -> None:
+        """The engine has taken what an event asked for."""
+        counter = self.posted if isinstance(request, Post) else self.started
+        (self.existing if existing else counter).inc()
 
     def dead_letter(self, code: str) -> None:
         self._all.dead.labels(self._trigger, code).inc()

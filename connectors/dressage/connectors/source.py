@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from dressage.brokers.interface import Connection, ConsumerConfig
+from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
 from dressage.connectors.config import TriggerConfig
 from dressage.protocol.errors import BrokerError, PublishRefused
 from dressage.protocol.names import Names
@@ -60,6 +61,7 @@ class _StreamNames(msgspec.Struct):
 
 class _ConsumerConfig(msgspec.Struct):
     opt_start_seq: int | None = None
+    opt_start_time: str | None = None
     filter_subject: str = ""
     filter_subjects: list[str] = []
     ack_wait: int = 0
@@ -103,19 +105,50 @@ class Source:
         *,
         ack_wait_s: float,
         pending_max: int,
+        incarnation: int = 0,
     ) -> None:
         self._connection = connection
         self._trigger = trigger
         self._ack_wait_s = ack_wait_s
-        self._pending_max = pending_max
+        # One that is not acknowledged keeps the server from delivering the next, to whomever: also while it is put
+        # back, or held by a process that is no more. Who comes late with it changes nothing: it counts once.
+        self._pending_max = 1 if trigger.source.ordered else pending_max
         self._place: Place | None = None
         self._was_missing = False
-        self.consumer: Final = consumer_name(names.namespace, trigger.name)
+        self.consumer: Final = consumer_name(names.namespace, trigger.name, incarnation)
 
     @property
     def stream(self) -> str:
         """The stream's name; empty before `open` has found it."""
         return self._place.stream if self._place else ""
+
+    @property
+    def created(self) -> str:
+        """When the stream was made; empty before `open` has found it."""
+        return self._place.created if self._place else ""
+
+    async def edge(self) -> tuple[str, int, int]:
+        """When the stream was made, its last sequence, and up to which one all events are dealt with; without a stream
+        nothing and zeros. Raises a `DressageError` when that cannot be told."""
+        try:
+            stream = await self._find_stream()
+            info = await self._stream_info(stream)
+        except SourceProblem as problem:
+            if problem.code != SourceProblem.code:
+                raise
+            return "", 0, 0
+        consumer = await self._consumer_info(stream)
+        return info.created, info.state.last_seq, consumer.ack_floor.stream_seq if consumer else 0
+
+    async def discard(self) -> None:
+        """Removes the consumer, and with it the trigger's place in the stream. One that is not there is no error."""
+        try:
+            stream = await self._find_stream()
+            if await self._consumer_info(stream) is not None:
+                await self._connection.delete_consumer(stream, self.consumer)
+        except SourceProblem as problem:
+            if problem.code != SourceProblem.code:
+                raise
 
     async def open(self) -> None:
         """Finds the stream, and makes the consumer unless it is there already. May be repeated.
@@ -131,14 +164,22 @@ class Source:
             )
         info = await self._stream_info(stream)
         found = await self._consumer_info(stream)
+        first: int | str | None
         if found is None:
-            first_seq, done = self._first_seq(stream, info), 0
-            await self._create(stream, info, first_seq)
+            first, done = self._first(stream, info), 0
+            await self._create(stream, info, first)
         else:
-            first_seq, done = found.config.opt_start_seq, found.ack_floor.stream_seq
+            first, done = (
+                found.config.opt_start_seq or found.config.opt_start_time,
+                found.ack_floor.stream_seq,
+            )
             if not self._as_wanted(found.config):
-                await self._create(stream, info, first_seq)
-        self._place = Place(stream, info.created, max(done, (first_seq or 1) - 1))
+                await self._create(stream, info, first)
+        self._place = Place(stream, info.created, max(done, first - 1 if isinstance(first, int) else 0))
+
+    def event_id(self, event: Delivery) -> str:
+        """The id of an event of this stream, the same however often it is delivered."""
+        return event_id(self.stream, event.stream_seq, event.time_ns)
 
     async def lag(self) -> int:
         """How many events are not dealt with yet. Raises a `DressageError` when that cannot be told."""
@@ -150,8 +191,8 @@ class Source:
         return info.num_pending + info.num_ack_pending
 
     # -- where to begin ----------------------------------------------------------------------------
-    def _first_seq(self, stream: str, info: _StreamInfo) -> int | None:
-        """The sequence that a new consumer begins with; None for the first."""
+    def _first(self, stream: str, info: _StreamInfo) -> int | str | None:
+        """The sequence or the time that a new consumer begins with; None for the first event."""
         place = self._place
         if place is not None and (place.stream, place.created) == (stream, info.created):
             # The consumer was lost while we used it: go on where it was, not where the trigger once began.
@@ -161,14 +202,16 @@ class Source:
             return None
         return self._configured(info)
 
-    def _configured(self, info: _StreamInfo) -> int | None:
+    def _configured(self, info: _StreamInfo) -> int | str | None:
         match self._trigger.start:
             case "all":
                 return None
             case "new":
                 return info.state.last_seq + 1
-            case seq:
+            case int(seq):
                 return seq
+            case datetime() as time:
+                return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
     # -- the server's answers ----------------------------------------------------------------------
     @property
@@ -236,14 +279,15 @@ class Source:
             self._pending_max,
         )
 
-    async def _create(self, stream: str, info: _StreamInfo, first_seq: int | None) -> None:
+    async def _create(self, stream: str, info: _StreamInfo, first: int | str | None) -> None:
         """Makes the consumer, or brings it to the configuration. Where it begins cannot be changed afterwards."""
         config = ConsumerConfig(
             name=self.consumer,
             filters=self._filters,
             ack_wait_s=self._ack_wait_s,
             max_ack_pending=self._pending_max,
-            start_seq=first_seq,
+            start_seq=first if isinstance(first, int) else None,
+            start_time=first if isinstance(first, str) else None,
         )
         try:
             await self._connection.create_consumer(stream, config)
@@ -258,6 +302,15 @@ class Source:
             ) from error
 
 
-def consumer_name(namespace: str, trigger: str) -> str:
-    """The durable consumer of a trigger. Names have no underscore, so no two triggers share one."""
-    return f"dressage_{namespace}_trigger_{trigger}"
+def consumer_name(namespace: str, trigger: str, incarnation: int = 0) -> str:
+    """The durable consumer of a trigger. Names have no underscore, so no two triggers share one.
+
+    `incarnation` is that of a trigger that is deployed; one of a file has none.
+    """
+    return f"dressage_{namespace}_trigger_{trigger}{f'_{incarnation}' if incarnation else ''}"
+
+
+def event_id(stream: str, seq: int, time_ns: int) -> str:
+    """The id of an event that has none of its own: where it is stored. Its time, to the millisecond, is part of it
+    because a stream that was made anew counts from one again."""
+    return f"{stream}-{seq}-{time_ns // 1_000_000}"

@@ -1,8 +1,9 @@
-"""The process that starts a run for each event of a stream that belongs to somebody else.
+"""The process that starts a run, or posts an external event, for each event of a stream that belongs to somebody else.
 
-The source delivers each event at least once, and the event alone decides the run's id: so each event has exactly
-one run, whatever dies in between. An event is acknowledged only when the engine has accepted its start, or when
-it is stored as a dead letter, or when `when` says that it is not meant. Order is not promised.
+The source delivers each event at least once, and the event alone decides the id of the run, or of what is posted: so
+each event counts exactly once, whatever dies in between. An event is acknowledged only when the engine has accepted
+what it asks for, or when it is stored as a dead letter, or when `when` says that it is not meant. Order is not
+promised.
 """
 
 from __future__ import annotations
@@ -10,27 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final
 
-import msgspec
-
-from dressage.brokers.interface import Broker, Connection, Delivery, Pull
-from dressage.brokers.jetstream import JetStreamBroker
+from dressage.brokers.interface import Connection, Delivery, Pull
 from dressage.client import Client
-from dressage.client.client import RunHandle
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
+from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
-from dressage.connectors.mapping import EventMapping, Start, Unmappable
+from dressage.connectors.mapping import EventMapping, Post, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
+from dressage.connectors.rules import Rule, Rules
 from dressage.connectors.source import Source
 from dressage.protocol.errors import BadInput, DressageError, Refused
-from dressage.protocol.names import Names
-from dressage.protocol.versions import LATEST
-from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
 
@@ -41,25 +36,6 @@ CANCEL_AGAIN_S: Final = 0.5
 
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
-
-VERSION_AGE_S: Final = 1.0
-"""For how long the version of a workflow counts as known: to ask for each event costs as much as a start."""
-
-COMMAND_BYTES: Final = 2_048
-"""What a start takes in its message beside the input."""
-
-_PASSING: Final = frozenset(
-    {
-        "WORKFLOW_UNKNOWN",
-        "ALIAS_UNKNOWN",
-        "VERSION_RETIRED",
-        "WORKFLOW_ARCHIVED",
-        "SPEC_INVALID",
-        "OPEN_RUNS",
-    }
-)
-"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
-release; or so many runs are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -81,101 +57,54 @@ class TriggerOptions:
     lag_every_s: float = 5.0
 
 
-class TriggerRunner:
-    """Runs triggers until `stop`. Use `run`, or `async with` inside another process.
+@dataclass(slots=True, frozen=True)
+class Setting:
+    """What all triggers of a process share."""
 
-    Any number of processes may run the same triggers: they share the events.
-    """
+    connection: Connection
+    client: Client
+    options: TriggerOptions
+    metrics: Metrics
 
-    def __init__(
-        self,
-        server: str | Broker,
-        triggers: Sequence[TriggerConfig],
-        options: TriggerOptions | None = None,
-        meters: Meters | None = None,
-    ) -> None:
-        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
-        self._triggers = triggers
-        self._options = options or TriggerOptions()
-        self._names = Names(self._options.namespace)
-        self._metrics = Metrics(meters or NoMeters())
-        self._stop = asyncio.Event()
-        self._beside: asyncio.Task[None] | None = None
+    def rule(self, name: str) -> Callable[[TriggerConfig], Rule]:
+        """What makes rules of the trigger `name`."""
 
-    def stop(self) -> None:
-        """Asks for an orderly end: take no more events, finish those in flight, put back the rest."""
-        self._stop.set()
+        def make(config: TriggerConfig) -> Rule:
+            engine = Engine(
+                config.target, self.client, actor=f"trigger/{name}", answer_s=self.options.answer_s
+            )
+            return Rule(EventMapping(config), engine)
 
-    async def __aenter__(self) -> Self:
-        self._beside = asyncio.create_task(self.run())
-        return self
+        return make
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        if self._beside is not None:
-            await self._beside
-
-    async def run(self) -> None:
-        """Returns after `stop`. Raises `ServerUnreachable` if there is no server to begin with.
-
-        Everything else is waited for: the namespace, the workflows, the streams.
-        """
-        connection = await self._broker.connect(f"dressage-trigger-{self._names.namespace}", reconnect=True)
-        client: Client | None = None
-        try:
-            client = await self._client_when_possible()
-            if client is not None:
-                running = [self._trigger(each, connection, client).run(self._stop) for each in self._triggers]
-                await asyncio.gather(*running)
-        finally:
-            if client is not None:
-                await client.close()
-            await connection.close()
-
-    def _trigger(self, config: TriggerConfig, connection: Connection, client: Client) -> _Trigger:
-        metrics = TriggerMetrics(self._metrics, config.name)
-        return _Trigger(config, connection, client, self._options, metrics)
-
-    async def _client_when_possible(self) -> Client | None:
-        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
-        told = ""
-        while not self._stop.is_set():
-            client = Client(self._broker, namespace=self._names.namespace)
-            try:
-                await client.connect()
-            except DressageError as error:
-                if error.code != told:
-                    _log.warning("triggers wait: %s", error)
-                told = error.code
-            else:
-                return client
-            await _pause(self._stop, RETRY_S)
-        return None
+    def source(self, config: TriggerConfig, incarnation: int = 0) -> Source:
+        return Source(
+            self.connection,
+            self.client.names,
+            config,
+            ack_wait_s=self.options.ack_wait_s,
+            pending_max=self.options.pending_max,
+            incarnation=incarnation,
+        )
 
 
-class _Trigger:
+class Trigger:
     """One trigger of this process."""
 
     def __init__(
         self,
         config: TriggerConfig,
-        connection: Connection,
-        client: Client,
-        options: TriggerOptions,
-        metrics: TriggerMetrics,
+        source: Source,
+        rules: Rules,
+        setting: Setting,
     ) -> None:
         self._config = config
-        self._connection = connection
-        self._options = options
-        self._metrics = metrics
-        self._names = client.names
-        self._mapping = EventMapping(config)
-        self._engine = _Engine(config, client, options.answer_s)
-        self._source = Source(
-            connection, client.names, config, ack_wait_s=options.ack_wait_s, pending_max=options.pending_max
-        )
+        self._source = source
+        self._rules = rules
+        self._connection = setting.connection
+        self._options = setting.options
+        self._metrics = metrics = TriggerMetrics(setting.metrics, config.name)
+        self._names = setting.client.names
         self._faults = Faults(config.name, metrics.faulty)
         self._gate = Gate(self._faults, "engine")
         self._told: set[str] = set()
@@ -189,17 +118,17 @@ class _Trigger:
         ]
         try:
             await stop.wait()
-            await _cancelled(beside[:1])
+            await cancelled(beside[:1])
             await self._drain()
         finally:
-            await _cancelled([*beside, *self._running])
+            await cancelled([*beside, *self._running])
 
     async def _drain(self) -> None:
         """Finishes the events in flight, unless a fault lasts, for then they would not get there."""
         if self._running and not self._faults["engine"]:
             _log.info("trigger %r: finishing %d events", self._config.name, len(self._running))
             await asyncio.wait(self._running, timeout=self._options.drain_s)
-        await _cancelled(self._running)
+        await cancelled(self._running)
 
     # -- taking events -----------------------------------------------------------------------------
     async def _keep_pulling(self) -> None:
@@ -225,7 +154,7 @@ class _Trigger:
             )
             ended.set()
 
-        taking = _Taking()
+        taking = _Taking(self._source.created)
 
         async def on_delivery(delivery: Delivery) -> None:
             self._take(delivery, taking)
@@ -267,7 +196,7 @@ class _Trigger:
     # -- one event ---------------------------------------------------------------------------------
     async def _handle(self, delivery: Delivery, taking: _Taking) -> None:
         try:
-            await self._deal_with(delivery)
+            await self._deal_with(delivery, await self._rules.of(taking.created, delivery.stream_seq))
             await self._tell(self._connection.ack(delivery))
         except DressageError as error:
             await self._put_back(delivery, error.code)
@@ -282,24 +211,25 @@ class _Trigger:
             if taking.pull is not None:
                 await taking.pull.taken()
 
-    async def _deal_with(self, delivery: Delivery) -> None:
+    async def _deal_with(self, delivery: Delivery, rule: Rule) -> None:
         """Returns when the event may be acknowledged. Raises a `DressageError` when it has to be tried again."""
         try:
-            start = self._mapping.start_of(delivery)
-            if start is None:
+            request = rule.mapping.asked_by(delivery, self._source.event_id(delivery))
+            if request is None:
                 self._metrics.skipped.inc()
                 return
-            run = await self._start(start)
+            existing = await self._ask(rule.engine, request)
         except (BadInput, Refused) as error:
             await self._bury(delivery, error)
             return
-        (self._metrics.existing if run.existing else self._metrics.started).inc()
+        self._metrics.accepted(request, existing=existing)
 
-    async def _start(self, start: Start) -> RunHandle[Any]:
-        """Raises `BadInput` or `Refused` for what this event will never get, other errors for what may pass."""
+    async def _ask(self, engine: Engine, request: Start | Post) -> bool:
+        """Whether the engine knew it. Raises `BadInput` or `Refused` for what this event will never get, other errors
+        for what may pass."""
         async with self._gate.passage():
             try:
-                run = await self._engine.start(start)
+                existing = await engine.ask(request)
             except (BadInput, Refused):
                 self._gate.works()
                 raise
@@ -307,7 +237,7 @@ class _Trigger:
                 self._gate.fails(error.code, error.message)
                 raise
             self._gate.works()
-            return run
+            return existing
 
     async def _bury(self, delivery: Delivery, error: DressageError) -> None:
         message = dead_letter(
@@ -344,63 +274,12 @@ class _Trigger:
             _log.debug("trigger %r: %s", self._config.name, error)
 
 
-class NotYet(DressageError):
-    """The engine refuses for a reason that has nothing to do with the event; the code is the engine's."""
-
-    retryable = True
-
-
-class _Engine:
-    """Starts the runs of one trigger."""
-
-    def __init__(self, config: TriggerConfig, client: Client, answer_s: float) -> None:
-        self._config = config
-        self._client = client
-        self._answer_s = answer_s
-        self._actor = f"trigger/{config.name}"
-        self._known = 0
-        self._known_until = 0.0
-        self._asking = asyncio.Lock()
-
-    async def start(self, start: Start) -> RunHandle[Any]:
-        """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
-        if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
-            raise Unmappable(
-                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event "
-                "(limit payload-size)",
-                code="PAYLOAD_TOO_LARGE",
-            )
-        try:
-            return await self._client.start(
-                self._config.workflow,
-                msgspec.Raw(start.input),
-                run_id=start.run_id,
-                version=await self._version(),
-                timeout_s=self._answer_s,
-                actor=self._actor,
-            )
-        except DressageError as error:
-            if error.code in _PASSING:
-                raise NotYet(error.message, code=error.code) from error
-            raise
-
-    async def _version(self) -> int:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._known_until:
-            return self._known
-        async with self._asking:
-            if loop.time() >= self._known_until:
-                self._known = await self._client.registry.resolve(
-                    self._config.workflow, self._config.version or LATEST
-                )
-                self._known_until = loop.time() + VERSION_AGE_S
-            return self._known
-
-
 class _Taking:
-    """The pull that deliveries came by; it is known only after the first of them may have come."""
+    """The pull that deliveries came by, which is known only after the first of them may have come, and when the stream
+    was made that they are of."""
 
-    def __init__(self) -> None:
+    def __init__(self, created: str) -> None:
+        self.created: Final = created
         self.pull: Pull | None = None
 
 
@@ -409,14 +288,14 @@ def _backoff_s(attempts: int) -> float:
     return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(attempts - 1, 10))
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
+async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Sleeps, unless `stop` is set before."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
 
 
-async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancels and awaits what still runs; again and again, because `wait_for` of Python 3.11 may swallow it once."""
     running = set(tasks)
     while running:

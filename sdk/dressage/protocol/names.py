@@ -494,6 +494,13 @@ class Names:
     def workflow_version_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.workflow.*.*"
 
+    def trigger_key(self, name: str) -> str:
+        """Subject of a trigger that is deployed."""
+        return f"$KV.{self.definitions_bucket}.trigger.{name}"
+
+    def trigger_keys(self) -> str:
+        return f"$KV.{self.definitions_bucket}.trigger.*"
+
     def namespace_key(self) -> str:
         """Subject of the namespace's own definition: its shard count and the format of what it stores."""
         return f"$KV.{self.definitions_bucket}.namespace"

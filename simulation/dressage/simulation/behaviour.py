@@ -127,6 +127,28 @@ LIMITED_RATE: Final = 4
 LIMITED_PER_MS: Final = 500
 
 
+ARRIVALS: Final = "ARRIVALS"
+"""The stream of a service, whose events a trigger posts."""
+
+
+def arriving() -> Any:
+    """A module of a workflow that waits for what a trigger posts, so that its event is known."""
+    if "arriving" not in _contracts:
+        text = Program(0, name="arriving").text().partition("@workflow")[0]
+        _contracts["arriving"] = define(f"{text}{_ARRIVING}")
+    return _contracts["arriving"]
+
+
+_ARRIVING: Final = """
+arrived = Event("arrived", of=int)
+
+
+@workflow(name="arriving")
+async def flow(x: int) -> int:
+    return await arrived.wait(key=str(x))
+"""
+
+
 def limited() -> Any:
     """A module whose tasks have limits, which count for keys, too. How long anything waits for them makes no
     difference to what a run comes to."""

@@ -46,6 +46,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, RunDeleted, decode_event
 from dressage.protocol.names import OUT, Names, root_token, run_id_of, run_token, schedule_token
+from dressage.simulation.behaviour import ARRIVALS
 from dressage.simulation.permits import Permits
 from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
@@ -95,6 +96,8 @@ RULES: Final = {
     "state-in-bucket": "at the end the bucket holds every run as it stands",
     "filed-once": "at the end each event of a correlation key was taken by some that waited, or is kept there, and "
     "none counts twice",
+    "triggered-once": "at the end each event of a service's stream was posted once by its trigger, and "
+    "nothing else was",
     "scheduled-once": "at the end a schedule has fired once for each of its moments, knows the end of each run, "
     "and there are no others",
     "nothing-left-over": "at the end the stream holds the timers of sleeping runs and nothing else",
@@ -255,7 +258,7 @@ class Watch:
     # -- what is stored ----------------------------------------------------------------------------
     def _stored(self, record: Record) -> None:
         parts = record.subject.split(".")
-        if parts[0] == "$O":
+        if parts[0] in ("$O", ARRIVALS):
             return
         if parts[3:4] == ["cmd"]:
             self._objects_before[int(parts[2]), record.seq] = self._objects.last_seq

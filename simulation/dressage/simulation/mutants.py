@@ -25,6 +25,8 @@ from dressage.brokers import objects
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
+from dressage.connectors.source import Source
+from dressage.connectors.trigger import Trigger
 from dressage.orchestrator.fold import (
     archive,
     cancelling,
@@ -1451,6 +1453,30 @@ def builds_mixed_up() -> Iterator[None]:
         return made(self, structs.replace(effect, queue=effect.queue.partition("_")[0]), *rest)
 
     with mock.patch.object(MessageMaker, "_task", plain):
+        yield
+
+
+# -- triggers ------------------------------------------------------------------------------------------
+@mutant("an event of a trigger is acknowledged before the engine has accepted it", "triggered-once", first=4)
+def acknowledged_before_accepted() -> Iterator[None]:
+    handle = Trigger._handle
+
+    async def eager(self: Any, delivery: Any, taking: Any) -> None:
+        await self._tell(self._connection.ack(delivery))
+        await handle(self, delivery, taking)
+
+    with mock.patch.object(Trigger, "_handle", eager):
+        yield
+
+
+@mutant("an event of a trigger has another id whenever it comes", "triggered-once", first=2)
+def another_id_each_time() -> Iterator[None]:
+    named = Source.event_id
+
+    def anew(self: Any, event: Any) -> str:
+        return f"{named(self, event)}-{event.attempts}"
+
+    with mock.patch.object(Source, "event_id", anew):
         yield
 
 

@@ -21,6 +21,7 @@ from dressage.simulation.permits import judge_permits
 from dressage.simulation.reference import Ending, ending_of, failure_ending
 from dressage.simulation.refold import Shard
 from dressage.simulation.script import PlannedRun
+from dressage.simulation.triggers import judge_triggers
 from dressage.simulation.workloads import COMMANDS_MIN, sleeps_long
 from dressage.simulation.world import NAMESPACE, World
 
@@ -121,6 +122,7 @@ def judge(world: World) -> None:
     for number in range(watch.count):
         _judge_shard(watch, number, watch.view(number), watch.refold.shard(number))
     _judge_keys(watch)
+    judge_triggers(world)
     _judge_schedules(world)
     shards = [watch.refold.shard(number) for number in range(watch.count)]
     judge_permits(dict(each for shard in shards for each in shard.states.items()), watch.broken)

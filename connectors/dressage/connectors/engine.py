@@ -1,0 +1,121 @@
+"""Asks the engine for what an event asks for, and tells what that event will never get from what may pass."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from dressage.client import Client
+from dressage.connectors.config import PostTarget, StartTarget
+from dressage.connectors.mapping import Post, Start, Unmappable
+from dressage.protocol.errors import DressageError
+from dressage.protocol.versions import LATEST
+
+VERSION_AGE_S: Final = 1.0
+"""For how long the version of a workflow or of an event counts as known: to ask for each costs as much as a start."""
+
+COMMAND_BYTES: Final = 2_048
+"""What a command takes in its message beside the input or the payload."""
+
+_PASSING: Final = frozenset(
+    {
+        "WORKFLOW_UNKNOWN",
+        "ALIAS_UNKNOWN",
+        "VERSION_RETIRED",
+        "WORKFLOW_ARCHIVED",
+        "SPEC_INVALID",
+        "OPEN_RUNS",
+        "EVENT_UNKNOWN",
+    }
+)
+"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
+release; or so many runs are open that the event has to wait."""
+
+
+class NotYet(DressageError):
+    """The engine refuses for a reason that has nothing to do with the event; the code is the engine's."""
+
+    retryable = True
+
+
+class Engine:
+    """Starts the runs of one target, or posts its events. Both are safe to repeat: the event has said the ids."""
+
+    def __init__(
+        self, target: StartTarget | PostTarget, client: Client, *, actor: str, answer_s: float
+    ) -> None:
+        self._target = target
+        self._client = client
+        self._answer_s = answer_s
+        self._actor = actor
+        self._known = 0
+        self._known_until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def ask(self, request: Start | Post) -> bool:
+        """Returns once the engine has accepted the request: whether it had done so before.
+
+        Raises as `Client.start`, `Client.post` and `Client.post_by_key` do, or `NotYet`.
+        """
+        self._check_size(request.input if isinstance(request, Start) else request.payload)
+        try:
+            version = await self._version()
+            return await (
+                self._start(request, version) if isinstance(request, Start) else self._post(request, version)
+            )
+        except DressageError as error:
+            if error.code in _PASSING:
+                raise NotYet(error.message, code=error.code) from error
+            raise
+
+    async def _start(self, start: Start, version: int) -> bool:
+        assert isinstance(self._target, StartTarget), "a mapping of this target makes nothing else"
+        run = await self._client.start(
+            self._target.workflow,
+            msgspec.Raw(start.input),
+            run_id=start.run_id,
+            version=version,
+            timeout_s=self._answer_s,
+            actor=self._actor,
+        )
+        return run.existing
+
+    async def _post(self, post: Post, version: int) -> bool:
+        if not version:
+            raise NotYet(
+                f"no workflow that is registered waits for event {post.event!r}: register one, or look at the name",
+                code="EVENT_UNKNOWN",
+            )
+        payload, who = msgspec.Raw(post.payload), {"event_id": post.event_id, "actor": self._actor}
+        if post.run_id:
+            posting = self._client.post(post.run_id, post.event, payload, timeout_s=self._answer_s, **who)
+        else:
+            posting = self._client.post_by_key(post.event, post.key, payload, timeout_s=self._answer_s, **who)
+        return (await posting).existing
+
+    def _check_size(self, given: bytes) -> None:
+        if len(given) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
+            raise Unmappable(
+                f"{len(given)} bytes exceed what a command can carry: pass on less of the event (limit payload-size)",
+                code="PAYLOAD_TOO_LARGE",
+            )
+
+    async def _version(self) -> int:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._known_until:
+            return self._known
+        async with self._asking:
+            if loop.time() >= self._known_until:
+                self._known = await self._resolved()
+                self._known_until = loop.time() + VERSION_AGE_S
+            return self._known
+
+    async def _resolved(self) -> int:
+        registry = self._client.registry
+        match self._target:
+            case StartTarget(workflow=workflow, version=version):
+                return await registry.resolve(workflow, version or LATEST)
+            case PostTarget(event=event):
+                return await registry.event_version(event)

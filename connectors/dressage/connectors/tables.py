@@ -1,0 +1,135 @@
+"""Reading a TOML file that declares things: table by table, with every mistake noted and none of them the last one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from dressage.expressions import TypeTable, compile_expression, parse_expression
+from dressage.protocol.errors import BadInput, BadName, BadSpec, DefinitionError
+from dressage.protocol.expressions import Expr
+from dressage.protocol.names import check_name
+
+ProblemCode = Literal[
+    "FILE_UNREADABLE",
+    "TOML_INVALID",
+    "KEY_UNKNOWN",
+    "KEY_MISSING",
+    "VALUE_INVALID",
+    "NAME_INVALID",
+    "NAME_TAKEN",
+    "EXPRESSION_INVALID",
+]
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True, frozen=True)
+class Problem:
+    """One thing that is wrong with a file. `key` is its path, as in `trigger "orders": input.amount`."""
+
+    file: str
+    key: str
+    code: ProblemCode
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.code}: {self.message}"
+
+
+class ConfigInvalid(BadInput):
+    """A file that cannot be used; `problems` are all that were found."""
+
+    code = "CONFIG_INVALID"
+
+    def __init__(self, problems: Collection[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(slots=True, frozen=True)
+class Expression:
+    """An expression as it was written, and as it is computed."""
+
+    text: str
+    tree: Expr
+
+
+class Table:
+    """One table of the file: hands out its values, and notes what is wrong with them."""
+
+    def __init__(
+        self, file: str, problems: list[Problem], values: Mapping[str, Any], where: str, prefix: str = ""
+    ) -> None:
+        self._file = file
+        self._problems = problems
+        self.values = values
+        self.where = where
+        self._prefix = prefix
+
+    def problem(self, key: str, code: ProblemCode, message: str) -> None:
+        place = f"{self.where}: {self._prefix}{key}" if key else self.where
+        self._problems.append(Problem(self._file, place, code, message))
+
+    def allow(self, keys: Collection[str]) -> None:
+        for key in self.values:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, 1)
+                advice = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(keys)}"
+                self.problem(key, "KEY_UNKNOWN", f"there is no such key: {advice}")
+
+    def require(self, key: str, advice: str) -> bool:
+        if key in self.values:
+            return True
+        self.problem(key, "KEY_MISSING", f"is missing: {advice}")
+        return False
+
+    def value(self, key: str, kind: type[_T], what: str) -> _T | None:
+        """The value if it is there and of that type; None otherwise, which is noted unless it is not there."""
+        value = self.values.get(key)
+        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+            return value
+        self.problem(key, "VALUE_INVALID", f"must be {what}, not {shown(value)}")
+        return None
+
+    def flag(self, key: str) -> bool:
+        """Whether it is said to be true."""
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            self.problem(key, "VALUE_INVALID", f"must be true or false, not {shown(value)}")
+        return value is True
+
+    def name(self, key: str, what: str) -> str:
+        if not self.require(key, f"name the {what}"):
+            return ""
+        try:
+            return check_name(self.values[key], what)
+        except BadName as error:
+            self.problem(key, "NAME_INVALID", error.message)
+            return ""
+
+    def table(self, key: str, values: Mapping[str, Any]) -> Table:
+        """A table inside of this one."""
+        return Table(self._file, self._problems, values, self.where, f"{self._prefix}{key}.")
+
+    def expression(self, key: str, names: Collection[str]) -> Expression | None:
+        """The expression over `names`; None if there is none, or none that is valid."""
+        text = self.value(key, str, "an expression, written as text")
+        if text is None:
+            return None
+        try:
+            tree = parse_expression(text, names)
+            compile_expression(tree, TypeTable())
+        except (DefinitionError, BadSpec) as error:
+            self.problem(key, "EXPRESSION_INVALID", error.message)
+            return None
+        return Expression(text, tree)
+
+
+def shown(value: object) -> str:
+    """A value as a message may quote it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
