@@ -21,6 +21,7 @@ from dressage.brokers.interface import Broker, Connection, Delivery, Pull
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.client.client import RunHandle
+from dressage.client.starting import PASSING
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
 from dressage.connectors.gate import Faults, Gate
@@ -47,19 +48,6 @@ VERSION_AGE_S: Final = 1.0
 
 COMMAND_BYTES: Final = 2_048
 """What a start takes in its message beside the input."""
-
-_PASSING: Final = frozenset(
-    {
-        "WORKFLOW_UNKNOWN",
-        "ALIAS_UNKNOWN",
-        "VERSION_RETIRED",
-        "WORKFLOW_ARCHIVED",
-        "SPEC_INVALID",
-        "OPEN_RUNS",
-    }
-)
-"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
-release; or so many runs are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -380,7 +368,7 @@ class _Engine:
                 actor=self._actor,
             )
         except DressageError as error:
-            if error.code in _PASSING:
+            if error.code in PASSING:
                 raise NotYet(error.message, code=error.code) from error
             raise
 

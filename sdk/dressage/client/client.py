@@ -423,6 +423,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[T]: ...
@@ -434,6 +435,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]: ...
@@ -444,6 +446,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]:
@@ -452,7 +455,7 @@ class Client:
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
         number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
-        taken. Raises `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED,
+        taken. With a `command_id` of the caller's a repeat of one start is known from another start. Raises `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED,
         WORKFLOW_ARCHIVED), or `NoAnswer` after `timeout_s`.
         """
         name, ref = _target(workflow, version)
@@ -468,7 +471,7 @@ class Client:
         who = check_actor(actor or self.actor)
         keep_ms = await self._keep_ms(name)
         given = await self._input_of(chosen, name, wanted, as_raw({} if input is None else input), timeout_s)
-        command = StartRun(name, wanted, given, uuid.uuid4().hex, who, keep_ms=keep_ms)
+        command = StartRun(name, wanted, given, command_id_of(command_id), who, keep_ms=keep_ms)
         answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard
