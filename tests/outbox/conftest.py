@@ -24,6 +24,7 @@ from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.outbox import schema
 from dressage.outbox.relay import Relay, RelayOptions
 from dressage.outbox.relay.dsn import store_of
+from dressage.outbox.relay.log import reading
 from dressage.protocol.errors import NotFound
 from dressage.protocol.events import KIND, RUN_HEADER, RunStarted
 from dressage.protocol.names import run_id_of
@@ -113,9 +114,10 @@ class Shop:
 class RunningRelay:
     """A relay inside of this process."""
 
-    def __init__(self, url: str, dsn: str, options: RelayOptions) -> None:
+    def __init__(self, url: str, dsn: str, options: RelayOptions, *, log: bool) -> None:
         self.meters = PrometheusMeters()
-        self.relay = Relay(url, store_of(dsn), options, self.meters)
+        beside = reading(dsn) if log else None
+        self.relay = Relay(url, store_of(dsn), options, self.meters, beside=beside)
         self.task = asyncio.create_task(self.relay.run())
 
     def metric(self, name: str, **labels: str) -> float:
@@ -162,7 +164,26 @@ class RelayProcess:
         await self.process.wait()
 
 
-StartRelay = Callable[..., RunningRelay]
+class StartRelay:
+    """Starts relays in this process."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._running: list[RunningRelay] = []
+
+    def __call__(self, dsn: str, options: RelayOptions | None = None, *, log: bool = False) -> RunningRelay:
+        self._running.append(RunningRelay(self._url, dsn, options or QUICK, log=log))
+        return self._running[-1]
+
+    def forget(self, relay: RunningRelay) -> None:
+        """One that has failed, as it should."""
+        self._running.remove(relay)
+
+    async def stop(self) -> None:
+        for each in self._running:
+            await each.stop()
+
+
 StartProcess = Callable[..., Awaitable[RelayProcess]]
 
 QUICK = RelayOptions(look_every_s=0.1, poll_s=0.2)
@@ -225,15 +246,9 @@ async def shop(nats: EmbeddedServer) -> AsyncIterator[Shop]:
 @pytest.fixture
 async def relay(nats: EmbeddedServer) -> AsyncIterator[StartRelay]:
     """Starts relays in this process, which are stopped at the end."""
-    running: list[RunningRelay] = []
-
-    def start(dsn: str, options: RelayOptions = QUICK) -> RunningRelay:
-        running.append(RunningRelay(nats.url, dsn, options))
-        return running[-1]
-
+    start = StartRelay(nats.url)
     yield start
-    for each in running:
-        await each.stop()
+    await start.stop()
 
 
 @pytest.fixture

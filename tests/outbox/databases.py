@@ -81,8 +81,8 @@ class Postgres:
     def start(self) -> None:
         settings = {
             "wal_level": "logical",
-            "max_replication_slots": "10",
-            "max_wal_senders": "10",
+            "max_replication_slots": "60",
+            "max_wal_senders": "60",
             "fsync": "on" if self._fsync else "off",
             "shared_buffers": "64MB",
         }

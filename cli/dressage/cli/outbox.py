@@ -13,7 +13,9 @@ from dressage.cli import options
 from dressage.cli.running import inspect_server, run, signals
 from dressage.outbox.connections import DIALECTS, Dialect
 from dressage.outbox.relay import Relay, RelayOptions
-from dressage.outbox.relay.dsn import dialect_of_dsn, open_db, store_of
+from dressage.outbox.relay import slot as slots
+from dressage.outbox.relay.dsn import dialect_of_dsn, open_db, plain_dsn, store_of
+from dressage.outbox.relay.relay import Beside
 from dressage.outbox.relay.sql import Db, Table
 from dressage.outbox.schema import schema_sql
 from dressage.protocol.errors import BadInput
@@ -51,23 +53,62 @@ def schema(dialect: Dialect) -> None:
 @options.namespace
 @options.metrics_port
 @options.metrics_host
-def relay(dsn: str, server: str, namespace: str, metrics_port: int | None, metrics_host: str) -> None:
+@click.option(
+    "--log", is_flag=True, help="Read PostgreSQL's log, too, by the slot of `dressage outbox slot create`."
+)
+def relay(
+    dsn: str, server: str, namespace: str, metrics_port: int | None, metrics_host: str, *, log: bool
+) -> None:
     """Start the runs and post the events that were committed.
 
-    Several processes share the work. On SIGTERM one finishes what is under way, and takes no more.
+    Several processes share the work; of those with --log one reads the log, and the others stand by. On SIGTERM one
+    finishes what is under way, and takes no more.
     """
     settings = RelayOptions(namespace)
-    run(_relay(dsn, server, settings, meters_for(metrics_port, metrics_host)))
+    run(_relay(dsn, server, settings, meters_for(metrics_port, metrics_host), log=log))
 
 
-async def _relay(dsn: str, server: str, settings: RelayOptions, meters: Meters) -> None:
+async def _relay(dsn: str, server: str, settings: RelayOptions, meters: Meters, *, log: bool) -> None:
     store = store_of(dsn)
+    beside = _log_of(dsn) if log else None
     await inspect_server(server)
-    relay = Relay(server, store, settings, meters)
+    relay = Relay(server, store, settings, meters, beside=beside)
     with signals(relay.stop):
         click.echo(f"outbox relay: sending to namespace {settings.namespace}", err=True)
         await relay.run()
     click.echo("outbox relay: stopped, nothing left under way", err=True)
+
+
+def _log_of(dsn: str) -> Beside:
+    """Raises `BadInput`: only PostgreSQL has one."""
+    if dialect_of_dsn(dsn) != "postgresql":
+        raise BadInput(
+            "only PostgreSQL has a log that messages can be written to", code="OUTBOX_DIALECT_UNKNOWN"
+        )
+    from dressage.outbox.relay.log import reading
+
+    return reading(plain_dsn(dsn))
+
+
+@outbox.group()
+def slot() -> None:
+    """Make or remove what keeps PostgreSQL's log until the relay has read it."""
+
+
+@slot.command()
+@_dsn
+def create(dsn: str) -> None:
+    """Make slot and publication. Applications can write to the log from then on."""
+    made = run(_asked(dsn, lambda _, db: slots.create(db)))
+    click.echo("the slot is there" if made else "the slot was there before")
+
+
+@slot.command()
+@_dsn
+def drop(dsn: str) -> None:
+    """Remove both. What was not sent yet is lost, and applications cannot write to the log any more."""
+    gone = run(_asked(dsn, lambda _, db: slots.drop(db)))
+    click.echo("the slot is gone" if gone else "there was no slot")
 
 
 @outbox.command()

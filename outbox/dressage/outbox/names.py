@@ -12,6 +12,8 @@ CHANNEL: Final = "dressage_outbox"
 LOG_PREFIX: Final = "dressage-outbox"
 """Marks our entries of PostgreSQL's log."""
 
-SLOT: Final = "dressage_outbox"
+SLOT: Final = "dressage_outbox_"
+"""How the name of a replication slot begins; behind it is the number of its database, as slots are the server's."""
+
 PUBLICATION: Final = "dressage_outbox"
 """One without tables: a relay asks for entries of the log alone."""

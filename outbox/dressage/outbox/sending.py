@@ -30,8 +30,9 @@ T = TypeVar("T")
 
 _INSERT: Final = f"INSERT INTO {TABLE} (id, ordering_key, message) VALUES (?, ?, ?)"
 _EMIT: Final = (
-    "SELECT pg_logical_emit_message(true, CAST(? AS text), CAST(? AS text)) FROM pg_replication_slots "
-    "WHERE slot_name = ? AND database = current_database() AND COALESCE(wal_status, '') <> 'lost'"
+    "SELECT pg_logical_emit_message(true, CAST(? AS text), CAST(? AS text)) WHERE EXISTS ("
+    "SELECT 1 FROM pg_replication_slots WHERE starts_with(CAST(slot_name AS text), CAST(? AS text)) "
+    "AND database = current_database() AND COALESCE(wal_status, '') <> 'lost')"
 )
 """Nothing is written where nobody would ever read it."""
 
@@ -215,7 +216,7 @@ def _emitted(emit: Statement, sent: Sent) -> Script[Sent]:
     found: Rows = yield emit
     if not found:
         raise SlotMissing(
-            f"this database has no replication slot {SLOT!r}, or has lost it, so nobody would read the message: run "
+            f"this database has no replication slot {SLOT}*, or has lost it, so nobody would read the message: run "
             "`dressage outbox slot create`"
         )
     return sent

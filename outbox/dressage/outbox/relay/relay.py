@@ -60,6 +60,8 @@ class Sends(Protocol):
 
 
 Opens = Callable[[], Awaitable[Store]]
+Beside = Callable[["Relay", Store, Sends], Awaitable[None]]
+"""Another way that messages come by, as the log."""
 
 
 class Relay:
@@ -71,10 +73,13 @@ class Relay:
         store: Opens,
         options: RelayOptions | None = None,
         meters: Meters | None = None,
+        *,
+        beside: Beside | None = None,
     ) -> None:
+        self._beside = beside
         self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
         self._opens = store
-        self._options = options or RelayOptions()
+        self.options: Final = options or RelayOptions()
         self.metrics: Final = RelayMetrics(meters or NoMeters())
         self._stop = asyncio.Event()
         self.fault = Fault(self.metrics)
@@ -103,7 +108,7 @@ class Relay:
             await store.close()
 
     async def _connected(self) -> Client:
-        client = Client(self._broker, namespace=self._options.namespace)
+        client = Client(self._broker, namespace=self.options.namespace)
         await client.connect()
         return client
 
@@ -124,7 +129,9 @@ class Relay:
             asyncio.create_task(work)
             for work in (self._listen(store, bell), self._look(store), self._clean(store))
         ]
-        takers = [asyncio.create_task(self._taking(store, sends, bell)) for _ in range(self._options.takers)]
+        if self._beside is not None:
+            beside.append(asyncio.create_task(self._other_way(self._beside, store, sends)))
+        takers = [asyncio.create_task(self._taking(store, sends, bell)) for _ in range(self.options.takers)]
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({stopped, *beside, *takers}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,7 +154,7 @@ class Relay:
                 try:
                     while not self._stop.is_set():
                         if not await self._turn(taker, sends, bell):
-                            await bell.wait(self._options.poll_s)
+                            await bell.wait(self.options.poll_s)
                 finally:
                     await taker.close()
             except DressageError as error:
@@ -158,7 +165,7 @@ class Relay:
 
     async def _turn(self, taker: Taker, sends: Sends, bell: Bell) -> bool:
         """One batch; whether there may be more at once."""
-        async with self.fault.passage(self._options.batch) as limit:
+        async with self.fault.passage(self.options.batch) as limit:
             batch = await taker.take(limit)
             try:
                 if not batch.rows:
@@ -169,7 +176,7 @@ class Relay:
                 await batch.settle(outcome)
             finally:
                 await _closed(batch)
-        self._count(outcome)
+        self.count(outcome)
         return bool(outcome.sent or outcome.dead)
 
     async def deal(self, rows: Sequence[Row], sends: Sends) -> Outcome:
@@ -198,7 +205,7 @@ class Relay:
             else:
                 outcome.dead.append((row, verdict))
 
-    def _count(self, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome) -> None:
         self.metrics.sent.inc(len(outcome.sent))
         now_ms = time.time() * 1000
         for row in outcome.sent:
@@ -222,7 +229,7 @@ class Relay:
     async def _listen(self, store: Store, bell: Bell) -> None:
         while True:
             try:
-                await store.wait(self._options.poll_s)
+                await store.wait(self.options.poll_s)
             except DressageError as error:
                 self.fault.begin(error)
                 await self._pause(RETRY_S)
@@ -238,18 +245,21 @@ class Relay:
                 self.metrics.pending.set(depth.pending)
                 self.metrics.oldest.set(depth.oldest_s)
                 self.metrics.dead.set(depth.dead)
-            await asyncio.sleep(self._options.look_every_s)
+            await asyncio.sleep(self.options.look_every_s)
 
     async def _clean(self, store: Store) -> None:
         """In batches, so that no transaction is long."""
         while True:
             removed = 0
             try:
-                removed = await store.clean(self._options.keep_sent_s, CLEAN_ROWS)
-                removed += await store.clean_inbox(self._options.keep_inbox_s, CLEAN_ROWS)
+                removed = await store.clean(self.options.keep_sent_s, CLEAN_ROWS)
+                removed += await store.clean_inbox(self.options.keep_inbox_s, CLEAN_ROWS)
             except DressageError as error:
                 _log.debug("the outbox cannot be tidied: %s", error)
-            await asyncio.sleep(0.05 if removed >= CLEAN_ROWS else self._options.look_every_s)
+            await asyncio.sleep(0.05 if removed >= CLEAN_ROWS else self.options.look_every_s)
+
+    async def _other_way(self, beside: Beside, store: Store, sends: Sends) -> None:
+        await beside(self, store, sends)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
