@@ -147,3 +147,55 @@ def postgres(*, fsync: bool = False) -> Iterator[Postgres]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def mariadb_binaries() -> tuple[str, str] | None:
+    """`mariadbd` and `mariadb-install-db`; None where they are not installed."""
+    paths = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    server, install = shutil.which("mariadbd", path=paths), shutil.which("mariadb-install-db", path=paths)
+    return (server, install) if server and install else None
+
+
+@contextmanager
+def mariadb() -> Iterator[str]:
+    """The address of a database on a server of its own. There must be `mariadb_binaries`."""
+    import pymysql
+
+    found = mariadb_binaries()
+    assert found is not None, "MariaDB is not installed"
+    server, install = found
+    folder = Path(tempfile.mkdtemp(prefix="dressage-mariadb-"))
+    port = free_port()
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        common = ["--no-defaults", f"--datadir={folder / 'data'}"]
+        more = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run([install, *common, *more], check=True, capture_output=True, cwd="/", **_user())
+        command = [
+            server,
+            *common,
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={folder / 'socket'}",
+        ]
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **_user())
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                connection = pymysql.connect(host="127.0.0.1", port=port, user="root", connect_timeout=2)
+                break
+            except pymysql.Error:
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE DATABASE shop CHARACTER SET utf8mb4")
+        connection.close()
+        yield f"mysql://root@127.0.0.1:{port}/shop"
+    finally:
+        if process is not None:
+            process.terminate()
+            process.wait(DEADLINE_S)
+        shutil.rmtree(folder, ignore_errors=True)
