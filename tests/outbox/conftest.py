@@ -14,10 +14,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.outbox.databases import Postgres, postgres, postgres_binaries  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
+from dressage.cli.bench.postgres import Postgres, postgres, postgres_binaries
 from dressage.client import Client
 from dressage.flow import Event, Workflow, workflow
 from dressage.orchestrator.service import OrchestratorConfig, run_beside

@@ -20,9 +20,9 @@ from tests.outbox.conftest import (  # pyright: ignore[reportMissingImports]
     make_tables,
     noted,
 )
-from tests.outbox.databases import Postgres, postgres, postgres_binaries  # pyright: ignore[reportMissingImports]
 
 from dressage import outbox
+from dressage.cli.bench.postgres import Postgres, postgres, postgres_binaries
 from dressage.outbox import Outbox
 
 if TYPE_CHECKING:

@@ -90,6 +90,13 @@ def _log_of(dsn: str) -> Beside:
     return reading(plain_dsn(dsn))
 
 
+def _require_log(dsn: str) -> None:
+    if dialect_of_dsn(dsn) != "postgresql":
+        raise BadInput(
+            "only PostgreSQL has a log that messages can be written to", code="OUTBOX_DIALECT_UNKNOWN"
+        )
+
+
 @outbox.group()
 def slot() -> None:
     """Make or remove what keeps PostgreSQL's log until the relay has read it."""
@@ -99,6 +106,7 @@ def slot() -> None:
 @_dsn
 def create(dsn: str) -> None:
     """Make slot and publication. Applications can write to the log from then on."""
+    _require_log(dsn)
     made = run(_asked(dsn, lambda _, db: slots.create(db)))
     click.echo("the slot is there" if made else "the slot was there before")
 
@@ -107,6 +115,7 @@ def create(dsn: str) -> None:
 @_dsn
 def drop(dsn: str) -> None:
     """Remove both. What was not sent yet is lost, and applications cannot write to the log any more."""
+    _require_log(dsn)
     gone = run(_asked(dsn, lambda _, db: slots.drop(db)))
     click.echo("the slot is gone" if gone else "there was no slot")
 

@@ -286,6 +286,7 @@ class Client:
         self._large: LargeValues | None = None
         self._specs: dict[tuple[str, int], WorkflowSpec] = {}
         self._versions: dict[str, tuple[Versions, float]] = {}
+        self._asking_versions: dict[str, asyncio.Future[Versions]] = {}
         self._map = ShardMap()
         self._retention = Retention(), 0.0
         self._answers = Answers()
@@ -381,12 +382,25 @@ class Client:
         ):
             with contextlib.suppress(NotFound, BadInput):
                 return known[0].resolve(name, ref)
-        found = await self._patiently(lambda: self.registry.versions(name))
+        found = await (
+            self._versions_of(name) if isinstance(ref, int) and ref > 0 else self._asked_versions(name)
+        )
         self._versions.pop(name, None)
         self._versions[name] = found, asyncio.get_running_loop().time() + VERSIONS_S
         if len(self._versions) > VERSIONS_KEPT:
             del self._versions[next(iter(self._versions))]
         return found.resolve(name, ref)
+
+    async def _asked_versions(self, name: str) -> Versions:
+        return await self._patiently(lambda: self.registry.versions(name))
+
+    async def _versions_of(self, name: str) -> Versions:
+        """As others who start runs of it by its number just now: hundreds do when what was known is too old."""
+        asking = self._asking_versions.get(name)
+        if asking is None:
+            asking = self._asking_versions[name] = asyncio.ensure_future(self._asked_versions(name))
+            asking.add_done_callback(lambda _: self._asking_versions.pop(name, None))
+        return await asyncio.shield(asking)
 
     async def _keep_ms(self, name: str) -> int | None:
         """For how long a run that is started now is kept when it has ended: it says that itself."""

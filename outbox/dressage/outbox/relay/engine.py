@@ -9,11 +9,13 @@ from dressage.client import Client
 from dressage.client.starting import PASSING
 from dressage.outbox.messages import Post, Start, decode_message
 from dressage.outbox.relay.store import Row, Verdict
-from dressage.protocol.errors import BadInput, NotFound, Refused
+from dressage.protocol.errors import BadInput, DressageError, NotFound, Refused
 from dressage.protocol.versions import LATEST, VersionRef
 
 VERSION_AGE_S: Final = 1.0
 """For how long the version of a workflow counts as known: to ask for each message costs as much as a start."""
+
+KNOWN_WORKFLOWS: Final = 1_000
 
 ANSWER_S: Final = 8.0
 """How long a message waits for the engine before it is tried again."""
@@ -30,7 +32,7 @@ class Engine:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._known: dict[tuple[str, VersionRef], tuple[int, float]] = {}
+        self._known: dict[tuple[str, VersionRef], tuple[asyncio.Future[int], float]] = {}
 
     async def send(self, row: Row) -> Verdict | None:
         """None once the engine has accepted it; else why it does not.
@@ -102,13 +104,17 @@ class Engine:
         return run.version if run.workflow == message.workflow else 0
 
     async def _version(self, message: Start) -> int:
-        now = asyncio.get_running_loop().time()
+        """What the message names, asked for by one of those who want to know it at the same time."""
         wanted = message.workflow, message.version or LATEST
         known = self._known.get(wanted)
-        if known is not None and now < known[1]:
-            return known[0]
-        version = await self._client.registry.resolve(*wanted)
-        if len(self._known) > 1_000:
-            self._known.clear()
-        self._known[wanted] = version, now + VERSION_AGE_S
-        return version
+        if known is None or known[1] < asyncio.get_running_loop().time():
+            if len(self._known) > KNOWN_WORKFLOWS:
+                self._known.clear()
+            asking = asyncio.ensure_future(self._client.registry.resolve(*wanted))
+            known = self._known[wanted] = asking, asyncio.get_running_loop().time() + VERSION_AGE_S
+        try:
+            return await asyncio.shield(known[0])
+        except DressageError:
+            if self._known.get(wanted) is known:
+                del self._known[wanted]
+            raise
