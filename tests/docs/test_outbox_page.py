@@ -28,7 +28,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     module = tmp_path / "page.py"
     module.write_text("\n\n".join(block for block in BLOCKS if "alembic" not in block))
     names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(module.read_text(), str(module), "exec"), names)
+    exec(compile(module.read_text(), str(module), "exec", dont_inherit=True), names)
     with names["engine"].begin() as connection:
         names["Base"].metadata.create_all(connection)
         for statement in schema.statements("sqlite"):
@@ -74,10 +74,8 @@ def test_the_commands_are_there(line: str) -> None:
 def test_the_metrics_are_those_of_the_code() -> None:
     meters = PrometheusMeters()
     RelayMetrics(meters)
-    names = {
-        metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in cast("Any", meters.registry).collect()
-    }
+    found = cast("Any", meters.registry).collect()
+    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in found}
     assert names == set(re.findall(r"(?m)^\| `(dressage_outbox_\w+)`", PAGE))
     api = (ROOT / "docs" / "api.md").read_text()
     assert {name for name in names if f"`{name}`" not in api} == set()

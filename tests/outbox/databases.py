@@ -24,8 +24,6 @@ def mariadb_binaries() -> tuple[str, str] | None:
 @contextmanager
 def mariadb() -> Iterator[str]:
     """The address of a database on a server of its own. There must be `mariadb_binaries`."""
-    import pymysql
-
     found = mariadb_binaries()
     assert found is not None, "MariaDB is not installed"
     server, install = found
@@ -47,20 +45,26 @@ def mariadb() -> Iterator[str]:
         ]
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **plain_user())
-        deadline = time.monotonic() + DEADLINE_S
-        while True:
-            try:
-                connection = pymysql.connect(host="127.0.0.1", port=port, user="root", connect_timeout=2)
-                break
-            except pymysql.Error:
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.05)
-        with connection.cursor() as cursor:
-            cursor.execute("CREATE DATABASE shop CHARACTER SET utf8mb4")
-        connection.close()
+        _await(port, folder / "log")
         yield f"mysql://root@127.0.0.1:{port}/shop"
     finally:
         if process is not None:
             process.terminate()
             process.wait(DEADLINE_S)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await(port: int, log: Path) -> None:
+    """Returns when the server answers, with a database made."""
+    import pymysql
+
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            with pymysql.connect(host="127.0.0.1", port=port, user="root", connect_timeout=2) as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute("CREATE DATABASE shop CHARACTER SET utf8mb4")
+            return
+        except pymysql.Error:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)

@@ -13,7 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
 
 from dressage.brokers.interface import Broker
 from dressage.brokers.jetstream import JetStreamBroker
@@ -65,7 +66,7 @@ Beside = Callable[["Relay", Store, Sends], Awaitable[None]]
 
 
 class Relay:
-    """Runs until `stop`. Any number may run beside each other."""
+    """Runs until `stop`: use `run`, or `async with` inside another process. Any number may run beside each other."""
 
     def __init__(
         self,
@@ -82,11 +83,23 @@ class Relay:
         self.options: Final = options or RelayOptions()
         self.metrics: Final = RelayMetrics(meters or NoMeters())
         self._stop = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
         self.fault = Fault(self.metrics)
 
     def stop(self) -> None:
         """Asks for an orderly end: take no more rows, finish those that are under way."""
         self._stop.set()
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._running is not None:
+            await self._running
 
     async def run(self) -> None:
         """Returns after `stop`. Raises what no waiting helps against, as `SchemaMissing`.
