@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dressage.cli.bench.postgres import DEADLINE_S, NOBODY, free_port, plain_user
 
@@ -29,7 +30,7 @@ def mariadb() -> Iterator[str]:
     server, install = found
     folder = Path(tempfile.mkdtemp(prefix="dressage-mariadb-"))
     port = free_port()
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[Any] | None = None
     try:
         if os.geteuid() == 0:
             os.chown(folder, NOBODY, NOBODY)

@@ -102,7 +102,8 @@ def count(connection: Any, table: str = "dressage_outbox") -> int:
     statement: Any = f"SELECT count(*) FROM {table}"
     if isinstance(connection, Session | scoped_session | Connection):
         statement = text(statement)
-    return int(connection.execute(statement).fetchone()[0])
+    found: Any = connection.execute(statement).fetchone()
+    return int(found[0])
 
 
 def test_a_message_goes_with_its_transaction(sync: Sync) -> None:

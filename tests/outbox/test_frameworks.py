@@ -74,7 +74,7 @@ def test_django_on_sqlite(tmp_path: Path) -> None:
 def test_django_on_postgresql(tmp_path: Path, dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         info = connection.info
-        more = {"HOST": info.host, "PORT": info.port, "USER": info.user}
+        more: dict[str, object] = {"HOST": info.host, "PORT": info.port, "USER": info.user}
         name = info.dbname
     run_django(tmp_path, "django.db.backends.postgresql", name, more)
 

@@ -74,7 +74,7 @@ async def test_the_effect_of_a_task_whose_report_is_lost_happens_once(shop: Shop
     assert await asyncio.wait_for(dying.wait(), 60) == -9
 
     async def booked() -> bool:
-        return connection.execute("SELECT count(*) FROM bookings").fetchone() == (2,)
+        return bool(connection.execute("SELECT count(*) FROM bookings").fetchone() == (2,))
 
     await eventually(booked, "the room is booked")
     worker = await asyncio.create_subprocess_exec(

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     async def awaited(
         session: AsyncSession,
         core: AsyncConnection,
-        pg: psycopg.AsyncConnection[Any],
+        pg: psycopg.AsyncConnection[tuple[str]],
         lite: aiosqlite.Connection,
     ) -> None:
         assert_type(await outbox.start(session, greet, {"name": "Ada"}), Sent)
         assert_type(await outbox.start(core, "greet"), Sent)
-        assert_type(await outbox.post(pg, "noted", 1, key="k"), Sent)
-        assert_type(await outbox.log.post(lite, noted, 1, run_id="r"), Sent)
+        assert_type(await outbox.post(pg, noted, 1, key="k"), Sent)
+        assert_type(await outbox.start(pg, greet, {"name": "Ada"}), Sent)
+        assert_type(await outbox.start(lite, greet, {"name": "Ada"}), Sent)
         assert_type(await inbox.once(core), AsyncOnce)
 
 

@@ -86,7 +86,9 @@ class AsyncOnce(_Once):
 
 
 @overload
-def once(connection: AsyncConnection, message_id: str | None = None) -> Awaitable[AsyncOnce]: ...
+def once(  # pyright: ignore[reportOverlappingOverload]  # who is awaited is the narrower one
+    connection: AsyncConnection, message_id: str | None = None
+) -> Awaitable[AsyncOnce]: ...
 @overload
 def once(connection: SyncConnection | CursorConnection, message_id: str | None = None) -> Once: ...
 def once(

@@ -62,7 +62,7 @@ class Outbox:
         self._in_log = in_log
 
     @overload
-    def start(
+    def start(  # pyright: ignore[reportOverlappingOverload]
         self,
         connection: AsyncConnection,
         workflow: str | Workflow[..., Any],
@@ -122,7 +122,7 @@ class Outbox:
         return self._send(connection, message, Sent(message_id, chosen))
 
     @overload
-    def post(
+    def post(  # pyright: ignore[reportOverlappingOverload]
         self,
         connection: AsyncConnection,
         event: Event[T],
@@ -144,7 +144,7 @@ class Outbox:
         actor: str = "",
     ) -> Sent: ...
     @overload
-    def post(
+    def post(  # pyright: ignore[reportOverlappingOverload]
         self,
         connection: AsyncConnection,
         event: str,

@@ -469,8 +469,9 @@ class Client:
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
         number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
-        taken. With a `command_id` of the caller's a repeat of one start is known from another start. Raises `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED,
-        WORKFLOW_ARCHIVED), or `NoAnswer` after `timeout_s`.
+        taken. With a `command_id` of the caller's a repeat of one start is known from another start. Raises
+        `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED, WORKFLOW_ARCHIVED), or
+        `NoAnswer` after `timeout_s`.
         """
         name, ref = _target(workflow, version)
         decode = plain if isinstance(workflow, str) else workflow.decode_output

@@ -60,7 +60,7 @@ class Postgres:
         self._folder = folder
         self._fsync = fsync
         self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     def create(self) -> None:
         if os.geteuid() == 0:

@@ -26,7 +26,7 @@ class PostgresDb:
 
     async def execute(self, sql: str, values: Sequence[Any] = ()) -> Sequence[Sequence[Any]]:
         async with _told():
-            cursor = await self._connection.execute(sql.replace("?", "%s"), values or None)
+            cursor = await self._connection.execute(sql.replace("?", "%s").encode(), values or None)
             return await cursor.fetchall() if cursor.description else ()
 
     async def commit(self) -> None:
