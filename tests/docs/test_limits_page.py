@@ -26,7 +26,7 @@ from dressage.worker import WorkerConfig
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "docs" / "limits.md").read_text()
-PACKAGES: Final = ("sdk", "brokers", "orchestrator", "connectors", "analytics")
+PACKAGES: Final = ("sdk", "brokers", "orchestrator", "outbox", "connectors", "analytics")
 CONSTANT: Final = re.compile(r"[A-Z][A-Z0-9_]*_(?:MAX|MIN)(?:_[A-Z]+)*")
 IN_CODE: Final = re.compile(r"`((?:[a-z_]+\.)+[A-Z][A-Z0-9_]*)`")
 
@@ -53,6 +53,10 @@ NO_LIMITS: Final = {
     "orchestrator.turn.takeover.ANSWER_S_MAX": "a wait",
     "orchestrator.turn.publishing.PAUSE_S_MIN": "a pause",
     "orchestrator.turn.publishing.PAUSE_S_MAX": "a pause",
+    "outbox.relay.engine.AGAIN_MS_MIN": "a pause",
+    "outbox.relay.engine.AGAIN_MS_MAX": "a pause",
+    "outbox.relay.fault.PAUSE_MIN_S": "a pause",
+    "outbox.relay.fault.PAUSE_MAX_S": "a pause",
     "connectors.gate.PAUSE_MIN_S": "a pause",
     "connectors.gate.PAUSE_MAX_S": "a pause",
     "connectors.trigger.BACKOFF_MIN_S": "a pause",

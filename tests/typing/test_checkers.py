@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = REPOSITORY / "tests" / "flow" / "shop.py"
-ROOTS = ["sdk", "brokers", "orchestrator", "connectors", "analytics", "cli"]
+ROOTS = ["sdk", "brokers", "orchestrator", "outbox", "connectors", "analytics", "cli"]
 
 TYPES = """
 from __future__ import annotations

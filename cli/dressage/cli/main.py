@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "trigger": Place(
         "triggers", "trigger", "Start runs, and post to them, from the events of other services."
     ),
+    "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),
@@ -57,6 +58,8 @@ COMMANDS: Final[Mapping[str, Place]] = {
 
 EXTRA_OF: Final = {
     "duckdb": "analytics",
+    "psycopg": "postgres",
+    "pymysql": "mysql",
     "prometheus_client": "server",
 }
 """Which extra brings a module that is not there."""

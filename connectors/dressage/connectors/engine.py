@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from dressage.client import Client
+from dressage.client.starting import PASSING
 from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.mapping import Post, Start, Unmappable
 from dressage.protocol.errors import DressageError
@@ -19,19 +20,8 @@ VERSION_AGE_S: Final = 1.0
 COMMAND_BYTES: Final = 2_048
 """What a command takes in its message beside the input or the payload."""
 
-_PASSING: Final = frozenset(
-    {
-        "WORKFLOW_UNKNOWN",
-        "ALIAS_UNKNOWN",
-        "VERSION_RETIRED",
-        "WORKFLOW_ARCHIVED",
-        "SPEC_INVALID",
-        "OPEN_RUNS",
-        "EVENT_UNKNOWN",
-    }
-)
-"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
-release; or so many runs are open that the event has to wait."""
+_PASSING: Final = PASSING | {"EVENT_UNKNOWN"}
+"""Refusals that say nothing about the event."""
 
 
 class NotYet(DressageError):

@@ -297,6 +297,7 @@ class Client:
         self._large: LargeValues | None = None
         self._specs: dict[tuple[str, int], WorkflowSpec] = {}
         self._versions: dict[str, tuple[Versions, float]] = {}
+        self._asking_versions: dict[str, asyncio.Future[Versions]] = {}
         self._map = ShardMap()
         self._retention = Retention(), 0.0
         self._answers = Answers()
@@ -392,12 +393,25 @@ class Client:
         ):
             with contextlib.suppress(NotFound, BadInput):
                 return known[0].resolve(name, ref)
-        found = await self._patiently(lambda: self.registry.versions(name))
+        found = await (
+            self._versions_of(name) if isinstance(ref, int) and ref > 0 else self._asked_versions(name)
+        )
         self._versions.pop(name, None)
         self._versions[name] = found, asyncio.get_running_loop().time() + VERSIONS_S
         if len(self._versions) > VERSIONS_KEPT:
             del self._versions[next(iter(self._versions))]
         return found.resolve(name, ref)
+
+    async def _asked_versions(self, name: str) -> Versions:
+        return await self._patiently(lambda: self.registry.versions(name))
+
+    async def _versions_of(self, name: str) -> Versions:
+        """As others who start runs of it by its number just now: hundreds do when what was known is too old."""
+        asking = self._asking_versions.get(name)
+        if asking is None:
+            asking = self._asking_versions[name] = asyncio.ensure_future(self._asked_versions(name))
+            asking.add_done_callback(lambda _: self._asking_versions.pop(name, None))
+        return await asyncio.shield(asking)
 
     async def _keep_ms(self, name: str) -> int | None:
         """For how long a run that is started now is kept when it has ended: it says that itself."""
@@ -434,6 +448,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[T]: ...
@@ -445,6 +460,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]: ...
@@ -455,6 +471,7 @@ class Client:
         *,
         run_id: str | None = None,
         version: VersionRef | None = None,
+        command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
     ) -> RunHandle[Any]:
@@ -463,8 +480,9 @@ class Client:
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
         number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
-        taken. Raises `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED,
-        WORKFLOW_ARCHIVED), or `NoAnswer` after `timeout_s`.
+        taken. With a `command_id` of the caller's a repeat of one start is known from another start. Raises
+        `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED, WORKFLOW_ARCHIVED), or
+        `NoAnswer` after `timeout_s`.
         """
         name, ref = _target(workflow, version)
         decode = plain if isinstance(workflow, str) else workflow.decode_output
@@ -479,7 +497,7 @@ class Client:
         who = check_actor(actor or self.actor)
         keep_ms = await self._keep_ms(name)
         given = await self._input_of(chosen, name, wanted, as_raw({} if input is None else input), timeout_s)
-        command = StartRun(name, wanted, given, uuid.uuid4().hex, who, keep_ms=keep_ms)
+        command = StartRun(name, wanted, given, command_id_of(command_id), who, keep_ms=keep_ms)
         answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard

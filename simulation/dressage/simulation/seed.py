@@ -7,7 +7,7 @@ import functools
 import hashlib
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -158,8 +158,8 @@ def run_seed(
     asyncio.set_event_loop(loop)
     struck: list[PlannedFault] = []
     with (
-        _seeded_ids(seed),
-        _virtual_dates(world),
+        seeded_ids(seed),
+        virtual_dates(lambda: world.now_ns() / 1e9 + world.loop.calendar_s),
         _definitions_once(),
         _room_for_marks(planned.shape),
         mock.patch.object(retention, "FORGET_MS", FORGET_MS),
@@ -224,7 +224,7 @@ async def _strike(world: World, fault: PlannedFault, seed: int, struck: list[Pla
 
 
 @contextmanager
-def _seeded_ids(seed: int) -> Iterator[None]:
+def seeded_ids(seed: int) -> Iterator[None]:
     """Ids that clients draw are, with dates, all that loops and brokers do not decide."""
     chance = random.Random(f"ids {seed}")
 
@@ -245,13 +245,13 @@ def _room_for_marks(shape: Shape) -> Iterator[None]:
 
 
 @contextmanager
-def _virtual_dates(world: World) -> Iterator[None]:
+def virtual_dates(now_s: Callable[[], float]) -> Iterator[None]:
     """When something was registered or started is part of what is stored."""
 
     class Dates(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Self:
-            return cls.fromtimestamp(world.now_ns() / 1e9 + world.loop.calendar_s, tz)
+            return cls.fromtimestamp(now_s(), tz)
 
     with mock.patch.object(registry, "datetime", Dates), mock.patch.object(api, "datetime", Dates):
         yield

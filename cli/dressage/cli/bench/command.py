@@ -25,6 +25,7 @@ from dressage.cli.bench.branches import measure_branches, show_branches
 from dressage.cli.bench.engine import EngineBench, Latency, Throughput
 from dressage.cli.bench.idle import measure_idle, show_idle
 from dressage.cli.bench.language import measure_language, show_language
+from dressage.cli.bench.outbox import measure_outbox, show_outbox
 from dressage.cli.bench.scaling import measure_scaling, say
 from dressage.cli.bench.schedules import measure_schedules, show_schedules
 from dressage.cli.bench.shape import Shape, read_shape
@@ -37,7 +38,7 @@ from dressage.cli.children import Child, dressage
 from dressage.cli.running import run
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--runs", default=6000, show_default=True, help="Runs of the throughput figure.")
 @click.option("--latency-runs", default=300, show_default=True, help="Runs of the latency figure.")
 @click.option("--analytics/--no-analytics", default=True, help="Measure again while DuckDB ingests.")
@@ -94,7 +95,9 @@ from dressage.cli.running import run
     help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
 def bench(
+    context: click.Context,
     runs: int,
     latency_runs: int,
     *,
@@ -110,6 +113,8 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure the engine beside bare JetStream, on this machine, with fsync before every acknowledgement."""
+    if context.invoked_subcommand is not None:
+        return
     if orchestrators > 1:
         scaling = run(scale(runs, orchestrators))
         click.echo(json.dumps(scaling) if as_json else say(scaling))
@@ -133,6 +138,23 @@ def bench(
         click.echo(json.dumps(report))
     else:
         show(report)
+
+
+@bench.command()
+@click.option(
+    "--messages", type=click.IntRange(10), default=10_000, show_default=True, help="Of the throughput."
+)
+@click.option(
+    "--latency-messages", type=click.IntRange(10), default=200, show_default=True, help="Of the latency."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def edges(messages: int, latency_messages: int, *, as_json: bool) -> None:
+    """Measure the outbox: messages a second through one relay, and from a commit to the run's start.
+
+    Exits with 1 below 3,000 messages/s, or above 20 ms at the median. A PostgreSQL server is started for it, whose
+    binaries have to be there.
+    """
+    _judged(run(measure_outbox(messages, latency_messages)), show_outbox, as_json)
 
 
 def _judged(report: dict[str, Any], show: Callable[[dict[str, Any]], None], as_json: bool) -> NoReturn:

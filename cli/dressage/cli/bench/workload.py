@@ -99,3 +99,8 @@ async def wide(count: int) -> int:
 @workflow(name="bench-nap")
 async def nap(seconds: float) -> None:
     await sleep(seconds)
+
+
+@workflow(name="bench-nothing")
+async def nothing(number: int) -> int:
+    return number
