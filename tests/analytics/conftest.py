@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dressage.analytics.feed import BatchLimits
+from dressage.brokers.event_feed import BatchLimits
 from dressage.analytics.ingest import Ingest
 from dressage.analytics.store import Store
 from dressage.brokers.embedded import EmbeddedServer

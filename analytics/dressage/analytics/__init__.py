@@ -2,7 +2,7 @@
 
 from dressage.analytics.errors import AnalyticsError as AnalyticsError
 from dressage.analytics.errors import QueryError as QueryError
-from dressage.analytics.feed import BatchLimits as BatchLimits
+from dressage.brokers.event_feed import BatchLimits as BatchLimits
 from dressage.analytics.metrics import Metered as Metered
 from dressage.analytics.metrics import Metrics as Metrics
 from dressage.analytics.query import QueryResult as QueryResult

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from dressage.analytics.errors import AnalyticsError
-from dressage.analytics.feed import BatchLimits
+from dressage.brokers.event_feed import BatchLimits
 from dressage.analytics.ingest import Ingest
 from dressage.analytics.metrics import Metrics
 from dressage.analytics.query import QueryResponder

@@ -53,6 +53,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
 """The help stands here so that listing the commands imports none of them."""
 
 EXTRA_OF: Final = {
+    "confluent_kafka": "kafka",
     "duckdb": "analytics",
     "prometheus_client": "server",
 }

@@ -18,7 +18,7 @@ EVENT_NOT_JSON: Final = "EVENT_NOT_JSON"
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_Evaluate = Callable[[Mapping[str, Any]], Any]
+Evaluate = Callable[[Mapping[str, Any]], Any]
 
 
 class Unmappable(BadInput):
@@ -39,21 +39,22 @@ class EventMapping:
     """The expressions of one trigger, compiled."""
 
     def __init__(self, trigger: TriggerConfig) -> None:
-        self._when = _compiled(trigger.when) if trigger.when else None
-        self._run_id = _compiled(trigger.run_id)
-        self._input = {name: _compiled(expression) for name, expression in trigger.input.items()}
+        self._when = compiled(trigger.when) if trigger.when else None
+        self._run_id = compiled(trigger.run_id)
+        self._input = {name: compiled(expression) for name, expression in trigger.input.items()}
 
     def start_of(self, event: Delivery) -> Start | None:
         """What `event` asks for; None if `when` says that it is not meant. Raises `Unmappable`."""
         variables = {"event": _payload(event), "subject": event.subject, "headers": dict(event.headers or {})}
-        if self._when is not None and not _evaluated("when", self._when, variables):
+        if self._when is not None and not evaluated("when", self._when, variables):
             return None
-        run_id = _usable(_evaluated("run_id", self._run_id, variables))
-        values = {name: _evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
-        return Start(run_id, _written(values))
+        run_id = usable_run_id(evaluated("run_id", self._run_id, variables))
+        values = {name: evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
+        return Start(run_id, written(values))
 
 
-def _compiled(expression: Expression) -> _Evaluate:
+def compiled(expression: Expression) -> Evaluate:
+    """A function of the variables that the expression uses."""
     return compile_expression(expression.tree, TypeTable())
 
 
@@ -65,14 +66,16 @@ def _payload(event: Delivery) -> Any:
         raise Unmappable(f"the payload is no JSON: {reason}", code=EVENT_NOT_JSON) from error
 
 
-def _evaluated(key: str, evaluate: _Evaluate, variables: Mapping[str, Any]) -> Any:
+def evaluated(key: str, evaluate: Evaluate, variables: Mapping[str, Any]) -> Any:
+    """What the expression of a key gives. Raises `Unmappable`."""
     try:
         return evaluate(variables)
     except DressageError as error:
         raise Unmappable(f"{key}: {error.message}", code=error.code) from error
 
 
-def _usable(run_id: Any) -> str:
+def usable_run_id(run_id: Any) -> str:
+    """Returns what can be the id of a run. Raises `Unmappable`."""
     if not isinstance(run_id, str):
         kind = type(run_id).__name__
         raise Unmappable(f"run_id: it gives a {kind}, not a str: use str(...)", code=BadRunId.code)
@@ -82,7 +85,8 @@ def _usable(run_id: Any) -> str:
         raise Unmappable(f"run_id: {error.message}", code=error.code) from error
 
 
-def _written(values: Mapping[str, Any]) -> bytes:
+def written(values: Any) -> bytes:
+    """Values as JSON. Raises `Unmappable`."""
     try:
         return _encode(values)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

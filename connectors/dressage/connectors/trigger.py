@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
-
 from dressage.brokers.interface import Broker, Connection, Delivery, Pull
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.client.client import RunHandle
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
+from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
-from dressage.connectors.mapping import EventMapping, Start, Unmappable
+from dressage.connectors.mapping import EventMapping, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
 from dressage.connectors.source import Source
 from dressage.protocol.errors import BadInput, DressageError, Refused
@@ -41,25 +40,6 @@ CANCEL_AGAIN_S: Final = 0.5
 
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
-
-VERSION_AGE_S: Final = 1.0
-"""For how long the version of a workflow counts as known: to ask for each event costs as much as a start."""
-
-COMMAND_BYTES: Final = 2_048
-"""What a start takes in its message beside the input."""
-
-_PASSING: Final = frozenset(
-    {
-        "WORKFLOW_UNKNOWN",
-        "ALIAS_UNKNOWN",
-        "VERSION_RETIRED",
-        "WORKFLOW_ARCHIVED",
-        "SPEC_INVALID",
-        "OPEN_RUNS",
-    }
-)
-"""Refusals that say nothing about the event: the definition is missing, is not for new runs, or was written by a newer
-release; or so many runs are open that the event has to wait."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -172,7 +152,9 @@ class _Trigger:
         self._metrics = metrics
         self._names = client.names
         self._mapping = EventMapping(config)
-        self._engine = _Engine(config, client, options.answer_s)
+        self._engine = Engine(
+            client, options.answer_s, f"trigger/{config.name}", config.workflow, config.version or LATEST
+        )
         self._source = Source(
             connection, client.names, config, ack_wait_s=options.ack_wait_s, pending_max=options.pending_max
         )
@@ -342,59 +324,6 @@ class _Trigger:
             await telling
         except DressageError as error:
             _log.debug("trigger %r: %s", self._config.name, error)
-
-
-class NotYet(DressageError):
-    """The engine refuses for a reason that has nothing to do with the event; the code is the engine's."""
-
-    retryable = True
-
-
-class _Engine:
-    """Starts the runs of one trigger."""
-
-    def __init__(self, config: TriggerConfig, client: Client, answer_s: float) -> None:
-        self._config = config
-        self._client = client
-        self._answer_s = answer_s
-        self._actor = f"trigger/{config.name}"
-        self._known = 0
-        self._known_until = 0.0
-        self._asking = asyncio.Lock()
-
-    async def start(self, start: Start) -> RunHandle[Any]:
-        """Returns once the engine has accepted the start. Raises as `Client.start` does, or `NotYet`."""
-        if len(start.input) > self._client.connection.payload_bytes_max - COMMAND_BYTES:
-            raise Unmappable(
-                f"an input of {len(start.input)} bytes exceeds what a command can carry: pass on less of the event "
-                "(limit payload-size)",
-                code="PAYLOAD_TOO_LARGE",
-            )
-        try:
-            return await self._client.start(
-                self._config.workflow,
-                msgspec.Raw(start.input),
-                run_id=start.run_id,
-                version=await self._version(),
-                timeout_s=self._answer_s,
-                actor=self._actor,
-            )
-        except DressageError as error:
-            if error.code in _PASSING:
-                raise NotYet(error.message, code=error.code) from error
-            raise
-
-    async def _version(self) -> int:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._known_until:
-            return self._known
-        async with self._asking:
-            if loop.time() >= self._known_until:
-                self._known = await self._client.registry.resolve(
-                    self._config.workflow, self._config.version or LATEST
-                )
-                self._known_until = loop.time() + VERSION_AGE_S
-            return self._known
 
 
 class _Taking:

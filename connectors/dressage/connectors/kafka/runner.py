@@ -1,0 +1,134 @@
+"""The process that runs Kafka connectors: those of a file, or all that are deployed in the namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from dressage.brokers.interface import Broker
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.client import Client
+from dressage.connectors.kafka.config import Connector, SourceConnector
+from dressage.connectors.kafka.metrics import ConnectorMetrics, Metrics
+from dressage.connectors.kafka.sink import SinkTask
+from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions, SourceTask
+from dressage.protocol.errors import BadInput, DressageError
+from dressage.telemetry import Meters, NoMeters
+
+_log = logging.getLogger("dressage.connectors.kafka")
+
+RETRY_S: Final = 1.0
+
+
+class ConnectorRunner:
+    """Runs connectors until `stop`. Any number of processes may run the same ones: they share the partitions of a source,
+    and of a sink one writes while the others stand by."""
+
+    def __init__(
+        self,
+        server: str | Broker,
+        connectors: Sequence[Connector],
+        options: ConnectorOptions | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
+        self._connectors = connectors
+        self._options = options or ConnectorOptions()
+        self._metrics = Metrics(meters or NoMeters())
+        self._stop = asyncio.Event()
+        self._beside: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Asks for an orderly end: take no more, finish and commit what is under way."""
+        self._stop.set()
+
+    async def __aenter__(self) -> Self:
+        self._beside = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._beside is not None:
+            await self._beside
+
+    async def run(self) -> None:
+        """Returns after `stop`. What passes is waited for: the namespace, Kafka, workflows.
+
+        A connector that fails leaves the others alone. Raises the first failure once none is left.
+        """
+        client = await self.connected()
+        if client is None:
+            return
+        try:
+            running = [
+                asyncio.create_task(run_connector(each, client, self._options, self._metrics, self._stop))
+                for each in self._connectors
+            ]
+            failures = [each for each in await asyncio.gather(*running) if each is not None]
+            if failures and len(failures) == len(self._connectors):
+                raise failures[0]
+        finally:
+            await client.close()
+
+    async def connected(self) -> Client | None:
+        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
+        told = ""
+        while not self._stop.is_set():
+            client = Client(self._broker, namespace=self._options.namespace)
+            try:
+                await client.connect()
+            except DressageError as error:
+                if error.code != told:
+                    _log.warning("connectors wait: %s", error)
+                told = error.code
+            else:
+                return client
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._stop.wait()
+        return None
+
+
+async def run_connector(
+    config: Connector, client: Client, options: ConnectorOptions, metrics: Metrics, stop: asyncio.Event
+) -> DressageError | None:
+    """Runs one connector until `stop`; what has made it fail, if that came first."""
+    own = ConnectorMetrics(metrics, config.name)
+    own.failed.set(0)
+    ended = asyncio.Event()
+
+    async def follow() -> None:
+        await stop.wait()
+        ended.set()
+
+    async def task() -> None:
+        work = (
+            SourceTask(config, client, options, own)
+            if isinstance(config, SourceConnector)
+            else SinkTask(config, client, options, own)
+        )
+        await work.run(ended)
+
+    following = asyncio.create_task(follow())
+    tasks = [asyncio.create_task(task()) for _ in range(config.tasks_max if isinstance(config, SourceConnector) else 1)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        ended.set()
+        for each in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(each, (ConnectorFailed, BadInput)):
+                own.failed.set(1)
+                _log.error("connector %r has failed: %s", config.name, each)
+                return each
+            if isinstance(each, BaseException):
+                raise each
+        return None
+    finally:
+        following.cancel()
+        for each in tasks:
+            each.cancel()
