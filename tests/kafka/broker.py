@@ -1,8 +1,8 @@
 """A Kafka broker for the tests: one that is named, Apache Kafka itself, or the stand-in that PyPI has.
 
-`KAFKA_BOOTSTRAP` names one that runs already, which no test may stop. Otherwise Apache Kafka is started on loopback, from
-its jars on Maven Central, which stay in a folder of the user's cache. Where there is neither Java nor Maven, or Maven
-Central is not reached, it is noida-db, which cannot do everything: what it cannot do is skipped, with the reason.
+`KAFKA_BOOTSTRAP` names one that runs already, which no test may stop. Otherwise Apache Kafka is started on loopback,
+with its jars from Maven Central, which stay in a folder of the user's cache. Where there is neither Java nor Maven, or
+Maven Central is not reached, it is noida-db, which cannot do everything: what it cannot do is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ class ApacheKafka(_Child):
             _PROPERTIES.format(port=self.port, controller=free_port(), data=folder / "data"), encoding="utf-8"
         )
         (folder / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
-        tool = self._java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(properties))
+        tool = self._java(
+            "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(properties)
+        )
         subprocess.run(tool, check=True, capture_output=True, timeout=START_S)
 
     def _java(self, *arguments: str) -> list[str]:
@@ -177,7 +179,7 @@ class ApacheKafka(_Child):
 
 
 class NoidaDb(_Child):
-    """The stand-in: one file of JSON, no eviction of members that died, and nothing of the last seconds after a kill."""
+    """The stand-in: it evicts no member that died, and after a kill the last seconds are gone."""
 
     evicts = False
     survives_kill = False
@@ -228,7 +230,9 @@ def fetch_jars() -> Path | str:
     try:
         (staging / "pom.xml").write_text(_POM, encoding="utf-8")
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={staging}"]
-        subprocess.run(["mvn", "-q", "-B", *goal], cwd=staging, check=True, capture_output=True, timeout=FETCH_S)
+        subprocess.run(
+            ["mvn", "-q", "-B", *goal], cwd=staging, check=True, capture_output=True, timeout=FETCH_S
+        )
         (staging / "complete").touch()
         with contextlib.suppress(OSError):  # another session was faster
             staging.rename(jars)

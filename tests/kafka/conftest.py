@@ -15,7 +15,8 @@ import msgspec
 import prometheus_client
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from tests.kafka.broker import Broker, quiet, start_broker  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
@@ -38,12 +39,12 @@ DEADLINE_S = 60.0
 QUICK = ConnectorOptions(in_flight=200, answer_s=3.0, drain_s=3.0, commit_every_s=0.1, lag_every_s=0.2)
 """Patience that a test can wait for."""
 
-CLIENT = '''
+CLIENT = """
 [connector.kafka]
 "bootstrap.servers" = "{bootstrap}"
 "session.timeout.ms" = 2000
 "heartbeat.interval.ms" = 300
-'''
+"""
 
 SOURCE = (
     """
@@ -114,18 +115,25 @@ class Kafka:
         await asyncio.to_thread(self._produce, topic, records, key, more)
 
     def _produce(self, topic: str, records: Iterable[Any], key: str | None, more: Mapping[str, Any]) -> None:
-        if self._producer is None:
-            self._producer = Producer(quiet(self.bootstrap, acks="all", **{"linger.ms": 2}))
         for record in records:
             value = record if isinstance(record, bytes) or record is None else msgspec.json.encode(record)
-            while True:
-                try:
-                    self._producer.produce(topic, value, key, **more)
-                except BufferError:
-                    self._producer.poll(0.05)
-                else:
-                    break
-        assert self._producer.flush(60) == 0
+            self.hand_over(topic, value, key, **more)
+        self._flush()
+
+    def hand_over(self, topic: str, value: Any, key: str | None = None, **more: Any) -> None:
+        """Gives one record to the client, which sends it behind those before, once, however often it has to try."""
+        if self._producer is None:
+            settings = {"enable.idempotence": True, "linger.ms": 2, "message.timeout.ms": 300_000}
+            self._producer = Producer(quiet(self.bootstrap, **settings))
+        data = value if isinstance(value, bytes) or value is None else msgspec.json.encode(value)
+        self._producer.produce(topic, data, key, **more)
+
+    async def flushed(self) -> None:
+        await asyncio.to_thread(self._flush)
+
+    def _flush(self) -> None:
+        assert self._producer is not None
+        assert self._producer.flush(120) == 0
 
     async def read(self, topic: str) -> list[Any]:
         """Every committed message of a topic, those of each partition in their order."""
@@ -161,11 +169,12 @@ class Kafka:
     def _committed(self, group: str, topic: str, partitions: int) -> int:
         consumer = Consumer(quiet(self.bootstrap, **{"group.id": group}))
         try:
-            found = consumer.committed([TopicPartition(topic, each) for each in range(partitions)], timeout=30)
+            found = consumer.committed(
+                [TopicPartition(topic, each) for each in range(partitions)], timeout=30
+            )
         finally:
             consumer.close()
         return sum(max(0, each.offset) for each in found)
-
 
     async def forget(self, group: str, topic: str, partitions: int = 1) -> None:
         """Sets the offsets of a group, in which there is nobody, back to the beginning."""
@@ -173,7 +182,9 @@ class Kafka:
 
     def _forget(self, group: str, topic: str, partitions: int) -> None:
         admin = self.admin()
-        offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, each, 0) for each in range(partitions)])
+        offsets = ConsumerGroupTopicPartitions(
+            group, [TopicPartition(topic, each, 0) for each in range(partitions)]
+        )
         for changed in admin.alter_consumer_group_offsets([offsets]).values():
             changed.result(30)
 
@@ -213,9 +224,12 @@ class Place:
 
     async def starts(self) -> Counter[str]:
         """How often each run was started, as the stream of output events tells it."""
+        return Counter(await self.started_in_order())
+
+    async def started_in_order(self) -> list[str]:
         subject = f"{self.names.root}.events.*.*.{KIND[RunStarted]}.*"
         found = await self.stored(self.names.events_stream, subject)
-        return Counter(run_id_of((message.headers or {})[RUN_HEADER]) for message in found)
+        return [run_id_of((message.headers or {})[RUN_HEADER]) for message in found]
 
     async def has_started(self, *runs: str) -> None:
         """Waits for the output events of these runs, which come behind the acceptance; there must be no others."""
@@ -253,7 +267,9 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         registry: prometheus_client.CollectorRegistry = self.meters.registry
-        return registry.get_sample_value(f"dressage_connector_{name}", {"connector": self.name, **labels}) or 0.0
+        return (
+            registry.get_sample_value(f"dressage_connector_{name}", {"connector": self.name, **labels}) or 0.0
+        )
 
     async def reaches(self, name: str, value: float, **labels: str) -> None:
         async def reached() -> bool:
@@ -261,7 +277,9 @@ class Running:
                 self.task.result()
             return self.metric(name, **labels) >= value
 
-        await eventually(reached, lambda: f"{name} {labels or ''} is {self.metric(name, **labels)}, not {value}")
+        await eventually(
+            reached, lambda: f"{name} {labels or ''} is {self.metric(name, **labels)}, not {value}"
+        )
 
     async def stop(self) -> None:
         self.runner.stop()
@@ -274,7 +292,9 @@ StartConnector = Callable[..., Running]
 async def eventually(fact: Callable[[], Awaitable[bool]], what: Callable[[], str] | str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not await fact():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what if isinstance(what, str) else what()}"
+        assert time.monotonic() < deadline, (
+            f"not within {DEADLINE_S} s: {what if isinstance(what, str) else what()}"
+        )
         await asyncio.sleep(0.02)
 
 

@@ -154,7 +154,8 @@ async def test_the_state_of_each_run_stands_in_a_topic_that_keeps_the_last(
     async def known() -> bool:
         kept.update({each.key(): each.value() for each in await kafka.read(states)})
         return all(
-            run in kept and msgspec.json.decode(kept[run])["status"] == "completed" for run in (b"run-0", b"run-1")
+            run in kept and msgspec.json.decode(kept[run])["status"] == "completed"
+            for run in (b"run-0", b"run-1")
         )
 
     await eventually(known, "both runs stand as completed")

@@ -11,7 +11,8 @@ from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, workflow  # 
 
 from dressage.client import Client
 from dressage.connectors.kafka.source import ConnectorFailed
-from dressage.flow import Event, workflow as defined
+from dressage.flow import Event
+from dressage.flow import workflow as defined
 
 if TYPE_CHECKING:
     from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
@@ -135,7 +136,9 @@ async def test_dead_letters_may_have_a_topic_of_their_own(
     topic, dead = await kafka.topic(), await kafka.topic()
     await kafka.produce(topic, b"no json", key="k", headers={"shop": b"berlin"})
     config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
-    running = connector(config.replace("workflow =", f'errors.deadletterqueue.topic.name = "{dead}"\nworkflow ='))
+    running = connector(
+        config.replace("workflow =", f'errors.deadletterqueue.topic.name = "{dead}"\nworkflow =')
+    )
     await running.reaches("dead_letters_total", 1, code="EVENT_NOT_JSON")
     (letter,) = await kafka.read(dead)
     headers = dict(letter.headers())
@@ -228,7 +231,7 @@ async def test_records_wait_for_the_engine_and_their_partitions_pause(
     taken = running.metric("records_total")
     assert taken < 300
     async with place.engine():
-        await running.reaches("done_total", 300)
+        await place.has_started(*await _places(kafka, topic))
         await running.stop()
     assert await kafka.committed(GROUP, topic, 2) == 300
 
@@ -254,6 +257,10 @@ async def test_partitions_move_between_processes_and_every_record_has_one_run(
     assert set((await place.starts()).values()) == {1}
     await second.stop()
     assert await kafka.committed(GROUP, topic, 4) == 600
+
+
+async def _places(kafka: Kafka, topic: str) -> list[str]:
+    return [f"orders/{topic}/{each.partition()}/{each.offset()}" for each in await kafka.read(topic)]
 
 
 async def _trickle(kafka: Kafka, topic: str, batches: int, each: int) -> None:

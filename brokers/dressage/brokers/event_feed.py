@@ -125,9 +125,16 @@ class EventFeed:
 
     @classmethod
     async def open(
-        cls, connection: Connection, names: Names, start_seq: int, limits: BatchLimits, reader: str = "analytics"
+        cls,
+        connection: Connection,
+        names: Names,
+        start_seq: int,
+        limits: BatchLimits,
+        reader: str = "analytics",
     ) -> Self:
-        """`reader` says whose consumer it is, in its name. Raises a retryable `BrokerError` when the stream or the server is not there."""
+        """`reader` is how the consumer's name begins.
+
+        Raises a retryable `BrokerError` when the stream or the server is not there."""
         feed = cls(connection, names.events_stream, limits, reader)
         await connection.create_consumer(
             feed._stream,

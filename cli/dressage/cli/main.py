@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "orchestrator": Place("orchestrator", "orchestrator", "Serve the shards of a namespace."),
     "worker": Place("worker", "worker", "Execute the tasks of an application."),
     "trigger": Place("triggers", "trigger", "Start runs from the events of other services."),
+    "connect": Place("connect", "connect", "Let Kafka records start runs, and write output events to Kafka."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),

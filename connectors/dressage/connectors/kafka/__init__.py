@@ -8,6 +8,12 @@
 Reading a file needs nothing but the standard library; `runner` needs the extra `kafka`.
 """
 
-from dressage.connectors.kafka.config import Connector, SinkConnector, SourceConnector, load_connectors, parse_connectors
+from dressage.connectors.kafka.config import (
+    Connector,
+    SinkConnector,
+    SourceConnector,
+    load_connectors,
+    parse_connectors,
+)
 
 __all__ = ["Connector", "SinkConnector", "SourceConnector", "load_connectors", "parse_connectors"]

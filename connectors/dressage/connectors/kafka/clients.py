@@ -32,7 +32,9 @@ def position_topic(names: Names, connector: str) -> str:
     return f"dressage.{names.namespace}.{connector}.position"
 
 
-def consumer_config(settings: Mapping[str, str], names: Names, source: SourceConnector, on_error: OnError) -> dict[str, Any]:
+def consumer_config(
+    settings: Mapping[str, str], names: Names, source: SourceConnector, on_error: OnError
+) -> dict[str, Any]:
     return {
         "session.timeout.ms": SESSION_MS,
         "topic.metadata.refresh.interval.ms": METADATA_MS,
@@ -48,7 +50,9 @@ def consumer_config(settings: Mapping[str, str], names: Names, source: SourceCon
     }
 
 
-def standby_config(settings: Mapping[str, str], names: Names, sink: SinkConnector, on_error: OnError) -> dict[str, Any]:
+def standby_config(
+    settings: Mapping[str, str], names: Names, sink: SinkConnector, on_error: OnError
+) -> dict[str, Any]:
     """The consumer whose one partition says which process of a sink is the active one."""
     return {
         "session.timeout.ms": SESSION_MS,
@@ -63,7 +67,9 @@ def standby_config(settings: Mapping[str, str], names: Names, sink: SinkConnecto
     }
 
 
-def reader_config(settings: Mapping[str, str], names: Names, connector: str, on_error: OnError) -> dict[str, Any]:
+def reader_config(
+    settings: Mapping[str, str], names: Names, connector: str, on_error: OnError
+) -> dict[str, Any]:
     """A consumer that looks at a topic from its beginning, and is no member of a group that anybody else is in."""
     return {
         **{key: value for key, value in settings.items() if key != "group.instance.id"},
@@ -112,13 +118,16 @@ def check_client(connector: Connector) -> None:
     names = Names()
     try:
         if isinstance(connector, SourceConnector):
-            Consumer(consumer_config(settings, names, connector, _ignore)).close()
+            Consumer(consumer_config(settings, names, connector, ignore)).close()
         else:
-            Producer(producer_config(settings, names, connector.name, _ignore, transactional=False))
+            Producer(producer_config(settings, names, connector.name, ignore, transactional=False))
     except (KafkaException, ValueError, TypeError) as error:
         text = scrubbed(str(error), settings)
-        raise BadInput(f"connector {connector.name!r}: the Kafka client refuses its settings: {text}") from error
+        raise BadInput(
+            f"connector {connector.name!r}: the Kafka client refuses its settings: {text}"
+        ) from error
 
 
-def _ignore(_: object) -> None:
-    return None
+def ignore(_: object) -> None:
+    """An `OnError` of a client that is asked once, and tells by its answer."""
+    return

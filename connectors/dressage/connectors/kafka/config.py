@@ -202,10 +202,14 @@ class _Reading:
     def _source(self, table: _Table, name: str) -> SourceConnector:
         starts = "workflow" in table.values
         if starts == ("event" in table.values):
-            table.problem("workflow", "KEY_MISSING", "give a workflow to start, or an event to post, and not both")
+            table.problem(
+                "workflow", "KEY_MISSING", "give a workflow to start, or an event to post, and not both"
+            )
         if not starts and ("run_id" in table.values) == ("correlation_key" in table.values):
             table.problem(
-                "run_id", "KEY_MISSING", "an event goes to a run_id, or to a correlation_key: give one of them"
+                "run_id",
+                "KEY_MISSING",
+                "an event goes to a run_id, or to a correlation_key: give one of them",
             )
         for key in ("event", "payload", "correlation_key") if starts else ("workflow", "version", "input"):
             if key in table.values and key != "event":
@@ -214,7 +218,9 @@ class _Reading:
         tolerance: Tolerance = "all" if table.choice("errors.tolerance", ("none", "all")) == "all" else "none"
         if dead and tolerance == "none":
             table.problem(
-                "errors.tolerance", "VALUE_INVALID", 'must be "all" where bad records go to a topic of their own'
+                "errors.tolerance",
+                "VALUE_INVALID",
+                'must be "all" where bad records go to a topic of their own',
             )
         value_format = table.format("value.format", get_args(SourceFormat), "json")
         self._formats(table, value_format)
@@ -263,9 +269,11 @@ class _Reading:
         topics = table.value("topics", list, 'a list of one topic, as in ["run-events"]') or []
         topic = topics[0] if topics and isinstance(topics[0], str) else ""
         if ("topics" in table.values) == ("topic" in table.values):
-            table.problem("topics", "KEY_MISSING", "give topics with one name, or topic as an expression for each event")
+            table.problem("topics", "KEY_MISSING", "give topics with one name, or topic as an expression")
         elif "topics" in table.values and (len(topics) != 1 or not _TOPIC.fullmatch(topic)):
-            table.problem("topics", "VALUE_INVALID", f"must be a list of one topic's name, not {_shown(topics)}")
+            table.problem(
+                "topics", "VALUE_INVALID", f"must be a list of one topic's name, not {_shown(topics)}"
+            )
         table.tasks(1, "a sink is one task, as events keep their order: start more processes for stand-by")
         value_format: SinkFormat = table.format("value.format", get_args(SinkFormat), "cloudevents")
         return SinkConnector(
@@ -293,7 +301,9 @@ class _Reading:
         elif names is not None:
             wrong = [each for each in names if not isinstance(each, str) or not _TOPIC.fullmatch(each)]
             if wrong or not names:
-                table.problem("topics", "NAME_INVALID", f"must be names of topics, not {_shown(wrong or names)}")
+                table.problem(
+                    "topics", "NAME_INVALID", f"must be names of topics, not {_shown(wrong or names)}"
+                )
             else:
                 return tuple(names)
         return ()
@@ -303,11 +313,13 @@ class _Reading:
         found: list[TransformConfig] = []
         for number, values in enumerate(steps, 1):
             if not isinstance(values, dict):
-                table.problem("transforms", "VALUE_INVALID", "declare each in a table [[connector.transforms]]")
+                table.problem(
+                    "transforms", "VALUE_INVALID", "declare each in a table [[connector.transforms]]"
+                )
                 continue
             name = values.get("name")
-            where = f'{table.where}: transform "{name}"' if isinstance(name, str) else f"{table.where}: transform {number}"
-            found.append(self._transform(_Table(self, values, where), names))
+            which = f'transform "{name}"' if isinstance(name, str) else f"transform {number}"
+            found.append(self._transform(_Table(self, values, f"{table.where}: {which}"), names))
         return tuple(found)
 
     def _transform(self, step: _Table, names: tuple[str, ...]) -> TransformConfig:
@@ -333,7 +345,11 @@ class _Reading:
         given = step.values.get("fields")
         if kind == "select" and isinstance(given, list) and all(isinstance(each, str) for each in given):
             return {each: each for each in given}
-        if kind == "rename" and isinstance(given, dict) and all(isinstance(each, str) for each in given.values()):
+        if (
+            kind == "rename"
+            and isinstance(given, dict)
+            and all(isinstance(each, str) for each in given.values())
+        ):
             return given
         if kind in ("select", "rename") and given is not None:
             form = '["id", "total"]' if kind == "select" else '{ old = "new" }'
@@ -432,12 +448,16 @@ class _Table:
 
     def expressions(self, key: str, names: tuple[str, ...]) -> dict[str, Expression]:
         found: dict[str, Expression] = {}
-        for parameter, text in (self.value(key, dict, "a table of parameters, each with an expression") or {}).items():
+        for parameter, text in (
+            self.value(key, dict, "a table of parameters, each with an expression") or {}
+        ).items():
             place = f"{key}.{parameter}"
             if not parameter.isidentifier():
                 self.problem(place, "NAME_INVALID", "no workflow can have a parameter of this name")
             if not isinstance(text, str):
-                self.problem(place, "VALUE_INVALID", f"must be an expression, written as text, not {_shown(text)}")
+                self.problem(
+                    place, "VALUE_INVALID", f"must be an expression, written as text, not {_shown(text)}"
+                )
                 continue
             expression = self._parsed(place, text, names)
             if expression is not None:
@@ -469,7 +489,9 @@ class _Table:
                 found[name] = str(value).lower() if isinstance(value, bool) else str(value)
                 if is_sensitive(name) and not SECRET.search(found[name]) and not name.endswith(".location"):
                     self.problem(
-                        place, "VALUE_INVALID", "is a secret: write ${env:NAME} or ${file:/path}, never the secret itself"
+                        place,
+                        "VALUE_INVALID",
+                        "is a secret: write ${env:NAME} or ${file:/path}, and never itself",
                     )
             else:
                 self.problem(place, "VALUE_INVALID", "must be a text, a number or a truth value")

@@ -14,8 +14,10 @@ from dressage.connectors.kafka.transforms import Variables, compiled_steps, pass
 from dressage.connectors.mapping import Unmappable, compiled, evaluated, written
 from dressage.protocol.events import ReceivedEvent, decode_event
 
-STRUCTURED: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
-JSON: Final = [("content-type", b"application/json")]
+Headers = list[tuple[str, str | bytes | None]]
+
+STRUCTURED: Final[Headers] = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
+JSON: Final[Headers] = [("content-type", b"application/json")]
 
 _decode = msgspec.json.Decoder().decode
 
@@ -26,7 +28,7 @@ class Produced(msgspec.Struct, frozen=True, gc=False):
     topic: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -49,8 +51,8 @@ class EventOutput:
         """Raises `Unmappable`; `msgspec.MsgspecError` for what is no output event."""
         event = decode_event(payload)
         if not self._steps and self._topic is None and self._config.value_format == "cloudevents":
-            record = Produced(self._config.topic, event.subject.encode(), payload, STRUCTURED)
-            return Told(event.subject, event.kind, record)
+            as_it_is = Produced(self._config.topic, event.subject.encode(), payload, STRUCTURED)
+            return Told(event.subject, event.kind, as_it_is)
         plain = self._config.value_format == "json"
         variables: Variables = {
             "value": _flat(event) if plain else _decode(event.data),
@@ -63,7 +65,9 @@ class EventOutput:
 
     def _written(self, event: ReceivedEvent, payload: bytes, variables: Variables) -> Produced:
         value = written(variables["value"])
-        topic = self._config.topic if self._topic is None else _usable(evaluated("topic", self._topic, variables))
+        topic = (
+            self._config.topic if self._topic is None else _usable(evaluated("topic", self._topic, variables))
+        )
         key = event.subject.encode()
         match self._config.value_format:
             case "json":
@@ -89,7 +93,7 @@ def _flat(event: ReceivedEvent) -> dict[str, Any]:
     }
 
 
-def _attributes(event: ReceivedEvent) -> list[tuple[str, bytes]]:
+def _attributes(event: ReceivedEvent) -> Headers:
     """The context attributes of the Kafka binding of CloudEvents, in binary mode."""
     values = {
         "ce_specversion": "1.0",

@@ -72,7 +72,9 @@ class _Text:
         try:
             return None if data is None else data.decode()
         except UnicodeDecodeError as error:
-            raise Unmappable(f"the record is no UTF-8 text: {error.reason}", code=RECORD_UNDECODABLE) from error
+            raise Unmappable(
+                f"the record is no UTF-8 text: {error.reason}", code=RECORD_UNDECODABLE
+            ) from error
 
 
 class _Registered:
@@ -113,7 +115,9 @@ class _Registered:
         except SchemaRegistryError as error:
             text = scrubbed(str(error), self._settings)
             if error.http_status_code in (404, 422):
-                raise Unmappable(f"the registry does not have the schema: {text}", code=SCHEMA_UNKNOWN) from error
+                raise Unmappable(
+                    f"the registry does not have the schema: {text}", code=SCHEMA_UNKNOWN
+                ) from error
             raise RegistryAway(f"the schema registry answers {text}") from error
         except Exception as error:
             text = scrubbed(f"{type(error).__name__}: {error}", self._settings)
@@ -125,7 +129,8 @@ class _Registered:
 def _avro(client: Any) -> Any:
     from confluent_kafka.schema_registry.avro import AvroDeserializer
 
-    return AvroDeserializer(client)
+    make: Any = AvroDeserializer
+    return make(client)
 
 
 def _protobuf(client: Any, descriptor: str, message: str) -> Any:
@@ -138,15 +143,16 @@ def _protobuf(client: Any, descriptor: str, message: str) -> Any:
     try:
         files.ParseFromString(Path(descriptor).read_bytes())
         for each in files.file:
-            pool.Add(each)  # type: ignore[no-untyped-call]
-        found = message_factory.GetMessageClass(pool.FindMessageTypeByName(message))  # type: ignore[no-untyped-call]
+            pool.Add(each)
+        found = message_factory.GetMessageClass(pool.FindMessageTypeByName(message))
     except Exception as error:
         raise BadInput(
             f"message {message} cannot be taken from {descriptor}: {error}. Write the file with "
             "protoc --include_imports --descriptor_set_out",
             code="CONFIG_INVALID",
         ) from error
-    deserialize = ProtobufDeserializer(found, {"use.deprecated.format": False}, client)
+    make: Any = ProtobufDeserializer
+    deserialize = make(found, {"use.deprecated.format": False}, client)
 
     def to_dict(data: bytes, context: Any) -> Any:
         decoded: Any = deserialize(data, context)
@@ -166,7 +172,9 @@ def _is_network(error: BaseException) -> bool:
     """Whether it, or what it came from, is of a connection."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, (OSError, TimeoutError)) or type(seen).__module__.split(".")[0].startswith("http"):
+        if isinstance(seen, (OSError, TimeoutError)) or type(seen).__module__.split(".")[0].startswith(
+            "http"
+        ):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -15,18 +15,34 @@ class Metrics:
         self.records = meters.counter(
             "connector_records_total", "Records read from Kafka, or written to it and committed", label
         )
-        self.done = meters.counter("connector_done_total", "Records of which the engine has a run or an event", label)
-        self.existing = meters.counter(
-            "connector_existing_total", "Records whose run or event was there before, as after a redelivery", label
+        self.done = meters.counter(
+            "connector_done_total", "Records of which the engine has a run or an event", label
         )
-        self.skipped = meters.counter("connector_skipped_total", "Records or events that a filter left out", label)
-        self.dead = meters.counter("connector_dead_letters_total", "Records that no run or event can be made of", code)
-        self.retries = meters.counter("connector_retries_total", "Records that wait for a passing fault", code)
-        self.paused = meters.counter("connector_pauses_total", "Partitions paused, as too much was under way", label)
-        self.transactions = meters.counter("connector_transactions_total", "Kafka transactions committed", label)
+        self.existing = meters.counter(
+            "connector_existing_total",
+            "Records whose run or event was there before, as after a redelivery",
+            label,
+        )
+        self.skipped = meters.counter(
+            "connector_skipped_total", "Records or events that a filter left out", label
+        )
+        self.dead = meters.counter(
+            "connector_dead_letters_total", "Records that no run or event can be made of", code
+        )
+        self.retries = meters.counter(
+            "connector_retries_total", "Records that wait for a passing fault", code
+        )
+        self.paused = meters.counter(
+            "connector_pauses_total", "Partitions paused, as too much was under way", label
+        )
+        self.transactions = meters.counter(
+            "connector_transactions_total", "Kafka transactions committed", label
+        )
         self.lag = meters.gauge("connector_lag", "Records or events that are not dealt with", label)
         self.active = meters.gauge("connector_active", "1 while this process is the one that writes", label)
-        self.faulty = meters.gauge("connector_faulty", "1 while a passing fault holds the connector up", label)
+        self.faulty = meters.gauge(
+            "connector_faulty", "1 while a passing fault holds the connector up", label
+        )
         self.failed = meters.gauge("connector_failed", "1 after an error that somebody has to look at", label)
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 KEY: Final = b"position"
 READ_S: Final = 30.0
@@ -61,7 +62,9 @@ def read_position(config: dict[str, Any], topic: str) -> Position | None:
         while True:
             message = consumer.poll(READ_S)
             if message is None:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"topic {topic} is not read to its end"))
+                raise KafkaException(
+                    KafkaError(KafkaError._TIMED_OUT, f"topic {topic} is not read to its end")
+                )
             error = message.error()
             if error is None:
                 value = message.value()

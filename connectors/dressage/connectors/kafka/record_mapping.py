@@ -66,7 +66,12 @@ class RecordMapping:
         event, event_id = self._config.event, f"{self._config.name}/{record.id}"
         if self._correlation is None:
             return Post(event, written(payload), event_id, run_id=self._run_of(record, variables))
-        return Post(event, written(payload), event_id, key=_usable_key(evaluated("correlation_key", self._correlation, variables)))
+        return Post(
+            event,
+            written(payload),
+            event_id,
+            key=_usable_key(evaluated("correlation_key", self._correlation, variables)),
+        )
 
     def _run_of(self, record: Record, variables: Variables) -> str:
         if self._run_id is None:

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, rfc3339, safe_value
 from dressage.brokers.interface import Message
+from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, rfc3339, safe_value
 from dressage.protocol.names import Names
 
 Place = tuple[str, int]

@@ -25,8 +25,11 @@ RETRY_S: Final = 1.0
 
 
 class ConnectorRunner:
-    """Runs connectors until `stop`. Any number of processes may run the same ones: they share the partitions of a source,
-    and of a sink one writes while the others stand by."""
+    """Runs connectors until `stop`.
+
+    Any number of processes may run the same ones: they share the partitions of a source, and of a sink one writes while
+    the others stand by.
+    """
 
     def __init__(
         self,
@@ -116,7 +119,10 @@ async def run_connector(
         await work.run(ended)
 
     following = asyncio.create_task(follow())
-    tasks = [asyncio.create_task(task()) for _ in range(config.tasks_max if isinstance(config, SourceConnector) else 1)]
+    tasks = [
+        asyncio.create_task(task())
+        for _ in range(config.tasks_max if isinstance(config, SourceConnector) else 1)
+    ]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         ended.set()
@@ -130,5 +136,5 @@ async def run_connector(
         return None
     finally:
         following.cancel()
-        for each in tasks:
-            each.cancel()
+        for left in tasks:
+            left.cancel()

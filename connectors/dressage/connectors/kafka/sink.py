@@ -1,8 +1,8 @@
 """A sink: output events become records of Kafka, each once for whoever reads committed records.
 
-The events of a batch and the position behind them are one Kafka transaction. After any doubt, and at each start, all that
-is in memory is thrown away: the transactional id is taken over first, which ends a transaction that is open and shuts out
-whoever had it before; only then the position is read, and the stream from behind it.
+The events of a batch and the position behind them are one Kafka transaction. After any doubt, and at each start, all
+that is in memory is thrown away: the transactional id is taken over first, which ends a transaction that is open and
+shuts out whoever had it before; only then the position is read, and the stream from behind it.
 
 One process of a sink is active, the others stand by: it is the one that has the one partition of the position topic.
 That only decides who tries; the transactional id decides who may.
@@ -32,7 +32,7 @@ from dressage.connectors.kafka.clients import (
     standby_config,
 )
 from dressage.connectors.kafka.config import SinkConnector
-from dressage.connectors.kafka.event_mapping import JSON, EventOutput, Produced, Told
+from dressage.connectors.kafka.event_mapping import JSON, EventOutput, Headers, Produced, Told
 from dressage.connectors.kafka.metrics import ConnectorMetrics
 from dressage.connectors.kafka.position import Position
 from dressage.connectors.kafka.secrets import settings_revealed
@@ -125,7 +125,11 @@ class SinkTask:
             )
         limits = BatchLimits(events_max=self._options.batch_max, pause_s=0.0, idle_s=0.2)
         feed = await EventFeed.open(
-            self._client.connection, self._client.names, self._reached + 1, limits, f"sink_{self._config.name}"
+            self._client.connection,
+            self._client.names,
+            self._reached + 1,
+            limits,
+            f"sink_{self._config.name}",
         )
         self._faults.end("stream")
         writing: asyncio.Task[None] | None = None
@@ -242,9 +246,7 @@ class SinkTask:
         self._faults.begin("kafka", error.name(), error.str())
 
 
-def _produce(
-    producer: Producer, topic: str, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]
-) -> None:
+def _produce(producer: Producer, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
     while True:
         try:
             producer.produce(topic, value, key, headers=headers)
@@ -279,7 +281,9 @@ class _Turn:
     def _watch(self) -> None:
         consumer = Consumer(self._config)
         try:
-            consumer.subscribe([self._topic], on_assign=self._gained, on_revoke=self._lost, on_lost=self._lost)
+            consumer.subscribe(
+                [self._topic], on_assign=self._gained, on_revoke=self._lost, on_lost=self._lost
+            )
             while not self._ended:
                 consumer.poll(STANDBY_POLL_S)
         finally:

@@ -8,7 +8,7 @@ starts nothing twice.
 Records of one partition that have the same key are dealt with one after the other, all others beside each other. Who
 has too much under way pauses its partitions, and goes on to poll, so that it stays a member of its group.
 
-The client's calls block, and its callbacks come in the middle of them: all are made in one thread of the consumer's own.
+The client's calls block, and its callbacks come in the middle of them: all are made in one thread of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 
 from dressage.client import Client
 from dressage.connectors.engine import Engine
@@ -61,10 +68,10 @@ class ConnectorFailed(DressageError):
 class ConnectorOptions:
     """How a process runs its connectors.
 
-    `in_flight` is how many records of one consumer are under way at a time, and how far a partition may get ahead of its
-    oldest record that is not dealt with. `answer_s` is how long a record waits for the engine before it is tried again,
-    `drain_s` how long a stop, or a rebalance, waits for records under way. A sink commits a transaction of at most
-    `batch_max` events.
+    `in_flight` is how many records of one consumer are under way at a time, and how far a partition may get ahead of
+    its oldest record that is not dealt with. `answer_s` is how long a record waits for the engine before it is tried
+    again, `drain_s` how long a stop, or a rebalance, waits for records under way. A sink commits a transaction of at
+    most `batch_max` events.
     """
 
     namespace: str = "default"
@@ -156,7 +163,10 @@ class SourceTask:
         try:
             self._consumer = Consumer(config)
             self._consumer.subscribe(
-                list(self._config.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+                list(self._config.topics),
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
             )
         except (KafkaException, ValueError, TypeError) as error:
             raise ConnectorFailed(f"connector {self._config.name!r} cannot consume: {error}") from error
@@ -190,7 +200,11 @@ class SourceTask:
         return self._gathered
 
     def _apply(self, consumer: Consumer, pauses: set[Place]) -> None:
-        assigned = {(each.topic, each.partition) for each in consumer.assignment()} if pauses or self._paused else set()
+        assigned = (
+            {(each.topic, each.partition) for each in consumer.assignment()}
+            if pauses or self._paused
+            else set()
+        )
         pausing, resuming = (pauses - self._paused) & assigned, (self._paused - pauses) & assigned
         if pausing:
             consumer.pause([TopicPartition(*place) for place in pausing])
@@ -271,13 +285,21 @@ class SourceTask:
         room = most if not self._paused else most // 2
         if full or (self._paused and self._under_way > most // 2):
             return set(self._partitions)
-        return {place for place, each in self._partitions.items() if each.span >= (room if place in self._paused else most)}
+        return {
+            place
+            for place, each in self._partitions.items()
+            if each.span >= (room if place in self._paused else most)
+        }
 
     def _watermarks(self) -> dict[Place, int]:
         return {place: each.watermark for place, each in self._partitions.items()}
 
     def _behind(self) -> dict[Place, int]:
-        return {place: mark for place, mark in self._watermarks().items() if mark != self._partitions[place].committed}
+        return {
+            place: mark
+            for place, mark in self._watermarks().items()
+            if mark != self._partitions[place].committed
+        }
 
     def _confirm(self, done: dict[Place, int]) -> None:
         self._faults.end("kafka")
@@ -370,7 +392,9 @@ class SourceTask:
                     await self._engine.post_by_key(asked.event, asked.key, asked.payload, asked.event_id)
                 ).existing
             else:
-                existing = (await self._engine.post(asked.event, asked.run_id, asked.payload, asked.event_id)).existing
+                existing = (
+                    await self._engine.post(asked.event, asked.run_id, asked.payload, asked.event_id)
+                ).existing
         except (BadInput, Refused):
             self._gate.works()
             raise
@@ -426,7 +450,8 @@ class SourceTask:
 
         headers = explained(self._config.name, record, error.code, error.message)
         headers.pop(KEY_HEADER, None)
-        all_headers = [*record.headers, *((name, value.encode()) for name, value in headers.items())]
+        explaining = [(name, value.encode()) for name, value in headers.items()]
+        all_headers: list[tuple[str, str | bytes | None]] = [*record.headers, *explaining]
 
         def produce() -> None:
             if self._producer is None:
@@ -435,7 +460,11 @@ class SourceTask:
                 )
                 self._producer = Producer(config)
             self._producer.produce(
-                self._config.dead_topic, record.value, record.key, headers=all_headers, on_delivery=on_delivery
+                self._config.dead_topic,
+                record.value,
+                record.key,
+                headers=all_headers,
+                on_delivery=on_delivery,
             )
             self._producer.flush(1.0)
 
@@ -447,7 +476,8 @@ class SourceTask:
             await delivered
         except (KafkaException, BufferError, TimeoutError) as failed:
             raise BrokerError(
-                f"topic {self._config.dead_topic} takes no dead letters: {failed}", code="DEAD_LETTERS_REFUSED"
+                f"topic {self._config.dead_topic} takes no dead letters: {failed}",
+                code="DEAD_LETTERS_REFUSED",
             ) from failed
 
     def _flush(self) -> None:

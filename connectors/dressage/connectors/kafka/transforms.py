@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,7 +118,7 @@ def _fields_of(config: TransformConfig, variables: Variables) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise Unmappable(
-        f"transform {config.name}: the value is a {type(value).__name__}, which has no fields: filter such records out, "
-        "or make an object of them by a transform of type expression",
+        f"transform {config.name}: the value is a {type(value).__name__}, which has no fields: filter such records "
+        "out, or make an object of them by a transform of type expression",
         code="VALUE_INVALID",
     )
