@@ -176,6 +176,14 @@ class Kafka:
             consumer.close()
         return sum(max(0, each.offset) for each in found)
 
+    async def members(self, group: str) -> int:
+        """How many consumers are in a group."""
+        return await asyncio.to_thread(self._members, group)
+
+    def _members(self, group: str) -> int:
+        admin = self.admin()
+        return len(admin.describe_consumer_groups([group])[group].result(30).members)
+
     async def forget(self, group: str, topic: str, partitions: int = 1) -> None:
         """Sets the offsets of a group, in which there is nobody, back to the beginning."""
         await asyncio.to_thread(self._forget, group, topic, partitions)

@@ -82,6 +82,10 @@ def reader_config(
     }
 
 
+def admin_config(settings: Mapping[str, str]) -> dict[str, Any]:
+    return {**{key: value for key, value in settings.items() if not _is_consumers(key)}, "log_level": 0}
+
+
 def producer_config(
     settings: Mapping[str, str], names: Names, connector: str, on_error: OnError, *, transactional: bool
 ) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class _Reading:
             transforms=self._transforms(table, SOURCE_NAMES),
             start=table.start(),
             topics=self._topics(table),
-            tasks_max=table.tasks(TASKS_MAX, "consumers of one process"),
+            tasks_max=table.tasks(TASKS_MAX, "consumers of one process (limit connector-tasks)"),
             tolerance=tolerance,
             dead_topic=dead,
             value_format=value_format,
@@ -410,7 +410,7 @@ class _Table:
     def tasks(self, most: int, what: str) -> int:
         count = self.value("tasks.max", int, "a number")
         if count is not None and not 1 <= count <= most:
-            self.problem("tasks.max", "VALUE_INVALID", f"must be 1 to {most} ({what}), not {count}")
+            self.problem("tasks.max", "VALUE_INVALID", f"must be 1 to {most}, not {count}: {what}")
         return count or 1
 
     def topic(self, key: str) -> str:

@@ -85,7 +85,14 @@ class _Registered:
         from confluent_kafka.serialization import MessageField
 
         self._settings = settings_revealed(registry)
-        client = SchemaRegistryClient(dict(self._settings))
+        numbers = {key: int(value) for key, value in self._settings.items() if value.isdigit()}
+        try:
+            client = SchemaRegistryClient({**self._settings, **numbers})
+        except (TypeError, ValueError) as error:
+            text = scrubbed(str(error), self._settings)
+            raise BadInput(
+                f"the registry's client refuses its settings: {text}", code="CONFIG_INVALID"
+            ) from error
         self._field = MessageField.KEY if is_key else MessageField.VALUE
         self._known: set[bytes] = set()
         self._deserialize: Any = _protobuf(client, descriptor, message) if descriptor else _avro(client)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from dressage.brokers.event_feed import stream_info
 from dressage.brokers.interface import Connection
-from dressage.connectors.kafka.clients import group_of, ignore, position_topic, reader_config
+from dressage.connectors.kafka.clients import admin_config, group_of, ignore, position_topic, reader_config
 from dressage.connectors.kafka.config import Connector, SinkConnector, SourceConnector
 from dressage.connectors.kafka.position import read_position
 from dressage.connectors.kafka.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BrokerError
 from dressage.protocol.names import Names
 
-ASK_S = 10.0
+ASK_S: Final = 10.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,8 +55,6 @@ def source_offsets(config: SourceConnector, names: Names) -> list[Reached]:
 
 
 def _places(consumer: Consumer, config: SourceConnector) -> list[TopicPartition]:
-    import re
-
     topics = consumer.list_topics(timeout=ASK_S).topics
     pattern = re.compile(config.topics[0]) if config.topics[0].startswith("^") else None
     wanted = [name for name in topics if (pattern.match(name) if pattern else name in config.topics)]
@@ -68,18 +68,16 @@ def _places(consumer: Consumer, config: SourceConnector) -> list[TopicPartition]
 async def sink_offset(config: SinkConnector, names: Names, connection: Connection) -> Reached:
     """The sequence in the stream up to which all is written. Raises `BrokerError`."""
     settings = settings_revealed(config.kafka)
-    info = await stream_info(connection, names.events_stream)
+    # The stream also holds positions of shards, which are no events.
+    last = await connection.last_message(names.events_stream, names.all_events())
+    topic = position_topic(names, config.name)
     try:
-        reader = reader_config(settings, names, config.name, ignore)
-        found = read_position(reader, position_topic(names, config.name))
+        there = topic in AdminClient(admin_config(settings)).list_topics(timeout=ASK_S).topics
+        found = read_position(reader_config(settings, names, config.name, ignore), topic) if there else None
     except KafkaException as error:
-        if error.args[0].name() not in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC"):
-            text = scrubbed(str(error.args[0].str()), settings)
-            raise BrokerError(
-                f"connector {config.name!r}: Kafka does not tell its position: {text}"
-            ) from error
-        found = None
-    return Reached(config.name, names.events_stream, found.seq if found else None, info.state.last_seq)
+        text = scrubbed(str(error.args[0].str()), settings)
+        raise BrokerError(f"connector {config.name!r}: Kafka does not tell its position: {text}") from error
+    return Reached(config.name, names.events_stream, found.seq if found else None, last.seq if last else 0)
 
 
 async def offsets_of(config: Connector, names: Names, connection: Connection) -> list[Reached]:

@@ -26,6 +26,7 @@ from dressage.client import Client
 from dressage.connectors.gate import Faults
 from dressage.connectors.kafka import position
 from dressage.connectors.kafka.clients import (
+    admin_config,
     position_topic,
     producer_config,
     reader_config,
@@ -72,6 +73,7 @@ class SinkTask:
         self._producer: Producer | None = None
         self._reached = 0
         self._created = ""
+        self._lag_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop`. Raises `ConnectorFailed` for an event that cannot be written as the file says."""
@@ -144,8 +146,7 @@ class SinkTask:
                 if messages:
                     # While one transaction is committed, the next batch is read and made ready.
                     writing = asyncio.create_task(self._write(told, states, messages[-1].seq))
-                else:
-                    await self._watch_lag()
+                await self._watch_lag()
             if writing is not None:
                 await writing
         finally:
@@ -201,16 +202,20 @@ class SinkTask:
         self._metrics.skipped.inc(len(told) - len(records))
 
     async def _watch_lag(self) -> None:
-        info = await stream_info(self._client.connection, self._client.names.events_stream)
-        self._metrics.lag.set(max(0, info.state.last_seq - self._reached))
+        now = asyncio.get_running_loop().time()
+        if now >= self._lag_at:
+            self._lag_at = now + self._options.lag_every_s
+            connection, names = self._client.connection, self._client.names
+            # The stream also holds positions of shards, which are no events.
+            last = await connection.last_message(names.events_stream, names.all_events())
+            self._metrics.lag.set(max(0, (last.seq if last else 0) - self._reached))
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     # -- in the thread -----------------------------------------------------------------------------
     def _prepare(self) -> None:
-        settings = {key: value for key, value in self._settings.items() if key != "group.instance.id"}
-        position.ensure_topic(AdminClient({**settings, "log_level": 0}), self._topic)
+        position.ensure_topic(AdminClient(admin_config(self._settings)), self._topic)
 
     def _take_over(self) -> Position | None:
         names, name = self._client.names, self._config.name

@@ -71,7 +71,7 @@ class ConnectorOptions:
     `in_flight` is how many records of one consumer are under way at a time, and how far a partition may get ahead of
     its oldest record that is not dealt with. `answer_s` is how long a record waits for the engine before it is tried
     again, `drain_s` how long a stop, or a rebalance, waits for records under way. A sink commits a transaction of at
-    most `batch_max` events.
+    most `batch_max` events. What is deployed is looked at every `look_every_s`.
     """
 
     namespace: str = "default"
@@ -81,6 +81,7 @@ class ConnectorOptions:
     commit_every_s: float = 1.0
     lag_every_s: float = 5.0
     batch_max: int = 2_000
+    look_every_s: float = 1.0
 
 
 class SourceTask:
