@@ -52,6 +52,13 @@ GATHER_MAX: Final = 500
 """Records that are taken from the client at once."""
 
 POLL_S: Final = 0.05
+
+STUCK_S: Final = 0.5
+"""Who has no room for so long pauses."""
+
+AHEAD: Final = 10
+"""How many windows a partition may get ahead of its oldest record that is not dealt with."""
+
 DELIVERY_S: Final = 30.0
 """How long a dead letter waits for Kafka before it is tried again."""
 
@@ -68,14 +75,13 @@ class ConnectorFailed(DressageError):
 class ConnectorOptions:
     """How a process runs its connectors.
 
-    `in_flight` is how many records of one consumer are under way at a time, and how far a partition may get ahead of
-    its oldest record that is not dealt with. `answer_s` is how long a record waits for the engine before it is tried
-    again, `drain_s` how long a stop, or a rebalance, waits for records under way. A sink commits a transaction of at
-    most `batch_max` events. What is deployed is looked at every `look_every_s`.
+    `in_flight` is how many records of one consumer are under way at a time. `answer_s` is how long a record waits for
+    the engine before it is tried again, `drain_s` how long a stop, or a rebalance, waits for records under way. A sink
+    commits a transaction of at most `batch_max` events. What is deployed is looked at every `look_every_s`.
     """
 
     namespace: str = "default"
-    in_flight: int = 1_000
+    in_flight: int = 2_000
     answer_s: float = 8.0
     drain_s: float = 5.0
     commit_every_s: float = 1.0
@@ -113,6 +119,7 @@ class SourceTask:
         self._last_of_key: dict[tuple[Place, bytes], asyncio.Task[None]] = {}
         self._under_way = 0
         self._less = asyncio.Event()
+        self._stuck = False
         self._failed: asyncio.Future[None] | None = None
         self._told: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,11 +154,19 @@ class SourceTask:
             if now >= lag_at:
                 lag_at = now + self._options.lag_every_s
                 self._metrics.lag.set(await self._in_thread(self._lag, self._watermarks()))
-            if self._under_way >= self._options.in_flight:
-                self._less.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S):
-                        await self._less.wait()
+            self._stuck = not await self._has_room()
+
+    async def _has_room(self) -> bool:
+        """Waits a moment for it: a pause costs that all is fetched again, and is for who gets no room at all."""
+        room = self._options.in_flight // 4
+        try:
+            async with asyncio.timeout(STUCK_S):
+                while self._options.in_flight - self._under_way < room:
+                    self._less.clear()
+                    await self._less.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         assert self._loop is not None
@@ -281,15 +296,14 @@ class SourceTask:
         return offsets
 
     def _wanted_pauses(self) -> set[Place]:
-        most = self._options.in_flight
-        full = self._under_way >= most
-        room = most if not self._paused else most // 2
-        if full or (self._paused and self._under_way > most // 2):
+        """All while nothing gets on, and those of which one record holds up so much that they are far ahead of it."""
+        if self._stuck:
             return set(self._partitions)
+        most = AHEAD * self._options.in_flight
         return {
             place
             for place, each in self._partitions.items()
-            if each.span >= (room if place in self._paused else most)
+            if each.span >= (most // 2 if place in self._paused else most)
         }
 
     def _watermarks(self) -> dict[Place, int]:
