@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dressage.analytics.feed import BatchLimits
 from dressage.analytics.ingest import Ingest
 from dressage.analytics.store import Store
 from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.event_feed import BatchLimits
 from dressage.brokers.interface import Message
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.jetstream.connection import JetStreamConnection

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dressage.analytics.feed import BatchLimits, EventFeed, FeedLost
+from dressage.brokers.event_feed import BatchLimits, EventFeed, FeedLost
 from dressage.brokers.interface import Delivery
 from dressage.brokers.jetstream.connection import JetStreamConnection
 

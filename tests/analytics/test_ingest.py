@@ -12,9 +12,9 @@ import pytest
 
 from dressage.analytics.batch import REJECT_PAYLOAD_BYTES_MAX
 from dressage.analytics.errors import AnalyticsError
-from dressage.analytics.feed import BatchLimits
 from dressage.analytics.metrics import NoMetrics
 from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.event_feed import BatchLimits
 from dressage.brokers.interface import Message
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.protocol.names import Names

@@ -23,7 +23,7 @@ from dressage.connectors import parse_triggers
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.definitions import VERSIONS_MAX, Definitions, Entry, Version
 from dressage.connectors.deployed import in_force, settle
-from dressage.connectors.engine import Engine
+from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
 from dressage.connectors.rules import Lease, Rule, Rules
 from dressage.connectors.source import Source, consumer_name
@@ -308,7 +308,7 @@ async def test_an_event_that_was_under_way_is_dealt_with_as_it_began(
 
 def rules(lease: Lease, client: Client) -> Rules:
     def make(config: TriggerConfig) -> Rule:
-        return Rule(EventMapping(config), Engine(config.target, client, actor="", answer_s=1.0))
+        return Rule(EventMapping(config), engine_of(config.target, client, actor="", answer_s=1.0))
 
     return Rules(make, lease)
 

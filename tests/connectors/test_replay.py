@@ -13,7 +13,7 @@ from tests.connectors.test_posting import BY_RUN, Payment, await_payments, paid 
 from dressage.brokers.interface import Message, StoredMessage
 from dressage.client import Client
 from dressage.connectors.config import TriggerConfig
-from dressage.connectors.engine import Engine
+from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
 from dressage.connectors.replay import Replayed, dead_letters, replay
 
@@ -24,7 +24,7 @@ WRONG = CONFIG.replace("'order-' + str(event['id'])", "event['no such key']")
 
 
 async def replayed(shop: Shop, client: Client, by: TriggerConfig, seqs: Sequence[int] = ()) -> list[Replayed]:
-    mapping, engine = EventMapping(by), Engine(by.target, client, actor="trigger/orders", answer_s=3.0)
+    mapping, engine = EventMapping(by), engine_of(by.target, client, actor="trigger/orders", answer_s=3.0)
     letters = [each async for each in dead_letters(shop.connection, shop.names, "orders", seqs)]
     return [await replay(shop.connection, shop.names, each, mapping, engine) for each in letters]
 

@@ -2,7 +2,6 @@
 
 from dressage.analytics.errors import AnalyticsError as AnalyticsError
 from dressage.analytics.errors import QueryError as QueryError
-from dressage.analytics.feed import BatchLimits as BatchLimits
 from dressage.analytics.metrics import Metered as Metered
 from dressage.analytics.metrics import Metrics as Metrics
 from dressage.analytics.query import QueryResult as QueryResult
@@ -14,3 +13,4 @@ from dressage.analytics.service import AnalyticsService as AnalyticsService
 from dressage.analytics.store import StoreConfig as StoreConfig
 from dressage.analytics.user_tasks import FoundUserTask as FoundUserTask
 from dressage.analytics.user_tasks import user_tasks as user_tasks
+from dressage.brokers.event_feed import BatchLimits as BatchLimits

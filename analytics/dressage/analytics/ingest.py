@@ -16,11 +16,18 @@ import anyio.to_thread
 import duckdb
 import msgspec
 
-from dressage.analytics.batch import Received
 from dressage.analytics.errors import EVENTS_LOST, AnalyticsError
-from dressage.analytics.feed import BatchLimits, EventFeed, FeedLost, StreamInfo, StreamMissing, stream_info
 from dressage.analytics.metrics import Metrics, NoMetrics
 from dressage.analytics.store import Store
+from dressage.brokers.event_feed import (
+    BatchLimits,
+    EventFeed,
+    FeedLost,
+    Received,
+    StreamInfo,
+    StreamMissing,
+    stream_info,
+)
 from dressage.brokers.interface import Connection
 from dressage.protocol.errors import BrokerError, NoAnswer
 from dressage.protocol.events import decode_event

@@ -12,11 +12,11 @@ import anyio
 import anyio.to_thread
 
 from dressage.analytics.errors import AnalyticsError
-from dressage.analytics.feed import BatchLimits
 from dressage.analytics.ingest import Ingest
 from dressage.analytics.metrics import Metrics
 from dressage.analytics.query import QueryResponder
 from dressage.analytics.store import Store, StoreConfig
+from dressage.brokers.event_feed import BatchLimits
 from dressage.brokers.interface import Connection
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.protocol.names import Names

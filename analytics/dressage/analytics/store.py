@@ -18,8 +18,9 @@ from typing import Final, Self
 import duckdb
 import msgspec
 
-from dressage.analytics.batch import REJECT_PAYLOAD_BYTES_MAX, SEPARATOR, Batch, Received, decode
+from dressage.analytics.batch import REJECT_PAYLOAD_BYTES_MAX, SEPARATOR, Batch, decode
 from dressage.analytics.errors import AnalyticsError
+from dressage.brokers.event_feed import Received
 from dressage.protocol.events import TYPE_PREFIX
 
 FORMAT: Final = 1

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
         "triggers", "trigger", "Start runs, and post to them, from the events of other services."
     ),
     "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
+    "connect": Place("connect", "connect", "Let Kafka records start runs, and write output events to Kafka."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),
@@ -57,6 +58,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
 """The help stands here so that listing the commands imports none of them."""
 
 EXTRA_OF: Final = {
+    "confluent_kafka": "kafka",
     "duckdb": "analytics",
     "psycopg": "postgres",
     "pymysql": "mysql",

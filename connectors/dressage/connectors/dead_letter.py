@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -56,17 +57,23 @@ def dead_letter(
         "Dressage-Stream": stream,
         "Dressage-Sequence": str(event.stream_seq),
         "Dressage-Subject": safe_value(event.subject, REASON_CHARS_MAX),
-        "Dressage-Time": _rfc3339(event.time_ns),
+        "Dressage-Time": rfc3339(event.time_ns),
     }
+    # The time is part of the id because a stream that was made anew counts from one again.
+    msg_id = f"trigger-{trigger}-{stream}-{event.stream_seq}-{event.time_ns}"
+    letter = Message(names.dead_trigger(trigger), event.data, headers, msg_id=msg_id)
+    return fitted(letter, (event.headers or {}).items(), payload_bytes_max)
+
+
+def fitted(letter: Message, originals: Iterable[tuple[str, str]], payload_bytes_max: int) -> Message:
+    """A dead letter that the server takes, with as many of the event's own headers as there is room for."""
+    headers, data = dict(letter.headers or {}), letter.data
     room = payload_bytes_max - _size(headers) - _RESERVE_BYTES
-    data = event.data
     if len(data) > room:
         headers["Dressage-Payload-Bytes"] = str(len(data))
         data = data[: max(0, room)]
-    _keep_originals(headers, event, min(room - len(data), HEADERS_BYTES_MAX))
-    # The time is part of the id because a stream that was made anew counts from one again.
-    msg_id = f"trigger-{trigger}-{stream}-{event.stream_seq}-{event.time_ns}"
-    return Message(names.dead_trigger(trigger), data, headers, msg_id=msg_id)
+    _keep_originals(headers, originals, min(room - len(data), HEADERS_BYTES_MAX))
+    return Message(letter.subject, data, headers, msg_id=letter.msg_id)
 
 
 def safe_value(text: str, chars_max: int) -> str:
@@ -75,9 +82,9 @@ def safe_value(text: str, chars_max: int) -> str:
     return plain if len(plain) <= chars_max else plain[: chars_max - 3] + "..."
 
 
-def _keep_originals(headers: dict[str, str], event: Delivery, room: int) -> None:
+def _keep_originals(headers: dict[str, str], originals: Iterable[tuple[str, str]], room: int) -> None:
     dropped = 0
-    for name, value in (event.headers or {}).items():
+    for name, value in originals:
         kept = {ORIGINAL + _NOT_IN_NAME.sub("_", name): safe_value(value, HEADERS_BYTES_MAX)}
         size = _size(kept)
         if size > room:
@@ -93,6 +100,7 @@ def _size(headers: dict[str, str]) -> int:
     return sum(len(name) + len(value.encode()) + _LINE_BYTES for name, value in headers.items())
 
 
-def _rfc3339(time_ns: int) -> str:
+def rfc3339(time_ns: int) -> str:
+    """A time in nanoseconds since 1970, to the millisecond."""
     stamp = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{stamp}.{time_ns // 1_000_000 % 1000:03}Z"

@@ -12,7 +12,7 @@ from dressage.client.starting import PASSING
 from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.mapping import Post, Start, Unmappable
 from dressage.protocol.errors import DressageError
-from dressage.protocol.versions import LATEST
+from dressage.protocol.versions import LATEST, VersionRef
 
 VERSION_AGE_S: Final = 1.0
 """For how long the version of a workflow or of an event counts as known: to ask for each costs as much as a start."""
@@ -31,12 +31,22 @@ class NotYet(DressageError):
 
 
 class Engine:
-    """Starts the runs of one target, or posts its events. Both are safe to repeat: the event has said the ids."""
+    """Starts runs of one workflow, or posts one event. Both are safe to repeat: the event has said the ids."""
 
     def __init__(
-        self, target: StartTarget | PostTarget, client: Client, *, actor: str, answer_s: float
+        self,
+        client: Client,
+        *,
+        actor: str,
+        answer_s: float,
+        workflow: str = "",
+        version: VersionRef | None = None,
+        event: str = "",
     ) -> None:
-        self._target = target
+        """Either a workflow is named, or an event."""
+        self._workflow = workflow
+        self._wanted = version or LATEST
+        self._event = event
         self._client = client
         self._answer_s = answer_s
         self._actor = actor
@@ -61,9 +71,8 @@ class Engine:
             raise
 
     async def _start(self, start: Start, version: int) -> bool:
-        assert isinstance(self._target, StartTarget), "a mapping of this target makes nothing else"
         run = await self._client.start(
-            self._target.workflow,
+            self._workflow,
             msgspec.Raw(start.input),
             run_id=start.run_id,
             version=version,
@@ -104,8 +113,15 @@ class Engine:
 
     async def _resolved(self) -> int:
         registry = self._client.registry
-        match self._target:
-            case StartTarget(workflow=workflow, version=version):
-                return await registry.resolve(workflow, version or LATEST)
-            case PostTarget(event=event):
-                return await registry.event_version(event)
+        if self._workflow:
+            return await registry.resolve(self._workflow, self._wanted)
+        return await registry.event_version(self._event)
+
+
+def engine_of(target: StartTarget | PostTarget, client: Client, *, actor: str, answer_s: float) -> Engine:
+    """That of a trigger."""
+    if isinstance(target, StartTarget):
+        return Engine(
+            client, actor=actor, answer_s=answer_s, workflow=target.workflow, version=target.version
+        )
+    return Engine(client, actor=actor, answer_s=answer_s, event=target.event)

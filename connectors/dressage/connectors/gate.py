@@ -1,4 +1,4 @@
-"""What passing faults do to a trigger: they are told once, and it goes on with one event at a time until they end."""
+"""What passing faults do to a connector: they are told once, and it goes on with one event at a time until they end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PAUSE_MAX_S: Final = 5.0
 
 
 class Faults:
-    """The faults of one trigger that are expected to pass, at most one for each part of it (source, engine, ...)."""
+    """The faults of one connector that are expected to pass, at most one for each part of it (source, engine, ...)."""
 
-    def __init__(self, trigger: str, faulty: Gauge) -> None:
-        self._trigger = trigger
+    def __init__(self, name: str, faulty: Gauge, kind: str = "trigger") -> None:
+        self._whose = f"{kind} {name!r}"
         self._faulty = faulty
         self._last: dict[str, str] = {}
 
@@ -31,14 +31,14 @@ class Faults:
     def begin(self, part: str, code: str, message: str) -> None:
         """Logged once for each change, however often it is told."""
         if self[part] != code:
-            _log.warning("trigger %r waits: %s: %s", self._trigger, code, message)
+            _log.warning("%s waits: %s: %s", self._whose, code, message)
         self._last[part] = code
         self._faulty.set(1)
 
     def end(self, part: str) -> None:
         code = self._last.pop(part, None)
         if code is not None:
-            _log.info("trigger %r goes on: %s is over", self._trigger, code)
+            _log.info("%s goes on: %s is over", self._whose, code)
         self._faulty.set(1 if self._last else 0)
 
 

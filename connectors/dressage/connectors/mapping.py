@@ -21,7 +21,7 @@ EVENT_ID_INVALID: Final = "EVENT_ID_INVALID"
 KEY_INVALID: Final = "KEY_INVALID"
 
 _encode = msgspec.json.Encoder().encode
-_Evaluate = Callable[[Mapping[str, Any]], Any]
+Evaluate = Callable[[Mapping[str, Any]], Any]
 
 
 class Unmappable(BadInput):
@@ -64,22 +64,20 @@ class EventMapping:
         `event_id` is the id of an external event where nothing else gives one: the same whenever this event comes.
         """
         variables = _variables(event)
-        if self._when is not None and not _evaluated("when", self._when, variables):
+        if self._when is not None and not evaluated("when", self._when, variables):
             return None
         return self._asked(variables, event_id)
 
 
 class _Starts:
     def __init__(self, target: StartTarget) -> None:
-        self._run_id = compile_expression(target.run_id.tree, TypeTable())
-        self._input = {
-            name: compile_expression(each.tree, TypeTable()) for name, each in target.input.items()
-        }
+        self._run_id = compiled(target.run_id)
+        self._input = {name: compiled(each) for name, each in target.input.items()}
 
     def __call__(self, variables: Mapping[str, Any], event_id: str) -> Start:
         run_id = _run_id_of(self._run_id, variables)
-        values = {name: _evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
-        return Start(run_id, _written(values, "input"))
+        values = {name: evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
+        return Start(run_id, written(values, "input"))
 
 
 class _Posts:
@@ -94,10 +92,10 @@ class _Posts:
         run_id = _run_id_of(self._run_id, variables) if self._run_id else ""
         key = _text_of("key", self._key, variables, check_key, KEY_INVALID) if self._key else ""
         payload = (
-            variables["event"] if self._payload is None else _evaluated("payload", self._payload, variables)
+            variables["event"] if self._payload is None else evaluated("payload", self._payload, variables)
         )
         return Post(
-            self._event, self._id(variables, event_id), _written(payload, "payload"), run_id=run_id, key=key
+            self._event, self._id(variables, event_id), written(payload, "payload"), run_id=run_id, key=key
         )
 
     def _id(self, variables: Mapping[str, Any], event_id: str) -> str:
@@ -124,25 +122,40 @@ def _variables(event: Delivery) -> dict[str, Any]:
     return {"event": data, "subject": event.subject, "headers": headers, "ce": attributes}
 
 
-def _compiled(expression: Expression | None) -> _Evaluate | None:
-    return None if expression is None else compile_expression(expression.tree, TypeTable())
+def compiled(expression: Expression) -> Evaluate:
+    """A function of the variables that the expression uses."""
+    return compile_expression(expression.tree, TypeTable())
 
 
-def _evaluated(key: str, evaluate: _Evaluate, variables: Mapping[str, Any]) -> Any:
+def _compiled(expression: Expression | None) -> Evaluate | None:
+    return None if expression is None else compiled(expression)
+
+
+def evaluated(key: str, evaluate: Evaluate, variables: Mapping[str, Any]) -> Any:
+    """What the expression of a key gives. Raises `Unmappable`."""
     try:
         return evaluate(variables)
     except DressageError as error:
         raise Unmappable(f"{key}: {error.message}", code=error.code) from error
 
 
-def _run_id_of(evaluate: _Evaluate, variables: Mapping[str, Any]) -> str:
+def _run_id_of(evaluate: Evaluate, variables: Mapping[str, Any]) -> str:
     return _text_of("run_id", evaluate, variables, check_run_id, BadRunId.code)
 
 
 def _text_of(
-    what: str, evaluate: _Evaluate, variables: Mapping[str, Any], check: Callable[[str], str], code: str
+    what: str, evaluate: Evaluate, variables: Mapping[str, Any], check: Callable[[str], str], code: str
 ) -> str:
-    text = _evaluated(what, evaluate, variables)
+    return usable(what, evaluated(what, evaluate, variables), check, code)
+
+
+def usable_run_id(run_id: Any) -> str:
+    """Returns what can be the id of a run. Raises `Unmappable`."""
+    return usable("run_id", run_id, check_run_id, BadRunId.code)
+
+
+def usable(what: str, text: Any, check: Callable[[str], str], code: str) -> str:
+    """Returns a text that `check` lets pass. Raises `Unmappable`, with this code."""
     if not isinstance(text, str):
         kind = type(text).__name__
         raise Unmappable(f"{what}: it gives a {kind}, not a str: use str(...)", code=code)
@@ -158,7 +171,8 @@ def _an_event_id(text: str) -> str:
     return check_actor(text, "event id")
 
 
-def _written(values: Any, what: str) -> bytes:
+def written(values: Any, what: str) -> bytes:
+    """Values as JSON; `what` says whether they are an "input" or a "payload". Raises `Unmappable`."""
     try:
         return _encode(values)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -19,7 +19,7 @@ from dressage.brokers.interface import Connection, Delivery, Pull
 from dressage.client import Client
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.dead_letter import dead_letter
-from dressage.connectors.engine import Engine
+from dressage.connectors.engine import Engine, engine_of
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.mapping import EventMapping, Post, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
@@ -70,7 +70,7 @@ class Setting:
         """What makes rules of the trigger `name`."""
 
         def make(config: TriggerConfig) -> Rule:
-            engine = Engine(
+            engine = engine_of(
                 config.target, self.client, actor=f"trigger/{name}", answer_s=self.options.answer_s
             )
             return Rule(EventMapping(config), engine)

@@ -450,6 +450,9 @@ class Names:
     def dead_trigger(self, trigger: str) -> str:
         return f"{self.root}.dead.trigger.{trigger}"
 
+    def dead_connector(self, connector: str) -> str:
+        return f"{self.root}.dead.connector.{connector}"
+
     def dead_subjects(self) -> list[str]:
         return [f"{self.root}.dead.*.*"]
 
@@ -487,6 +490,13 @@ class Names:
 
     def event_version_key(self, name: str, version: int) -> str:
         return f"$KV.{self.definitions_bucket}.event.{name}.{version}"
+
+    def connector_key(self, name: str) -> str:
+        """Subject of a connector's definition."""
+        return f"$KV.{self.definitions_bucket}.connector.{name}"
+
+    def connector_keys(self) -> str:
+        return f"$KV.{self.definitions_bucket}.connector.*"
 
     def workflow_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.workflow.*"

@@ -90,6 +90,12 @@ from dressage.cli.running import run
     "MiB, or if 1 of 100 among them wakes later than 50 ms after its event.",
 )
 @click.option(
+    "--kafka",
+    metavar="BOOTSTRAP",
+    help="Instead: records of the Kafka at this address that become runs, and output events that become records. Exits "
+    "with 1 below 8,000 a second of either.",
+)
+@click.option(
     "--language",
     is_flag=True,
     help="Instead: what a command costs after 10,000 nodes, and a registration of 500. Exits with 1 beyond a goal.",
@@ -109,6 +115,7 @@ def bench(
     wakes: int | None,
     schedules: int | None,
     idle: int | None,
+    kafka: str | None,
     language: bool,
     as_json: bool,
 ) -> None:
@@ -131,6 +138,10 @@ def bench(
         _judged(run(measure_schedules(schedules)), show_schedules, as_json)
     if idle is not None:
         _judged(run(measure_idle(idle)), show_idle, as_json)
+    if kafka is not None:
+        from dressage.cli.bench.kafka import measure_kafka, show_kafka
+
+        _judged(run(measure_kafka(kafka)), show_kafka, as_json)
     if language:
         _judged(run(measure_language()), show_language, as_json)
     report = run(measure(runs, latency_runs, with_analytics=analytics))

@@ -1,0 +1,166 @@
+"""`dressage connect`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.cli import options
+from dressage.cli.running import inspect_server, run, signals
+from dressage.client import Client
+from dressage.connectors.kafka.clients import check_client
+from dressage.connectors.kafka.config import Connector, SinkConnector, connector_tables, load_connectors
+from dressage.connectors.kafka.deployed import Deployed
+from dressage.connectors.kafka.offsets import Reached, offsets_of
+from dressage.connectors.kafka.runner import ConnectorRunner
+from dressage.connectors.kafka.source import ConnectorOptions
+from dressage.protocol.names import Names, check_name
+from dressage.telemetry import Meters, meters_for
+
+_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+
+
+@click.group()
+def connect() -> None:
+    """Let Kafka records start runs, and write output events to Kafka.
+
+    FILE declares connectors in TOML: sources, by which records start runs or post events, and sinks, by which output
+    events become records. See docs/kafka.md.
+    """
+
+
+@connect.command()
+@_file
+def validate(file: Path) -> None:
+    """Tell what FILE declares, or everything that is wrong with it. Needs no server and no Kafka.
+
+    The settings of the Kafka client are shown to the client, too, so secrets have to be where FILE says.
+    """
+    for each in load_connectors(file):
+        check_client(each)
+        click.echo(f"{each.name}: {_described(each)}")
+
+
+@connect.command("run")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@options.server
+@options.namespace
+@options.metrics_port
+@options.metrics_host
+def run_(file: Path | None, server: str, namespace: str, metrics_port: int | None, metrics_host: str) -> None:
+    """Run the connectors that FILE declares; without FILE those that are deployed, for as long as they are.
+
+    Several processes share the partitions of a source; of a sink one writes, and the others stand by. On SIGTERM one
+    finishes and commits what is under way.
+    """
+    connectors = load_connectors(file) if file is not None else None
+    settings = ConnectorOptions(namespace)
+    run(_serve(server, connectors, settings, meters_for(metrics_port, metrics_host)))
+
+
+@connect.command()
+@_file
+@options.server
+@options.namespace
+def offsets(file: Path, server: str, namespace: str) -> None:
+    """Tell how far the connectors of FILE are, and how much is left."""
+    for each in run(_offsets(server, load_connectors(file), Names(namespace))):
+        offset = "-" if each.offset is None else each.offset
+        click.echo(f"{each.connector} {each.where}: {offset} of {each.end}, lag {each.lag}")
+
+
+@connect.command()
+@_file
+@options.server
+@options.namespace
+def deploy(file: Path, server: str, namespace: str) -> None:
+    """Store the connectors that FILE declares: every process of `dressage connect run` without a FILE runs them.
+
+    One that is paused stays so. Secrets are stored by name only.
+    """
+    load_connectors(file)
+    tables = connector_tables(file.read_text(encoding="utf-8"))
+
+    async def store(deployed: Deployed) -> None:
+        for name, table in tables.items():
+            click.echo(f"{name}: {'deployed' if await deployed.deploy(name, table) else 'as it was'}")
+
+    run(_with_deployed(server, namespace, store))
+
+
+@connect.command()
+@options.server
+@options.namespace
+@options.as_json
+def status(server: str, namespace: str, as_json: bool) -> None:
+    """Tell which connectors are deployed, and whether they run, are paused, or have failed."""
+
+    async def show(deployed: Deployed) -> None:
+        entries = await deployed.all()
+        if as_json:
+            told = {name: {"state": each.state, "failure": each.failure} for name, each in entries.items()}
+            click.echo(json.dumps(told))
+            return
+        for name, each in entries.items():
+            click.echo(f"{name}: {each.state}{f': {each.failure}' if each.failure else ''}")
+
+    run(_with_deployed(server, namespace, show))
+
+
+def _command(name: str, text: str, act: Callable[[Deployed, str], Coroutine[Any, Any, None]]) -> None:
+    """A command that does one thing to one connector."""
+
+    @connect.command(name, help=text)
+    @click.argument("name")
+    @options.server
+    @options.namespace
+    def command(name: str, server: str, namespace: str) -> None:
+        run(_with_deployed(server, namespace, lambda deployed: act(deployed, check_name(name, "connector"))))
+
+
+_command("pause", "Let no process run a connector until it is resumed; its place is kept.", Deployed.pause)
+_command("resume", "Let a connector run that is paused, or has failed.", Deployed.resume)
+_command("restart", "Let every process begin a connector anew.", Deployed.restart)
+_command("delete", "Deploy a connector no more. Its place is kept in Kafka, under its name.", Deployed.delete)
+
+
+async def _with_deployed(
+    server: str, namespace: str, act: Callable[[Deployed], Coroutine[Any, Any, None]]
+) -> None:
+    async with Client(server, namespace=namespace) as client:
+        await act(Deployed(client.connection, client.names))
+
+
+async def _serve(
+    server: str, connectors: list[Connector] | None, settings: ConnectorOptions, meters: Meters
+) -> None:
+    await inspect_server(server)
+    runner = ConnectorRunner(server, connectors, settings, meters)
+    names = "s that are deployed" if connectors is None else f" {', '.join(each.name for each in connectors)}"
+    with signals(runner.stop):
+        click.echo(f"connector{names}: running in namespace {settings.namespace}", err=True)
+        await runner.run()
+    click.echo(f"connector{names}: stopped, nothing left in flight", err=True)
+
+
+async def _offsets(server: str, connectors: list[Connector], names: Names) -> list[Reached]:
+    connection = await JetStreamBroker(server).connect(f"dressage-connect-{names.namespace}")
+    try:
+        return [reached for each in connectors for reached in await offsets_of(each, names, connection)]
+    finally:
+        await connection.close()
+
+
+def _described(each: Connector) -> str:
+    if isinstance(each, SinkConnector):
+        topic = each.topic or (each.topic_of.text if each.topic_of else "")
+        states = f", states -> {each.state_topic}" if each.state_topic else ""
+        return f"output events -> {topic}, {each.value_format}{states}"
+    version = f" version {each.version}" if each.version else ""
+    target = f"{each.workflow}{version}" if each.workflow else f"event {each.event}"
+    return f"{', '.join(each.topics)} -> {target}, {each.value_format}, errors.tolerance {each.tolerance}"

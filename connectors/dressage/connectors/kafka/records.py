@@ -1,0 +1,99 @@
+"""Records as they come from Kafka, and how far a partition is dealt with."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from dressage.brokers.interface import Message
+from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, rfc3339, safe_value
+from dressage.protocol.names import Names
+
+Place = tuple[str, int]
+"""A topic and the number of one of its partitions."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One record. `timestamp_ms` is -1 where there is none; headers may repeat their names."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
+
+    @property
+    def place(self) -> Place:
+        return self.topic, self.partition
+
+    @property
+    def id(self) -> str:
+        """No other record of the cluster has it. A topic's name has no `/`."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Which records of one partition are under way. Offsets may have gaps: what is not there needs no work."""
+
+    position: int
+    """Behind the last record that was taken."""
+    committed: int = -1
+    """What Kafka has confirmed."""
+    waiting: set[int] = field(default_factory=set[int])
+    _oldest: list[int] = field(default_factory=list[int])
+
+    def take(self, offset: int) -> None:
+        """Records of a partition are taken in their order."""
+        self.position = offset + 1
+        self.waiting.add(offset)
+        heapq.heappush(self._oldest, offset)
+
+    def done(self, offset: int) -> None:
+        self.waiting.discard(offset)
+
+    @property
+    def watermark(self) -> int:
+        """Everything below is dealt with: what is committed to Kafka, and where another consumer goes on."""
+        while self._oldest and self._oldest[0] not in self.waiting:
+            heapq.heappop(self._oldest)
+        return self._oldest[0] if self._oldest else self.position
+
+    @property
+    def span(self) -> int:
+        """How far the last record that was taken is ahead of what can be committed."""
+        return self.position - self.watermark
+
+
+KEY_HEADER: Final = "Dressage-Key"
+
+
+def explained(connector: str, record: Record, code: str, reason: str) -> dict[str, str]:
+    """The headers of a dead letter that say whose it is, where it stands, and why it is one."""
+    return {
+        "Dressage-Code": safe_value(code, 100),
+        "Dressage-Reason": safe_value(reason, REASON_CHARS_MAX),
+        "Dressage-Connector": connector,
+        "Dressage-Topic": record.topic,
+        "Dressage-Partition": str(record.partition),
+        "Dressage-Offset": str(record.offset),
+        "Dressage-Time": rfc3339(max(0, record.timestamp_ms) * 1_000_000),
+    }
+
+
+def dead_record(
+    names: Names, connector: str, record: Record, code: str, reason: str, payload_bytes_max: int
+) -> Message:
+    """The message for the namespace's dead-letter stream. Its id is the same whenever this record is buried."""
+    headers = explained(connector, record, code, reason)
+    if record.key is not None:
+        headers[KEY_HEADER] = safe_value(record.key.decode("utf-8", "replace"), REASON_CHARS_MAX)
+    msg_id = f"connector-{connector}-{record.id}-{record.timestamp_ms}"
+    letter = Message(names.dead_connector(connector), record.value or b"", headers, msg_id=msg_id)
+    originals = [(name, (value or b"").decode("utf-8", "replace")) for name, value in record.headers]
+    return fitted(letter, originals, payload_bytes_max)

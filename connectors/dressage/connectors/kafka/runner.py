@@ -1,0 +1,199 @@
+"""The process that runs Kafka connectors: those of a file, or all that are deployed in the namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from dressage.brokers.interface import Broker
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.client import Client
+from dressage.connectors.kafka.config import Connector, SourceConnector
+from dressage.connectors.kafka.deployed import Deployed, Entry
+from dressage.connectors.kafka.metrics import ConnectorMetrics, Metrics
+from dressage.connectors.kafka.sink import SinkTask
+from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions, SourceTask
+from dressage.connectors.tables import ConfigInvalid
+from dressage.protocol.errors import BadInput, DressageError
+from dressage.telemetry import Meters, NoMeters
+
+_log = logging.getLogger("dressage.connectors.kafka")
+
+RETRY_S: Final = 1.0
+
+
+class ConnectorRunner:
+    """Runs connectors until `stop`.
+
+    Any number of processes may run the same ones: they share the partitions of a source, and of a sink one writes while
+    the others stand by. Without a list it runs what is deployed in the namespace, and follows what becomes of that.
+    """
+
+    def __init__(
+        self,
+        server: str | Broker,
+        connectors: Sequence[Connector] | None,
+        options: ConnectorOptions | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        self._broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
+        self._connectors = connectors
+        self._options = options or ConnectorOptions()
+        self._metrics = Metrics(meters or NoMeters())
+        self._stop = asyncio.Event()
+        self._beside: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Asks for an orderly end: take no more, finish and commit what is under way."""
+        self._stop.set()
+
+    async def __aenter__(self) -> Self:
+        self._beside = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._beside is not None:
+            await self._beside
+
+    async def run(self) -> None:
+        """Returns after `stop`. What passes is waited for: the namespace, Kafka, workflows.
+
+        A connector that fails leaves the others alone. Raises the first failure once none is left.
+        """
+        client = await self.connected()
+        if client is None:
+            return
+        try:
+            await (self._follow(client) if self._connectors is None else self._run(self._connectors, client))
+        finally:
+            await client.close()
+
+    async def _run(self, connectors: Sequence[Connector], client: Client) -> None:
+        running = [
+            run_connector(each, client, self._options, self._metrics, self._stop) for each in connectors
+        ]
+        failures = [each for each in await asyncio.gather(*running) if each is not None]
+        if failures and len(failures) == len(connectors):
+            raise failures[0]
+
+    # -- what is deployed --------------------------------------------------------------------------
+    async def _follow(self, client: Client) -> None:
+        deployed = Deployed(client.connection, client.names)
+        running: dict[str, _Running] = {}
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._adjust(deployed, client, running)
+                except DressageError as error:
+                    _log.warning("what is deployed cannot be read: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.look_every_s):
+                        await self._stop.wait()
+        finally:
+            await asyncio.gather(*(each.end() for each in running.values()))
+
+    async def _adjust(self, deployed: Deployed, client: Client, running: dict[str, _Running]) -> None:
+        """Ends what is not wanted as it runs, and begins what is. Raises a `DressageError` when nobody answers."""
+        wanted = {name: each for name, each in (await deployed.all()).items() if each.state == "running"}
+        for name, each in list(running.items()):
+            if each.task.done() and (failure := await each.task) is not None:
+                await deployed.fail(name, each.entry, str(failure))
+                wanted.pop(name, None)
+            if wanted.get(name) != each.entry:
+                del running[name]
+                await each.end()
+        for name in wanted.keys() - running.keys():
+            running[name] = self._begin(wanted[name], client)
+
+    def _begin(self, entry: Entry, client: Client) -> _Running:
+        stop = asyncio.Event()
+
+        async def work() -> DressageError | None:
+            try:
+                config = entry.connector()
+            except ConfigInvalid as error:
+                return error
+            return await run_connector(config, client, self._options, self._metrics, stop)
+
+        return _Running(entry, stop, asyncio.create_task(work()))
+
+    async def connected(self) -> Client | None:
+        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
+        told = ""
+        while not self._stop.is_set():
+            client = Client(self._broker, namespace=self._options.namespace)
+            try:
+                await client.connect()
+            except DressageError as error:
+                if error.code != told:
+                    _log.warning("connectors wait: %s", error)
+                told = error.code
+            else:
+                return client
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._stop.wait()
+        return None
+
+
+@dataclass(slots=True, frozen=True)
+class _Running:
+    """A connector that is deployed, as this process runs it."""
+
+    entry: Entry
+    stop: asyncio.Event
+    task: asyncio.Task[DressageError | None]
+
+    async def end(self) -> None:
+        self.stop.set()
+        await asyncio.wait({self.task})
+
+
+async def run_connector(
+    config: Connector, client: Client, options: ConnectorOptions, metrics: Metrics, stop: asyncio.Event
+) -> DressageError | None:
+    """Runs one connector until `stop`; what has made it fail, if that came first."""
+    own = ConnectorMetrics(metrics, config.name)
+    own.failed.set(0)
+    ended = asyncio.Event()
+
+    async def follow() -> None:
+        await stop.wait()
+        ended.set()
+
+    async def task() -> None:
+        work = (
+            SourceTask(config, client, options, own)
+            if isinstance(config, SourceConnector)
+            else SinkTask(config, client, options, own)
+        )
+        await work.run(ended)
+
+    following = asyncio.create_task(follow())
+    tasks = [
+        asyncio.create_task(task())
+        for _ in range(config.tasks_max if isinstance(config, SourceConnector) else 1)
+    ]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        ended.set()
+        for each in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(each, (ConnectorFailed, BadInput)):
+                own.failed.set(1)
+                _log.error("connector %r has failed: %s", config.name, each)
+                return each
+            if isinstance(each, BaseException):
+                raise each
+        return None
+    finally:
+        following.cancel()
+        for left in tasks:
+            left.cancel()

@@ -1,0 +1,355 @@
+"""A Kafka broker, an engine and connectors between them; all of them real."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import prometheus_client
+import pytest
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from tests.kafka.broker import Broker, quiet, start_broker  # pyright: ignore[reportMissingImports]
+
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.interface import StoredMessage
+from dressage.brokers.jetstream import JetStreamBroker
+from dressage.client import Client
+from dressage.connectors.kafka.config import parse_connectors
+from dressage.connectors.kafka.runner import ConnectorRunner
+from dressage.connectors.kafka.source import ConnectorOptions
+from dressage.orchestrator.service import OrchestratorConfig, run_beside
+from dressage.protocol.events import KIND, RUN_HEADER, RunCompleted, RunStarted
+from dressage.protocol.expressions import Const, Index, Name
+from dressage.protocol.names import Names, run_id_of
+from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
+from dressage.protocol.types import ANY, Field
+from dressage.telemetry import PrometheusMeters
+
+DEADLINE_S = 60.0
+
+QUICK = ConnectorOptions(in_flight=200, answer_s=3.0, drain_s=3.0, commit_every_s=0.1, lag_every_s=0.2)
+"""Patience that a test can wait for."""
+
+CLIENT = """
+[connector.kafka]
+"bootstrap.servers" = "{bootstrap}"
+"session.timeout.ms" = 2000
+"heartbeat.interval.ms" = 300
+"""
+
+SOURCE = (
+    """
+[[connector]]
+name = "{name}"
+type = "source"
+topics = ["{topic}"]
+errors.tolerance = "all"
+workflow = "take-order"
+
+[connector.input]
+order = "value"
+"""
+    + CLIENT
+)
+
+SINK = (
+    """
+[[connector]]
+name = "{name}"
+type = "sink"
+topics = ["{topic}"]
+"""
+    + CLIENT
+)
+
+_numbers = itertools.count()
+
+
+def workflow(name: str = "take-order") -> WorkflowSpec:
+    """A workflow without tasks, so that it needs no worker: it returns the number of the order it is given."""
+    number = Index(Name("order"), Const(msgspec.Raw(b'"id"')))
+    params = (Field("order", ANY),)
+    return WorkflowSpec(1, name, params, ANY, (ReturnNode(number),), variables=(Variable("order"),))
+
+
+class Kafka:
+    """What a test sees of Kafka, from outside."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._producer: Producer | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return self.broker.bootstrap
+
+    async def topic(self, partitions: int = 1, **config: str) -> str:
+        """A new topic of this test's own."""
+        name = f"t{next(_numbers)}-{time.time_ns() % 10**9}"
+        await self.create(name, partitions, **config)
+        return name
+
+    async def create(self, name: str, partitions: int = 1, **config: str) -> None:
+        await asyncio.to_thread(self._create, name, partitions, config)
+
+    def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        admin = self.admin()  # as long as it is waited for
+        made = admin.create_topics([NewTopic(name, partitions, 1, config=settings)])
+        made[name].result(30)
+
+    def admin(self) -> AdminClient:
+        return AdminClient(quiet(self.bootstrap))
+
+    async def produce(self, topic: str, *records: Any, key: str | None = None, **more: Any) -> None:
+        """Records are JSON, unless they are bytes; returns when Kafka has them."""
+        await asyncio.to_thread(self._produce, topic, records, key, more)
+
+    def _produce(self, topic: str, records: Iterable[Any], key: str | None, more: Mapping[str, Any]) -> None:
+        for record in records:
+            value = record if isinstance(record, bytes) or record is None else msgspec.json.encode(record)
+            self.hand_over(topic, value, key, **more)
+        self._flush()
+
+    def hand_over(self, topic: str, value: Any, key: str | None = None, **more: Any) -> None:
+        """Gives one record to the client, which sends it behind those before, once, however often it has to try."""
+        if self._producer is None:
+            settings = {"enable.idempotence": True, "linger.ms": 2, "message.timeout.ms": 300_000}
+            self._producer = Producer(quiet(self.bootstrap, **settings))
+        data = value if isinstance(value, bytes) or value is None else msgspec.json.encode(value)
+        self._producer.produce(topic, data, key, **more)
+
+    async def flushed(self) -> None:
+        await asyncio.to_thread(self._flush)
+
+    def _flush(self) -> None:
+        assert self._producer is not None
+        assert self._producer.flush(120) == 0
+
+    async def read(self, topic: str) -> list[Any]:
+        """Every committed message of a topic, those of each partition in their order."""
+        return await asyncio.to_thread(self._read, topic)
+
+    def _read(self, topic: str) -> list[Any]:
+        config = quiet(self.bootstrap, **{"group.id": "test-reader", "enable.partition.eof": True})
+        consumer = Consumer({**config, "isolation.level": "read_committed", "auto.offset.reset": "earliest"})
+        found: list[Any] = []
+        try:
+            partitions = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
+            consumer.assign([TopicPartition(topic, each, 0) for each in partitions])
+            ended = 0
+            deadline = time.monotonic() + DEADLINE_S
+            while ended < len(partitions):
+                assert time.monotonic() < deadline, f"topic {topic} is not read to its end"
+                message = consumer.poll(1.0)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended += 1
+        finally:
+            consumer.close()
+        return found
+
+    async def committed(self, group: str, topic: str, partitions: int = 1) -> int:
+        """The sum of the offsets that a group has committed."""
+        return await asyncio.to_thread(self._committed, group, topic, partitions)
+
+    def _committed(self, group: str, topic: str, partitions: int) -> int:
+        consumer = Consumer(quiet(self.bootstrap, **{"group.id": group}))
+        try:
+            found = consumer.committed(
+                [TopicPartition(topic, each) for each in range(partitions)], timeout=30
+            )
+        finally:
+            consumer.close()
+        return sum(max(0, each.offset) for each in found)
+
+    async def members(self, group: str) -> int:
+        """How many consumers are in a group."""
+        return await asyncio.to_thread(self._members, group)
+
+    def _members(self, group: str) -> int:
+        admin = self.admin()
+        return len(admin.describe_consumer_groups([group])[group].result(30).members)
+
+    async def forget(self, group: str, topic: str, partitions: int = 1) -> None:
+        """Sets the offsets of a group, in which there is nobody, back to the beginning."""
+        await asyncio.to_thread(self._forget, group, topic, partitions)
+
+    def _forget(self, group: str, topic: str, partitions: int) -> None:
+        admin = self.admin()
+        offsets = ConsumerGroupTopicPartitions(
+            group, [TopicPartition(topic, each, 0) for each in range(partitions)]
+        )
+        for changed in admin.alter_consumer_group_offsets([offsets]).values():
+            changed.result(30)
+
+
+class Place:
+    """A NATS server with an engine, as a test sees it from outside."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.server = server
+        self.names = Names()
+
+    @asynccontextmanager
+    async def engine(self, *specs: WorkflowSpec, shards: int = 1) -> AsyncIterator[Client]:
+        broker = JetStreamBroker(self.server.url)
+        orchestrator, running = await run_beside(broker, OrchestratorConfig(shards=shards))
+        try:
+            async with Client(broker) as client:
+                for spec in specs:
+                    await client.register(spec)
+                yield client
+        finally:
+            orchestrator.stop()
+            await running
+
+    async def stored(self, stream: str, subject: str) -> list[StoredMessage]:
+        """Every message of a stream on a subject, by raw gets."""
+        connection = await JetStreamBroker(self.server.url).connect("look", reconnect=True)
+        found: list[StoredMessage] = []
+        try:
+            seq = 1
+            while (message := await connection.next_message(stream, seq, subject)) is not None:
+                found.append(message)
+                seq = message.seq + 1
+        finally:
+            await connection.close()
+        return found
+
+    async def starts(self) -> Counter[str]:
+        """How often each run was started, as the stream of output events tells it."""
+        return Counter(await self.started_in_order())
+
+    async def started_in_order(self) -> list[str]:
+        subject = f"{self.names.root}.events.*.*.{KIND[RunStarted]}.*"
+        found = await self.stored(self.names.events_stream, subject)
+        return [run_id_of((message.headers or {})[RUN_HEADER]) for message in found]
+
+    async def has_started(self, *runs: str) -> None:
+        """Waits for the output events of these runs, which come behind the acceptance; there must be no others."""
+        wanted = dict.fromkeys(runs, 1)
+
+        async def all_started() -> bool:
+            return len(await self.starts()) >= len(wanted)
+
+        await eventually(all_started, f"{len(wanted)} runs are started")
+        assert await self.starts() == wanted
+
+    async def events(self, ended: int = 0) -> list[StoredMessage]:
+        """All output events, once those of so many runs' ends are there: they come behind the results."""
+        ends = f"{self.names.root}.events.*.*.{KIND[RunCompleted]}.*"
+
+        async def all_ended() -> bool:
+            return len(await self.stored(self.names.events_stream, ends)) >= ended
+
+        await eventually(all_ended, f"{ended} runs have ended")
+        return await self.stored(self.names.events_stream, self.names.all_events())
+
+    async def dead_letters(self, connector: str) -> list[StoredMessage]:
+        return await self.stored(self.names.dead_stream, self.names.dead_connector(connector))
+
+
+class Running:
+    """A process of connectors, inside of this one."""
+
+    def __init__(self, url: str, config: str, options: ConnectorOptions) -> None:
+        self.meters = PrometheusMeters()
+        connectors = parse_connectors(config)
+        self.name = connectors[0].name
+        self.runner = ConnectorRunner(url, connectors, options, self.meters)
+        self.task = asyncio.create_task(self.runner.run())
+
+    def metric(self, name: str, **labels: str) -> float:
+        registry: prometheus_client.CollectorRegistry = self.meters.registry
+        return (
+            registry.get_sample_value(f"dressage_connector_{name}", {"connector": self.name, **labels}) or 0.0
+        )
+
+    async def reaches(self, name: str, value: float, **labels: str) -> None:
+        async def reached() -> bool:
+            if self.task.done():
+                self.task.result()
+            return self.metric(name, **labels) >= value
+
+        await eventually(
+            reached, lambda: f"{name} {labels or ''} is {self.metric(name, **labels)}, not {value}"
+        )
+
+    async def stop(self) -> None:
+        self.runner.stop()
+        await self.task
+
+
+StartConnector = Callable[..., Running]
+
+
+async def eventually(fact: Callable[[], Awaitable[bool]], what: Callable[[], str] | str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not await fact():
+        assert time.monotonic() < deadline, (
+            f"not within {DEADLINE_S} s: {what if isinstance(what, str) else what()}"
+        )
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One for the whole session."""
+    found = start_broker(tmp_path_factory.mktemp("kafka"))
+    if isinstance(found, str):
+        pytest.skip(f"there is no Kafka: {found}")
+    print(f"\nKafka tests run on {found.described}")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def kafka(broker: Broker) -> Kafka:
+    return Kafka(broker)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "nats", sync="lazy") as server:
+        yield server
+
+
+@pytest.fixture
+async def place(server: EmbeddedServer) -> Place:
+    return Place(server)
+
+
+@pytest.fixture
+async def client(place: Place) -> AsyncIterator[Client]:
+    """The engine, with the workflow that the usual source starts."""
+    async with place.engine(workflow()) as client:
+        yield client
+
+
+@pytest.fixture
+async def connector(server: EmbeddedServer) -> AsyncIterator[StartConnector]:
+    """Starts processes of connectors, which are stopped at the end."""
+    running: list[Running] = []
+
+    def start(config: str, options: ConnectorOptions = QUICK) -> Running:
+        running.append(Running(server.url, config, options))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.runner.stop()
+    await asyncio.gather(*(each.task for each in running), return_exceptions=True)
