@@ -1114,7 +1114,7 @@ def begun_in_silence() -> Iterator[None]:
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",
     "nothing-hangs",
-    first=20,
+    first=26,
 )
 def ends_mixed_up() -> Iterator[None]:
     tell = Advance._tell
