@@ -378,6 +378,33 @@ def test_one_that_was_stopped_while_it_tidied_up_goes_on_when_it_is_cancelled_ag
     assert given_back(run) == ["finally a", "saga a"]
 
 
+@workflow
+async def tidied_by_a_child(name: str) -> str:
+    async def part() -> None:
+        try:
+            await sleep(HOUR)
+        finally:
+            await with_child(name)
+
+    said = ""
+    try:
+        await gather(part(), sleep(MINUTE))
+    except* BranchCancelled:
+        said = "cancelled"
+    return said
+
+
+def test_a_child_run_that_tidies_up_and_was_stopped_with_its_branch_goes_on() -> None:
+    run = WorkflowTest(tidied_by_a_child, app).start("a").cancel("first", thread=1)
+    (child,) = run.children
+    run.stop(thread=1)
+    assert child.stopped
+    run.cancel("second", thread=1)
+    assert (child.stopped, child.status) == (False, "running")
+    child.children[0].post(paid, 1).post(paid, 2)
+    assert (child.status, run.finish().result) == ("completed", "cancelled")
+
+
 # -- refusals ------------------------------------------------------------------------------------------
 def test_what_is_no_branch_is_refused_by_code() -> None:
     run = WorkflowTest(both, app).start("a", "b")

@@ -824,7 +824,7 @@ def progress_not_handed_on() -> Iterator[None]:
         yield
 
 
-@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=15)
+@mutant("H19: a timer that fired before may end a later sleep at the same place", "never-early", first=20)
 def any_timer_of_the_place() -> Iterator[None]:
     original = fold_module.on_timer
 
@@ -1059,7 +1059,7 @@ def given_and_kept() -> Iterator[None]:
 
 
 @mutant(
-    "of an event whose mark has moved a key does not know that it was there before", "filed-once", first=11
+    "of an event whose mark has moved a key does not know that it was there before", "filed-once", first=12
 )
 def earlier_ids_forgotten() -> Iterator[None]:
     keep = archive._keep
@@ -1116,7 +1116,7 @@ def begun_in_silence() -> Iterator[None]:
     "the end of a child run is told to its parent as another one's",
     "outcome-as-python",
     "nothing-hangs",
-    first=1,
+    first=26,
 )
 def ends_mixed_up() -> Iterator[None]:
     tell = Advance._tell
