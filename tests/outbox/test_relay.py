@@ -253,3 +253,36 @@ async def test_large_messages_come_in_smaller_batches(dsn: str, monkeypatch: pyt
     finally:
         await taker.close()
         await store.close()
+
+
+async def test_hundreds_of_rows_that_have_to_wait_hold_up_no_other_key(dsn: str) -> None:
+    await fill(dsn, *["a"] * 60, *["b"] * 60, "c", "d")
+    store = await store_of(dsn)()
+    taker = await store.taker()
+    try:
+        batch = await taker.take(1)
+        await batch.settle(Outcome(later=[(batch.rows[0], Verdict("WORKFLOW_UNKNOWN", "none", 60_000))]))
+        held = await taker.take(5)
+        assert {row.ordering_key for row in held.rows} == {"b"}
+        # Somebody else has the first rows of b, too: what comes first belongs to keys that have to wait.
+        assert [row.ordering_key for row in await store_rows(dsn, 10)] == ["c", "d"]
+    finally:
+        await taker.close()
+        await store.close()
+
+
+async def store_rows(dsn: str, limit: int) -> list[Row]:
+    """What a third one would take."""
+    store = await store_of(dsn)()
+    taker = await store.taker()
+    batch = await taker.take(limit)
+    rows = list(batch.rows)
+    await taker.close()
+    await store.close()
+    return rows
+
+
+async def test_a_batch_has_some_rows_of_a_key_and_not_all(dsn: str) -> None:
+    await fill(dsn, *["a"] * 120, "b")
+    rows = await store_rows(dsn, 500)
+    assert [row.id for row in rows] == [*(f"m{number}" for number in range(1, 51)), "m121"]

@@ -10,11 +10,19 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
-from tests.outbox.conftest import greet, noted  # pyright: ignore[reportMissingImports]
 
 from dressage import outbox
+from dressage.flow import Event, workflow
 from dressage.outbox import Sent, inbox
 from dressage.outbox.inbox import AsyncOnce, Once
+
+noted = Event("noted", of=int)
+
+
+@workflow
+async def greet(name: str) -> str:
+    return name
+
 
 if TYPE_CHECKING:
 
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
         assert_type(await outbox.start(core, "greet"), Sent)
         assert_type(await outbox.post(pg, noted, 1, key="k"), Sent)
         assert_type(await outbox.start(pg, greet, {"name": "Ada"}), Sent)
-        assert_type(await outbox.start(lite, greet, {"name": "Ada"}), Sent)
+        assert_type(await outbox.log.post(lite, noted, 1, run_id="r"), Sent)
         assert_type(await inbox.once(core), AsyncOnce)
 
 

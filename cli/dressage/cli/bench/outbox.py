@@ -13,6 +13,7 @@ import click
 import psycopg
 
 from dressage import outbox
+from dressage.cli.bench.cpu import Reading, busy_seconds, read_cpu
 from dressage.cli.bench.postgres import postgres, postgres_binaries
 from dressage.cli.bench.sleepers import stored_events
 from dressage.cli.bench.starting import Started, started_engine
@@ -76,13 +77,24 @@ class _Way:
             more = ["--log"] if self._box is outbox.log else []
             command = dressage("outbox", "relay", "--dsn", self._dsn, "--server", self._engine.url, *more)
             async with Child("relay", command, base, base) as relay:
+                pids = {
+                    "relay": relay.pid,
+                    "orchestrator": self._engine.orchestrator.pid,
+                    "server": self._engine.server_pid,
+                }
+                before, busy = read_cpu(pids), busy_seconds()
+                began = time.monotonic()
                 seconds = await self._throughput(messages)
+                cpu = _cpu_us(before, read_cpu(pids), messages)
+                busy_cores = _cores(busy, busy_seconds(), time.monotonic() - began)
                 await self._idle(messages)
                 waits = await self._latency(messages, latency_messages)
                 relay.check()
         self._engine.orchestrator.check()
         return {
             "per_s": round(messages / seconds),
+            "cpu_us": cpu,
+            "busy_cores": busy_cores,
             "ms": {f"p{share}": _percentile(waits, share) for share in (50, 95, 99)},
         }
 
@@ -134,6 +146,18 @@ class _Way:
         return committed
 
 
+def _cpu_us(before: Reading | None, after: Reading | None, messages: int) -> dict[str, int]:
+    """What each process has used for a message."""
+    if before is None or after is None:
+        return {}
+    return {name: round((after[name] - before[name]) / messages * 1e6) for name in before}
+
+
+def _cores(before: float | None, after: float | None, seconds: float) -> float | None:
+    """How many cores were busy meanwhile, by whomever."""
+    return None if before is None or after is None else round((after - before) / seconds, 1)
+
+
 async def _until(fact: Callable[[], Awaitable[bool]]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not await fact():
@@ -154,6 +178,8 @@ def show_outbox(report: dict[str, Any]) -> None:
             f"{what}: {way['per_s']:,} messages/s through one relay; from commit to the run's start, "
             f"p50 / p95 / p99: {waits} ms"
         )
+        used = ", ".join(f"{process} {us} us" for process, us in way["cpu_us"].items())
+        click.echo(f"    CPU for a message: {used}; cores busy meanwhile: {way['busy_cores']}")
     click.echo(
         f"goals: {report['goal_per_s']:,} messages/s, p50 {report['goal_ms']:g} ms: "
         + ("met" if report["met"] else "missed")

@@ -45,13 +45,11 @@ class Fault:
     @asynccontextmanager
     async def passage(self, limit: int) -> AsyncIterator[int]:
         """How many rows may be taken now, after a pause that grows while the fault lasts."""
-        if not self._code:
-            yield limit
-            return
-        async with self._one_at_a_time:
-            if not self._code:
-                yield limit
-                return
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
-            yield 1
+        if self._code:
+            async with self._one_at_a_time:
+                if self._code:
+                    await asyncio.sleep(self._pause_s)
+                    self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
+                    yield 1
+                    return
+        yield limit

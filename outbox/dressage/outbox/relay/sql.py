@@ -12,6 +12,7 @@ that comes before one of ours is seen, or is settled; it cannot be under way uns
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -24,6 +25,12 @@ INLINE_BYTES: Final = 16 * 1024
 """A larger message is read by itself, so that a batch of them does not fill the memory."""
 
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
+KEY_ROWS: Final = 50
+"""So many rows of a key are in a batch, as they are sent one after the other, and the batch lasts as long."""
+
+LOOKS: Final = 20
+"""So often a taker looks behind rows of keys that have to wait, as there may be hundreds of those in front."""
+
 REASON_CHARS: Final = 1_000
 """So much is kept of why a message is dead."""
 
@@ -80,38 +87,53 @@ SPELLINGS: Final[dict[Dialect, Spelling]] = {
 }
 
 
+@dataclass(slots=True)
+class Taken:
+    """Rows, and keys of which there were some that cannot be sent now; `full` if there may be more behind them."""
+
+    rows: list[Row]
+    blocked: set[str]
+    full: bool
+
+
 class Table:
     """The statements, each as a method; who calls them commits."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._say = SPELLINGS[dialect]
 
-    async def take(self, db: Db, limit: int) -> list[Row]:
-        """Rows to send, in order, locked until the transaction ends."""
+    async def take(self, db: Db, limit: int, without: Sequence[str] = ()) -> Taken:
+        """Rows to send, in order, locked until the transaction ends; none of the keys `without`."""
         say = self._say
         if say.begin:
             await db.execute(say.begin)
+        among, values = say.among("ordering_key", without) if without else ("1 = 0", [])
         found = await db.execute(
             f"SELECT seq, id, ordering_key, created_ms, attempts, {say.bytes_of}, "
             f"CASE WHEN {say.bytes_of} <= {INLINE_BYTES} THEN message END FROM {TABLE} "
-            f"WHERE state = 'pending' AND due_ms <= {say.now_ms} ORDER BY seq LIMIT {limit} {say.lock}"
+            f"WHERE state = 'pending' AND due_ms <= {say.now_ms} AND NOT {among} "
+            f"ORDER BY seq LIMIT {limit} {say.lock}",
+            values,
         )
         if not found:
-            return []
+            return Taken([], set(), full=False)
         oldest = await self._oldest_elsewhere(db, found)
-        rows: list[Row] = []
-        left, full = BATCH_BYTES_MAX, False
+        taken = Taken([], set(), full=len(found) == limit)
+        counts: Counter[str] = Counter()
+        left = BATCH_BYTES_MAX
         for seq, message_id, key, created_ms, attempts, size, message in found:
-            if full or seq > oldest.get(key, seq):
+            counts[key] += 1
+            if key in taken.blocked or seq > oldest.get(key, seq) or counts[key] > KEY_ROWS:
+                taken.blocked.add(key)
                 continue
             if message is None:
                 left -= size
-                if left < 0 and rows:
-                    full = True
-                    continue
+                if left < 0 and taken.rows:
+                    taken.full = False
+                    break
                 ((message,),) = await db.execute(f"SELECT message FROM {TABLE} WHERE seq = ?", (seq,))
-            rows.append(Row(seq, message_id, key, message, created_ms, attempts))
-        return rows
+            taken.rows.append(Row(seq, message_id, key, message, created_ms, attempts))
+        return taken
 
     async def _oldest_elsewhere(self, db: Db, found: Sequence[Sequence[Any]]) -> dict[str, int]:
         """Of each key of what was found the oldest row that waits and was not, if it is older than the last of it."""
@@ -224,10 +246,25 @@ class SqlTaker:
         self._db = db
 
     async def take(self, limit: int) -> Batch:
-        return SqlBatch(self._table, self._db, await self._table.take(self._db, limit))
+        return SqlBatch(self._table, self._db, await take_behind(self._table, self._db, limit))
 
     async def close(self) -> None:
         await self._db.close()
+
+
+async def take_behind(table: Table, db: Db, limit: int) -> list[Row]:
+    """Rows to send. If most that come first belong to keys that have to wait, those behind them are looked for."""
+    without: set[str] = set()
+    for look in range(LOOKS):
+        taken = await table.take(db, limit, sorted(without))
+        if not taken.full or not taken.blocked or 2 * len(taken.rows) >= limit or look == LOOKS - 1:
+            return taken.rows
+        blocked = taken.blocked - {row.ordering_key for row in taken.rows}
+        if not blocked:
+            return taken.rows
+        await db.rollback()
+        without |= blocked
+    return []
 
 
 class SqlBatch:

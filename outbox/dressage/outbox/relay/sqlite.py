@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from dressage.outbox.relay.beside import Beside
 from dressage.outbox.relay.blocking import ThreadDb
 from dressage.outbox.relay.faults import DsnInvalid, SchemaMissing, StoreFault
-from dressage.outbox.relay.sql import SqlBatch, Table
+from dressage.outbox.relay.sql import SqlBatch, Table, take_behind
 from dressage.outbox.relay.store import Batch, Outcome, Row, Taker
 
 BUSY_S: Final = 5.0
@@ -117,7 +117,7 @@ class _Taker:
     async def take(self, limit: int) -> Batch:
         await self._one_at_a_time.acquire()
         try:
-            rows = await self._table.take(self._db, limit)
+            rows = await take_behind(self._table, self._db, limit)
             await self._db.rollback()
         except BaseException:
             self._one_at_a_time.release()
