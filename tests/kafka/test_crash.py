@@ -78,7 +78,7 @@ async def test_a_sink_that_dies_writes_every_event_once(
     if not kafka.broker.evicts:
         pytest.skip(f"{kafka.broker.described} gives nobody the partitions of a member that was killed")
     topic = await kafka.topic()
-    config = SINK.format(name=topic, topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name=topic, topic=topic, **kafka.client)
     file = tmp_path / "sink.toml"
     file.write_text(config)
     await run_orders(client, 4)
@@ -99,7 +99,7 @@ async def test_a_source_that_dies_before_it_commits_starts_nothing_twice(
     if not kafka.broker.evicts:
         pytest.skip(f"{kafka.broker.described} gives nobody the partitions of a member that was killed")
     topic = await kafka.topic()
-    config = SOURCE.format(name=topic, topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name=topic, topic=topic, **kafka.client)
     file = tmp_path / "source.toml"
     file.write_text(config)
     await kafka.produce(topic, *({"id": number} for number in range(20)))

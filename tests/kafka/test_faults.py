@@ -86,8 +86,8 @@ async def test_kills_of_everything_lose_and_double_nothing(
     chance = random.Random(11)
     orders, out = await kafka.topic(PARTITIONS), await kafka.topic(PARTITIONS)
     source, sink = tmp_path / "source.toml", tmp_path / "sink.toml"
-    source.write_text(SOURCE.format(name="orders", topic=orders, bootstrap=kafka.bootstrap))
-    sink.write_text(SINK.format(name="out", topic=out, bootstrap=kafka.bootstrap))
+    source.write_text(SOURCE.format(name="orders", topic=orders, **kafka.client))
+    sink.write_text(SINK.format(name="out", topic=out, **kafka.client))
     async with place.engine(workflow()):
         pass
     await processes.start("orchestrator", "orchestrator", "--server", server.url)
