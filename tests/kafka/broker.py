@@ -143,11 +143,12 @@ class _Child:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
+        # The whole group: what is started may be a script that starts the broker.
+        os.killpg(process.pid, how)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -302,6 +302,14 @@ class Running:
 StartConnector = Callable[..., Running]
 
 
+def needs_eviction(kafka: Kafka) -> None:
+    """Skips a test in which members of a group end together, or are killed, where the broker keeps them for ever."""
+    if not kafka.broker.evicts:
+        pytest.skip(
+            f"{kafka.broker.described}: it keeps members that are gone, and gives nobody their partitions"
+        )
+
+
 async def eventually(fact: Callable[[], Awaitable[bool]], what: Callable[[], str] | str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not await fact():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from tests.kafka.conftest import QUICK, SOURCE, eventually  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import QUICK, SOURCE, eventually, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.client import Client
@@ -42,6 +42,7 @@ async def connect(place: Place, *arguments: str) -> str:
 async def test_what_is_deployed_runs_until_it_is_paused_and_goes_on_when_it_is_resumed(
     kafka: Kafka, place: Place, following: None, tmp_path: Path
 ) -> None:
+    needs_eviction(kafka)
     topic = await kafka.topic()
     file = tmp_path / "connectors.toml"
     file.write_text(SOURCE.format(name=topic, topic=topic, **kafka.client))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, workflow  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, needs_eviction, workflow  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
 from dressage.connectors.kafka.source import ConnectorFailed
@@ -239,6 +239,7 @@ async def test_records_wait_for_the_engine_and_their_partitions_pause(
 async def test_partitions_move_between_processes_and_every_record_has_one_run(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector
 ) -> None:
+    needs_eviction(kafka)
     topic = await kafka.topic(4)
     config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     config = config.replace("workflow =", "tasks.max = 2\nworkflow =")
