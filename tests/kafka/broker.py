@@ -71,12 +71,14 @@ appender.console.layout.pattern=%d %p %c{1} %m%n
 
 
 class Broker(Protocol):
-    """One that runs. `described` says which; `evicts` whether a member that died loses its partitions to others."""
+    """One that runs. `described` says which; `evicts` whether a member that died loses its partitions to others, and
+    `session_ms` the shortest session that it allows."""
 
     described: str
     evicts: bool
     can_restart: bool
     survives_kill: bool
+    session_ms: int
 
     @property
     def bootstrap(self) -> str: ...
@@ -94,6 +96,7 @@ class NamedBroker:
     evicts = True
     can_restart = False
     survives_kill = False
+    session_ms = 6_000
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -140,11 +143,12 @@ class _Child:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
+        # The whole group: what is started may be a script that starts the broker.
+        os.killpg(process.pid, how)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -154,6 +158,7 @@ class ApacheKafka(_Child):
     described = f"Apache Kafka {VERSION}"
     evicts = True
     survives_kill = True
+    session_ms = 2_000
 
     def __init__(self, folder: Path, jars: Path) -> None:
         super().__init__(folder)
@@ -183,6 +188,7 @@ class NoidaDb(_Child):
 
     evicts = False
     survives_kill = False
+    session_ms = 6_000
 
     def __init__(self, folder: Path, binary: str, reason: str) -> None:
         super().__init__(folder)

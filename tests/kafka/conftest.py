@@ -42,7 +42,7 @@ QUICK = ConnectorOptions(in_flight=200, answer_s=3.0, drain_s=3.0, commit_every_
 CLIENT = """
 [connector.kafka]
 "bootstrap.servers" = "{bootstrap}"
-"session.timeout.ms" = 2000
+"session.timeout.ms" = {session_ms}
 "heartbeat.interval.ms" = 300
 """
 
@@ -91,6 +91,11 @@ class Kafka:
     @property
     def bootstrap(self) -> str:
         return self.broker.bootstrap
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """What the settings of a connector's client are made of."""
+        return {"bootstrap": self.bootstrap, "session_ms": self.broker.session_ms}
 
     async def topic(self, partitions: int = 1, **config: str) -> str:
         """A new topic of this test's own."""
@@ -295,6 +300,14 @@ class Running:
 
 
 StartConnector = Callable[..., Running]
+
+
+def needs_eviction(kafka: Kafka) -> None:
+    """Skips a test in which members of a group end together, or are killed, where the broker keeps them for ever."""
+    if not kafka.broker.evicts:
+        pytest.skip(
+            f"{kafka.broker.described}: it keeps members that are gone, and gives nobody their partitions"
+        )
 
 
 async def eventually(fact: Callable[[], Awaitable[bool]], what: Callable[[], str] | str) -> None:

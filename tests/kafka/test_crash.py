@@ -10,7 +10,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.kafka.conftest import SINK, SOURCE  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SINK, SOURCE, needs_eviction  # pyright: ignore[reportMissingImports]
 from tests.kafka.test_sink import run_orders  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
@@ -75,10 +75,9 @@ async def test_a_sink_that_dies_writes_every_event_once(
     step: str,
     when: str,
 ) -> None:
-    if not kafka.broker.evicts:
-        pytest.skip(f"{kafka.broker.described} gives nobody the partitions of a member that was killed")
+    needs_eviction(kafka)
     topic = await kafka.topic()
-    config = SINK.format(name=topic, topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name=topic, topic=topic, **kafka.client)
     file = tmp_path / "sink.toml"
     file.write_text(config)
     await run_orders(client, 4)
@@ -96,10 +95,9 @@ async def test_a_sink_that_dies_writes_every_event_once(
 async def test_a_source_that_dies_before_it_commits_starts_nothing_twice(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector, tmp_path: Path
 ) -> None:
-    if not kafka.broker.evicts:
-        pytest.skip(f"{kafka.broker.described} gives nobody the partitions of a member that was killed")
+    needs_eviction(kafka)
     topic = await kafka.topic()
-    config = SOURCE.format(name=topic, topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name=topic, topic=topic, **kafka.client)
     file = tmp_path / "source.toml"
     file.write_text(config)
     await kafka.produce(topic, *({"id": number} for number in range(20)))

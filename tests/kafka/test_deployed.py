@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from tests.kafka.conftest import QUICK, SOURCE, eventually  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import QUICK, SOURCE, eventually, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.client import Client
@@ -42,9 +42,10 @@ async def connect(place: Place, *arguments: str) -> str:
 async def test_what_is_deployed_runs_until_it_is_paused_and_goes_on_when_it_is_resumed(
     kafka: Kafka, place: Place, following: None, tmp_path: Path
 ) -> None:
+    needs_eviction(kafka)
     topic = await kafka.topic()
     file = tmp_path / "connectors.toml"
-    file.write_text(SOURCE.format(name=topic, topic=topic, bootstrap=kafka.bootstrap))
+    file.write_text(SOURCE.format(name=topic, topic=topic, **kafka.client))
     assert await connect(place, "deploy", str(file)) == f"{topic}: deployed\n"
     assert await connect(place, "deploy", str(file)) == f"{topic}: as it was\n"
     await kafka.produce(topic, {"id": 0})
@@ -70,7 +71,7 @@ async def test_what_has_failed_is_told_and_begins_anew_when_it_is_restarted(
 ) -> None:
     topic = await kafka.topic()
     file = tmp_path / "connectors.toml"
-    config = SOURCE.format(name=topic, topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name=topic, topic=topic, **kafka.client)
     file.write_text(config.replace('"all"', '"none"'))
     await kafka.produce(topic, b"no json")
     await connect(place, "deploy", str(file))

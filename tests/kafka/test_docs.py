@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from click.testing import CliRunner
-from tests.kafka.conftest import eventually  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import eventually, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
@@ -41,6 +41,7 @@ def example() -> str:
 async def test_the_example_starts_runs_and_writes_their_events(
     kafka: Kafka, place: Place, connector: StartConnector, example: str
 ) -> None:
+    needs_eviction(kafka)
     orders, events = await kafka.topic(), await kafka.topic()
     text = example.replace('"orders"]', f'"{orders}"]').replace('"run-events"]', f'"{events}"]')
     async with place.engine(PROCESS_ORDER) as client:

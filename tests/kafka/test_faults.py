@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tests.kafka.conftest import SINK, SOURCE, eventually, workflow  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SINK, SOURCE, eventually, needs_eviction, workflow  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
 
@@ -81,13 +81,12 @@ async def test_kills_of_everything_lose_and_double_nothing(
     kafka: Kafka, place: Place, server: EmbeddedServer, processes: Processes, tmp_path: Path
 ) -> None:
     broker = kafka.broker
-    if not broker.evicts:
-        pytest.skip(f"{broker.described} gives nobody the partitions of a member that was killed")
+    needs_eviction(kafka)
     chance = random.Random(11)
     orders, out = await kafka.topic(PARTITIONS), await kafka.topic(PARTITIONS)
     source, sink = tmp_path / "source.toml", tmp_path / "sink.toml"
-    source.write_text(SOURCE.format(name="orders", topic=orders, bootstrap=kafka.bootstrap))
-    sink.write_text(SINK.format(name="out", topic=out, bootstrap=kafka.bootstrap))
+    source.write_text(SOURCE.format(name="orders", topic=orders, **kafka.client))
+    sink.write_text(SINK.format(name="out", topic=out, **kafka.client))
     async with place.engine(workflow()):
         pass
     await processes.start("orchestrator", "orchestrator", "--server", server.url)

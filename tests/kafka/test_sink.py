@@ -28,7 +28,7 @@ async def test_every_event_is_a_record_keyed_by_its_run(
     topic = await kafka.topic(3)
     await run_orders(client, 5)
     events = await place.events(5)
-    running = connector(SINK.format(name="out", topic=topic, bootstrap=kafka.bootstrap))
+    running = connector(SINK.format(name="out", topic=topic, **kafka.client))
     await running.reaches("records_total", len(events))
     await running.stop()
     found = await kafka.read(topic)
@@ -41,7 +41,7 @@ async def test_a_sink_that_is_started_again_goes_on_where_it_was(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector
 ) -> None:
     topic = await kafka.topic()
-    config = SINK.format(name="again", topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name="again", topic=topic, **kafka.client)
     await run_orders(client, 3)
     first = connector(config)
     await first.reaches("records_total", len(await place.events(3)))
@@ -61,7 +61,7 @@ async def test_of_two_sinks_one_writes_and_the_other_takes_over(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector
 ) -> None:
     topic = await kafka.topic()
-    config = SINK.format(name="two", topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name="two", topic=topic, **kafka.client)
     first = connector(config)
     await first.reaches("active", 1)
     second = connector(config)
@@ -82,7 +82,7 @@ async def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(
 ) -> None:
     topic = await kafka.topic()
     await run_orders(client, 1)
-    config = SINK.format(name="binary", topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name="binary", topic=topic, **kafka.client)
     running = connector(config.replace("topics =", 'value.format = "cloudevents-binary"\ntopics ='))
     await running.reaches("records_total", len(await place.events(1)))
     found = {dict(each.headers())["ce_type"]: each for each in await kafka.read(topic)}
@@ -100,7 +100,7 @@ async def test_plain_json_is_filtered_and_mapped_and_an_expression_gives_the_top
 ) -> None:
     topic = await kafka.topic()
     await run_orders(client, 2)
-    config = SINK.format(name="plain", topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name="plain", topic=topic, **kafka.client)
     config = config.replace(f'topics = ["{topic}"]', f"""value.format = "json"\ntopic = '"{topic}"'""")
     steps = """
 [[connector.transforms]]
@@ -135,7 +135,7 @@ name = "wrong"
 type = "filter"
 condition = 'value["nothing"] == 1'
 """
-    running = connector(SINK.format(name="wrong", topic=topic, bootstrap=kafka.bootstrap) + step)
+    running = connector(SINK.format(name="wrong", topic=topic, **kafka.client) + step)
     with pytest.raises(ConnectorFailed, match="transform wrong"):
         await running.task
     assert await kafka.read(topic) == []
@@ -145,7 +145,7 @@ async def test_the_state_of_each_run_stands_in_a_topic_that_keeps_the_last(
     kafka: Kafka, client: Client, connector: StartConnector
 ) -> None:
     topic, states = await kafka.topic(), await kafka.topic(cleanup_policy="compact")
-    config = SINK.format(name="states", topic=topic, bootstrap=kafka.bootstrap)
+    config = SINK.format(name="states", topic=topic, **kafka.client)
     running = connector(config.replace("topics =", f'state.topic = "{states}"\ntopics ='))
     await running.reaches("active", 1)
     await run_orders(client, 2)

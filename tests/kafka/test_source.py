@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, workflow  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, needs_eviction, workflow  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
 from dressage.connectors.kafka.source import ConnectorFailed
@@ -38,7 +38,7 @@ async def test_a_record_starts_a_run_that_is_named_for_its_place(
 ) -> None:
     topic = await kafka.topic()
     await kafka.produce(topic, {"id": 7})
-    running = connector(SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap))
+    running = connector(SOURCE.format(name="orders", topic=topic, **kafka.client))
     await running.reaches("done_total", 1)
     run = await client.get(f"orders/{topic}/0/0")
     assert (run.workflow, run.input, run.actor) == ("take-order", {"order": {"id": 7}}, "connector/orders")
@@ -51,7 +51,7 @@ async def test_a_run_may_be_named_by_key_headers_and_value(
 ) -> None:
     topic = await kafka.topic()
     await kafka.produce(topic, {"id": 1}, key="k", headers={"shop": b"berlin"})
-    config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     named = 'run_id = """f\'{headers["shop"]}-{key}-{value["id"]}\'"""\nworkflow ='
     running = connector(config.replace("workflow =", named))
     await running.reaches("done_total", 1)
@@ -87,7 +87,7 @@ type = "expression"
 field = "twice"
 expression = 'value["total"] * 2'
 """
-    running = connector(SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap) + steps)
+    running = connector(SOURCE.format(name="orders", topic=topic, **kafka.client) + steps)
     await running.reaches("done_total", 1)
     await running.reaches("skipped_total", 1)
     run = await client.get(f"orders/{topic}/0/0")
@@ -98,7 +98,7 @@ async def test_topics_by_a_pattern_are_found_when_they_come(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector
 ) -> None:
     first = await kafka.topic()
-    config = SOURCE.format(name="orders", topic=first, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=first, **kafka.client)
     config = config.replace(f'topics = ["{first}"]', f'topics.regex = "{first}.*"')
     running = connector(config + '"topic.metadata.refresh.interval.ms" = 200\n')
     await kafka.produce(first, {"id": 1})
@@ -115,7 +115,7 @@ async def test_what_can_start_no_run_is_a_dead_letter_and_holds_up_nobody(
     topic = await kafka.topic()
     await kafka.produce(topic, b"no json", key="k", headers={"shop": b"berlin"})
     await kafka.produce(topic, {"id": 1})
-    running = connector(SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap))
+    running = connector(SOURCE.format(name="orders", topic=topic, **kafka.client))
     await running.reaches("done_total", 1)
     await running.reaches("dead_letters_total", 1, code="EVENT_NOT_JSON")
     (letter,) = await place.dead_letters("orders")
@@ -135,7 +135,7 @@ async def test_dead_letters_may_have_a_topic_of_their_own(
 ) -> None:
     topic, dead = await kafka.topic(), await kafka.topic()
     await kafka.produce(topic, b"no json", key="k", headers={"shop": b"berlin"})
-    config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     running = connector(
         config.replace("workflow =", f'errors.deadletterqueue.topic.name = "{dead}"\nworkflow =')
     )
@@ -151,7 +151,7 @@ async def test_without_tolerance_a_bad_record_stops_the_connector_and_is_not_pas
 ) -> None:
     topic = await kafka.topic()
     await kafka.produce(topic, {"id": 1}, b"no json", {"id": 2})
-    config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     running = connector(config.replace('"all"', '"none"'))
     with pytest.raises(ConnectorFailed, match="EVENT_NOT_JSON"):
         await running.task
@@ -171,7 +171,7 @@ topics = ["{topic}"]
 event = "order-paid"
 correlation_key = "key"
 payload = 'value["amount"]'
-{CLIENT.format(bootstrap=kafka.bootstrap)}"""
+{CLIENT.format(**kafka.client)}"""
     async with place.engine() as client:
         await client.register(await_payment.spec)
         run = await client.start(await_payment, {"order": "o-1"}, run_id="r")
@@ -191,7 +191,7 @@ type = "source"
 topics = ["{topic}"]
 event = "order-paid"
 run_id = "key"
-{CLIENT.format(bootstrap=kafka.bootstrap)}"""
+{CLIENT.format(**kafka.client)}"""
     async with place.engine() as client:
         await client.register(await_two.spec)
         runs = [await client.start(await_two, {}, run_id=f"r{number}") for number in range(20)]
@@ -207,7 +207,7 @@ async def test_what_comes_twice_starts_nothing_twice(
 ) -> None:
     topic = await kafka.topic()
     await kafka.produce(topic, *({"id": number} for number in range(20)))
-    config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     first = connector(config)
     await first.reaches("done_total", 20)
     await first.stop()
@@ -225,7 +225,7 @@ async def test_records_wait_for_the_engine_and_their_partitions_pause(
         pass
     await kafka.produce(topic, *({"id": number} for number in range(300)))
     few = replace(QUICK, in_flight=20, answer_s=1.0)
-    running = connector(SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap), few)
+    running = connector(SOURCE.format(name="orders", topic=topic, **kafka.client), few)
     await running.reaches("faulty", 1)
     await running.reaches("pauses_total", 1)
     taken = running.metric("records_total")
@@ -239,8 +239,9 @@ async def test_records_wait_for_the_engine_and_their_partitions_pause(
 async def test_partitions_move_between_processes_and_every_record_has_one_run(
     kafka: Kafka, place: Place, client: Client, connector: StartConnector
 ) -> None:
+    needs_eviction(kafka)
     topic = await kafka.topic(4)
-    config = SOURCE.format(name="orders", topic=topic, bootstrap=kafka.bootstrap)
+    config = SOURCE.format(name="orders", topic=topic, **kafka.client)
     config = config.replace("workflow =", "tasks.max = 2\nworkflow =")
     producing = asyncio.create_task(_trickle(kafka, topic, 30, 20))
     first = connector(config)
