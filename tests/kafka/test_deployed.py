@@ -69,6 +69,7 @@ async def test_what_is_deployed_runs_until_it_is_paused_and_goes_on_when_it_is_r
 async def test_what_has_failed_is_told_and_begins_anew_when_it_is_restarted(
     kafka: Kafka, place: Place, following: None, tmp_path: Path
 ) -> None:
+    needs_eviction(kafka)
     topic = await kafka.topic()
     file = tmp_path / "connectors.toml"
     config = SOURCE.format(name=topic, topic=topic, **kafka.client)
