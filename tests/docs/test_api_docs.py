@@ -41,6 +41,7 @@ from dressage.orchestrator.turn.behind import (
     STATES_LINGER_S,
 )
 from dressage.orchestrator.turn.committing import SINGLES_MAX
+from dressage.outbox.relay.metrics import RelayMetrics
 from dressage.protocol.commands import (
     REASON_BYTES_MAX,
     Answer,
@@ -405,6 +406,7 @@ async def test_the_metrics_are_those_that_exist() -> None:
     noting = Noting()
     EngineMetrics(noting)
     Metrics(noting)
+    RelayMetrics(noting)
     Worker(ADDRESS, App("nobody"), meters=noting)
     rows = re.findall(r"^\| `dressage_(\w+)` \|([^|]*)\|", API, re.MULTILINE)
     assert {name: re.findall(r"`(\w+)`", labels) for name, labels in rows} == noting.made

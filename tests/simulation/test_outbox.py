@@ -30,8 +30,12 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
+    """What dead processes leave is collected between two tests, and not in the middle of a seed."""
     logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.disable()
     yield
+    gc.enable()
     gc.collect()
     logging.disable(logging.NOTSET)
 
