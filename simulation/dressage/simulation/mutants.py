@@ -447,7 +447,7 @@ def failed_send_goes_last() -> Iterator[None]:
     "published-once-in-order",
     "publish-removed-only-when-stored",
     "nothing-left-over",
-    first=49,
+    first=9,
 )
 def unnoticed_lost_send() -> Iterator[None]:
     deliver = Forwarder.deliver
@@ -1171,7 +1171,7 @@ def permits_not_returned() -> Iterator[None]:
     "permits-come-back",
     "nothing-hangs",
     "outcome-as-python",
-    first=10,
+    first=4,
 )
 def late_permit_kept() -> Iterator[None]:
     def give_back(run_id: str, command: Any) -> SendCommand:
