@@ -157,6 +157,9 @@ class MortalConnection:
 
         async def cut(*args: Any, **kwargs: Any) -> Any:
             if self._fate.dead and name != "close":
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError  # What tidies up dies as well: no second cancelling would reach it.
                 await asyncio.Future()
             return await attribute(*args, **kwargs)
 
