@@ -66,7 +66,7 @@ def _swapped(operator: Any, left: Any, right: Any) -> Binary:
 
 
 # -- events ------------------------------------------------------------------------------------------
-@mutant("of several unclaimed events the last one is taken", first=8)
+@mutant("of several unclaimed events the last one is taken", first=17)
 def last_event_first() -> Iterator[None]:
     earliest = event._earliest
 
@@ -80,7 +80,7 @@ def last_event_first() -> Iterator[None]:
         yield
 
 
-@mutant("a timeout is no TimeoutError", first=17)
+@mutant("a timeout is no TimeoutError", first=22)
 def nameless_timeout() -> Iterator[None]:
     with mock.patch.object(event, "error_family", return_value=("Exception",)):
         yield
@@ -93,7 +93,7 @@ def any_subject() -> Iterator[None]:
         yield
 
 
-@mutant("what is published has its stored form")
+@mutant("what is published has its stored form", first=56)
 def published_as_stored() -> Iterator[None]:
     with mock.patch.object(publish, "_encoded", encode_stored):
         yield
@@ -106,13 +106,13 @@ def break_continues() -> Iterator[None]:
         yield
 
 
-@mutant("continue ends the loop", first=27)
+@mutant("continue ends the loop", first=49)
 def continue_breaks() -> Iterator[None]:
     with mock.patch.object(loops, "compile_continue", loops.compile_break):
         yield
 
 
-@mutant("the else of a loop is left out", first=3)
+@mutant("the else of a loop is left out", first=9)
 def no_loop_else() -> Iterator[None]:
     def without(compiled: Callable[..., None]) -> Callable[..., None]:
         def compile_loop(context: Any, node: Any) -> None:
@@ -145,7 +145,7 @@ def zip_longest() -> Iterator[None]:
 
 
 # -- failures ----------------------------------------------------------------------------------------
-@mutant("return, break and continue pass no finally", first=315)
+@mutant("return, break and continue pass no finally", first=353)
 def finally_passed_over() -> Iterator[None]:
     def straight(context: Any, until: Any) -> None: ...
 
@@ -167,7 +167,7 @@ def no_families() -> Iterator[None]:
         yield
 
 
-@mutant("a clause takes every business failure", first=2)
+@mutant("a clause takes every business failure", first=17)
 def any_failure_fits() -> Iterator[None]:
     def fitting(handler: Any, failure: Any, family: Any) -> bool:
         return failure.kind == "failure" or catches_named(handler, failure, family)
@@ -187,7 +187,7 @@ def outer_try_hidden() -> Iterator[None]:
         yield
 
 
-@mutant("a failure in the else of a try is caught by its clauses", first=23)
+@mutant("a failure in the else of a try is caught by its clauses", first=57)
 def try_else_inside() -> Iterator[None]:
     handled = tries._handled
 
@@ -200,7 +200,7 @@ def try_else_inside() -> Iterator[None]:
         yield
 
 
-@mutant("what except* leaves is dropped", first=101)
+@mutant("what except* leaves is dropped", first=117)
 def rest_dropped() -> Iterator[None]:
     def dropping(context: Any, node: Any, left: str, raised: str, done: Any) -> None: ...
 
@@ -209,7 +209,7 @@ def rest_dropped() -> Iterator[None]:
 
 
 # -- match -------------------------------------------------------------------------------------------
-@mutant("a sequence pattern takes longer sequences", first=0)
+@mutant("a sequence pattern takes longer sequences", first=6)
 def longer_sequences() -> Iterator[None]:
     def compared(left: Any, operator: Any, right: Any) -> Compare:
         is_length = isinstance(left, Call) and left.function == "len"
@@ -235,13 +235,13 @@ def no_guards() -> Iterator[None]:
 
 
 # -- sagas and branches ------------------------------------------------------------------------------
-@mutant("steps are undone in the order of their registration", first=3)
+@mutant("steps are undone in the order of their registration", first=38)
 def undone_forward() -> Iterator[None]:
     with mock.patch.object(sagas, "Binary", _swapped):
         yield
 
 
-@mutant("what an undo fails with is forgotten", first=3)
+@mutant("what an undo fails with is forgotten", first=10)
 def failed_undo_forgotten() -> Iterator[None]:
     def only_first(context: Any, node: Any, failure: str, failures: str) -> None:
         context.graph.emit(RaiseNode, node, {}, reraise=failure)
@@ -250,19 +250,19 @@ def failed_undo_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("a gather raises the first failure of several", first=49)
+@mutant("a gather raises the first failure of several", first=50)
 def first_failure_only() -> Iterator[None]:
     with mock.patch.object(branches, "group_of", lambda failures, text: group_of(failures[:1], text)):
         yield
 
 
-@mutant("an event does not pause what it interrupts", first=75)
+@mutant("an event does not pause what it interrupts", first=88)
 def no_pause() -> Iterator[None]:
     with mock.patch.object(Advance, "paused", return_value=False):
         yield
 
 
-@mutant("what comes while an event interrupts is lost", first=75)
+@mutant("what comes while an event interrupts is lost", first=80)
 def interrupted_is_lost() -> Iterator[None]:
     hold = Advance.hold
 
@@ -273,14 +273,14 @@ def interrupted_is_lost() -> Iterator[None]:
         yield
 
 
-@mutant("branches share their variables", first=44)
+@mutant("branches share their variables", first=50)
 def shared_variables() -> Iterator[None]:
     with mock.patch.object(Advance, "_owner", return_value=None):
         yield
 
 
 # -- races -------------------------------------------------------------------------------------------
-@mutant("a branch that loses a race ends where it waits, and tidies nothing up", first=65)
+@mutant("a branch that loses a race ends where it waits, and tidies nothing up", first=70)
 def losers_tidy_nothing() -> Iterator[None]:
     def end(self: Branches, thread: RunThread) -> None:
         wait = thread.wait
@@ -301,7 +301,7 @@ def losers_tidy_nothing() -> Iterator[None]:
         yield
 
 
-@mutant("what losers fail with while they tidy up is forgotten", first=129)
+@mutant("what losers fail with while they tidy up is forgotten", first=158)
 def failed_tidying_forgotten() -> Iterator[None]:
     end = Branches.end
 
@@ -312,7 +312,7 @@ def failed_tidying_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("the last branch that ends wins the race")
+@mutant("the last branch that ends wins the race", first=10)
 def last_one_wins() -> Iterator[None]:
     wins = Branches._wins
 
@@ -323,7 +323,7 @@ def last_one_wins() -> Iterator[None]:
         yield
 
 
-@mutant("a branch that fails wins the race for a success, too", first=34)
+@mutant("a branch that fails wins the race for a success, too", first=50)
 def failures_win() -> Iterator[None]:
     def wins(self: Branches, wait: GatherWait, failure: Any, **_: bool) -> bool:
         node: Any = self.advance.definition.spec.nodes[wait.node]
@@ -334,13 +334,13 @@ def failures_win() -> Iterator[None]:
 
 
 # -- waits for the view ------------------------------------------------------------------------------
-@mutant("a condition is looked at only once", first=35)
+@mutant("a condition is looked at only once", first=66)
 def looked_at_once() -> Iterator[None]:
     with mock.patch.dict(LOOK, {ConditionNode: _nothing}):
         yield
 
 
-@mutant("a sleep until a moment that moves is not armed anew")
+@mutant("a sleep until a moment that moves is not armed anew", first=32)
 def never_rearmed() -> Iterator[None]:
     with mock.patch.dict(LOOK, {SleepUntilNode: _nothing}):
         yield
@@ -350,13 +350,13 @@ def _nothing(advance: Any, thread: Any, ready: Any) -> None: ...
 
 
 # -- assignments and expressions ---------------------------------------------------------------------
-@mutant("several targets are set one by one, while the values are still computed", first=4)
+@mutant("several targets are set one by one, while the values are still computed", first=13)
 def set_one_by_one() -> Iterator[None]:
     with mock.patch.object(assignments, "_can_assign_now", return_value=True):
         yield
 
 
-@mutant("an augmented assignment takes its sides the other way round", first=11)
+@mutant("an augmented assignment takes its sides the other way round", first=49)
 def sides_swapped() -> Iterator[None]:
     with mock.patch.object(assignments, "Binary", _swapped):
         yield
@@ -368,7 +368,7 @@ def computed_late() -> Iterator[None]:
         yield
 
 
-@mutant("what := sets is forgotten when the run waits", first=111)
+@mutant("what := sets is forgotten when the run waits", first=141)
 def walrus_forgotten() -> Iterator[None]:
     def forgetting(self: Advance) -> None:
         self.scope.bound.clear()
@@ -377,7 +377,7 @@ def walrus_forgotten() -> Iterator[None]:
         yield
 
 
-@mutant("the count of the view never changes", first=78)
+@mutant("the count of the view never changes", first=81)
 def view_unchanged() -> Iterator[None]:
     enter = ENTER[AssignNode]
 
@@ -402,7 +402,7 @@ def empty_is_true() -> Iterator[None]:
         yield
 
 
-@mutant("a run that is cancelled ends where it is, and tidies nothing up")
+@mutant("a run that is cancelled ends where it is, and tidies nothing up", first=10)
 def nothing_tidied() -> Iterator[None]:
     def ending(self: Advance, reason: str) -> None:
         self.cancel_run(reason)
@@ -411,7 +411,7 @@ def nothing_tidied() -> Iterator[None]:
         yield
 
 
-@mutant("a run that is cancelled does not wait for its branches")
+@mutant("a run that is cancelled does not wait for its branches", first=6)
 def branches_left() -> Iterator[None]:
     def alone(self: Any) -> None:
         thread = self.advance.thread(0)
@@ -422,7 +422,7 @@ def branches_left() -> Iterator[None]:
         yield
 
 
-@mutant("what a child run fails with is raised as another error", first=60)
+@mutant("what a child run fails with is raised as another error", first=96)
 def childs_failure_renamed() -> Iterator[None]:
     def renamed(wait: Any, failure: FailureInfo) -> FailureInfo:
         return FailureInfo(failure.name, failure.message, "task-error", family=child.CHILD_FAMILY)
@@ -431,7 +431,7 @@ def childs_failure_renamed() -> Iterator[None]:
         yield
 
 
-@mutant("a child run goes on when nobody waits for it any more")
+@mutant("a child run goes on when nobody waits for it any more", first=2)
 def child_left_alone() -> Iterator[None]:
     def cutting(self: Branches, thread: RunThread) -> None:
         wait = thread.wait
