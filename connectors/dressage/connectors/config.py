@@ -7,14 +7,21 @@ trigger and its key.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from dressage.connectors.tables import ConfigInvalid, Expression, Problem, ProblemCode, Table, shown
+from dressage.connectors.tables import (
+    ConfigInvalid,
+    Expression,
+    Problem,
+    Table,
+    read_text,
+    read_toml,
+    shown,
+)
 from dressage.expressions import parse_expression
 from dressage.protocol.errors import BadInput, DefinitionError
 from dressage.protocol.expressions import Name
@@ -91,22 +98,12 @@ class TriggerConfig:
 
 def load_triggers(path: Path) -> list[TriggerConfig]:
     """The triggers that a file declares. Raises `ConfigInvalid` with everything that is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _single(path.name, "FILE_UNREADABLE", f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _single(path.name, "FILE_UNREADABLE", f"is not UTF-8 text: {error.reason}") from error
-    return parse_triggers(text, path.name)
+    return parse_triggers(read_text(path), path.name)
 
 
 def parse_triggers(text: str, file: str = "triggers.toml") -> list[TriggerConfig]:
     """The triggers that `text` declares; `file` is its name in errors. Raises `ConfigInvalid`."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _single(file, "TOML_INVALID", f"this is no TOML: {error}") from error
-    return _read(document, file)
+    return _read(read_toml(text, file), file)
 
 
 def read_trigger(table: Mapping[str, Any], where: str = "stored") -> TriggerConfig:
@@ -121,10 +118,6 @@ def _read(document: Mapping[str, Any], file: str) -> list[TriggerConfig]:
     if reading.problems:
         raise ConfigInvalid(reading.problems)
     return triggers
-
-
-def _single(file: str, code: ProblemCode, message: str) -> ConfigInvalid:
-    return ConfigInvalid([Problem(file, "", code, message)])
 
 
 class _Reading:

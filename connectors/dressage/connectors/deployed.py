@@ -11,7 +11,8 @@ from dressage.connectors.definitions import LEASE_S, SETTLE_S, Definitions, Entr
 from dressage.connectors.rules import Lease, Rules
 from dressage.connectors.source import Source
 from dressage.connectors.tables import ConfigInvalid
-from dressage.connectors.trigger import RETRY_S, Setting, Trigger, cancelled
+from dressage.connectors.trigger import Setting, Trigger, cancelled
+from dressage.connectors.waiting import RETRY_S
 from dressage.protocol.errors import DressageError
 
 _log = logging.getLogger("dressage.connectors")

@@ -16,8 +16,8 @@ from dressage.connectors.config import TriggerConfig
 from dressage.connectors.deployed import Deployed
 from dressage.connectors.metrics import Metrics
 from dressage.connectors.rules import Lease, Rules
-from dressage.connectors.trigger import RETRY_S, Setting, Trigger, TriggerOptions, pause
-from dressage.protocol.errors import DressageError
+from dressage.connectors.trigger import Setting, Trigger, TriggerOptions
+from dressage.connectors.waiting import connected
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters, NoMeters
 
@@ -69,7 +69,7 @@ class TriggerRunner:
         connection = await self._broker.connect(f"dressage-trigger-{self._names.namespace}", reconnect=True)
         client: Client | None = None
         try:
-            client = await self._client_when_possible()
+            client = await connected(self._broker, self._names.namespace, self._stop, "triggers")
             if client is not None:
                 await self._serve(Setting(connection, client, self._options, self._metrics))
         finally:
@@ -82,22 +82,6 @@ class TriggerRunner:
             await Deployed(setting).serve(self._stop)
             return
         await asyncio.gather(*(_of_a_file(each, setting).run(self._stop) for each in self._triggers))
-
-    async def _client_when_possible(self) -> Client | None:
-        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
-        told = ""
-        while not self._stop.is_set():
-            client = Client(self._broker, namespace=self._names.namespace)
-            try:
-                await client.connect()
-            except DressageError as error:
-                if error.code != told:
-                    _log.warning("triggers wait: %s", error)
-                told = error.code
-            else:
-                return client
-            await pause(self._stop, RETRY_S)
-        return None
 
 
 def _of_a_file(config: TriggerConfig, setting: Setting) -> Trigger:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dressage.expressions import TypeTable, compile_expression, parse_expression
@@ -118,8 +120,10 @@ class Table:
     def expression(self, key: str, names: Collection[str]) -> Expression | None:
         """The expression over `names`; None if there is none, or none that is valid."""
         text = self.value(key, str, "an expression, written as text")
-        if text is None:
-            return None
+        return None if text is None else self.parsed(key, text, names)
+
+    def parsed(self, key: str, text: str, names: Collection[str]) -> Expression | None:
+        """An expression that stands at `key`; None if it is not valid, which is noted."""
         try:
             tree = parse_expression(text, names)
             compile_expression(tree, TypeTable())
@@ -127,6 +131,29 @@ class Table:
             self.problem(key, "EXPRESSION_INVALID", error.message)
             return None
         return Expression(text, tree)
+
+
+def read_text(path: Path) -> str:
+    """What a file says. Raises `ConfigInvalid`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _single(path.name, "FILE_UNREADABLE", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _single(path.name, "FILE_UNREADABLE", f"is not UTF-8 text: {error.reason}") from error
+
+
+def read_toml(text: str, file: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises `ConfigInvalid`."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _single(file, "TOML_INVALID", f"this is no TOML: {error}") from error
+
+
+def _single(file: str, code: ProblemCode, message: str) -> ConfigInvalid:
+    """For a file that nothing can be read of."""
+    return ConfigInvalid([Problem(file, "", code, message)])
 
 
 def shown(value: object) -> str:

@@ -9,7 +9,6 @@ promised.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -25,12 +24,10 @@ from dressage.connectors.mapping import EventMapping, Post, Start
 from dressage.connectors.metrics import Metrics, TriggerMetrics
 from dressage.connectors.rules import Rule, Rules
 from dressage.connectors.source import Source
+from dressage.connectors.waiting import RETRY_S
 from dressage.protocol.errors import BadInput, DressageError, Refused
 
 _log = logging.getLogger("dressage.connectors")
-
-RETRY_S: Final = 1.0
-"""Between two looks for what is not there: the namespace, the source."""
 
 CANCEL_AGAIN_S: Final = 0.5
 
@@ -286,13 +283,6 @@ class _Taking:
 def _backoff_s(attempts: int) -> float:
     """How long an event that was delivered so often stays away."""
     return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(attempts - 1, 10))
-
-
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleeps, unless `stop` is set before."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -6,20 +6,17 @@ The keys are those that users of Kafka Connect know, and a dotted key may also b
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from dressage.connectors.kafka.secrets import SECRET, is_sensitive
 from dressage.connectors.kafka.transforms import TransformConfig, TransformType
-from dressage.connectors.tables import ConfigInvalid, Expression, Problem, ProblemCode
-from dressage.expressions import TypeTable, compile_expression, parse_expression
-from dressage.protocol.errors import BadInput, BadName, BadSpec, DefinitionError
-from dressage.protocol.names import check_name
+from dressage.connectors.tables import ConfigInvalid, Expression, Problem, Table, read_text, read_toml, shown
+from dressage.protocol.errors import BadInput
 from dressage.protocol.versions import VersionRef, check_ref
 
 TASKS_MAX: Final = 64
@@ -128,21 +125,12 @@ Connector = SourceConnector | SinkConnector
 
 def load_connectors(path: Path) -> list[Connector]:
     """The connectors that a file declares. Raises `ConfigInvalid` with everything that is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _single(path.name, "FILE_UNREADABLE", f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _single(path.name, "FILE_UNREADABLE", f"is not UTF-8 text: {error.reason}") from error
-    return parse_connectors(text, path.name)
+    return parse_connectors(read_text(path), path.name)
 
 
 def parse_connectors(text: str, file: str = "connectors.toml") -> list[Connector]:
     """The connectors that `text` declares; `file` is its name in errors. Raises `ConfigInvalid`."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _single(file, "TOML_INVALID", f"this is no TOML: {error}") from error
+    document = read_toml(text, file)
     reading = _Reading(file)
     found = list(reading.connectors(document))
     if reading.problems:
@@ -162,10 +150,6 @@ def connector_of(table: Mapping[str, Any], file: str) -> Connector:
     if reading.problems:
         raise ConfigInvalid(reading.problems)
     return found[0]
-
-
-def _single(file: str, code: ProblemCode, message: str) -> ConfigInvalid:
-    return ConfigInvalid([Problem(file, "", code, message)])
 
 
 class _Reading:
@@ -272,7 +256,7 @@ class _Reading:
             table.problem("topics", "KEY_MISSING", "give topics with one name, or topic as an expression")
         elif "topics" in table.values and (len(topics) != 1 or not _TOPIC.fullmatch(topic)):
             table.problem(
-                "topics", "VALUE_INVALID", f"must be a list of one topic's name, not {_shown(topics)}"
+                "topics", "VALUE_INVALID", f"must be a list of one topic's name, not {shown(topics)}"
             )
         table.tasks(1, "a sink is one task, as events keep their order: start more processes for stand-by")
         value_format: SinkFormat = table.format("value.format", get_args(SinkFormat), "cloudevents")
@@ -302,7 +286,7 @@ class _Reading:
             wrong = [each for each in names if not isinstance(each, str) or not _TOPIC.fullmatch(each)]
             if wrong or not names:
                 table.problem(
-                    "topics", "NAME_INVALID", f"must be names of topics, not {_shown(wrong or names)}"
+                    "topics", "NAME_INVALID", f"must be names of topics, not {shown(wrong or names)}"
                 )
             else:
                 return tuple(names)
@@ -353,41 +337,15 @@ class _Reading:
             return given
         if kind in ("select", "rename") and given is not None:
             form = '["id", "total"]' if kind == "select" else '{ old = "new" }'
-            step.problem("fields", "VALUE_INVALID", f"must be as in {form}, not {_shown(given)}")
+            step.problem("fields", "VALUE_INVALID", f"must be as in {form}, not {shown(given)}")
         return {}
 
 
-class _Table:
-    """One table of the file: hands out its values, and notes what is wrong with them."""
+class _Table(Table):
+    """A table of this file."""
 
     def __init__(self, reading: _Reading, values: Mapping[str, Any], where: str) -> None:
-        self._reading = reading
-        self.values = values
-        self.where = where
-
-    def problem(self, key: str, code: ProblemCode, message: str) -> None:
-        self._reading.problems.append(Problem(self._reading.file, f"{self.where}: {key}", code, message))
-
-    def allow(self, keys: Collection[str]) -> None:
-        for key in self.values:
-            if key not in keys:
-                near = difflib.get_close_matches(key, keys, 1)
-                advice = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(keys)}"
-                self.problem(key, "KEY_UNKNOWN", f"there is no such key: {advice}")
-
-    def require(self, key: str, advice: str) -> bool:
-        if key in self.values:
-            return True
-        self.problem(key, "KEY_MISSING", f"is missing: {advice}")
-        return False
-
-    def value(self, key: str, kind: type[_T], what: str) -> _T | None:
-        """The value if it is there and of that type; None otherwise, which is noted unless it is not there."""
-        value = self.values.get(key)
-        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
-            return value
-        self.problem(key, "VALUE_INVALID", f"must be {what}, not {_shown(value)}")
-        return None
+        super().__init__(reading.file, reading.problems, values, where)
 
     def text(self, key: str) -> str:
         return self.value(key, str, "a text") or ""
@@ -398,7 +356,7 @@ class _Table:
         value = self.values.get(key)
         if value is None or value in choices:
             return value
-        self.problem(key, "VALUE_INVALID", f"must be one of {', '.join(choices)}, not {_shown(value)}")
+        self.problem(key, "VALUE_INVALID", f"must be one of {', '.join(choices)}, not {shown(value)}")
         return None
 
     def format(self, key: str, choices: tuple[Any, ...], default: str) -> Any:
@@ -416,17 +374,8 @@ class _Table:
     def topic(self, key: str) -> str:
         topic = self.text(key)
         if topic and not _TOPIC.fullmatch(topic):
-            self.problem(key, "NAME_INVALID", f"{_shown(topic)} is no name of a topic")
+            self.problem(key, "NAME_INVALID", f"{shown(topic)} is no name of a topic")
         return topic
-
-    def name(self, key: str, what: str) -> str:
-        if not self.require(key, f"name the {what}"):
-            return ""
-        try:
-            return check_name(self.values[key], what)
-        except BadName as error:
-            self.problem(key, "NAME_INVALID", error.message)
-            return ""
 
     def version(self) -> VersionRef | None:
         version = self.values.get("version")
@@ -439,12 +388,8 @@ class _Table:
                 self.problem("version", "VALUE_INVALID", error.message)
         elif version is not None:
             what = "a version's number, its label as 2.x, or an alias"
-            self.problem("version", "VALUE_INVALID", f"must be {what}, not {_shown(version)}")
+            self.problem("version", "VALUE_INVALID", f"must be {what}, not {shown(version)}")
         return None
-
-    def expression(self, key: str, names: tuple[str, ...]) -> Expression | None:
-        text = self.value(key, str, "an expression, written as text")
-        return None if text is None else self._parsed(key, text, names)
 
     def expressions(self, key: str, names: tuple[str, ...]) -> dict[str, Expression]:
         found: dict[str, Expression] = {}
@@ -456,22 +401,13 @@ class _Table:
                 self.problem(place, "NAME_INVALID", "no workflow can have a parameter of this name")
             if not isinstance(text, str):
                 self.problem(
-                    place, "VALUE_INVALID", f"must be an expression, written as text, not {_shown(text)}"
+                    place, "VALUE_INVALID", f"must be an expression, written as text, not {shown(text)}"
                 )
                 continue
-            expression = self._parsed(place, text, names)
+            expression = self.parsed(place, text, names)
             if expression is not None:
                 found[parameter] = expression
         return found
-
-    def _parsed(self, key: str, text: str, names: tuple[str, ...]) -> Expression | None:
-        try:
-            tree = parse_expression(text, names)
-            compile_expression(tree, TypeTable())
-        except (DefinitionError, BadSpec) as error:
-            self.problem(key, "EXPRESSION_INVALID", error.message)
-            return None
-        return Expression(text, tree)
 
     def settings(self, key: str, *, needed: bool = True) -> dict[str, str]:
         """Settings of a client as texts, with dots in their names, and secrets by name only."""
@@ -519,8 +455,3 @@ def _flat_all(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flat_all(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

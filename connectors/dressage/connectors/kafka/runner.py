@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from dressage.brokers.interface import Broker
 from dressage.brokers.jetstream import JetStreamBroker
@@ -19,12 +18,11 @@ from dressage.connectors.kafka.metrics import ConnectorMetrics, Metrics
 from dressage.connectors.kafka.sink import SinkTask
 from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions, SourceTask
 from dressage.connectors.tables import ConfigInvalid
+from dressage.connectors.waiting import connected, pause
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors.kafka")
-
-RETRY_S: Final = 1.0
 
 
 class ConnectorRunner:
@@ -68,7 +66,7 @@ class ConnectorRunner:
 
         A connector that fails leaves the others alone. Raises the first failure once none is left.
         """
-        client = await self.connected()
+        client = await connected(self._broker, self._options.namespace, self._stop, "connectors")
         if client is None:
             return
         try:
@@ -94,9 +92,7 @@ class ConnectorRunner:
                     await self._adjust(deployed, client, running)
                 except DressageError as error:
                     _log.warning("what is deployed cannot be read: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._options.look_every_s):
-                        await self._stop.wait()
+                await pause(self._stop, self._options.look_every_s)
         finally:
             await asyncio.gather(*(each.end() for each in running.values()))
 
@@ -124,24 +120,6 @@ class ConnectorRunner:
             return await run_connector(config, client, self._options, self._metrics, stop)
 
         return _Running(entry, stop, asyncio.create_task(work()))
-
-    async def connected(self) -> Client | None:
-        """A connected client, once an orchestrator has brought the namespace about; None after `stop`."""
-        told = ""
-        while not self._stop.is_set():
-            client = Client(self._broker, namespace=self._options.namespace)
-            try:
-                await client.connect()
-            except DressageError as error:
-                if error.code != told:
-                    _log.warning("connectors wait: %s", error)
-                told = error.code
-            else:
-                return client
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S):
-                    await self._stop.wait()
-        return None
 
 
 @dataclass(slots=True, frozen=True)

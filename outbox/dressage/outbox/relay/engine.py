@@ -74,34 +74,15 @@ class Engine:
         )
 
     async def _start(self, message: Start, actor: str) -> None:
-        try:
-            await self._start_version(message, await self._version(message), actor)
-        except Refused as error:
-            # The reply to an earlier attempt may have got lost, and since then another version may be the one that new
-            # runs get: with its defaults the same input is another one.
-            version = await self._version_of(message) if error.code == "RUN_ID_CONFLICT" else 0
-            if not version:
-                raise
-            await self._start_version(message, version, actor)
-
-    async def _start_version(self, message: Start, version: int, actor: str) -> None:
         await self._client.start(
             message.workflow,
             message.input,
             run_id=message.run_id,
-            version=version,
+            version=await self._version(message),
             command_id=message.id,
             timeout_s=ANSWER_S,
             actor=actor,
         )
-
-    async def _version_of(self, message: Start) -> int:
-        """That of the run, if it is one of this workflow."""
-        try:
-            run = await self._client.get(message.run_id)
-        except NotFound:
-            return 0
-        return run.version if run.workflow == message.workflow else 0
 
     async def _version(self, message: Start) -> int:
         """What the message names, asked for by one of those who want to know it at the same time."""
