@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -156,6 +157,26 @@ async def test_a_relay_that_stands_by_takes_over(shop: Shop, slot: str, process:
     with psycopg.connect(slot) as connection:
         outbox.log.start(connection, greet, {"name": "Bob"}, run_id="bob")
     assert await shop.result("bob") == "Bob"
+
+
+async def test_to_stand_by_is_no_fault(
+    shop: Shop, slot: str, relay: StartRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One with a fault pauses, and would take over as slowly."""
+    caplog.set_level(logging.INFO, "dressage.outbox")
+    first, second = log_relay(relay, slot), log_relay(relay, slot)
+
+    async def one_stands_by() -> bool:
+        return "another relay reads the log" in caplog.text
+
+    await eventually(one_stands_by, "one stands by")
+    for number in range(3):
+        with psycopg.connect(slot) as connection:
+            outbox.log.start(connection, collect, {"count": 0}, run_id=f"by-{number}")
+    for number in range(3):
+        assert await shop.result(f"by-{number}") == []
+    faults = [each.metric("faults_total", code="OUTBOX_STORE_FAULT") for each in (first, second)]
+    assert faults == [0.0, 0.0]
 
 
 async def test_the_slot_lets_go_of_the_log_of_others(shop: Shop, slot: str, relay: StartRelay) -> None:

@@ -37,8 +37,9 @@ class Fault:
             _log.warning("the relay waits: %s", error)
         self._code = error.code
 
-    def end(self) -> None:
-        if self._code:
+    def end(self, code: str = "") -> None:
+        """Something works; if a `code` is given, what shows only that a fault of this code is over."""
+        if self._code and code in ("", self._code):
             _log.info("the relay goes on: %s is over", self._code)
             self._code, self._pause_s = "", PAUSE_MIN_S
 

@@ -12,6 +12,10 @@ class StoreFault(DressageError):
     retryable = True
 
 
+class SlotTaken(StoreFault):
+    """Another relay reads the log. Nothing is wrong: this one stands by."""
+
+
 class SchemaMissing(DressageError):
     """The outbox's table is not there, or this user may not use it."""
 

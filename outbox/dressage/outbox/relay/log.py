@@ -21,6 +21,7 @@ from typing import Final
 
 from dressage.outbox.messages import decode_message
 from dressage.outbox.relay import slot as slots
+from dressage.outbox.relay.faults import SlotTaken, StoreFault
 from dressage.outbox.relay.postgres import PostgresStore
 from dressage.outbox.relay.relay import RETRY_S, Relay, Sends
 from dressage.outbox.relay.replication import Alive, Committed, Entry, LogStream
@@ -103,12 +104,19 @@ class LogReader:
     async def run(self) -> None:
         """Until it is cancelled. Raises `SchemaMissing`; everything else is waited for, also that another relay has the
         slot."""
+        stands_by = False
         while True:
             try:
                 await self._read_once()
+            except SlotTaken:
+                # No fault: with one the relay would try a row at a time, after pauses, and so take over slowly.
+                if not stands_by:
+                    _log.info("another relay reads the log: this one stands by")
+                stands_by = True
             except DressageError as error:
                 if not error.retryable:
                     raise
+                stands_by = False
                 self._relay.fault.begin(error)
             await asyncio.sleep(RETRY_S)
 
@@ -117,6 +125,7 @@ class LogReader:
             slot = await slots.require(db)
             self._waiting_keys = await self._table.waiting_keys(db)
         stream = await LogStream.open(self._dsn, slot.name)
+        self._relay.fault.end(StoreFault.code)
         self._window, self._keys = Window(), {}
         beside = [asyncio.create_task(each) for each in (self._watch(), self._confirm(stream))]
         try:

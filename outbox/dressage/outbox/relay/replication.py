@@ -19,9 +19,10 @@ from psycopg import conninfo, pq
 from psycopg.pq.abc import PGconn
 
 from dressage.outbox.names import LOG_PREFIX, PUBLICATION
-from dressage.outbox.relay.faults import StoreFault
+from dressage.outbox.relay.faults import SlotTaken, StoreFault
 
 CONNECT_S: Final = 5
+_OBJECT_IN_USE: Final = b"55006"
 _EPOCH_S: Final = 946_684_800
 """PostgreSQL counts from the year 2000."""
 
@@ -109,7 +110,7 @@ class LogStream:
 
     @classmethod
     async def open(cls, dsn: str, slot: str) -> Self:
-        """From where was confirmed last. Raises `StoreFault`, also while another relay has the slot."""
+        """From where was confirmed last. Raises `SlotTaken` while another relay has it, or another `StoreFault`."""
         return await asyncio.to_thread(cls._open, dsn, slot)
 
     @classmethod
@@ -134,8 +135,9 @@ class LogStream:
         result = connection.exec_(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({options})".encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
             reason = connection.get_error_message()
+            is_taken = result.error_field(pq.DiagnosticField.SQLSTATE) == _OBJECT_IN_USE
             connection.finish()
-            raise StoreFault(f"PostgreSQL: {reason}")
+            raise (SlotTaken if is_taken else StoreFault)(f"PostgreSQL: {reason}")
         connection.nonblocking = 1
         return cls(connection)
 
