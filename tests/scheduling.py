@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
@@ -35,6 +36,11 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
         assert node in self.registered_collections, (
             "it has collected other tests than the process that it replaces"
         )
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """What a process is given that has just died is left over by it, as all that it had."""
+        with contextlib.suppress(OSError):
+            super()._assign_work_unit(node)
 
     def _reschedule(self, node: WorkerController) -> None:
         if node not in self.registered_collections:

@@ -12,12 +12,23 @@ from tests.scheduling import FileScheduling
 def pytest_xdist_make_scheduler(config, log):
     return FileScheduling(config, log)
 """
+GIVES_LATE = """
+import time
+from xdist.workermanage import WorkerController
+given = WorkerController.send_runtest_some
+
+def gives_late(controller, indices):
+    time.sleep(0.5)
+    given(controller, indices)
+
+WorkerController.send_runtest_some = gives_late
+"""
 PASSES = "def test_passes(): pass\n"
 DIES = "import os\ndef test_dies(): os._exit(1)\n"
 
 
-def outcome(folder: Path, processes: int, files: list[str]) -> str:
-    folder.joinpath("conftest.py").write_text(CONFTEST.format(root=str(Path(__file__).parents[1])))
+def outcome(folder: Path, processes: int, files: list[str], conftest: str = CONFTEST) -> str:
+    folder.joinpath("conftest.py").write_text(conftest.format(root=str(Path(__file__).parents[1])))
     for number, text in enumerate(files):
         folder.joinpath(f"test_{number:03}.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:anyio", "-n", str(processes)]
@@ -34,6 +45,11 @@ def outcome(folder: Path, processes: int, files: list[str]) -> str:
 
 def test_the_test_that_a_process_dies_in_is_not_tried_again_and_all_others_are_run(tmp_path: Path) -> None:
     assert outcome(tmp_path, 1, [PASSES, PASSES, DIES + PASSES, PASSES]).startswith("1 failed, 4 passed in")
+
+
+def test_what_a_process_is_given_after_it_died_is_run(tmp_path: Path) -> None:
+    files = [PASSES, PASSES, DIES + PASSES, PASSES]
+    assert outcome(tmp_path, 1, files, CONFTEST + GIVES_LATE).startswith("1 failed, 4 passed in")
 
 
 def test_a_single_test_that_is_left_is_run(tmp_path: Path) -> None:

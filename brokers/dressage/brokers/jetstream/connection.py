@@ -516,7 +516,10 @@ class JetStreamConnection:
         async def on_message(msg: Msg) -> None:
             await callback(msg.subject, msg.data, msg.reply)
 
-        return _Served(await self.nats.subscribe(subject, queue=queue, cb=on_message))
+        subscription = await self.nats.subscribe(subject, queue=queue, cb=on_message)
+        with contextlib.suppress(nats.errors.FlushTimeoutError):
+            await self.nats.flush(FLUSH_S)  # type: ignore[arg-type]  # seconds may be fractions
+        return _Served(subscription)
 
 
 class _Served:

@@ -39,6 +39,7 @@ from dressage.connectors.kafka.position import Position
 from dressage.connectors.kafka.secrets import settings_revealed
 from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions
 from dressage.connectors.mapping import Unmappable
+from dressage.connectors.waiting import pause
 from dressage.protocol.errors import DressageError, NotFound
 from dressage.protocol.events import KIND, RunDeleted
 
@@ -89,7 +90,7 @@ class SinkTask:
                     if isinstance(error, ConnectorFailed):
                         raise
                     self._faults.begin("stream", error.code, error.message)
-                await _pause(stop, pause_s)
+                await pause(stop, pause_s)
                 pause_s = min(RETRY_MAX_S, 2 * pause_s)
         finally:
             self._thread.shutdown(wait=False)
@@ -314,10 +315,3 @@ async def _first(*waiting: Any) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleeps, unless `stop` is set before."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
