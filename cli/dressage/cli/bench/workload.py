@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -99,6 +100,17 @@ async def wide(count: int) -> int:
 @workflow(name="bench-nap")
 async def nap(seconds: float) -> None:
     await sleep(seconds)
+
+
+@app.task(retries=3)
+async def clock() -> float:
+    """Unix time in seconds at which a worker has begun with it."""
+    return time.time()
+
+
+@workflow(name="bench-begun")
+async def begun() -> float:
+    return await clock()
 
 
 @workflow(name="bench-nothing")
