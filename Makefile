@@ -8,6 +8,8 @@ SEEDS ?= 1..200
 FUZZ_S ?= 60
 FUZZ_PROGRAMS ?= 1000
 LONG ?=
+# The tests start a thousand processes of `dressage`: each would compile it anew where this is set to something.
+export PYTHONDONTWRITEBYTECODE :=
 ROUNDS ?= 3
 SOAK_MINUTES ?= 60
 SLEEPING ?= 100000
