@@ -15,7 +15,7 @@ from tests.contract.world import (  # pyright: ignore[reportMissingImports]
     eventually,
 )
 
-from dressage.brokers.interface import Connection
+from dressage.brokers.interface import Connection, Delivery, Message
 from dressage.protocol.errors import BadInput, NoAnswer
 
 pytestmark = pytest.mark.anyio
@@ -257,3 +257,52 @@ async def test_the_api_tells_of_a_consumer(place: Place) -> None:
     subject = f"$JS.API.CONSUMER.INFO.{place.stream}.nobody"
     missing = json.loads(await place.connection.request(subject, b"", DEADLINE_S))
     assert missing["error"]["err_code"] == 10014
+
+
+async def test_a_listener_hears_headers_and_who_waits_in_order(place: Place, other: Connection) -> None:
+    heard: list[Delivery] = []
+    await other.listen(place.at("cmd.*"), heard.append)
+    await place.connection.publish(Message(place.at("cmd.a"), b"1", {"Shop": "ulm", "X": "a: b"}))
+    await place.connection.request(place.at("cmd.b"), b"2", DEADLINE_S)
+    await eventually(lambda: len(heard) == 2)
+    first, second = heard
+    assert (first.subject, first.data) == (place.at("cmd.a"), b"1")
+    assert {name: (first.headers or {})[name] for name in ("Shop", "X")} == {"Shop": "ulm", "X": "a: b"}
+    assert (second.data, second.headers, bool(second.reply)) == (b"2", None, True)
+    assert {(each.stream_seq, each.time_ns, each.attempts) for each in heard} == {(0, 0, 1)}
+
+
+async def test_one_listener_of_a_queue_group_hears_a_message(
+    connection: Connection, other: Connection, subject: str
+) -> None:
+    heard: list[Delivery] = []
+    for listener in (connection, other):
+        await listener.listen(subject, heard.append, "group")
+    await connection.stream_state("no-such-stream")
+    await other.stream_state("no-such-stream")
+    for n in range(10):
+        await connection.tell(subject, b"%d" % n)
+    await eventually(lambda: len(heard) >= 10)
+    await connection.stream_state("no-such-stream")
+    assert sorted(each.data for each in heard) == [b"%d" % n for n in range(10)]
+
+
+async def test_a_listener_that_raises_goes_on_and_one_that_is_closed_hears_nothing(
+    connection: Connection, other: Connection, subject: str
+) -> None:
+    heard: list[bytes] = []
+
+    def on_message(delivery: Delivery) -> None:
+        heard.append(delivery.data)
+        raise ValueError("a bug")
+
+    listening = await other.listen(subject, on_message)
+    await other.stream_state("no-such-stream")
+    for data in (b"1", b"2"):
+        await connection.tell(subject, data)
+    await eventually(lambda: heard == [b"1", b"2"])
+    await listening.close()
+    await other.stream_state("no-such-stream")
+    with pytest.raises(NoAnswer, match="nobody listens"):
+        await connection.request(subject, b"3", DEADLINE_S)
+    assert heard == [b"1", b"2"]

@@ -92,7 +92,7 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delivery(msgspec.Struct, gc=False):
-    """A message from a consumer. `time_ns` is when the stream's leader stored it."""
+    """A message from a consumer, or one that was heard. `time_ns` is when the stream's leader stored it."""
 
     subject: str
     data: bytes
@@ -175,6 +175,8 @@ class Pull(Subscription, Protocol):
 DeliveryCallback = Callable[[Delivery], Awaitable[None] | None]
 """Called in order of delivery; what it awaits runs beside the next deliveries."""
 EndCallback = Callable[[str], None]
+HeardCallback = Callable[[Delivery], None]
+"""Called in the order in which messages come."""
 RequestCallback = Callable[[str, bytes, str], Awaitable[None]]
 """Gets subject, data and the subject to answer on (empty if nobody waits)."""
 
@@ -273,6 +275,13 @@ class Connection(Protocol):
 
     async def serve(self, subject: str, callback: RequestCallback, queue: str = "") -> Subscription:
         """Who asks after it has returned finds it, unless the link is down: then once it is up again."""
+        ...
+
+    async def listen(self, subject: str, callback: HeardCallback, queue: str = "") -> Subscription:
+        """As `serve`, with headers, and without waiting for what the callback begins.
+
+        What comes has no place in a stream: its numbers are 0, and its `reply` is for who waits for an answer.
+        """
         ...
 
     def new_inbox(self) -> str: ...

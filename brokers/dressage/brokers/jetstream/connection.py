@@ -22,6 +22,7 @@ from dressage.brokers.interface import (
     Delivery,
     DeliveryCallback,
     EndCallback,
+    HeardCallback,
     Message,
     RequestCallback,
     Stored,
@@ -516,17 +517,28 @@ class JetStreamConnection:
         async def on_message(msg: Msg) -> None:
             await callback(msg.subject, msg.data, msg.reply)
 
-        subscription = await self.nats.subscribe(subject, queue=queue, cb=on_message)
+        return await self._known(await self.nats.subscribe(subject, queue=queue, cb=on_message))
+
+    async def listen(self, subject: str, callback: HeardCallback, queue: str = "") -> _Served:
+        def on_message(subject: str, reply: str, data: bytes, headers: bytes) -> None:
+            callback(Delivery(subject, data, wire.parse_headers(headers), 0, 0, 1, 0, reply))
+
+        return await self._known(await self.nats.subscribe_direct(subject, on_message, queue))
+
+    async def _known(self, subscription: NatsSubscription) -> _Served:
+        """Once the server knows of it."""
         with contextlib.suppress(nats.errors.FlushTimeoutError):
             await self.nats.flush(FLUSH_S)  # type: ignore[arg-type]  # seconds may be fractions
-        return _Served(subscription)
+        return _Served(self.nats, subscription)
 
 
 class _Served:
-    def __init__(self, subscription: NatsSubscription) -> None:
+    def __init__(self, client: HotClient, subscription: NatsSubscription) -> None:
+        self._client = client
         self._subscription = subscription
 
     async def close(self) -> None:
+        self._client.forget_direct(self._subscription)
         try:
             await self._subscription.unsubscribe()
         except nats.errors.Error as error:

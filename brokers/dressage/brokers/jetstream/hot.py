@@ -141,13 +141,13 @@ class HotClient(Client):
         return await _heeded(super().subscribe(*arguments, **options))
 
     # -- the short way -------------------------------------------------------------------------------
-    async def subscribe_direct(self, subject: str, callback: DirectCallback) -> Subscription:
+    async def subscribe_direct(self, subject: str, callback: DirectCallback, queue: str = "") -> Subscription:
         """A subscription whose messages are handed over in the read loop itself, in order, without a queue."""
 
         async def never(_: Msg) -> None:
             return None
 
-        subscription = await self.subscribe(subject, cb=never)
+        subscription = await self.subscribe(subject, queue=queue, cb=never)
         self.direct[subscription._id] = callback  # pyright: ignore[reportPrivateUsage]
         return subscription
 

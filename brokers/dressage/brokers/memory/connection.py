@@ -19,6 +19,7 @@ from dressage.brokers.interface import (
     Delivery,
     DeliveryCallback,
     EndCallback,
+    HeardCallback,
     Message,
     RequestCallback,
     Stored,
@@ -34,7 +35,7 @@ from dressage.brokers.memory.pulling import MemoryPull
 from dressage.brokers.memory.records import Publish, Record, arriving
 from dressage.brokers.memory.refusals import CONSUMER_NOT_FOUND, NobodyListens, Refusal
 from dressage.brokers.memory.server import PAYLOAD_BYTES_MAX, MemoryServer
-from dressage.brokers.memory.serving import MemoryServed
+from dressage.brokers.memory.serving import MemoryListening, MemoryServed
 from dressage.protocol.errors import (
     BadInput,
     BrokerError,
@@ -480,7 +481,7 @@ class MemoryConnection:
         if answer is not None:
             self.bring("message", self._answered, reply, answer)
 
-    def _deliver_answer(self, subject: str, data: bytes, _: str) -> None:
+    def _deliver_answer(self, subject: str, data: bytes, _: str, __: bytes) -> None:
         self.bring("message", self._answered, subject, data)
 
     def _answered(self, _took: float, reply: str, answer: bytes | None) -> None:
@@ -489,7 +490,12 @@ class MemoryConnection:
             future.set_result(answer)
 
     async def serve(self, subject: str, callback: RequestCallback, queue: str = "") -> MemoryServed:
-        served = MemoryServed(self, subject, queue, callback)
+        return self._begun(MemoryServed(self, subject, queue, callback))
+
+    async def listen(self, subject: str, callback: HeardCallback, queue: str = "") -> MemoryServed:
+        return self._begun(MemoryListening(self, subject, queue, callback))
+
+    def _begun(self, served: MemoryServed) -> MemoryServed:
         self._served[served] = None
         self.carry_always("subscribe", served.on_subscribe)
         return served

@@ -10,8 +10,8 @@ from dressage.brokers.memory.subjects import has_wildcard, within
 
 _FOUND_MAX: Final = 20_000
 
-Deliver = Callable[[str, bytes, str], None]
-"""Gets subject, data and the subject to answer on (empty if nobody waits)."""
+Deliver = Callable[[str, bytes, str, bytes], None]
+"""Gets subject, data, the subject to answer on (empty if nobody waits), and the block of headers."""
 
 
 class Subscribed:
@@ -69,7 +69,7 @@ class Subscriptions:
         if not group:
             del (self._patterns if wild else self._plain)[subscribed.prefix]
 
-    def route(self, subject: str, data: bytes, reply: str = "") -> int:
+    def route(self, subject: str, data: bytes, reply: str = "", block: bytes = b"") -> int:
         """Gives it to everybody who listens, and to one of each queue group; returns to how many."""
         found = self._found.get(subject)
         if found is None:
@@ -91,7 +91,7 @@ class Subscriptions:
             chosen.append(members[self._turns[key] % len(members)])
             self._turns[key] += 1
         for subscribed in chosen:
-            subscribed.deliver(subject, data, reply)
+            subscribed.deliver(subject, data, reply, block)
         return len(chosen)
 
     def _matching(self, subject: str) -> list[Subscribed]:

@@ -176,7 +176,7 @@ class MemoryServer:
         None when somebody listens, but no stream stores it: then nobody answers.
         """
         stream = self.stream_of(publish.subject)
-        heard = self.core.route(publish.subject, publish.data)
+        heard = self.core.route(publish.subject, publish.data, block=publish.block)
         if stream is not None:
             return stream.publish(publish, writer)
         if not heard:
@@ -192,7 +192,7 @@ class MemoryServer:
         if stream is None:
             raise NobodyListens
         for publish in batch:
-            self.core.route(publish.subject, publish.data)
+            self.core.route(publish.subject, publish.data, block=publish.block)
         if any(self.stream_of(publish.subject) is not stream for publish in batch):
             raise Refusal(BATCH_INCOMPLETE)
         return stream.publish_batch(batch, writer)

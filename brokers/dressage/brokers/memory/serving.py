@@ -7,7 +7,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from dressage.brokers.interface import RequestCallback
+from dressage.brokers.interface import Delivery, HeardCallback, RequestCallback
+from dressage.brokers.jetstream.wire import parse_headers
 from dressage.brokers.memory.core import Subscribed
 
 if TYPE_CHECKING:
@@ -26,19 +27,19 @@ class MemoryServed:
         self._callback = callback
         self._waiting: deque[tuple[str, bytes, str]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
         self._subscribed = Subscribed(subject, queue, self._deliver)
 
     async def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._waiting.clear()
         self._connection.forget_served(self)
         self._connection.carry_always("subscribe", self._on_close)
 
-    def _arrived(self, _took: float, subject: str, data: bytes, reply: str) -> None:
-        if self._closed:
+    def _arrived(self, _took: float, subject: str, data: bytes, reply: str, _: bytes) -> None:
+        if self.closed:
             return
         self._waiting.append((subject, data, reply))
         if self._worker is None or self._worker.done():
@@ -54,16 +55,16 @@ class MemoryServed:
 
     def stop(self) -> None:
         """The connection is closed: what waits is not dealt with."""
-        self._closed = True
+        self.closed = True
         self._waiting.clear()
 
     # -- the server's end --------------------------------------------------------------------------
-    def _deliver(self, subject: str, data: bytes, reply: str) -> None:
-        self._connection.bring("message", self._arrived, subject, data, reply)
+    def _deliver(self, subject: str, data: bytes, reply: str, block: bytes) -> None:
+        self._connection.bring("message", self._arrived, subject, data, reply, block)
 
     def on_subscribe(self, _took: float = 0.0) -> None:
         """From here on the server delivers."""
-        if not self._closed and self._connection.linked:
+        if not self.closed and self._connection.linked:
             self._connection.server.core.add(self._subscribed)
 
     def _on_close(self, _took: float) -> None:
@@ -72,3 +73,25 @@ class MemoryServed:
     def unlink(self) -> None:
         """Nobody listens here any more."""
         self._connection.server.core.remove(self._subscribed)
+
+
+class MemoryListening(MemoryServed):
+    """A subscription that hands over what comes at once."""
+
+    def __init__(
+        self, connection: MemoryConnection, subject: str, queue: str, callback: HeardCallback
+    ) -> None:
+        super().__init__(connection, subject, queue, _never)
+        self._heard = callback
+
+    def _arrived(self, _took: float, subject: str, data: bytes, reply: str, block: bytes) -> None:
+        if self.closed:
+            return
+        try:
+            self._heard(Delivery(subject, data, parse_headers(block), 0, 0, 1, 0, reply))
+        except Exception as error:
+            _log.debug("a message on %r could not be taken: %s", subject, error)
+
+
+async def _never(_: str, __: bytes, ___: str) -> None:
+    return None
