@@ -87,6 +87,29 @@ def test_what_is_wrong_with_a_trigger_that_posts_is_told(more: str, wrong: tuple
     assert problems(EVENT + more) == [(f'trigger "payments": {wrong[0]}', wrong[1])]
 
 
+def test_a_source_may_be_a_subject_without_a_stream() -> None:
+    (found,) = parse_triggers(changed('{ stream = "ORDERS" }', '{ subject = "orders.*", core = true }'))
+    assert (found.source.subject, found.source.core, found.source.stream) == ("orders.*", True, None)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("{ core = true }", ("source.subject", "KEY_MISSING")),
+        ('{ subject = "a", stream = "A", core = true }', ("source.stream", "VALUE_INVALID")),
+        ('{ subject = "a", ordered = true, core = true }', ("source.ordered", "VALUE_INVALID")),
+        ('{ subject = "a", core = true }\nstart = "new"', ("start", "VALUE_INVALID")),
+        *(
+            (f'{{ subject = "{subject}", core = true }}', ("source.subject", "NAME_INVALID"))
+            for subject in (">", "*.created", "dressage.>", "$JS.>", "_INBOX.>")
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_subject_without_a_stream_is_told(source: str, wrong: tuple[str, str]) -> None:
+    found = problems(changed('{ stream = "ORDERS" }', source))
+    assert (f'trigger "orders": {wrong[0]}', wrong[1]) in found
+
+
 def test_a_source_may_be_ordered() -> None:
     (trigger,) = parse_triggers(changed('{ stream = "ORDERS" }', '{ stream = "ORDERS", ordered = true }'))
     assert trigger.source.ordered

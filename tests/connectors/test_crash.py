@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.connectors.conftest import CONFIG, eventually, order, orders, workflow  # pyright: ignore[reportMissingImports]
+from tests.connectors.test_core import CORE, asked, listens  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
+from dressage.protocol.errors import NoAnswer
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import Shop, StartTrigger  # pyright: ignore[reportMissingImports]
@@ -100,6 +103,22 @@ async def test_death_before_the_dead_letter_loses_no_event(
     trigger()
     await shop.done()
     assert len(await shop.dead_letters()) == 1
+
+
+async def test_death_after_the_start_and_before_the_answer_is_no_second_run(
+    shop: Shop, client: Client, process: StartProcess, trigger: StartTrigger, tmp_path: Path
+) -> None:
+    """Of a subject without a stream: who got no answer asks again."""
+    (tmp_path / "triggers.toml").write_text(CORE)
+    dying = await process("tell")
+    while dying.returncode is None:
+        with contextlib.suppress(NoAnswer):
+            raise AssertionError(f"it was answered: {await asked(shop, order(1), 0.2)}")
+    await shop.has_started("order-1")
+    second = trigger(CORE)
+    await listens(shop, second)
+    assert await asked(shop, order(1)) == {"ok": True, "run_id": "order-1", "existing": True}
+    await shop.has_started("order-1")
 
 
 async def in_the_middle(shop: Shop, at_least: int) -> int:

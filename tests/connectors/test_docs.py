@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from click.testing import CliRunner
-from tests.connectors.conftest import order  # pyright: ignore[reportMissingImports]
+from tests.connectors.conftest import eventually, order  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.flow import Event, workflow
+from dressage.protocol.errors import NoAnswer
 from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
 from dressage.protocol.types import ANY, Field, Scalar
 
@@ -99,3 +100,25 @@ def test_every_code_of_the_page_is_one_that_the_code_has() -> None:
     code = "\n".join(path.read_text() for root in roots for path in root.rglob("*.py"))
     missing = [each for each in re.findall(r"`([A-Z_]+)`", told) if f'"{each}"' not in code]
     assert not missing
+
+
+async def test_the_example_of_a_subject_without_a_stream_answers_as_the_page_says(
+    shop: Shop, trigger: StartTrigger
+) -> None:
+    quote = WorkflowSpec(
+        1, "quote", (Field("wanted", ANY),), ANY, (ReturnNode(),), variables=(Variable("wanted"),)
+    )
+    text = PAGE.read_text().split("## A subject without a stream")[1]
+    said = re.findall(r"\$ nats request (\S+) '(.*?)'\n(.*)", text)
+    async with shop.engine(quote):
+        trigger(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+        for subject, data, answer in said:
+
+            async def asked(subject: str = subject, data: str = data, answer: str = answer) -> bool:
+                try:
+                    return (await shop.connection.request(subject, data.encode(), 20)).decode() == answer
+                except NoAnswer:
+                    return False
+
+            await eventually(asked, f"it answers {answer}")
+    assert len(said) == 2

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from dressage.connectors.trigger import TriggerOptions
+from dressage.connectors.setting import TriggerOptions
 from dressage.expressions.frame import OPERATION_WORK
 from dressage.expressions.limits import ITEM_WEIGHT
 from dressage.flow import Limits
@@ -59,8 +59,8 @@ NO_LIMITS: Final = {
     "outbox.relay.fault.PAUSE_MAX_S": "a pause",
     "connectors.gate.PAUSE_MIN_S": "a pause",
     "connectors.gate.PAUSE_MAX_S": "a pause",
-    "connectors.trigger.BACKOFF_MIN_S": "a pause",
-    "connectors.trigger.BACKOFF_MAX_S": "a pause",
+    "connectors.setting.BACKOFF_MIN_S": "a pause",
+    "connectors.setting.BACKOFF_MAX_S": "a pause",
     "connectors.kafka.source.BACKOFF_MIN_S": "a pause",
     "connectors.kafka.source.BACKOFF_MAX_S": "a pause",
     "connectors.kafka.sink.RETRY_MAX_S": "a pause",

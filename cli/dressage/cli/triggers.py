@@ -23,8 +23,8 @@ from dressage.connectors.deployed import in_force
 from dressage.connectors.metrics import Metrics
 from dressage.connectors.replay import Letter, Replayed, dead_letters
 from dressage.connectors.replay import replay as replay_letter
+from dressage.connectors.setting import Setting
 from dressage.connectors.source import Source
-from dressage.connectors.trigger import Setting
 from dressage.connectors.trying import try_events
 from dressage.protocol.errors import NotFound
 from dressage.protocol.names import check_name

@@ -12,8 +12,8 @@
 
 from dressage.connectors.config import TriggerConfig, load_triggers, parse_triggers
 from dressage.connectors.runner import TriggerRunner
+from dressage.connectors.setting import TriggerOptions
 from dressage.connectors.tables import ConfigInvalid, Problem
-from dressage.connectors.trigger import TriggerOptions
 
 __all__ = [
     "ConfigInvalid",

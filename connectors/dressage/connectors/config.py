@@ -25,6 +25,7 @@ from dressage.connectors.tables import (
 from dressage.expressions import parse_expression
 from dressage.protocol.errors import BadInput, DefinitionError
 from dressage.protocol.expressions import Name
+from dressage.protocol.names import is_theirs
 from dressage.protocol.versions import VersionRef, check_ref
 
 EVENT_NAMES: Final = ("event", "subject", "headers", "ce")
@@ -34,7 +35,7 @@ the attributes of a CloudEvent, of which there are none in any other event."""
 _KEYS: Final = ("name", "source", "when", "start")
 _START_KEYS: Final = ("workflow", "event", "version", "run_id", "input")
 _POST_KEYS: Final = ("event", "workflow", "run_id", "key", "payload", "event_id")
-_SOURCE_KEYS: Final = ("stream", "subject", "ordered")
+_SOURCE_KEYS: Final = ("stream", "subject", "ordered", "core")
 _STREAM: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+|\*")
 
@@ -44,12 +45,14 @@ class SourceConfig:
     """Where events come from: a JetStream stream that belongs to somebody else.
 
     Without `stream` it is the one stream that stores `subject`. Without `subject` it is all of `stream`. `ordered` asks
-    for one event after the other, in the order of the stream, whatever processes share them.
+    for one event after the other, in the order of the stream, whatever processes share them. `core` takes what is
+    published on `subject` without a stream.
     """
 
     stream: str | None = None
     subject: str | None = None
     ordered: bool = False
+    core: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -201,9 +204,28 @@ class _Reading:
                 "NAME_INVALID",
                 f"{shown(subject)} is no subject, which looks like orders.created or orders.>",
             )
-        if not values.keys() - {"ordered"}:
+        if not values.keys() - {"ordered", "core"}:
             table.problem("source", "KEY_MISSING", "give a stream, or a subject, or both")
-        return SourceConfig(stream, subject, ordered=inner.flag("ordered"))
+        core = inner.flag("core")
+        if core:
+            self._check_core(table, inner, subject)
+        return SourceConfig(stream, subject, ordered=inner.flag("ordered"), core=core)
+
+    def _check_core(self, table: Table, inner: Table, subject: str | None) -> None:
+        for where, key in ((inner, "stream"), (inner, "ordered"), (table, "start")):
+            if key in where.values:
+                where.problem(
+                    key, "VALUE_INVALID", "means nothing where there is no stream: leave it out, or core"
+                )
+        if subject is None:
+            inner.problem("subject", "KEY_MISSING", "is missing: name the subject to listen to")
+        elif subject.partition(".")[0] in ("*", ">") or not is_theirs(subject):
+            inner.problem(
+                "subject",
+                "NAME_INVALID",
+                f"{shown(subject)} would take messages of the broker and of the engine: name a subject of yours, "
+                "with its first token written out",
+            )
 
     def _run_id(self, table: Table) -> Expression:
         nothing = Expression("", Name("event"))

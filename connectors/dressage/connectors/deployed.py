@@ -9,9 +9,10 @@ from typing import Final
 
 from dressage.connectors.definitions import LEASE_S, SETTLE_S, Definitions, Entry, Found
 from dressage.connectors.rules import Lease, Rules
+from dressage.connectors.setting import Setting, cancelled
 from dressage.connectors.source import Source
 from dressage.connectors.tables import ConfigInvalid
-from dressage.connectors.trigger import Setting, Trigger, cancelled
+from dressage.connectors.trigger import Running, trigger_of
 from dressage.connectors.waiting import RETRY_S
 from dressage.protocol.errors import DressageError
 
@@ -157,9 +158,10 @@ class _Served:
             if wanted and running is None:
                 running = _Running(self._trigger(found), entry.incarnation)
 
-    def _trigger(self, found: Found) -> Trigger:
+    def _trigger(self, found: Found) -> Running:
         assert self._rules is not None, "set with what was found"
-        return Trigger(found.entry.versions[-1].config, self._source(found), self._rules, self._setting)
+        entry = found.entry
+        return trigger_of(entry.versions[-1].config, self._rules, self._setting, entry.incarnation)
 
     def _source(self, found: Found, incarnation: int = 0) -> Source:
         config = found.entry.versions[-1].config
@@ -180,7 +182,7 @@ class _Served:
 class _Running:
     """A trigger that runs."""
 
-    def __init__(self, trigger: Trigger, incarnation: int) -> None:
+    def __init__(self, trigger: Running, incarnation: int) -> None:
         self.incarnation: Final = incarnation
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(trigger.run(self._stop))

@@ -23,6 +23,9 @@ class Metrics:
         self.existing = meters.counter(
             "trigger_existing_total", "Events that the engine knew before, as after a redelivery", label
         )
+        self.refused = meters.counter(
+            "trigger_refused_total", "Messages without a stream that came when too many were held", label
+        )
         self.skipped = meters.counter("trigger_skipped_total", "Events that `when` left out", label)
         self.dead = meters.counter(
             "trigger_dead_letters_total", "Events that ask for nothing that there is", code
@@ -44,6 +47,7 @@ class TriggerMetrics:
         self.started: Counter = all_triggers.started.labels(trigger)
         self.posted: Counter = all_triggers.posted.labels(trigger)
         self.existing: Counter = all_triggers.existing.labels(trigger)
+        self.refused: Counter = all_triggers.refused.labels(trigger)
         self.skipped: Counter = all_triggers.skipped.labels(trigger)
         self.lag: Gauge = all_triggers.lag.labels(trigger)
         # Until it has been asked for it is not known to be none.

@@ -16,7 +16,8 @@ from dressage.connectors.config import TriggerConfig
 from dressage.connectors.deployed import Deployed
 from dressage.connectors.metrics import Metrics
 from dressage.connectors.rules import Lease, Rules
-from dressage.connectors.trigger import Setting, Trigger, TriggerOptions
+from dressage.connectors.setting import Setting, TriggerOptions
+from dressage.connectors.trigger import Running, trigger_of
 from dressage.connectors.waiting import connected
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters, NoMeters
@@ -84,8 +85,8 @@ class TriggerRunner:
         await asyncio.gather(*(_of_a_file(each, setting).run(self._stop) for each in self._triggers))
 
 
-def _of_a_file(config: TriggerConfig, setting: Setting) -> Trigger:
+def _of_a_file(config: TriggerConfig, setting: Setting) -> Running:
     """It never changes, so nothing has to be asked before it acts."""
     rules = Rules(setting.rule(config.name), Lease(math.inf))
     rules.always(config)
-    return Trigger(config, setting.source(config), rules, setting)
+    return trigger_of(config, rules, setting)

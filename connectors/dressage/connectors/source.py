@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
+from dressage.brokers.interface import Connection, ConsumerConfig
 from dressage.connectors.config import TriggerConfig
 from dressage.protocol.errors import BrokerError, PublishRefused
 from dressage.protocol.names import Names
@@ -130,6 +130,8 @@ class Source:
     async def edge(self) -> tuple[str, int, int]:
         """When the stream was made, its last sequence, and up to which one all events are dealt with; without a stream
         nothing and zeros. Raises a `DressageError` when that cannot be told."""
+        if self._trigger.source.core:
+            return "", 0, 0
         try:
             stream = await self._find_stream()
             info = await self._stream_info(stream)
@@ -142,6 +144,8 @@ class Source:
 
     async def discard(self) -> None:
         """Removes the consumer, and with it the trigger's place in the stream. One that is not there is no error."""
+        if self._trigger.source.core:
+            return
         try:
             stream = await self._find_stream()
             if await self._consumer_info(stream) is not None:
@@ -176,10 +180,6 @@ class Source:
             if not self._as_wanted(found.config):
                 await self._create(stream, info, first)
         self._place = Place(stream, info.created, max(done, first - 1 if isinstance(first, int) else 0))
-
-    def event_id(self, event: Delivery) -> str:
-        """The id of an event of this stream, the same however often it is delivered."""
-        return event_id(self.stream, event.stream_seq, event.time_ns)
 
     async def lag(self) -> int:
         """How many events are not dealt with yet. Raises a `DressageError` when that cannot be told."""
@@ -222,9 +222,7 @@ class Source:
         source = self._trigger.source
         if source.stream is not None:
             return source.stream
-        body = msgspec.json.encode({"subject": source.subject})
-        answer = await self._connection.request("$JS.API.STREAM.NAMES", body, REQUEST_TIMEOUT_S)
-        found = _stream_names.decode(answer).streams or []
+        found = await streams_of(self._connection, source.subject or "")
         if not found:
             self._was_missing = True
             raise SourceProblem(
@@ -233,7 +231,7 @@ class Source:
             )
         if len(found) > 1:
             raise SourceProblem(
-                f"several streams store subject {source.subject}{self._whose}: {', '.join(sorted(found))}. "
+                f"several streams store subject {source.subject}{self._whose}: {', '.join(found)}. "
                 "Name one of them as source.stream",
                 code="SOURCE_AMBIGUOUS",
             )
@@ -300,6 +298,13 @@ class Source:
             raise SourceProblem(
                 f"{error.message}{self._whose}. The stream stores {stored}", code="SOURCE_REFUSED"
             ) from error
+
+
+async def streams_of(connection: Connection, subject: str) -> list[str]:
+    """The streams that store it, or a part of what it stands for. Raises a `DressageError` when that cannot be told."""
+    body = msgspec.json.encode({"subject": subject})
+    answer = await connection.request("$JS.API.STREAM.NAMES", body, REQUEST_TIMEOUT_S)
+    return sorted(_stream_names.decode(answer).streams or [])
 
 
 def consumer_name(namespace: str, trigger: str, incarnation: int = 0) -> str:

@@ -109,6 +109,11 @@ def is_reply_subject(subject: str) -> bool:
     )
 
 
+def is_theirs(subject: str) -> bool:
+    """Whether a subject, or a filter of subjects, may be a user's own, as it begins."""
+    return not f"{subject}.".startswith(_NOT_THEIRS)
+
+
 def wrong_with_subject(subject: str) -> str:
     """What is wrong with a subject that a workflow publishes to; empty for a plain one that is its author's own."""
     try:
@@ -122,7 +127,7 @@ def wrong_with_subject(subject: str) -> str:
             f"subject {_shown(subject)} is not valid: give tokens between dots, none of them empty, without spaces, "
             "'*' and '>'"
         )
-    if subject.startswith(_NOT_THEIRS):
+    if not is_theirs(subject):
         return f"subject {_shown(subject)} is none of yours: it may not begin with {', '.join(_NOT_THEIRS)}"
     return ""
 

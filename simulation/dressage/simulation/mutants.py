@@ -25,7 +25,7 @@ from dressage.brokers import objects
 from dressage.brokers.interface import Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
-from dressage.connectors.source import Source
+from dressage.connectors.dealing import Dealing
 from dressage.connectors.trigger import Trigger
 from dressage.orchestrator.fold import (
     archive,
@@ -1471,12 +1471,12 @@ def acknowledged_before_accepted() -> Iterator[None]:
 
 @mutant("an event of a trigger has another id whenever it comes", "triggered-once", first=2)
 def another_id_each_time() -> Iterator[None]:
-    named = Source.event_id
+    deal_with = Dealing.deal_with
 
-    def anew(self: Any, event: Any) -> str:
-        return f"{named(self, event)}-{event.attempts}"
+    async def anew(self: Any, event: Any, stream: str, rule: Any) -> Any:
+        return await deal_with(self, event, f"{stream}-{event.attempts}", rule)
 
-    with mock.patch.object(Source, "event_id", anew):
+    with mock.patch.object(Dealing, "deal_with", anew):
         yield
 
 

@@ -38,7 +38,7 @@ class MemoryServed:
         self._connection.forget_served(self)
         self._connection.carry_always("subscribe", self._on_close)
 
-    def _arrived(self, _took: float, subject: str, data: bytes, reply: str, _: bytes) -> None:
+    def _arrived(self, _took: float, subject: str, data: bytes, reply: str, block: bytes) -> None:
         if self.closed:
             return
         self._waiting.append((subject, data, reply))
