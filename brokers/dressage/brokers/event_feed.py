@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -128,11 +129,13 @@ class EventFeed:
         cls,
         connection: Connection,
         names: Names,
-        start_seq: int,
+        start: int | str,
         limits: BatchLimits,
         reader: str = "analytics",
+        filters: Sequence[str] = (),
     ) -> Self:
-        """`reader` is how the consumer's name begins.
+        """Begins with a sequence, or with what was stored at a time (RFC 3339) or later. `reader` is how the consumer's
+        name begins; `filters` are subjects of EVENTS, and all of them without.
 
         Raises a retryable `BrokerError` when the stream or the server is not there."""
         feed = cls(connection, names.events_stream, limits, reader)
@@ -140,10 +143,11 @@ class EventFeed:
             feed._stream,
             ConsumerConfig(
                 name=feed._name,
-                filters=[names.all_events()],
+                filters=filters or [names.all_events()],
                 durable=False,
                 explicit_ack=False,
-                start_seq=start_seq,
+                start_seq=start if isinstance(start, int) else None,
+                start_time=start if isinstance(start, str) else None,
                 memory=True,
                 inactive_s=INACTIVE_S,
             ),

@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "spec": Place("spec", "spec", "Show what a definition does, and what changed between two."),
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
     "why": Place("why", "why", "Say why a run stands where it stands, and what would let it go on."),
+    "tail": Place("tail", "tail", "Show what happens in all runs, as it happens."),
     "event": Place("events", "events", "Post external events to correlation keys, and look at a key."),
     "task": Place("tasks", "tasks", "Find tasks whose last attempt has failed, and retry them."),
     "user-task": Place("user_tasks", "user_tasks", "Find what people have to do, and do it."),

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
@@ -15,20 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from dressage.cli import options
+from dressage.cli.event_lines import as_text, brief, line_of, said
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.client.client import raise_without_output
 from dressage.protocol.commands import DeadTaskView, FailureInfo, HoldView, RunView, StopView
-from dressage.protocol.events import KINDS, ReceivedEvent
+from dressage.protocol.events import ReceivedEvent
 
 _timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait.  [default: for ever]"
 )
-
-VALUE_SHOWN_MAX: Final = 200
-"""Characters of a value that a table shows; `--json` shows all."""
-
-KIND_CHARS: Final = max(map(len, KINDS))
 
 
 @click.group("run")
@@ -352,7 +348,7 @@ def history(run_id: str, server: str, namespace: str, as_json: bool) -> None:
         return
     table = Table("", "time", "event", "what", box=None, pad_edge=False)
     for event in events:
-        table.add_row(str(event.index), event.time, event.kind, escape(_brief(_said(event))))
+        table.add_row(str(event.index), event.time, event.kind, escape(brief(said(event))))
     console().print(table)
 
 
@@ -383,37 +379,12 @@ def follow(run_id: str, after: int, server: str, namespace: str, as_json: bool) 
             aclosing(client.follow(run_id, after=after)) as events,
         ):
             async for event in events:
-                click.echo(msgspec.json.encode(event) if as_json else _line(event))
+                click.echo(msgspec.json.encode(event) if as_json else line_of(event))
                 last = event.index
 
     if not run(interruptible(show())):
         click.echo(f"stopped: --after {last} goes on from here", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-def _line(event: ReceivedEvent) -> str:
-    said = " ".join(_said(event).split())
-    return f"{event.index:>5}  {event.time}  {event.kind:<{KIND_CHARS}}  {_brief(said)}".rstrip()
-
-
-def _said(event: ReceivedEvent) -> str:
-    """The data of an event without the ids that only programs need."""
-    data: dict[str, Any] = msgspec.json.decode(event.data)
-    name = data.get("task") or data.get("name") or ""
-    failure = data.get("failure")
-    parts = [str(name)] if name else []
-    if "branch" in data:
-        parts.append(f"branch {data['branch'] + 1}")
-    if data.get("cancelled"):
-        parts.append("cancelled")
-    if data.get("reason"):
-        parts.append(data["reason"])
-    if data.get("attempt", 1) > 1:
-        parts.append(f"attempt {data['attempt']}")
-    if failure:
-        parts.append(f"{failure['name']}: {failure.get('message', '')}")
-    parts += [_json(data[key]) for key in ("input", "value", "output") if key in data]
-    return " ".join(parts)
 
 
 def _print_end(view: RunView, as_json: bool) -> None:
@@ -444,16 +415,18 @@ def _print_view(view: RunView) -> None:
         "kept until": view.kept_until,
         "failure": _failure(view.failure) if view.failure else "",
         "cancelled for": view.reason,
-        "input": _json(view.input),
+        "input": as_text(view.input),
         "output": bytes(view.output).decode() if isinstance(view.output, msgspec.Raw) else "",
     }
     for what, values in (("search", view.search), ("variable", view.variables)):
         # A name with `$` is a temporary of the compiler, which no author has written.
-        rows |= {f"{what} {name}": _json(value) for name, value in values.items() if not name.startswith("$")}
+        rows |= {
+            f"{what} {name}": as_text(value) for name, value in values.items() if not name.startswith("$")
+        }
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows.items():
         if value:
-            table.add_row(name, escape(_brief(str(value))))
+            table.add_row(name, escape(brief(str(value))))
     console().print(table)
 
 
@@ -472,14 +445,6 @@ def _failure(failure: FailureInfo) -> str:
     """In one line, that of branches with what each of them failed with."""
     causes = ", ".join(map(_failure, failure.causes))
     return f"{failure.name}: {failure.message}" + (f": {causes}" if causes else "")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= VALUE_SHOWN_MAX else text[: VALUE_SHOWN_MAX - 1] + "…"
 
 
 def console() -> Console:

@@ -436,6 +436,10 @@ class Names:
     def all_events(self) -> str:
         return f"{self.root}.events.>"
 
+    def events_like(self, workflow: str = "*", kind: str = "*") -> str:
+        """A filter for the output events of a workflow, of a kind, or of both."""
+        return f"{self.root}.events.*.{workflow}.{kind}.*"
+
     def events_of_run(self, shard: int, run_id: str, workflow: str = "*") -> str:
         return f"{self.root}.events.{shard}.{workflow}.*.{event_bucket(run_id)}"
 
