@@ -195,3 +195,14 @@ async def test_logs_have_neither_secrets_nor_bodies(hooks: Hooks, caplog: pytest
     assert "is a dead letter" in caplog.text
     assert "hidden" not in caplog.text
     assert headers["webhook-signature"] not in caplog.text
+
+
+async def test_a_web_socket_is_refused() -> None:
+    asked = Asked()
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await unserved()({**asked.scope, "type": "websocket"}, asked.receive, send)
+    assert [each["type"] for each in sent] == ["websocket.close"]
