@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,3 +118,16 @@ def test_replay_asks_which(file: Path) -> None:
     assert called("replay", str(file), "orders")[0] == 2
     code, said = called("replay", str(file), "others", "--all")
     assert (code, said.startswith("WEBHOOK_UNKNOWN")) == (1, True)
+
+
+def test_without_its_extra_the_command_says_what_to_install(file: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['uvicorn'] = None\n"
+        "from dressage.cli.main import main\n"
+        f"main(['webhook', 'run', {str(file)!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, "pip install 'dressage[webhooks-in]'" in done.stderr) == (1, True)
