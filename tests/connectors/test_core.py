@@ -111,7 +111,9 @@ async def test_what_asks_for_nothing_that_there_is_is_a_dead_letter_that_can_be_
     ]
     setting = Setting(shop.connection, client, TriggerOptions(), Metrics(NoMeters()))
     rule = setting.rule("orders")(parse_triggers(CORE.replace('event["total"] >= 0', "True"))[0])
-    letters = [each async for each in dead_letters(shop.connection, shop.names, "orders")]
+    letters = [
+        each async for each in dead_letters(shop.connection, shop.names, shop.names.dead_trigger("orders"))
+    ]
     outcomes = [
         await replay(shop.connection, shop.names, each, rule.mapping, rule.engine) for each in letters
     ]

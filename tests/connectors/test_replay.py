@@ -16,16 +16,18 @@ from dressage.connectors.config import TriggerConfig
 from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
 from dressage.connectors.replay import Replayed, dead_letters, replay
+from dressage.protocol.names import Names
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import Shop, StartTrigger  # pyright: ignore[reportMissingImports]
 
+SUBJECT = Names().dead_trigger("orders")
 WRONG = CONFIG.replace("'order-' + str(event['id'])", "event['no such key']")
 
 
 async def replayed(shop: Shop, client: Client, by: TriggerConfig, seqs: Sequence[int] = ()) -> list[Replayed]:
     mapping, engine = EventMapping(by), engine_of(by.target, client, actor="trigger/orders", answer_s=3.0)
-    letters = [each async for each in dead_letters(shop.connection, shop.names, "orders", seqs)]
+    letters = [each async for each in dead_letters(shop.connection, shop.names, SUBJECT, seqs)]
     return [await replay(shop.connection, shop.names, each, mapping, engine) for each in letters]
 
 
@@ -54,7 +56,7 @@ Bury = Callable[..., Awaitable[None]]
 
 async def test_a_letter_says_what_was_lost_and_why(shop: Shop, bury: Bury) -> None:
     await bury(order(1))
-    (letter,) = [each async for each in dead_letters(shop.connection, shop.names, "orders")]
+    (letter,) = [each async for each in dead_letters(shop.connection, shop.names, SUBJECT)]
     (event,) = await shop.stored("ORDERS", "orders.>")
     assert (letter.code, letter.stream, letter.event.stream_seq) == ("EXPRESSION_FAILED", "ORDERS", event.seq)
     assert (letter.event.data, dict(letter.event.headers or {})) == (event.data, {"Shop": "Ulm"})

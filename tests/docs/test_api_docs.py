@@ -30,6 +30,7 @@ from dressage.client import Client
 from dressage.client.feed import WINDOW
 from dressage.client.history import LOOK_S
 from dressage.connectors.metrics import Metrics
+from dressage.connectors.webhooks.metrics import Metrics as WebhookMetrics
 from dressage.flow import App, Limits
 from dressage.orchestrator.api import WorkflowAnswer
 from dressage.orchestrator.metrics import EngineMetrics
@@ -406,6 +407,7 @@ async def test_the_metrics_are_those_that_exist() -> None:
     noting = Noting()
     EngineMetrics(noting)
     Metrics(noting)
+    WebhookMetrics(noting)
     RelayMetrics(noting)
     Worker(ADDRESS, App("nobody"), meters=noting)
     rows = re.findall(r"^\| `dressage_(\w+)` \|([^|]*)\|", API, re.MULTILINE)

@@ -7,6 +7,7 @@ Hypothesis runs the targets in the test suite, and atheris runs them guided by c
 from __future__ import annotations
 
 import contextlib
+import hmac
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from dressage.brokers.jetstream.wire import LazyHeaders, parse_headers
 from dressage.connectors.config import parse_triggers
 from dressage.connectors.mapping import EventMapping, Start, Unmappable
 from dressage.connectors.tables import ConfigInvalid
+from dressage.connectors.webhooks.config import parse_webhooks
+from dressage.connectors.webhooks.verify import HmacSha256, Standard, Stripe
 from dressage.expressions import (
     ExpressionFailed,
     LimitExceeded,
@@ -608,6 +611,48 @@ def mappings(data: bytes) -> None:
             msgspec.json.decode(start.input)
 
 
+def webhooks(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    try:
+        found = parse_webhooks(text)
+    except ConfigInvalid as error:
+        must(bool(error.problems), "nothing is wrong with it")
+        return
+    for webhook in found:
+        check_name(webhook.name, "webhook")
+        EventMapping(webhook)
+
+
+SIGNED_AT: Final = 1_614_265_330
+SIGNED_BODY: Final = b'{"test": 2432232314}'
+SIGNED_STANDARD: Final = (
+    b"webhook-id:msg_p5jXN8AQM9LWM0D4loKWxJek\nwebhook-timestamp:1614265330\n"
+    b"webhook-signature:v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=\n\n" + SIGNED_BODY
+)
+SIGNED_STRIPE: Final = (
+    b"stripe-signature:t=1614265330,v1=%b\n\n"
+    % (hmac.digest(b"k", b"1614265330." + SIGNED_BODY, "sha256").hex().encode())
+    + SIGNED_BODY
+)
+SIGNED_PLAIN: Final = (
+    b"x-sign:sha256=%b\n\n" % hmac.digest(b"k", SIGNED_BODY, "sha256").hex().encode() + SIGNED_BODY
+)
+VERIFIERS: Final = (
+    Standard(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]),
+    Stripe(["k"]),
+    HmacSha256(["k"], "X-Sign", "sha256="),
+)
+
+
+def signatures(data: bytes) -> None:
+    """Headers as lines, and a body: no other body is accepted than that which was signed."""
+    head, _, body = data.partition(b"\n\n")
+    headers = [(name, value) for name, _, value in (line.partition(b":") for line in head.split(b"\n"))]
+    for verifier in VERIFIERS:
+        if verifier.accepts(headers, body, SIGNED_AT):
+            assert body == SIGNED_BODY
+
+
 def names(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     try:
@@ -732,6 +777,17 @@ start = "new"
 [trigger.input]
 order = "event"
 """
+WEBHOOK: Final = b"""
+[[webhook]]
+name = "paid"
+path = "/paid"
+signature = "hmac-sha256"
+header = "X-Sign"
+prefix = "sha256="
+secret = ["${env:A}"]
+event = "paid"
+key = "event['order']"
+"""
 EVENT: Final = (
     b'{"id":"r/0","source":"/dressage/x/0","type":"dressage.run-started","time":"2026-01-01T00:00:00.000Z",'
     b'"subject":"r","workflow":"w","version":1,"index":0,"command":"1","data":{"input":{}},"specversion":"1.0"}'
@@ -796,6 +852,8 @@ TARGETS: Final[dict[str, Fuzzed]] = {
     "arguments": Fuzzed(arguments, (b'{"order":"a","price":"1.5","at":"2026-01-01T00:00:00","rest":[1]}',)),
     "triggers": Fuzzed(triggers, (CONFIG,)),
     "mappings": Fuzzed(mappings, (b'{"id":"a","kind":"x"}', b"orders.created")),
+    "webhooks": Fuzzed(webhooks, (WEBHOOK,)),
+    "signatures": Fuzzed(signatures, (SIGNED_STANDARD, SIGNED_STRIPE, SIGNED_PLAIN)),
     "names": Fuzzed(names, (b"order-4711", b"a=2Eb", "größe ".encode(), b"=2e", b"default")),
     "nesting": Fuzzed(nesting, (b'[{"a":["[",{"b\\"]":[]}]}]', b"[[[]]]")),
 }

@@ -9,7 +9,7 @@ import pytest
 from dressage.connectors.kafka.clients import check_client, consumer_config
 from dressage.connectors.kafka.config import SinkConnector, SourceConnector, parse_connectors
 from dressage.connectors.kafka.records import Progress
-from dressage.connectors.kafka.secrets import SecretMissing, revealed, scrubbed
+from dressage.connectors.secrets import SecretMissing, revealed, scrubbed
 from dressage.connectors.tables import ConfigInvalid
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names

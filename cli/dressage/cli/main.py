@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "trigger": Place(
         "triggers", "trigger", "Start runs, and post to them, from the events of other services."
     ),
+    "webhook": Place("webhooks", "webhook", "Start runs, and post to them, from signed HTTP requests."),
     "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
     "connect": Place("connect", "connect", "Let Kafka records start runs, and write output events to Kafka."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
@@ -64,6 +65,7 @@ EXTRA_OF: Final = {
     "psycopg": "postgres",
     "pymysql": "mysql",
     "prometheus_client": "server",
+    "uvicorn": "webhooks-in",
 }
 """Which extra brings a module that is not there."""
 

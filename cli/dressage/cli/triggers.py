@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dressage.cli import options
+from dressage.cli.letters import ask_again
 from dressage.cli.running import inspect_server, require_answer, run, signals
 from dressage.cli.runs import console
 from dressage.client import Client
@@ -21,8 +22,7 @@ from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.definitions import Definitions, Entry, Found, Version
 from dressage.connectors.deployed import in_force
 from dressage.connectors.metrics import Metrics
-from dressage.connectors.replay import Letter, Replayed, dead_letters
-from dressage.connectors.replay import replay as replay_letter
+from dressage.connectors.replay import Letter, dead_letters
 from dressage.connectors.setting import Setting
 from dressage.connectors.source import Source
 from dressage.connectors.trying import try_events
@@ -224,7 +224,7 @@ def dead(name: str, server: str, namespace: str, as_json: bool) -> None:
 
     async def read() -> list[Letter]:
         async with _definitions(server, namespace) as (_, client):
-            return [each async for each in dead_letters(client.connection, client.names, name)]
+            return [each async for each in _letters(client, name)]
 
     letters = run(read())
     if as_json:
@@ -237,6 +237,10 @@ def dead(name: str, server: str, namespace: str, as_json: bool) -> None:
             str(each.seq), each.code, event, escape(each.event.subject), each.time, escape(each.reason)
         )
     console().print(table)
+
+
+def _letters(client: Client, name: str, seqs: Collection[int] = ()) -> AsyncIterator[Letter]:
+    return dead_letters(client.connection, client.names, client.names.dead_trigger(name), seqs)
 
 
 def _as_json(letter: Letter) -> dict[str, object]:
@@ -281,30 +285,10 @@ def replay(
         async with _definitions(server, namespace) as (definitions, client):
             config = declared or (await definitions.get(name)).entry.latest.config
             rule = _setting(client).rule(name)(config)
-            connection, names = client.connection, client.names
-            found, stay = set[int](), False
-            # All are read first: those that are taken leave the stream.
-            for letter in [each async for each in dead_letters(connection, names, name, seqs)]:
-                replayed = await replay_letter(connection, names, letter, rule.mapping, rule.engine)
-                click.echo(_said(replayed))
-                found.add(letter.seq)
-                stay = stay or not replayed.is_gone
-            for seq in sorted(set(seqs) - found):
-                click.echo(f"{seq}: there is no such dead letter")
-            return stay or not found.issuperset(seqs)
+            return await ask_again(client, _letters(client, name, seqs), rule.mapping, rule.engine, seqs)
 
     if run(ask()):
         raise SystemExit(1)
-
-
-def _said(replayed: Replayed) -> str:
-    says = {
-        "accepted": "accepted",
-        "existing": "was accepted before",
-        "skipped": "stays: `when` leaves it out",
-        "kept": f"stays: {replayed.code}: {replayed.reason}",
-    }
-    return f"{replayed.letter.seq}: {says[replayed.outcome]}"
 
 
 def _declared(file: Path, name: str) -> TriggerConfig:
@@ -359,10 +343,11 @@ def _described(each: TriggerConfig) -> str:
         "in order" if source.ordered else "",
     )
     whence = " ".join(part for part in parts if part)
-    return f"{whence} -> {_target(each.target)}"
+    return f"{whence} -> {describe_target(each.target)}"
 
 
-def _target(target: StartTarget | PostTarget) -> str:
+def describe_target(target: StartTarget | PostTarget) -> str:
+    """What a trigger or a webhook asks for, in words."""
     match target:
         case StartTarget():
             version = f" version {target.version}" if target.version else ""

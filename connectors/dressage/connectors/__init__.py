@@ -7,6 +7,7 @@
 - `runner`: a process of triggers.
 - `definitions`, `deployed`, `rules`: those that are deployed, and may change under way.
 - `source`: the stream that belongs to somebody else, and the trigger's durable consumer on it.
+- `webhooks`: events that come by HTTP.
 - `dead_letter`: what is kept of an event that cannot start a run.
 """
 

@@ -7,7 +7,7 @@ trigger and its key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from dressage.connectors.tables import (
     Expression,
     Problem,
     Table,
+    declared,
     read_text,
     read_toml,
     shown,
@@ -129,61 +130,20 @@ class _Reading:
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
-        self._names: set[str] = set()
 
     def triggers(self, document: Mapping[str, Any]) -> Iterator[TriggerConfig]:
         """What can be read of the triggers; only when there are no `problems` are they as the file says."""
-        top = Table(self.file, self.problems, document, "the file")
-        top.allow(["trigger"])
-        tables = document.get("trigger")
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.problems.append(
-                Problem(self.file, "trigger", "KEY_MISSING", "declare each trigger in a table [[trigger]]")
-            )
-            return
-        for number, table in enumerate(tables, 1):
-            name = table.get("name")
-            where = f'trigger "{name}"' if isinstance(name, str) else f"trigger number {number}"
-            yield self._trigger(Table(self.file, self.problems, table, where))
+        return (self._trigger(table) for table in declared(self.file, self.problems, document, "trigger"))
 
     def _trigger(self, table: Table) -> TriggerConfig:
-        posts = "event" in table.values
-        table.allow([*_KEYS, *(_POST_KEYS if posts else _START_KEYS)])
-        name = table.name("name", "trigger")
-        if name and name in self._names:
-            table.problem("name", "NAME_TAKEN", "another trigger of this file has this name")
-        self._names.add(name)
+        table.allow([*_KEYS, *target_keys(table)])
         return TriggerConfig(
-            name=name,
+            name=table.name("name", "trigger"),
             source=self._source(table),
-            target=self._post(table) if posts else self._starts(table),
+            target=read_target(table, "trigger"),
             when=table.expression("when", EVENT_NAMES),
             start=self._start(table),
             table=table.values,
-        )
-
-    def _starts(self, table: Table) -> StartTarget:
-        if "workflow" not in table.values:
-            table.problem(
-                "workflow",
-                "KEY_MISSING",
-                "is missing: name the workflow to start, or the external event to post, as event",
-            )
-        return StartTarget(
-            workflow=table.name("workflow", "workflow") if "workflow" in table.values else "",
-            run_id=self._run_id(table),
-            version=self._version(table),
-            input=self._input(table),
-        )
-
-    def _post(self, table: Table) -> PostTarget:
-        if "workflow" in table.values:
-            table.problem("event", "VALUE_INVALID", "a trigger starts a workflow or posts an event, not both")
-        if ("run_id" in table.values) == ("key" in table.values):
-            table.problem("key", "KEY_MISSING", "say whose event it is: give either run_id or key")
-        return PostTarget(
-            event=table.name("event", "event"),
-            **{key: table.expression(key, EVENT_NAMES) for key in ("run_id", "key", "payload", "event_id")},
         )
 
     def _source(self, table: Table) -> SourceConfig:
@@ -227,40 +187,6 @@ class _Reading:
                 "with its first token written out",
             )
 
-    def _run_id(self, table: Table) -> Expression:
-        nothing = Expression("", Name("event"))
-        if not table.require(
-            "run_id", "an expression that gives each event its run, so that none starts two"
-        ):
-            return nothing
-        expression = table.expression("run_id", EVENT_NAMES)
-        if expression is None:
-            return nothing
-        if _is_constant(expression.text):
-            table.problem(
-                "run_id",
-                "EXPRESSION_INVALID",
-                "is the same for every event, so all of them would be one run: "
-                f"use something of {', '.join(EVENT_NAMES)}",
-            )
-        return expression
-
-    def _version(self, table: Table) -> VersionRef | None:
-        what = "a version's number, its label as 2.x, or an alias"
-        version = table.value("version", object, what)
-        if isinstance(version, str):
-            try:
-                return check_ref(version)
-            except BadInput as error:
-                table.problem("version", "VALUE_INVALID", error.message)
-        elif isinstance(version, int):
-            if version >= 1:
-                return version
-            table.problem("version", "VALUE_INVALID", f"must be at least 1, not {version}")
-        elif version is not None:
-            table.problem("version", "VALUE_INVALID", f"must be {what}, not {shown(version)}")
-        return None
-
     def _start(self, table: Table) -> Start:
         start = table.values.get("start", "all")
         if start == "all" or start == "new":
@@ -277,17 +203,88 @@ class _Reading:
         )
         return "all"
 
-    def _input(self, table: Table) -> dict[str, Expression]:
-        values = table.value("input", dict, "a table of parameters, each with an expression")
-        inner = table.table("input", values or {})
-        found: dict[str, Expression] = {}
-        for parameter in inner.values:
-            if not parameter.isidentifier():
-                inner.problem(parameter, "NAME_INVALID", "no workflow can have a parameter of this name")
-            expression = inner.expression(parameter, EVENT_NAMES)
-            if expression is not None:
-                found[parameter] = expression
-        return found
+
+def target_keys(table: Table) -> Sequence[str]:
+    """The keys of what is asked for, which are others for an event than for a run."""
+    return _POST_KEYS if "event" in table.values else _START_KEYS
+
+
+def read_target(table: Table, kind: str) -> StartTarget | PostTarget:
+    """What a table of this kind, as a "trigger", asks the engine for, for each event."""
+    return _post(table, kind) if "event" in table.values else _starts(table)
+
+
+def _starts(table: Table) -> StartTarget:
+    if "workflow" not in table.values:
+        table.problem(
+            "workflow",
+            "KEY_MISSING",
+            "is missing: name the workflow to start, or the external event to post, as event",
+        )
+    return StartTarget(
+        workflow=table.name("workflow", "workflow") if "workflow" in table.values else "",
+        run_id=_run_id(table),
+        version=_version(table),
+        input=_input(table),
+    )
+
+
+def _post(table: Table, kind: str) -> PostTarget:
+    if "workflow" in table.values:
+        table.problem("event", "VALUE_INVALID", f"a {kind} starts a workflow or posts an event, not both")
+    if ("run_id" in table.values) == ("key" in table.values):
+        table.problem("key", "KEY_MISSING", "say whose event it is: give either run_id or key")
+    return PostTarget(
+        event=table.name("event", "event"),
+        **{key: table.expression(key, EVENT_NAMES) for key in ("run_id", "key", "payload", "event_id")},
+    )
+
+
+def _run_id(table: Table) -> Expression:
+    nothing = Expression("", Name("event"))
+    if not table.require("run_id", "an expression that gives each event its run, so that none starts two"):
+        return nothing
+    expression = table.expression("run_id", EVENT_NAMES)
+    if expression is None:
+        return nothing
+    if _is_constant(expression.text):
+        table.problem(
+            "run_id",
+            "EXPRESSION_INVALID",
+            "is the same for every event, so all of them would be one run: "
+            f"use something of {', '.join(EVENT_NAMES)}",
+        )
+    return expression
+
+
+def _version(table: Table) -> VersionRef | None:
+    what = "a version's number, its label as 2.x, or an alias"
+    version = table.value("version", object, what)
+    if isinstance(version, str):
+        try:
+            return check_ref(version)
+        except BadInput as error:
+            table.problem("version", "VALUE_INVALID", error.message)
+    elif isinstance(version, int):
+        if version >= 1:
+            return version
+        table.problem("version", "VALUE_INVALID", f"must be at least 1, not {version}")
+    elif version is not None:
+        table.problem("version", "VALUE_INVALID", f"must be {what}, not {shown(version)}")
+    return None
+
+
+def _input(table: Table) -> dict[str, Expression]:
+    values = table.value("input", dict, "a table of parameters, each with an expression")
+    inner = table.table("input", values or {})
+    found: dict[str, Expression] = {}
+    for parameter in inner.values:
+        if not parameter.isidentifier():
+            inner.problem(parameter, "NAME_INVALID", "no workflow can have a parameter of this name")
+        expression = inner.expression(parameter, EVENT_NAMES)
+        if expression is not None:
+            found[parameter] = expression
+    return found
 
 
 def _moment(value: object) -> datetime | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from dressage.brokers.interface import Delivery
 from dressage.connectors.cloud_events import read_event
-from dressage.connectors.config import PostTarget, StartTarget, TriggerConfig
+from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.tables import Expression
 from dressage.expressions import TypeTable, compile_expression
 from dressage.protocol.errors import BadInput, BadRunId, DressageError
@@ -49,14 +49,23 @@ class Post:
     key: str = ""
 
 
-class EventMapping:
-    """The expressions of one trigger, compiled."""
+class Declared(Protocol):
+    """What a trigger and a webhook have in common."""
 
-    def __init__(self, trigger: TriggerConfig) -> None:
-        self._when = _compiled(trigger.when)
-        self._asked = (
-            _Starts(trigger.target) if isinstance(trigger.target, StartTarget) else _Posts(trigger.target)
-        )
+    @property
+    def when(self) -> Expression | None: ...
+
+    @property
+    def target(self) -> StartTarget | PostTarget: ...
+
+
+class EventMapping:
+    """The expressions of one trigger or webhook, compiled."""
+
+    def __init__(self, declared: Declared) -> None:
+        self._when = _compiled(declared.when)
+        target = declared.target
+        self._asked = _Starts(target) if isinstance(target, StartTarget) else _Posts(target)
 
     def asked_by(self, event: Delivery, event_id: str) -> Start | Post | None:
         """What `event` asks for; None if `when` says that it is not meant. Raises `Unmappable`.
@@ -99,7 +108,7 @@ class _Posts:
         )
 
     def _id(self, variables: Mapping[str, Any], event_id: str) -> str:
-        """As the file says; else what a CloudEvent says of itself; else where the event is stored."""
+        """As the file says; else what a CloudEvent says of itself; else as the event came."""
         if self._event_id is not None:
             return _text_of("event_id", self._event_id, variables, _an_event_id, EVENT_ID_INVALID)
         ce = variables["ce"]

@@ -1,4 +1,4 @@
-"""Dead letters of a trigger, and asking for them once more, by the trigger as it is now."""
+"""Dead letters of a trigger or a webhook, and asking for them once more, by the mapping as it is now."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class Letter:
     stream: str
     event: Delivery
     is_cut: bool
+    kept_id: str = ""
+    """The event's id where it was not stored: that of a webhook."""
 
     @property
     def event_id(self) -> str:
-        return event_id(self.stream, self.event.stream_seq, self.event.time_ns)
+        return self.kept_id or event_id(self.stream, self.event.stream_seq, self.event.time_ns)
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,12 +54,12 @@ class Replayed:
 
 
 async def dead_letters(
-    connection: Connection, names: Names, trigger: str, seqs: Collection[int] = ()
+    connection: Connection, names: Names, subject: str, seqs: Collection[int] = ()
 ) -> AsyncIterator[Letter]:
-    """The trigger's dead letters, the oldest first; those at `seqs` only, if any are given."""
+    """The dead letters on a subject, the oldest first; those at `seqs` only, if any are given."""
     seq = 1
     while True:
-        message = await connection.next_message(names.dead_stream, seq, names.dead_trigger(trigger))
+        message = await connection.next_message(names.dead_stream, seq, subject)
         if message is None:
             return
         if not seqs or message.seq in seqs:
@@ -76,7 +78,7 @@ async def replay(
     try:
         if letter.is_cut:
             raise BadInput(
-                "only a part of its payload is kept, which was too large: publish the event again",
+                "only a part of its payload is kept, which was too large: have the event sent again",
                 code="PAYLOAD_TOO_LARGE",
             )
         request = mapping.asked_by(letter.event, letter.event_id)
@@ -113,6 +115,7 @@ def _letter(message: StoredMessage) -> Letter:
         headers.get("Dressage-Stream", ""),
         event,
         "Dressage-Payload-Bytes" in headers,
+        headers.get("Dressage-Event-Id", ""),
     )
 
 

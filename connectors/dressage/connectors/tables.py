@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -131,6 +131,25 @@ class Table:
             self.problem(key, "EXPRESSION_INVALID", error.message)
             return None
         return Expression(text, tree)
+
+
+def declared(file: str, problems: list[Problem], document: Mapping[str, Any], kind: str) -> Iterator[Table]:
+    """Each table `[[kind]]` of a file that declares nothing else; no two of them may have one name."""
+    Table(file, problems, document, "the file").allow([kind])
+    tables = document.get(kind)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        problems.append(Problem(file, kind, "KEY_MISSING", f"declare each {kind} in a table [[{kind}]]"))
+        return
+    names = set[str]()
+    for number, values in enumerate(tables, 1):
+        name = values.get("name")
+        where = f'{kind} "{name}"' if isinstance(name, str) else f"{kind} number {number}"
+        table = Table(file, problems, values, where)
+        if isinstance(name, str) and name in names:
+            table.problem("name", "NAME_TAKEN", f"another {kind} of this file has this name")
+        if isinstance(name, str):
+            names.add(name)
+        yield table
 
 
 def read_text(path: Path) -> str:

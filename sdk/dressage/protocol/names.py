@@ -459,6 +459,9 @@ class Names:
     def dead_trigger(self, trigger: str) -> str:
         return f"{self.root}.dead.trigger.{trigger}"
 
+    def dead_webhook(self, webhook: str) -> str:
+        return f"{self.root}.dead.webhook.{webhook}"
+
     def dead_connector(self, connector: str) -> str:
         return f"{self.root}.dead.connector.{connector}"
 

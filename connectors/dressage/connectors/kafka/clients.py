@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dressage.connectors.kafka.config import Connector, SinkConnector, SourceConnector
-from dressage.connectors.kafka.secrets import scrubbed, settings_revealed
+from dressage.connectors.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
-from dressage.connectors.kafka.secrets import SECRET, is_sensitive
 from dressage.connectors.kafka.transforms import TransformConfig, TransformType
+from dressage.connectors.secrets import SECRET, is_sensitive
 from dressage.connectors.tables import ConfigInvalid, Expression, Problem, Table, read_text, read_toml, shown
 from dressage.protocol.errors import BadInput
 from dressage.protocol.versions import VersionRef, check_ref

@@ -16,8 +16,8 @@ import msgspec
 
 from dressage.connectors.cloud_events import EVENT_NOT_JSON
 from dressage.connectors.kafka.config import SourceConnector, SourceFormat
-from dressage.connectors.kafka.secrets import scrubbed, settings_revealed
 from dressage.connectors.mapping import Unmappable
+from dressage.connectors.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BadInput, DressageError
 
 RECORD_UNDECODABLE: Final = "RECORD_UNDECODABLE"

@@ -13,7 +13,7 @@ from dressage.brokers.interface import Connection
 from dressage.connectors.kafka.clients import admin_config, group_of, ignore, position_topic, reader_config
 from dressage.connectors.kafka.config import Connector, SinkConnector, SourceConnector
 from dressage.connectors.kafka.position import read_position
-from dressage.connectors.kafka.secrets import scrubbed, settings_revealed
+from dressage.connectors.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BrokerError
 from dressage.protocol.names import Names
 

@@ -36,9 +36,9 @@ from dressage.connectors.kafka.config import SinkConnector
 from dressage.connectors.kafka.event_mapping import JSON, EventOutput, Headers, Produced, Told
 from dressage.connectors.kafka.metrics import ConnectorMetrics
 from dressage.connectors.kafka.position import Position
-from dressage.connectors.kafka.secrets import settings_revealed
 from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions
 from dressage.connectors.mapping import Unmappable
+from dressage.connectors.secrets import settings_revealed
 from dressage.connectors.waiting import pause
 from dressage.protocol.errors import DressageError, NotFound
 from dressage.protocol.events import KIND, RunDeleted

@@ -38,8 +38,8 @@ from dressage.connectors.kafka.config import SourceConnector
 from dressage.connectors.kafka.metrics import ConnectorMetrics
 from dressage.connectors.kafka.record_mapping import RecordMapping
 from dressage.connectors.kafka.records import KEY_HEADER, Place, Progress, Record, dead_record, explained
-from dressage.connectors.kafka.secrets import settings_revealed
 from dressage.connectors.mapping import Post, Start
+from dressage.connectors.secrets import settings_revealed
 from dressage.protocol.errors import BadInput, BrokerError, DressageError, Refused
 
 _log = logging.getLogger("dressage.connectors.kafka")

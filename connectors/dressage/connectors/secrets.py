@@ -1,4 +1,4 @@
-"""Secrets stand in a connector's configuration by name only: `${env:NAME}` or `${file:/path}`.
+"""Secrets stand in the configuration of a connector or a webhook by name only: `${env:NAME}` or `${file:/path}`.
 
 They are looked up by the process that connects, when it connects: what is stored or printed holds no secret.
 """
@@ -35,7 +35,7 @@ def _looked_up(whence: str, name: str) -> str:
     if whence == "env":
         value = os.environ.get(name)
         if value is None:
-            raise SecretMissing(f"the environment has no variable {name}: set it where the connector runs")
+            raise SecretMissing(f"the environment has no variable {name}: set it where this process runs")
         return value
     try:
         return Path(name).read_text(encoding="utf-8").strip()
