@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tests.kafka.conftest import SINK, eventually  # pyright: ignore[reportMissingImports]
+from tests.connecting import eventually, run_orders  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SINK  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
-from dressage.connectors.kafka.source import ConnectorFailed
+from dressage.connectors.connect.options import ConnectorFailed
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
-
-
-async def run_orders(client: Client, count: int, first: int = 0) -> None:
-    for number in range(first, first + count):
-        run = await client.start("take-order", {"order": {"id": number}}, run_id=f"run-{number}")
-        await run.result()
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka, StartConnector  # pyright: ignore[reportMissingImports]
 
 
 async def test_every_event_is_a_record_keyed_by_its_run(

@@ -33,7 +33,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
         "triggers", "trigger", "Start runs, and post to them, from the events of other services."
     ),
     "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
-    "connect": Place("connect", "connect", "Let Kafka records start runs, and write output events to Kafka."),
+    "connect": Place("connect", "connect", "Let Kafka start runs, and output events go out to others."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),
@@ -60,6 +60,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
 EXTRA_OF: Final = {
     "confluent_kafka": "kafka",
     "duckdb": "analytics",
+    "httpx": "webhooks",
     "psycopg": "postgres",
     "pymysql": "mysql",
     "prometheus_client": "server",

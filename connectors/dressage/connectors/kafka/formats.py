@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from dressage.connectors.cloud_events import EVENT_NOT_JSON
+from dressage.connectors.connect.secrets import scrubbed, settings_revealed
 from dressage.connectors.kafka.config import SourceConnector, SourceFormat
-from dressage.connectors.kafka.secrets import scrubbed, settings_revealed
 from dressage.connectors.mapping import Unmappable
 from dressage.protocol.errors import BadInput, DressageError
 
