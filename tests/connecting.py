@@ -23,7 +23,7 @@ from dressage.protocol.events import KIND, RUN_HEADER, RunCompleted, RunStarted
 from dressage.protocol.expressions import Const, Index, Name
 from dressage.protocol.names import Names, run_id_of
 from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
-from dressage.protocol.types import ANY, Field
+from dressage.protocol.types import ANY, Field, MaskedOf, Scalar
 from dressage.telemetry import PrometheusMeters
 
 DEADLINE_S = 60.0
@@ -37,6 +37,18 @@ def workflow(name: str = "take-order") -> WorkflowSpec:
     number = Index(Name("order"), Const(msgspec.Raw(b'"id"')))
     params = (Field("order", ANY),)
     return WorkflowSpec(1, name, params, ANY, (ReturnNode(number),), variables=(Variable("order"),))
+
+
+CARD = "4111-hidden-1111"
+
+
+def paying() -> WorkflowSpec:
+    """A workflow whose input, variable and output are masked."""
+    params = (Field("card", MaskedOf(Scalar("str"))), Field("item", Scalar("str")))
+    variables = (Variable("card"), Variable("item"))
+    return WorkflowSpec(
+        1, "pay", params, MaskedOf(Scalar("str")), (ReturnNode(Name("card")),), variables=variables
+    )
 
 
 class Place:

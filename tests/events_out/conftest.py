@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 from tests.connecting import QUICK, Place, Running, eventually, workflow  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
@@ -113,11 +115,12 @@ class Got:
     @property
     def event(self) -> dict[str, Any]:
         """The structured CloudEvent in it."""
-        return json.loads(self.body)
+        found: dict[str, Any] = json.loads(self.body)
+        return found
 
     @property
     def run(self) -> str:
-        return self.event["subject"]
+        return str(self.event["subject"])
 
 
 Answer = Callable[[Got, int], "Response | None"]
@@ -132,10 +135,14 @@ class Receiver:
     got: list[Got] = field(default_factory=list[Got])
     taken: list[Got] = field(default_factory=list[Got])
     """Those that were answered by 2xx."""
+    delay_s: float = 0.0
+    """So long after it has taken something it says so."""
     answer: Answer = field(default=lambda got, count: None)
 
+    counts: Counter[str] = field(default_factory=Counter[str])
+
     def times(self, message_id: str) -> int:
-        return sum(each.id == message_id for each in self.got)
+        return self.counts[message_id]
 
     async def has_taken(self, count: int) -> None:
         async def fact() -> bool:
@@ -147,7 +154,7 @@ class Receiver:
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+        return int(found.getsockname()[1])
 
 
 @pytest.fixture
@@ -158,11 +165,17 @@ async def receiver() -> AsyncIterator[Receiver]:
 
     @app.post("/hooks")
     async def hook(request: Request) -> Response:
-        got = Got(dict(request.headers), await request.body(), asyncio.get_running_loop().time())
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=400)  # whoever asked is dead
+        got = Got(dict(request.headers), body, asyncio.get_running_loop().time())
         found.got.append(got)
+        found.counts[got.id] += 1
         response = found.answer(got, found.times(got.id)) or Response(status_code=204)
         if 200 <= response.status_code < 300:
             found.taken.append(got)
+        await asyncio.sleep(found.delay_s)
         return response
 
     service = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off", ws="none"))

@@ -48,7 +48,7 @@ class EventOutput:
     ) -> None:
         """`target` is the expression of the key `what`."""
         self._steps = compiled_steps(transforms)
-        self._format = value_format
+        self._format: SinkFormat = value_format
         self._what = what
         self._target = compiled(target) if target else None
         self._as_it_is = not transforms and target is None and value_format == "cloudevents"

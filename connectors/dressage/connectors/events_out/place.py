@@ -8,6 +8,8 @@ before it sent its last write, so it ends there first. Nothing depends on what c
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import uuid
 from typing import Final
 
@@ -37,8 +39,9 @@ class LeaseLost(BrokerError):
 
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`holder` is a process, empty for none. `seq` is the sequence in the stream up to which everything is dealt with;
-    `created` tells the stream from another one of the same name, and is empty before anything was dealt with."""
+    """`holder` is a process, as `<host>/<pid>/<id>`, empty for none. `seq` is the sequence in the stream up to which
+    everything is dealt with; `created` tells the stream from another one of the same name, and is empty before anything
+    was dealt with."""
 
     holder: str = ""
     created: str = ""
@@ -62,7 +65,7 @@ class Lease:
         self._connection = connection
         self._names = names
         self._connector = connector
-        self._me = uuid.uuid4().hex
+        self._me = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
         self._place = Place()
         self._seq = 0
         self._until = 0.0

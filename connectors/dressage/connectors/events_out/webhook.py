@@ -21,6 +21,7 @@ from dressage.connectors.connect.options import ConnectorFailed
 from dressage.connectors.connect.secrets import HIDDEN, SECRET, revealed
 from dressage.connectors.events_out.config import WebhookSink, wrong_with_url, wrong_with_value
 from dressage.connectors.events_out.outgoing import NotDelivered, Outgoing, Sure, Undeliverable
+from dressage.connectors.events_out.room import Room
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.signing import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, key_of, signature
 from dressage.protocol.errors import BadInput
@@ -83,7 +84,7 @@ class WebhookDelivery:
         self._target = target_of(config)
         self._gate = Gate(faults, "receiver")
         self._faults = faults
-        self._room = asyncio.Semaphore(config.requests)
+        self._room = Room(config.requests)
         self._held_until = 0.0
         self._client: httpx.AsyncClient | None = None
         self.deadline_s: float | None = config.deadline_s
@@ -109,8 +110,9 @@ class WebhookDelivery:
         """Whatever it is can be posted."""
 
     async def deliver(self, outgoing: Outgoing, sure: Sure) -> None:
-        await self._held()
-        async with self._gate.passage(), self._room:
+        async with self._room.taken(outgoing.seq), self._gate.passage():
+            # Not before there is room: the receiver may say so while this one waits for it.
+            await self._held()
             await sure()
             answer = await self._post(outgoing)
         if 200 <= answer.status < 300:
