@@ -1,4 +1,4 @@
-"""Sinks to subjects and to webhooks that are deployed: paused, resumed, failed, restarted, and asked how far they are."""
+"""Sinks that are deployed to subjects and to webhooks: paused, resumed, failed, restarted, asked how far they are."""
 
 from __future__ import annotations
 

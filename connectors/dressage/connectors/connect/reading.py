@@ -77,14 +77,14 @@ class ConnectorTable(Table):
         self.tasks(1, "a sink is one task, as events keep their order: start more processes for stand-by")
 
     def whole(self, key: str, default: int, most: int, limit: str) -> int:
-        """A whole number from 1 to `most`; `limit` is the name of that limit."""
+        """A whole number from 1 to `most`; `limit` names that, as in `(limit connector-tasks)`."""
         found = self.value(key, int, "a whole number")
         if found is not None and not 1 <= found <= most:
-            self.problem(key, "VALUE_INVALID", f"must be 1 to {most}, not {found} (limit {limit})")
+            self.problem(key, "VALUE_INVALID", f"must be 1 to {most}, not {found} {limit}")
         return default if found is None else found
 
     def duration_s(self, key: str, default: float, most: float, limit: str) -> float:
-        """Seconds, of a number or of a text as "30s", "15m", "1h"; more than 0 and up to `most`."""
+        """Seconds, of a number or of a text as "30s", "15m", "1h"; more than 0 and up to `most`, whose `limit` is named as in `whole`."""
         given = self.values.get(key)
         if given is None:
             return default
@@ -102,7 +102,7 @@ class ConnectorTable(Table):
             self.problem(
                 key,
                 "VALUE_INVALID",
-                f"must be more than 0 and up to {most:g} s, not {shown(given)} (limit {limit})",
+                f"must be more than 0 and up to {most:g} s, not {shown(given)} {limit}",
             )
         return seconds
 

@@ -96,9 +96,9 @@ def read_webhook_sink(table: ConnectorTable, name: str) -> WebhookSink:
         url=_url(table),
         secrets=_secrets(table),
         headers=_headers(table),
-        timeout_s=table.duration_s("timeout", TIMEOUT_S, TIMEOUT_S_MAX, "webhook-timeout"),
-        deadline_s=table.duration_s("retry.deadline", DEADLINE_S, DEADLINE_S_MAX, "webhook-deadline"),
-        requests=table.whole("requests.max", REQUESTS, REQUESTS_MAX, "webhook-requests"),
+        timeout_s=table.duration_s("timeout", TIMEOUT_S, TIMEOUT_S_MAX, "(limit webhook-timeout)"),
+        deadline_s=table.duration_s("retry.deadline", DEADLINE_S, DEADLINE_S_MAX, "(limit webhook-deadline)"),
+        requests=table.whole("requests.max", REQUESTS, REQUESTS_MAX, "(limit webhook-requests)"),
     )
 
 
