@@ -84,7 +84,7 @@ class ConnectorTable(Table):
         return default if found is None else found
 
     def duration_s(self, key: str, default: float, most: float, limit: str) -> float:
-        """Seconds, of a number or of a text as "30s", "15m", "1h"; more than 0 and up to `most`, whose `limit` is named as in `whole`."""
+        """Seconds, of a number or of a text as "30s", "15m", "1h": more than 0, up to `most`; `limit` is as above."""
         given = self.values.get(key)
         if given is None:
             return default

@@ -32,7 +32,7 @@ from dressage.connectors.events_out.place import RENEW_S, Lease, LeaseLost, Plac
 from dressage.connectors.gate import Faults
 from dressage.connectors.mapping import Unmappable
 from dressage.connectors.waiting import pause
-from dressage.protocol.errors import DressageError
+from dressage.protocol.errors import BadRunId, DressageError
 from dressage.protocol.events import ReceivedEvent, decode_event
 from dressage.protocol.names import run_token
 
@@ -161,7 +161,8 @@ class _UnderWay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = self._bytes = 0
         self._less = asyncio.Event()
-        self._stuck: set[int] = set()
+        self._stuck: dict[int, str] = {}
+        """Events that were not taken so far, with the code of why."""
         self._told: set[str] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keeping = asyncio.create_task(self._keep())
@@ -188,7 +189,8 @@ class _UnderWay:
             self._failed.exception()
         with contextlib.suppress(DressageError):
             await self._store()
-        self._faults.end("delivery")
+        for seq in list(self._stuck):
+            self._settle(seq)
         self._faults.end("place")
 
     def _check(self) -> None:
@@ -264,11 +266,12 @@ class _UnderWay:
     def _take(self, message: Received) -> None:
         try:
             event = decode_event(message.payload)
-        except msgspec.MsgspecError as error:
+            token = run_token(event.subject)
+        except (msgspec.MsgspecError, BadRunId) as error:
             _log.warning("connector %r passes over message %d: %s", self._config.name, message.seq, error)
             self._pass_over(message.seq)
             return
-        outgoing = self._outgoing(message, event)
+        outgoing = self._outgoing(message, event, token)
         if outgoing is None:
             self._metrics.skipped.inc()
             self._pass_over(message.seq)
@@ -289,10 +292,9 @@ class _UnderWay:
         self._progress.take(seq)
         self._progress.done(seq)
 
-    def _outgoing(self, message: Received, event: ReceivedEvent) -> Outgoing | None:
+    def _outgoing(self, message: Received, event: ReceivedEvent, token: str) -> Outgoing | None:
         """None if a filter leaves it out. Raises `ConnectorFailed` for what nothing can be made of, unless that is
         tolerated."""
-        token = run_token(event.subject)
         output_id = self._client.names.output_id(self._config.name, token, event.index, event.command)
         try:
             output = self._output.of(event, message.payload)
@@ -330,9 +332,7 @@ class _UnderWay:
                 self._progress.done(done.seq)
                 self._count -= 1
                 self._bytes -= len(done.payload)
-                self._stuck.discard(done.seq)
-                if not self._stuck:
-                    self._faults.end("delivery")
+                self._settle(done.seq)
                 self._less.set()
         except (ConnectorFailed, LeaseLost) as error:
             self._fail(error)
@@ -354,12 +354,10 @@ class _UnderWay:
                 raise
             except DressageError as error:
                 after_s = error.after_s if isinstance(error, NotDelivered) else 0.0
-                self._wait(outgoing, error)
+                self._wait(outgoing, error.code, error.message)
             except Exception as error:
-                self._metrics.retry("INTERNAL")
                 _log.exception("connector %r fails on event %d", self._config.name, outgoing.seq)
-                self._stuck.add(outgoing.seq)
-                self._faults.begin("delivery", "INTERNAL", str(error))
+                self._wait(outgoing, "INTERNAL", str(error))
             else:
                 return
             attempts += 1
@@ -384,11 +382,19 @@ class _UnderWay:
         else:
             self._metrics.records.inc()
 
-    def _wait(self, outgoing: Outgoing, error: DressageError) -> None:
-        self._metrics.retry(error.code)
-        self._stuck.add(outgoing.seq)
-        self._faults.begin("delivery", error.code, error.message)
-        _log.debug("connector %r waits with event %d: %s", self._config.name, outgoing.seq, error)
+    def _wait(self, outgoing: Outgoing, code: str, message: str) -> None:
+        self._metrics.retry(code)
+        if self._stuck.get(outgoing.seq) != code:
+            self._settle(outgoing.seq)
+            self._stuck[outgoing.seq] = code
+            self._faults.begin(f"delivery: {code}", code, message)
+        _log.debug("connector %r waits with event %d: %s: %s", self._config.name, outgoing.seq, code, message)
+
+    def _settle(self, seq: int) -> None:
+        """The fault of an event is over, or another one; it is told of for as long as some event has it."""
+        code = self._stuck.pop(seq, "")
+        if code and code not in self._stuck.values():
+            self._faults.end(f"delivery: {code}")
 
     async def _bury(self, outgoing: Outgoing, error: DressageError) -> None:
         connection = self._client.connection
