@@ -17,6 +17,7 @@ from tests.events_out.conftest import (  # pyright: ignore[reportMissingImports]
 )
 
 from dressage.brokers.interface import StoredMessage
+from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.connectors.connect.options import ConnectorFailed
 
@@ -240,3 +241,43 @@ async def test_start_new_tells_only_of_what_comes_later(
     await run_orders(client, 1, first=2)
     await running.reaches("records_total", 1)
     assert [each.subject for each in await shop()] == ["shop.run-2.run-completed"]
+
+
+async def odd_stream(place: Place, **config: object) -> None:
+    """A stream of somebody else's, with limits of its own."""
+    connection = await JetStreamBroker(place.server.url).connect("shop")
+    try:
+        wanted = {"name": "SHOP", "subjects": ["shop.>"], "storage": "file", **config}
+        answer = await connection.request("$JS.API.STREAM.CREATE.SHOP", msgspec.json.encode(wanted), 5.0)
+        assert b'"error"' not in answer, answer
+    finally:
+        await connection.close()
+
+
+async def test_an_event_that_the_stream_never_takes_is_a_dead_letter_and_the_run_goes_on(
+    place: Place, client: Client, connector: StartConnector
+) -> None:
+    await odd_stream(place, max_msg_size=2_000)
+    run = await client.start("take-order", {"order": {"id": 1, "note": "x" * 2_000}}, run_id="large")
+    await run.result()
+    events = await place.events(1)
+    running = connector(SUBJECT_SINK.format(name="large"))
+    await running.reaches("records_total", len(events) - 1)
+    await running.reaches("dead_letters_total", 1, code="PAYLOAD_TOO_LARGE")
+    (letter,) = await place.dead_letters("large")
+    assert letter.data == events[0].data
+    assert [each.subject for each in await place.stored("SHOP", "shop.>")] == ["shop.large.run-completed"]
+
+
+async def test_a_stream_that_is_full_is_waited_for(
+    place: Place, client: Client, connector: StartConnector
+) -> None:
+    await odd_stream(place, max_msgs=1, discard="new")
+    running = connector(SUBJECT_SINK.format(name="full") + ONLY_ENDED)
+    await run_orders(client, 2)
+    await running.reaches("retries_total", 1, code="PUBLISH_REFUSED")
+    assert running.metric("records_total") == 1
+    (first,) = await place.stored("SHOP", "shop.>")
+    await client.connection.delete_message("SHOP", first.seq)
+    await running.reaches("records_total", 2)
+    assert running.metric("dead_letters_total", code="PUBLISH_REFUSED") == 0

@@ -311,10 +311,15 @@ class _UnderWay:
             return Outgoing(message.seq, output_id, event, message.payload, None, error)
         return Outgoing(message.seq, output_id, event, message.payload, output)
 
+    @property
+    def _idle(self) -> bool:
+        """What is stuck is no reason to wait: the next process tries it as well."""
+        return all(lane[0].seq in self._stuck for lane in self._lanes.values())
+
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._options.drain_s
-        while self._tasks and loop.time() < deadline:
+        while not self._idle and loop.time() < deadline:
             self._check()
             self._less.clear()
             with contextlib.suppress(TimeoutError):
