@@ -123,6 +123,9 @@ class EventSink:
                 "connector %r: events up to %d may be lost to it: the stream begins with %d, and it had come to %d",
                 *(self._config.name, info.state.first_seq - 1, info.state.first_seq, reached),
             )
+        if found.created != info.created:
+            # Where it begins is asked once: who dies before the first event is dealt with does not ask again.
+            await self._lease.store(info.created, reached)
         options = self._parts.setting.options
         limits = BatchLimits(
             events_max=max(1, min(options.batch_max, options.in_flight // 2)), pause_s=0.0, idle_s=ROOM_S
