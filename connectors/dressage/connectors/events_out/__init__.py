@@ -2,7 +2,7 @@
 
 - `config`: what a file says of them.
 - `place`: which process is the active one, and how far it is.
-- `sink`: reads the stream of output events, and has each delivered, those of a run in order.
+- `sink`: one process's part of a sink; `under_way`: has each event delivered, those of a run in order.
 - `subject`, `webhook`: deliver one event.
 
 `webhook` needs the extra `webhooks`.
