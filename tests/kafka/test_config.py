@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dressage.connectors.kafka.clients import check_client, consumer_config
-from dressage.connectors.kafka.config import SinkConnector, SourceConnector, parse_connectors
-from dressage.connectors.kafka.records import Progress
+from dressage.connectors.connect.config import parse_connectors
+from dressage.connectors.connect.kinds import check_settings
+from dressage.connectors.connect.progress import Progress
+from dressage.connectors.kafka.clients import consumer_config
+from dressage.connectors.kafka.config import SinkConnector, SourceConnector
 from dressage.connectors.secrets import SecretMissing, revealed, scrubbed
 from dressage.connectors.tables import ConfigInvalid
 from dressage.protocol.errors import BadInput
@@ -137,10 +139,10 @@ def test_settings_are_passed_to_the_client_which_refuses_what_it_does_not_know(
 ) -> None:
     monkeypatch.setenv("KAFKA_TEST_SECRET", "s3cret")
     source, _ = parse_connectors(GOOD)
-    check_client(source)
+    check_settings(source)
     wrong, _ = parse_connectors(GOOD.replace("sasl.username =", 'no.such.setting = "x"\nsasl.username ='))
     with pytest.raises(BadInput, match=r"no\.such\.setting"):
-        check_client(wrong)
+        check_settings(wrong)
 
 
 def test_no_file_changes_what_the_promises_rest_on() -> None:

@@ -10,19 +10,22 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.connecting import run_orders  # pyright: ignore[reportMissingImports]
 from tests.kafka.conftest import SINK, SOURCE, needs_eviction  # pyright: ignore[reportMissingImports]
-from tests.kafka.test_sink import run_orders  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka, StartConnector  # pyright: ignore[reportMissingImports]
 
 PROCESS = """
 import asyncio, os, signal, sys
 from pathlib import Path
 import confluent_kafka
-from dressage.connectors.kafka import load_connectors, runner, sink, source
+from dressage.connectors.connect.config import load_connectors
+from dressage.connectors.connect.runner import ConnectorRunner
+from dressage.connectors.kafka import sink, source
 
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +48,7 @@ def dying(kind, step, when):
 step, when = sys.argv[3:5]
 sink.Producer = dying(confluent_kafka.Producer, step, when)
 source.Consumer = dying(confluent_kafka.Consumer, step, when) if step == "commit" else source.Consumer
-asyncio.run(runner.ConnectorRunner(sys.argv[1], load_connectors(Path(sys.argv[2]))).run())
+asyncio.run(ConnectorRunner(sys.argv[1], load_connectors(Path(sys.argv[2]))).run())
 """
 """A program that runs connectors, and dies by SIGKILL at a step of the Kafka client's."""
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from tests.kafka.conftest import QUICK, SOURCE, eventually, needs_eviction  # pyright: ignore[reportMissingImports]
+from tests.connecting import QUICK, eventually  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SOURCE, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.client import Client
-from dressage.connectors.kafka.runner import ConnectorRunner
+from dressage.connectors.connect.runner import ConnectorRunner
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place  # pyright: ignore[reportMissingImports]
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka  # pyright: ignore[reportMissingImports]
 
 
 @pytest.fixture

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from click.testing import CliRunner
-from tests.kafka.conftest import eventually, needs_eviction  # pyright: ignore[reportMissingImports]
+from tests.connecting import eventually  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.cli.main import main
 from dressage.protocol.spec import ReturnNode, Variable, WorkflowSpec
 from dressage.protocol.types import ANY, Field, Scalar
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka, StartConnector  # pyright: ignore[reportMissingImports]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "docs" / "kafka.md").read_text()
@@ -106,9 +108,3 @@ async def asked(place: Place, file: Path) -> str:
     result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
     assert result.exit_code == 0, result.output
     return result.output
-
-
-def test_every_metric_of_the_page_exists() -> None:
-    source = (ROOT / "connectors/dressage/connectors/kafka/metrics.py").read_text()
-    told = set(re.findall(r"`dressage_(connector_\w+)` \|", PAGE))
-    assert told == set(re.findall(r'"(connector_\w+)"', source))

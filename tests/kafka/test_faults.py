@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tests.kafka.conftest import SINK, SOURCE, eventually, needs_eviction, workflow  # pyright: ignore[reportMissingImports]
+from tests.connecting import eventually, workflow  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SINK, SOURCE, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.brokers.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place  # pyright: ignore[reportMissingImports]
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka  # pyright: ignore[reportMissingImports]
 
 LONG = os.environ.get("FAULTS_LONG") == "1"
 ROUNDS = 12 if LONG else 1

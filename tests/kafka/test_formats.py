@@ -35,7 +35,7 @@ def registry() -> Iterator[Registry]:
 
 def config(registry: Registry, **more: Any) -> SourceConnector:
     settings = {"url": registry.url, "max.retries": "0"}
-    return SourceConnector("orders", {}, registry=settings, **more)
+    return SourceConnector("orders", registry=settings, **more)
 
 
 def avro_record(registry: Registry) -> bytes:
@@ -68,7 +68,7 @@ async def test_a_registry_that_is_away_is_waited_for(registry: Registry) -> None
 
 async def test_a_registry_that_nobody_serves_is_waited_for(registry: Registry) -> None:
     data = avro_record(registry)
-    nowhere = SourceConnector("orders", {}, registry={"url": "http://127.0.0.1:9", "max.retries": "0"})
+    nowhere = SourceConnector("orders", registry={"url": "http://127.0.0.1:9", "max.retries": "0"})
     with pytest.raises(RegistryAway):
         await decoder(nowhere, "avro").decode(data, "orders")
 

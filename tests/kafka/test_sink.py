@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tests.kafka.conftest import SINK, eventually  # pyright: ignore[reportMissingImports]
+from tests.connecting import CARD, eventually, paying, run_orders  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import SINK  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
-from dressage.connectors.kafka.source import ConnectorFailed
+from dressage.connectors.connect.options import ConnectorFailed
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
-
-
-async def run_orders(client: Client, count: int, first: int = 0) -> None:
-    for number in range(first, first + count):
-        run = await client.start("take-order", {"order": {"id": number}}, run_id=f"run-{number}")
-        await run.result()
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka, StartConnector  # pyright: ignore[reportMissingImports]
 
 
 async def test_every_event_is_a_record_keyed_by_its_run(
@@ -167,3 +163,18 @@ async def test_the_state_of_each_run_stands_in_a_topic_that_keeps_the_last(
 
     await eventually(gone, "the deleted run has a tombstone")
     assert kept[b"run-1"] is not None
+
+
+async def test_what_is_masked_is_in_no_record(kafka: Kafka, place: Place, connector: StartConnector) -> None:
+    topic, states = await kafka.topic(), await kafka.topic(cleanup_policy="compact")
+    async with place.engine(paying()) as client:
+        run = await client.start("pay", {"card": CARD, "item": "plain-item"}, run_id="p-1")
+        assert await run.result() == CARD
+        config = SINK.format(name="masked", topic=topic, **kafka.client)
+        running = connector(config.replace("topics =", f'state.topic = "{states}"\ntopics ='))
+        await running.reaches("records_total", len(await place.events(1)))
+        found = [*await kafka.read(topic), *await kafka.read(states)]
+    whole = b"".join(each.value() for each in found)
+    assert b"plain-item" in whole
+    assert b"***" in whole
+    assert CARD.encode() not in whole

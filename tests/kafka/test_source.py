@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.kafka.conftest import CLIENT, QUICK, SOURCE, eventually, needs_eviction, workflow  # pyright: ignore[reportMissingImports]
+from tests.connecting import QUICK, eventually, workflow  # pyright: ignore[reportMissingImports]
+from tests.kafka.conftest import CLIENT, SOURCE, needs_eviction  # pyright: ignore[reportMissingImports]
 
 from dressage.client import Client
-from dressage.connectors.kafka.source import ConnectorFailed
+from dressage.connectors.connect.options import ConnectorFailed
 from dressage.flow import Event
 from dressage.flow import workflow as defined
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Kafka, Place, StartConnector  # pyright: ignore[reportMissingImports]
+    from tests.connecting import Place  # pyright: ignore[reportMissingImports]
+    from tests.kafka.conftest import Kafka, StartConnector  # pyright: ignore[reportMissingImports]
 
 GROUP = "dressage.default.orders"
 paid = Event("order-paid", of=int)

@@ -13,12 +13,14 @@ from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
 from dressage.cli.running import inspect_server, run, signals
 from dressage.client import Client
-from dressage.connectors.kafka.clients import check_client
-from dressage.connectors.kafka.config import Connector, SinkConnector, connector_tables, load_connectors
-from dressage.connectors.kafka.deployed import Deployed
-from dressage.connectors.kafka.offsets import Reached, offsets_of
-from dressage.connectors.kafka.runner import ConnectorRunner
-from dressage.connectors.kafka.source import ConnectorOptions
+from dressage.connectors.connect.config import Connector, connector_tables, load_connectors
+from dressage.connectors.connect.deployed import Deployed
+from dressage.connectors.connect.kinds import check_settings
+from dressage.connectors.connect.offsets import Reached, offsets_of
+from dressage.connectors.connect.options import ConnectorOptions
+from dressage.connectors.connect.runner import ConnectorRunner
+from dressage.connectors.events_out.config import EventsOutConfig, SubjectSink, WebhookSink
+from dressage.connectors.kafka.config import SinkConnector, SourceConnector
 from dressage.protocol.names import Names, check_name
 from dressage.telemetry import Meters, meters_for
 
@@ -27,22 +29,22 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 @click.group()
 def connect() -> None:
-    """Let Kafka records start runs, and write output events to Kafka.
+    """Let Kafka records start runs, and write output events to Kafka, to subjects and to webhooks.
 
     FILE declares connectors in TOML: sources, by which records start runs or post events, and sinks, by which output
-    events become records. See docs/kafka.md.
+    events go out. See docs/kafka.md and docs/events-out.md.
     """
 
 
 @connect.command()
 @_file
 def validate(file: Path) -> None:
-    """Tell what FILE declares, or everything that is wrong with it. Needs no server and no Kafka.
+    """Tell what FILE declares, or everything that is wrong with it. Needs no server, no Kafka and no receiver.
 
-    The settings of the Kafka client are shown to the client, too, so secrets have to be where FILE says.
+    The settings of the Kafka client are shown to the client, too. Secrets have to be where FILE says.
     """
     for each in load_connectors(file):
-        check_client(each)
+        check_settings(each)
         click.echo(f"{each.name}: {_described(each)}")
 
 
@@ -55,8 +57,8 @@ def validate(file: Path) -> None:
 def run_(file: Path | None, server: str, namespace: str, metrics_port: int | None, metrics_host: str) -> None:
     """Run the connectors that FILE declares; without FILE those that are deployed, for as long as they are.
 
-    Several processes share the partitions of a source; of a sink one writes, and the others stand by. On SIGTERM one
-    finishes and commits what is under way.
+    Several processes share the partitions of a source; of a sink one is active, and the others stand by. On SIGTERM one
+    finishes what is under way.
     """
     connectors = load_connectors(file) if file is not None else None
     settings = ConnectorOptions(namespace)
@@ -126,7 +128,7 @@ def _command(name: str, text: str, act: Callable[[Deployed, str], Coroutine[Any,
 _command("pause", "Let no process run a connector until it is resumed; its place is kept.", Deployed.pause)
 _command("resume", "Let a connector run that is paused, or has failed.", Deployed.resume)
 _command("restart", "Let every process begin a connector anew.", Deployed.restart)
-_command("delete", "Deploy a connector no more. Its place is kept in Kafka, under its name.", Deployed.delete)
+_command("delete", "Deploy a connector no more. Its place is kept, under its name.", Deployed.delete)
 
 
 async def _with_deployed(
@@ -157,10 +159,21 @@ async def _offsets(server: str, connectors: list[Connector], names: Names) -> li
 
 
 def _described(each: Connector) -> str:
-    if isinstance(each, SinkConnector):
-        topic = each.topic or (each.topic_of.text if each.topic_of else "")
-        states = f", states -> {each.state_topic}" if each.state_topic else ""
-        return f"output events -> {topic}, {each.value_format}{states}"
-    version = f" version {each.version}" if each.version else ""
-    target = f"{each.workflow}{version}" if each.workflow else f"event {each.event}"
-    return f"{', '.join(each.topics)} -> {target}, {each.value_format}, errors.tolerance {each.tolerance}"
+    match each:
+        case SourceConnector():
+            version = f" version {each.version}" if each.version else ""
+            target = f"{each.workflow}{version}" if each.workflow else f"event {each.event}"
+            return f"{', '.join(each.topics)} -> {target}, {each.value_format}, errors.tolerance {each.tolerance}"
+        case SinkConnector():
+            topic = each.topic or (each.topic_of.text if each.topic_of else "")
+            states = f", states -> {each.state_topic}" if each.state_topic else ""
+            return f"output events -> {topic}, {each.value_format}{states}"
+        case SubjectSink():
+            subject = each.subject.text if each.subject else ""
+            return f"output events -> subject {subject}, {_out(each)}"
+        case WebhookSink():
+            return f"output events -> {each.url}, {_out(each)}, {'signed' if each.secrets else 'not signed'}"
+
+
+def _out(each: EventsOutConfig) -> str:
+    return f"{each.value_format}, errors.tolerance {each.tolerance}"

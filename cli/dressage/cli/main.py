@@ -34,7 +34,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     ),
     "webhook": Place("webhooks", "webhook", "Start runs, and post to them, from signed HTTP requests."),
     "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
-    "connect": Place("connect", "connect", "Let Kafka records start runs, and write output events to Kafka."),
+    "connect": Place("connect", "connect", "Let Kafka start runs, and output events go out to others."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),
@@ -62,6 +62,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
 EXTRA_OF: Final = {
     "confluent_kafka": "kafka",
     "duckdb": "analytics",
+    "httpx": "webhooks",
     "psycopg": "postgres",
     "pymysql": "mysql",
     "prometheus_client": "server",

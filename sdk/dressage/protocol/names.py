@@ -410,6 +410,13 @@ class Names:
     def cursor(self, shard: int) -> str:
         return f"{self.root}.{shard}.cursor"
 
+    def output_id(self, connector: str, token: str, index: int, command: str) -> str:
+        """The id of an output event where a connector writes it, the same however often, and never another one's.
+
+        Runs of one id follow each other and count their events anew; the command tells them apart.
+        """
+        return f"{self.namespace}/{connector}/{token}/{index}/{command}"
+
     # -- consumers ---------------------------------------------------------------------------------
     @staticmethod
     def command_consumer(epoch: int) -> str:
@@ -506,6 +513,10 @@ class Names:
     def connector_key(self, name: str) -> str:
         """Subject of a connector's definition."""
         return f"$KV.{self.definitions_bucket}.connector.{name}"
+
+    def connector_place_key(self, name: str) -> str:
+        """Subject of what says which process of a sink is the active one, and how far it is."""
+        return f"$KV.{self.definitions_bucket}.connector.{name}.place"
 
     def connector_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.connector.*"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from dressage.connectors.kafka.config import Connector, SinkConnector, SourceConnector
+from dressage.connectors.kafka.config import SinkConnector, SourceConnector
 from dressage.connectors.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names
@@ -114,7 +114,7 @@ def _quiet(on_error: OnError) -> dict[str, Any]:
     return {"logger": log, "error_cb": on_error}
 
 
-def check_client(connector: Connector) -> None:
+def check_client(connector: SourceConnector | SinkConnector) -> None:
     """Raises `BadInput` for settings that the client refuses, or a secret that is not there. Connects to nothing."""
     from confluent_kafka import Consumer, KafkaException, Producer
 

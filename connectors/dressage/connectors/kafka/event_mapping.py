@@ -1,7 +1,4 @@
-"""From one output event to the record that tells of it: pure.
-
-What is masked has been hidden by the engine, before the event was stored.
-"""
+"""From one output event to the record that tells of it: pure."""
 
 from __future__ import annotations
 
@@ -9,17 +6,17 @@ from typing import Any, Final
 
 import msgspec
 
+from dressage.connectors.connect.event_mapping import JSON, STRUCTURED, EventOutput, Output
 from dressage.connectors.kafka.config import SinkConnector
-from dressage.connectors.kafka.transforms import Variables, compiled_steps, passes
-from dressage.connectors.mapping import Unmappable, compiled, evaluated, written
-from dressage.protocol.events import ReceivedEvent, decode_event
+from dressage.connectors.mapping import Unmappable
+from dressage.protocol.events import decode_event
 
 Headers = list[tuple[str, str | bytes | None]]
 
-STRUCTURED: Final[Headers] = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
-JSON: Final[Headers] = [("content-type", b"application/json")]
-
-_decode = msgspec.json.Decoder().decode
+_CONTENT_TYPES: Final[dict[str, Headers]] = {
+    each: [("content-type", each.encode())] for each in (JSON, STRUCTURED)
+}
+JSON_HEADERS: Final = _CONTENT_TYPES[JSON]
 
 
 class Produced(msgspec.Struct, frozen=True, gc=False):
@@ -39,76 +36,29 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     record: Produced | None
 
 
-class EventOutput:
+class EventRecords:
     """What one sink makes of output events."""
 
     def __init__(self, config: SinkConnector) -> None:
-        self._config = config
-        self._steps = compiled_steps(config.transforms)
-        self._topic = compiled(config.topic_of) if config.topic_of else None
+        self._topic = config.topic
+        self._output = EventOutput(config.transforms, config.value_format, "topic", config.topic_of)
 
     def told(self, payload: bytes) -> Told:
         """Raises `Unmappable`; `msgspec.MsgspecError` for what is no output event."""
         event = decode_event(payload)
-        if not self._steps and self._topic is None and self._config.value_format == "cloudevents":
-            as_it_is = Produced(self._config.topic, event.subject.encode(), payload, STRUCTURED)
-            return Told(event.subject, event.kind, as_it_is)
-        plain = self._config.value_format == "json"
-        variables: Variables = {
-            "value": _flat(event) if plain else _decode(event.data),
-            "key": event.subject,
-            "kind": event.kind,
-            "workflow": event.workflow,
-        }
-        record = self._written(event, payload, variables) if passes(self._steps, variables) else None
+        output = self._output.of(event, payload)
+        record = None if output is None else self._record(event.subject.encode(), output)
         return Told(event.subject, event.kind, record)
 
-    def _written(self, event: ReceivedEvent, payload: bytes, variables: Variables) -> Produced:
-        value = written(variables["value"], "payload")
-        topic = (
-            self._config.topic if self._topic is None else _usable(evaluated("topic", self._topic, variables))
-        )
-        key = event.subject.encode()
-        match self._config.value_format:
-            case "json":
-                return Produced(topic, key, value, JSON)
-            case "cloudevents-binary":
-                return Produced(topic, key, value, [*JSON, *_attributes(event)])
-            case "cloudevents":
-                whole = msgspec.json.encode({**_decode(payload), "data": msgspec.Raw(value)})
-                return Produced(topic, key, whole, STRUCTURED)
-
-
-def _flat(event: ReceivedEvent) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "kind": event.kind,
-        "time": event.time,
-        "run_id": event.subject,
-        "workflow": event.workflow,
-        "version": event.version,
-        "index": event.index,
-        "actor": event.actor,
-        "data": _decode(event.data),
-    }
-
-
-def _attributes(event: ReceivedEvent) -> Headers:
-    """The context attributes of the Kafka binding of CloudEvents, in binary mode."""
-    values = {
-        "ce_specversion": "1.0",
-        "ce_id": event.id,
-        "ce_source": event.source,
-        "ce_type": event.type,
-        "ce_time": event.time,
-        "ce_subject": event.subject,
-        "ce_workflow": event.workflow,
-        "ce_version": str(event.version),
-        "ce_index": str(event.index),
-        "ce_command": event.command,
-        **({"ce_actor": event.actor} if event.actor else {}),
-    }
-    return [(name, value.encode()) for name, value in values.items()]
+    def _record(self, key: bytes, output: Output) -> Produced:
+        headers = _CONTENT_TYPES[output.content_type]
+        if output.attributes:
+            # The Kafka binding of CloudEvents, in binary mode.
+            headers = [
+                *headers,
+                *((f"ce_{name}", value.encode()) for name, value in output.attributes.items()),
+            ]
+        return Produced(self._topic or _usable(output.target), key, output.value, headers)
 
 
 def _usable(topic: Any) -> str:

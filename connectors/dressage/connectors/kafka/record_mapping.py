@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from dressage.connectors.connect.transforms import Variables, compiled_steps, passes
 from dressage.connectors.kafka.config import SourceConnector
 from dressage.connectors.kafka.formats import Decoder, decoder, text_headers
 from dressage.connectors.kafka.records import Record
-from dressage.connectors.kafka.transforms import Variables, compiled_steps, passes
 from dressage.connectors.mapping import Post, Start, Unmappable, compiled, evaluated, usable_run_id, written
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_key

@@ -1,9 +1,7 @@
-"""Records as they come from Kafka, and how far a partition is dealt with."""
+"""Records as they come from Kafka, and what is kept of those that nothing can be made of."""
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -35,39 +33,6 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def id(self) -> str:
         """No other record of the cluster has it. A topic's name has no `/`."""
         return f"{self.topic}/{self.partition}/{self.offset}"
-
-
-@dataclass(slots=True)
-class Progress:
-    """Which records of one partition are under way. Offsets may have gaps: what is not there needs no work."""
-
-    position: int
-    """Behind the last record that was taken."""
-    committed: int = -1
-    """What Kafka has confirmed."""
-    waiting: set[int] = field(default_factory=set[int])
-    _oldest: list[int] = field(default_factory=list[int])
-
-    def take(self, offset: int) -> None:
-        """Records of a partition are taken in their order."""
-        self.position = offset + 1
-        self.waiting.add(offset)
-        heapq.heappush(self._oldest, offset)
-
-    def done(self, offset: int) -> None:
-        self.waiting.discard(offset)
-
-    @property
-    def watermark(self) -> int:
-        """Everything below is dealt with: what is committed to Kafka, and where another consumer goes on."""
-        while self._oldest and self._oldest[0] not in self.waiting:
-            heapq.heappop(self._oldest)
-        return self._oldest[0] if self._oldest else self.position
-
-    @property
-    def span(self) -> int:
-        """How far the last record that was taken is ahead of what can be committed."""
-        return self.position - self.watermark
 
 
 KEY_HEADER: Final = "Dressage-Key"

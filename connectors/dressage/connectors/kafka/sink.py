@@ -23,6 +23,8 @@ from confluent_kafka.admin import AdminClient
 
 from dressage.brokers.event_feed import BatchLimits, EventFeed, Received, stream_info
 from dressage.client import Client
+from dressage.connectors.connect.metrics import ConnectorMetrics
+from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
 from dressage.connectors.gate import Faults
 from dressage.connectors.kafka import position
 from dressage.connectors.kafka.clients import (
@@ -33,10 +35,8 @@ from dressage.connectors.kafka.clients import (
     standby_config,
 )
 from dressage.connectors.kafka.config import SinkConnector
-from dressage.connectors.kafka.event_mapping import JSON, EventOutput, Headers, Produced, Told
-from dressage.connectors.kafka.metrics import ConnectorMetrics
+from dressage.connectors.kafka.event_mapping import JSON_HEADERS, EventRecords, Headers, Produced, Told
 from dressage.connectors.kafka.position import Position
-from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions
 from dressage.connectors.mapping import Unmappable
 from dressage.connectors.secrets import settings_revealed
 from dressage.connectors.waiting import pause
@@ -67,7 +67,7 @@ class SinkTask:
         self._options = options
         self._metrics = metrics
         self._settings = settings_revealed(config.kafka)
-        self._output = EventOutput(config)
+        self._output = EventRecords(config)
         self._faults = Faults(config.name, metrics.faulty, "connector")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{config.name}")
         self._topic = position_topic(client.names, config.name)
@@ -232,7 +232,7 @@ class SinkTask:
         for record in records:
             _produce(producer, record.topic, record.key, record.value, record.headers)
         for run_id, state in states:
-            _produce(producer, self._config.state_topic, run_id, state, JSON)
+            _produce(producer, self._config.state_topic, run_id, state, JSON_HEADERS)
         reached = Position(self._client.names.events_stream, self._created, seq)
         _produce(producer, self._topic, position.KEY, position.encode(reached), [])
         while True:

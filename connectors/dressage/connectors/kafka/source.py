@@ -18,7 +18,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -31,13 +30,15 @@ from confluent_kafka import (
 )
 
 from dressage.client import Client
+from dressage.connectors.connect.metrics import ConnectorMetrics
+from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
+from dressage.connectors.connect.progress import Progress
 from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.kafka.clients import consumer_config, producer_config
 from dressage.connectors.kafka.config import SourceConnector
-from dressage.connectors.kafka.metrics import ConnectorMetrics
 from dressage.connectors.kafka.record_mapping import RecordMapping
-from dressage.connectors.kafka.records import KEY_HEADER, Place, Progress, Record, dead_record, explained
+from dressage.connectors.kafka.records import KEY_HEADER, Place, Record, dead_record, explained
 from dressage.connectors.mapping import Post, Start
 from dressage.connectors.secrets import settings_revealed
 from dressage.protocol.errors import BadInput, BrokerError, DressageError, Refused
@@ -62,31 +63,6 @@ DELIVERY_S: Final = 30.0
 """How long a dead letter waits for Kafka before it is tried again."""
 
 _RECORDLESS: Final = frozenset({KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED})
-
-
-class ConnectorFailed(DressageError):
-    """A record that no run can be made of, where `errors.tolerance` is "none"; or an error that does not pass."""
-
-    code = "CONNECTOR_FAILED"
-
-
-@dataclass(slots=True, frozen=True)
-class ConnectorOptions:
-    """How a process runs its connectors.
-
-    `in_flight` is how many records of one consumer are under way at a time. `answer_s` is how long a record waits for
-    the engine before it is tried again, `drain_s` how long a stop, or a rebalance, waits for records under way. A sink
-    commits a transaction of at most `batch_max` events. What is deployed is looked at every `look_every_s`.
-    """
-
-    namespace: str = "default"
-    in_flight: int = 2_000
-    answer_s: float = 8.0
-    drain_s: float = 5.0
-    commit_every_s: float = 1.0
-    lag_every_s: float = 5.0
-    batch_max: int = 2_000
-    look_every_s: float = 1.0
 
 
 class SourceTask:

@@ -1,4 +1,4 @@
-"""The process that runs Kafka connectors: those of a file, or all that are deployed in the namespace."""
+"""The process that runs connectors: those of a file, or all that are deployed in the namespace."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Self
 from dressage.brokers.interface import Broker
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.connectors.kafka.config import Connector, SourceConnector
-from dressage.connectors.kafka.deployed import Deployed, Entry
-from dressage.connectors.kafka.metrics import ConnectorMetrics, Metrics
-from dressage.connectors.kafka.sink import SinkTask
-from dressage.connectors.kafka.source import ConnectorFailed, ConnectorOptions, SourceTask
+from dressage.connectors.connect.config import Connector
+from dressage.connectors.connect.deployed import Deployed, Entry
+from dressage.connectors.connect.kinds import tasks_of, work_of
+from dressage.connectors.connect.metrics import ConnectorMetrics, Metrics
+from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions, Setting
 from dressage.connectors.tables import ConfigInvalid
 from dressage.connectors.waiting import connected, pause
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.telemetry import Meters, NoMeters
 
-_log = logging.getLogger("dressage.connectors.kafka")
+_log = logging.getLogger("dressage.connectors")
 
 
 class ConnectorRunner:
@@ -75,12 +75,15 @@ class ConnectorRunner:
             await client.close()
 
     async def _run(self, connectors: Sequence[Connector], client: Client) -> None:
-        running = [
-            run_connector(each, client, self._options, self._metrics, self._stop) for each in connectors
-        ]
+        running = [self._run_one(each, client, self._stop) for each in connectors]
         failures = [each for each in await asyncio.gather(*running) if each is not None]
         if failures and len(failures) == len(connectors):
             raise failures[0]
+
+    async def _run_one(self, config: Connector, client: Client, stop: asyncio.Event) -> DressageError | None:
+        """Until `stop`; what has made it fail, if that came first."""
+        own = ConnectorMetrics(self._metrics, config.name)
+        return await run_connector(config, Setting(client, self._broker, self._options, own), stop)
 
     # -- what is deployed --------------------------------------------------------------------------
     async def _follow(self, client: Client) -> None:
@@ -117,7 +120,7 @@ class ConnectorRunner:
                 config = entry.connector()
             except ConfigInvalid as error:
                 return error
-            return await run_connector(config, client, self._options, self._metrics, stop)
+            return await self._run_one(config, client, stop)
 
         return _Running(entry, stop, asyncio.create_task(work()))
 
@@ -135,11 +138,9 @@ class _Running:
         await asyncio.wait({self.task})
 
 
-async def run_connector(
-    config: Connector, client: Client, options: ConnectorOptions, metrics: Metrics, stop: asyncio.Event
-) -> DressageError | None:
+async def run_connector(config: Connector, setting: Setting, stop: asyncio.Event) -> DressageError | None:
     """Runs one connector until `stop`; what has made it fail, if that came first."""
-    own = ConnectorMetrics(metrics, config.name)
+    own = setting.metrics
     own.failed.set(0)
     ended = asyncio.Event()
 
@@ -148,18 +149,10 @@ async def run_connector(
         ended.set()
 
     async def task() -> None:
-        work = (
-            SourceTask(config, client, options, own)
-            if isinstance(config, SourceConnector)
-            else SinkTask(config, client, options, own)
-        )
-        await work.run(ended)
+        await work_of(config, setting).run(ended)
 
     following = asyncio.create_task(follow())
-    tasks = [
-        asyncio.create_task(task())
-        for _ in range(config.tasks_max if isinstance(config, SourceConnector) else 1)
-    ]
+    tasks = [asyncio.create_task(task()) for _ in range(tasks_of(config))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         ended.set()

@@ -13,7 +13,9 @@ class Metrics:
     def __init__(self, meters: Meters) -> None:
         label, code = ["connector"], ["connector", "code"]
         self.records = meters.counter(
-            "connector_records_total", "Records read from Kafka, or written to it and committed", label
+            "connector_records_total",
+            "Records read from Kafka or committed to it, or events that were taken",
+            label,
         )
         self.done = meters.counter(
             "connector_done_total", "Records of which the engine has a run or an event", label
@@ -27,10 +29,10 @@ class Metrics:
             "connector_skipped_total", "Records or events that a filter left out", label
         )
         self.dead = meters.counter(
-            "connector_dead_letters_total", "Records that no run or event can be made of", code
+            "connector_dead_letters_total", "Records or events that cannot be dealt with, and are kept", code
         )
         self.retries = meters.counter(
-            "connector_retries_total", "Records that wait for a passing fault", code
+            "connector_retries_total", "Records or events that wait for a passing fault", code
         )
         self.paused = meters.counter(
             "connector_pauses_total", "Partitions paused, as too much was under way", label

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from dressage.brokers.interface import Connection, Expect, Message
-from dressage.connectors.kafka.config import Connector, connector_of
+from dressage.connectors.connect.config import Connector, connector_of
 from dressage.protocol.errors import NotFound, PublishRefused
 from dressage.protocol.names import Names
 
@@ -87,7 +87,7 @@ class Deployed:
         )
 
     async def delete(self, name: str) -> None:
-        """Its progress stays in Kafka: one of the same name goes on there. Raises `NotFound`."""
+        """Its place is kept: one of the same name goes on there. Raises `NotFound`."""
         entry, seq = await self._get(name)
         if entry is None:
             raise _unknown(name)

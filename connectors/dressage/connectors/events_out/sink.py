@@ -1,0 +1,111 @@
+"""A sink to users: waits to be the active process, and then reads the stream of output events and has each delivered.
+
+Who takes over goes on from the place that is stored, so it delivers some events again, under the same ids. After any
+doubt all that is in memory is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
+from dressage.connectors.connect.event_mapping import EventOutput
+from dressage.connectors.connect.options import ConnectorFailed, Setting
+from dressage.connectors.events_out.config import EventsOutConfig
+from dressage.connectors.events_out.outgoing import Delivery
+from dressage.connectors.events_out.place import Lease, LeaseLost, Place
+from dressage.connectors.events_out.under_way import ROOM_S, SinkParts, UnderWay
+from dressage.connectors.gate import Faults
+from dressage.connectors.waiting import pause
+from dressage.protocol.errors import DressageError
+
+_log = logging.getLogger("dressage.connectors")
+
+RETRY_S: Final = 0.5
+RETRY_MAX_S: Final = 10.0
+
+
+class EventSink:
+    """One process's part of a sink."""
+
+    def __init__(
+        self,
+        config: EventsOutConfig,
+        setting: Setting,
+        output: EventOutput,
+        delivery: Delivery,
+        faults: Faults,
+    ) -> None:
+        self._parts = SinkParts(config, setting, output, delivery, faults)
+        self._config = config
+        self._client = setting.client
+        self._metrics = setting.metrics
+        self._faults = faults
+        self._lease = Lease(setting.client.connection, setting.client.names, config.name)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Returns after `stop`. Raises `ConnectorFailed` for an error that somebody has to look at."""
+        pause_s = RETRY_S
+        while not stop.is_set():
+            try:
+                await self._stand_by(stop)
+                pause_s = RETRY_S
+            except ConnectorFailed:
+                raise
+            except LeaseLost as error:
+                _log.info("%s", error.message)
+            except DressageError as error:
+                self._metrics.retry(error.code)
+                self._faults.begin("stream", error.code, error.message)
+            await pause(stop, pause_s)
+            pause_s = min(RETRY_MAX_S, 2 * pause_s)
+
+    async def _stand_by(self, stop: asyncio.Event) -> None:
+        """Waits to be the active one, and is it for as long as it may."""
+        self._metrics.active.set(0)
+        found = await self._lease.take(stop)
+        if found is None:
+            return
+        self._metrics.active.set(1)
+        try:
+            async with self._parts.delivery:
+                await self._deliver_on(found, stop)
+        finally:
+            self._metrics.active.set(0)
+            # If this fails, others wait until the lease has ended.
+            with contextlib.suppress(DressageError):
+                await self._lease.release()
+
+    async def _deliver_on(self, found: Place, stop: asyncio.Event) -> None:
+        connection, names = self._client.connection, self._client.names
+        info = await stream_info(connection, names.events_stream)
+        reached = self._first(found, info.created, info.state.last_seq)
+        if found.created == info.created and info.state.first_seq > reached + 1:
+            _log.warning(
+                "connector %r: events up to %d may be lost to it: the stream begins with %d, and it had come to %d",
+                *(self._config.name, info.state.first_seq - 1, info.state.first_seq, reached),
+            )
+        if found.created != info.created:
+            # Where it begins is asked once: who dies before the first event is dealt with does not ask again.
+            await self._lease.store(info.created, reached)
+        options = self._parts.setting.options
+        limits = BatchLimits(
+            events_max=max(1, min(options.batch_max, options.in_flight // 2)), pause_s=0.0, idle_s=ROOM_S
+        )
+        feed = await EventFeed.open(connection, names, reached + 1, limits, f"sink_{self._config.name}")
+        self._faults.end("stream")
+        under_way = UnderWay(self._parts, self._lease, reached, info.created)
+        try:
+            await under_way.work(feed, limits.events_max, stop)
+        finally:
+            await under_way.end()
+            await feed.close()
+
+    def _first(self, found: Place, created: str, last_seq: int) -> int:
+        """The sequence behind which it begins."""
+        if found.created == created:
+            return found.seq
+        return last_seq if not found.created and self._config.start == "new" else 0
