@@ -320,7 +320,7 @@ async def test_a_thread_and_the_one_above_it_are_stopped_for_reasons_of_their_ow
 
 
 def count_ended(event: Any, thread: int) -> bool:
-    return event.kind == "branch-ended" and json.loads(bytes(event.data))["thread"] == thread
+    return event.kind == "branch-ended" and bool(json.loads(bytes(event.data))["thread"] == thread)
 
 
 async def test_a_stop_of_a_thread_reaches_its_child_run_and_no_other(sharded: Engine, until: Until) -> None:

@@ -209,6 +209,12 @@ async def values_abandons(text: Large[str]) -> str:
 
 
 @workflow
+async def values_abandons_and_shouts(text: Large[str]) -> Large[str]:
+    await values_waiting.start(text)
+    return await shout(text)
+
+
+@workflow
 async def values_shaky(text: Large[str]) -> Large[str]:
     return await shaky(text)
 
@@ -787,6 +793,31 @@ async def test_what_an_abandoned_child_run_may_use_stays_when_its_parent_is_dele
     await client.delete("p")
     await client.post(child, go, "x")
     assert await client.handle(child).result(30) == TEXT.upper()
+
+
+async def test_deleting_an_abandoned_child_run_takes_nothing_of_its_parent(
+    engine: Engine, until: Until
+) -> None:
+    client = await engine.registered(values_waiting, values_abandons_and_shouts)
+    await engine.worker(app)
+    run = await client.start(values_abandons_and_shouts, {"text": TEXT}, run_id="p")
+    assert await run.result(20) == TEXT.upper()
+    (begun,) = [event async for event in run.history() if event.kind == "child-started"]
+    child = json.loads(bytes(begun.data))["run_id"]
+    await client.post(child, go, "x")
+    assert await client.handle(child).result(30) == TEXT.upper()
+    await client.delete(child)
+    marker = await client.start(values_waiting, {"text": TEXT}, run_id="marker")
+    await marker.cancel(at_once=True)
+    with_marker = await stored(engine)
+    await client.delete("marker")  # what the deletion before it takes has gone when that of this one has
+
+    async def gone() -> bool:
+        return await stored(engine) < with_marker
+
+    await until(gone, "the objects of the later one are removed")
+    assert await run.result(20) == TEXT.upper()
+    assert (await client.get("p")).input == {"text": reference_of(TEXT)}
 
 
 async def test_objects_are_removed_although_the_orchestrator_ends_right_behind_the_deletion(
