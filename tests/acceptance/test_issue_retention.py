@@ -76,6 +76,13 @@ async def tidy_large(text: Large[str]) -> None:
     floor.done.append(f"tidied {len(text)}")
 
 
+@app.task(concurrency=1)
+def single(word: str) -> str:
+    floor.done.append(word)
+    floor.free.wait(30)
+    return word
+
+
 @app.task
 def deaf(word: str) -> str:
     """Hears of no cancelling, as a sync handler that never looks."""
@@ -146,6 +153,11 @@ async def kept_tidy_large(text: Large[str]) -> None:
 @workflow
 async def kept_requests(text: Large[str]) -> str:
     return await kept_tidy_large.options(parent_close="request").start(text)
+
+
+@workflow
+async def kept_single(word: str) -> str:
+    return await single(word)
 
 
 @workflow
@@ -320,6 +332,26 @@ async def test_a_late_result_of_a_deleted_run_harms_nobody(sharded: Engine, unti
         assert await other.result(10) == "B"
     kinds = [event.kind async for event in again.history()]
     assert kinds.count("task-completed") == 1
+
+
+async def test_the_permit_of_a_deleted_run_and_its_place_in_the_row_are_free(
+    engine: Engine, until: Until
+) -> None:
+    client = await engine.registered(kept_single)
+    async with engine.working(app):
+        await client.start(kept_single, {"word": "one"}, run_id="has-it")
+        await until(lambda: floor.done == ["one"], "it has the only permit")
+        await client.start(kept_single, {"word": "two"}, run_id="waits")
+        third = await client.start(kept_single, {"word": "three"})
+        for run_id in ("waits", "has-it"):
+            await client.cancel(run_id, at_once=True)
+            await client.delete(run_id)
+        await until(lambda: floor.done == ["one", "three"], "the one behind them has its turn")
+        floor.free.set()
+        assert await third.result(10) == "three"
+        again = await client.start(kept_single, {"word": "again"}, run_id="has-it")
+        assert await again.result(10) == "again"
+    assert (await client.task_limit("single")).taken == ()
 
 
 async def test_its_children_and_theirs_go_with_it_and_none_goes_alone(sharded: Engine, until: Until) -> None:

@@ -581,6 +581,37 @@ async def test_a_thread_that_is_cancelled_in_a_stopped_run_tidies_up_when_that_g
     assert await run.result(10) == ["given up"]
 
 
+async def test_a_cancelled_thread_lifts_every_stop_of_its_child_run_which_tidies_up(
+    engine: Engine, until: Until
+) -> None:
+    await engine.worker(app)
+    client = await engine.registered(threads_leaf, threads_children)
+    run = await client.start(threads_children)
+    left = await left_of(run)
+    await client.stop(run.run_id, "left alone", thread=left)
+
+    async def stopped() -> list[str]:
+        return [child for child in await child_runs(run) if (await client.get(child)).stops]
+
+    async def one_is_stopped() -> bool:
+        return len(await stopped()) == 1
+
+    await until(one_is_stopped, "the child run of the thread is stopped")
+    (child,) = await stopped()
+    await client.stop(child, "for another reason")
+    await client.cancel(run.run_id, "not this one", thread=left)
+    view = await client.wait(child, timeout_s=10)
+    assert (view.status, view.stops) == ("cancelled", ())
+    assert floor.done == ["tidied left"]
+    assert (await run.state()).status == "running"
+    (other,) = [each for each in await child_runs(run) if each != child]
+    await client.post(other, came, "x")
+    ended = await client.wait(run.run_id, timeout_s=10)
+    assert ended.status == "failed"  # nothing takes the failure of its gather
+    assert ended.failure is not None
+    assert [cause.name for cause in ended.failure.causes] == ["branch-cancelled"]
+
+
 async def test_a_run_with_stopped_threads_that_is_cancelled_tidies_up_all_of_it(sharded: Engine) -> None:
     await sharded.worker(app)
     client = await sharded.registered(threads_leaf, threads_children)
@@ -745,3 +776,49 @@ def sides_after() -> Workflow[..., Any]:
         return f"{word} {left}, {right}"
 
     return sides
+
+
+def asks_before() -> Workflow[..., Any]:
+    @workflow(name="threads-asks")
+    async def asks() -> str:
+        async def agreed() -> str:
+            await agree.assign(user="ann")
+            return await step(f"one {await one.wait()}")
+
+        left, right = await gather(agreed(), at_two())
+        return f"old {left}, {right}"
+
+    return asks
+
+
+def asks_after() -> Workflow[..., Any]:
+    @workflow(name="threads-asks")
+    async def asks() -> str:
+        async def agreed() -> str:
+            return await step(f"one {await one.wait()}")
+
+        left, right = await gather(agreed(), at_two())
+        return f"new {left}, {right}"
+
+    return asks
+
+
+async def test_a_stopped_thread_that_begins_at_another_step_gives_up_its_user_task_and_stays_stopped(
+    engine: Engine,
+) -> None:
+    await engine.worker(app)
+    client = await engine.registered(asks_before(), asks_after())
+    run = await client.start("threads-asks@1", {})
+    left = await left_of(run)
+    await client.stop(run.run_id, "left", thread=left)
+    lines = {line_of(asks_before, "agree.assign"): line_of(asks_after, "one.wait")}
+    planned = await client.plan_migration("threads-asks@1", "threads-asks@2", lines=lines)
+    await client.migrate(run.run_id, planned.migration)
+    assert await client.user_tasks(run.run_id) == []
+    await run.post(one, "a")
+    await run.post(two, "b")
+    await run.wait_for_event("branch-ended", timeout_s=10)
+    assert floor.done == ["two b"]
+    assert [stop.reason for stop in (await run.state()).stops] == ["left"]
+    await client.resume(run.run_id, thread=left)
+    assert await run.result(10) == "new one a, two b"
