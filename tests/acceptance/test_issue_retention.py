@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -758,10 +758,11 @@ async def test_what_a_policy_deletes_has_the_actor_retention_and_takes_children_
 async def test_the_time_goes_on_while_no_orchestrator_is_there(engine: Engine, until: Until) -> None:
     await engine.worker(app)
     client = await engine.registered(kept_short)
-    await client.registry.keep("kept-short", Retention(2.0))
+    await client.registry.keep("kept-short", Retention(4.0))
     await ran(client, kept_short, "r")
-    assert (await client.get("r")).kept_until
+    over = datetime.fromisoformat((await client.get("r")).kept_until)
     await engine.down()
+    await until(lambda: datetime.now(UTC) > over, "its time is over while nobody is there")
     await engine.up()
 
     async def gone() -> bool:
@@ -775,7 +776,7 @@ async def test_the_time_of_a_deleted_run_does_not_end_the_next_one_of_its_id(
 ) -> None:
     await engine.worker(app)
     client = await engine.registered(kept_short, kept_other)
-    await client.registry.keep("kept-short", Retention(2.0))
+    await client.registry.keep("kept-short", Retention(4.0))
     await ran(client, kept_short, "r")
     await client.delete("r")
     await ran(client, kept_other, "r")
