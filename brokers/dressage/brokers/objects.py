@@ -227,6 +227,12 @@ class RunObjects:
         return await get_object(self._connection, self._names, root, digest, size)
 
 
+async def has_objects(connection: Connection, names: Names, root: str) -> bool:
+    """Whether anything is stored for the runs of `root`, a `root_token`. Raises `BrokerError`."""
+    chunks = names.object_chunks_of(root)
+    return await connection.last_message(names.objects_stream(), chunks) is not None
+
+
 async def delete_objects_of(connection: Connection, names: Names, root: str) -> None:
     """Removes all objects of the runs of `root`, a `root_token`. May be repeated, and broken off, at any time.
 

@@ -26,6 +26,7 @@ class Place(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Place]] = {
     "demo": Place("demo", "demo", "Run a shop's orders through everything, and ask SQL how they went."),
+    "init": Place("init", "init", "Write a small project that works, to begin with."),
     "dev": Place("dev", "dev", "Run a broker, the engine and your application in one process."),
     "orchestrator": Place("orchestrator", "orchestrator", "Serve the shards of a namespace."),
     "worker": Place("worker", "worker", "Execute the tasks of an application."),
@@ -56,6 +57,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
         "doctor", "doctor", "Look at the server, its streams and the shards, and say what to do."
     ),
     "bench": Place("bench", "bench", "Measure the engine beside bare JetStream."),
+    "completion": Place("completion", "completion", "Print what a shell needs to complete commands."),
 }
 """The help stands here so that listing the commands imports none of them."""
 

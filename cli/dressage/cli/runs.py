@@ -254,9 +254,12 @@ def delete(
     async def go() -> None:
         await require_answer(server)
         async with Client(server, namespace=namespace, actor=actor) as client:
-            if cancels and (await client.get(run_id)).status == "running":
-                await client.cancel(run_id, reason)
-                await client.wait(run_id, timeout_s=timeout_s)
+            if cancels:
+                view = await client.get(run_id)
+                # One that is held would be cancelled for a deletion that is refused.
+                if view.status == "running" and view.held is None:
+                    await client.cancel(run_id, reason)
+                    await client.wait(run_id, timeout_s=timeout_s)
             await client.delete(run_id, reason, events=events)
 
     run(go())

@@ -133,8 +133,10 @@ class _Reading:
         """Whether it is to be yielded next. Raises `EventsGone`."""
         if int(event.command) < self._born:
             return False  # It is of a run that had this id before, and was deleted.
-        if event.kind in END_KINDS:
-            self._total = event.index + 1
+        if event.kind in END_KINDS and self._total is None:
+            self._total = (
+                event.index + 1
+            )  # Of a run that has ended more may be told: who holds it, and no more.
         if event.index <= self._last:
             return False  # It was yielded before, or is not wanted.
         if event.index > self._last + 1 and not await self._is_gone(event.index):

@@ -45,7 +45,16 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.events import ID_HEADER, DomainEvent, ReceivedEvent, RunDeleted, decode_event
-from dressage.protocol.names import OUT, Names, root_token, run_id_of, run_token, schedule_token
+from dressage.protocol.names import (
+    OUT,
+    Names,
+    child_id,
+    root_of,
+    root_token,
+    run_id_of,
+    run_token,
+    schedule_token,
+)
 from dressage.simulation.behaviour import ARRIVALS
 from dressage.simulation.permits import Permits
 from dressage.simulation.processes import Tenure, tenure_of
@@ -728,6 +737,8 @@ class Watch:
         state = self.refold.shard(folded.shard).states[folded.token]
         if not isinstance(state, Gone) or state.abandons or state.deletions[-1].seq != folded.seq:
             return []  # They stay for the next run of the id, or for child runs that live on.
+        if not self._go_at_once(folded.shard, state):
+            return []  # They stay until those are deleted that were held, or still tidied up.
         log, last = self._objects, self._objects_before[folded.shard, folded.seq]
         return [
             subject
@@ -740,6 +751,33 @@ class Watch:
         covered = [seq for shard, seq in self._deletions(root) if seq <= self.view(shard).cursor.place[0]]
         if not covered:
             self.broken("objects-stay", f"{record.subject} is removed, and {root} was not deleted")
+        for state in self._children_before(root, max(covered, default=0)):
+            self.broken("objects-stay", f"{record.subject} is removed, and run {state.run_id} is there")
+
+    def _children_before(self, root: str, deletion: int) -> list[RunState]:
+        """The child runs that were there when the run of this token was deleted, and are not deleted themselves."""
+        return [
+            state
+            for shard in self.refold.shards.values()
+            for state in shard.states.values()
+            if isinstance(state, RunState)
+            and root_of(state.run_id) != state.run_id
+            and root_token(state.run_id) == root
+            and state.born < deletion
+        ]
+
+    def _go_at_once(self, shard: int, gone: Gone) -> bool:
+        """Whether all child runs were deleted with it that may use its objects."""
+        if gone.disowned:
+            return False
+        states = self.refold.shard(shard).states
+        for wait_id in gone.owned:
+            child = states.get(run_token(child_id(gone.run_id, wait_id)))
+            if not isinstance(child, Gone) or child.late or child.forgotten or child.abandons:
+                return False
+            if not self._go_at_once(shard, child):
+                return False
+        return True
 
     def _root_of_object(self, subject: str) -> str:
         place = self._names.object_of_chunks(subject) or self._names.object_of_info(subject)

@@ -64,7 +64,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 17
+FOLD_VERSION = 18
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 

@@ -159,6 +159,9 @@ def _gone(state: RunState, command: DeleteRun, stamp: Stamp) -> Outcome:
         time_ms,
         (*state.deletions, Deletion(stamp.seq, command.command_id, state.command_id))[-DELETIONS_KEPT:],
         state.abandons,
+        owned=[each for each in state.owned if " " not in each],
+        disowned=state.disowned,
+        late=state.doomed is not None,
     )
     effects: list[Effect] = [
         SetTimer(f"keep-0-{stamp.seq}", time_ms + FORGET_MS, ForgetRun(stamp.seq)),

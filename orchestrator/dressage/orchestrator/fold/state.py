@@ -438,8 +438,10 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     """What is left of a run that was deleted, for as long as something of it may still come: nothing of what was in it.
 
     `seq` is the sequence of the command that changed this last. `deletions` are those of runs of this id, the last
-    ones, that of this run the very last. It `abandons` child runs that live on. Of one that is `forgotten` nothing is
-    stored any more.
+    ones, that of this run the very last. It `abandons` child runs that live on. `owned` are the child runs that are
+    told to go with it and may use what is stored for it, and `disowned` counts those of which it does not know any
+    more. It was `late` if its parent went first: it was held then, or still tidied up. Of one that is `forgotten`
+    nothing is stored any more.
     """
 
     gone_format: Literal[1]
@@ -451,6 +453,9 @@ class Gone(msgspec.Struct, omit_defaults=True, gc=False):
     deletions: tuple[Deletion, ...]
     abandons: bool = False
     forgotten: bool = False
+    owned: list[str] = []
+    disowned: int = 0
+    late: bool = False
 
     @property
     def finished(self) -> bool:

@@ -18,16 +18,17 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Connection, ConsumerConfig, Delivery
-from dressage.brokers.objects import delete_objects_of
+from dressage.brokers.objects import delete_objects_of, has_objects
 from dressage.orchestrator.fold.state import Gone
 from dressage.orchestrator.turn.behind import Gate
+from dressage.orchestrator.turn.descendants import Descendants
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.lingering import Lingering
 from dressage.orchestrator.turn.removing import Floor
 from dressage.orchestrator.turn.turn import Cleanup, Frozen, Turn
 from dressage.protocol.errors import BrokerError, DressageError
 from dressage.protocol.events import KIND, RUN_HEADER, RunDeleted, decode_event
-from dressage.protocol.names import Names, root_token, run_id_of
+from dressage.protocol.names import Names, root_of, root_token, run_id_of
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -35,6 +36,7 @@ AGAIN_S: Final = 1.0
 """After a failure it is tried again so often, for as long as the tenure lasts."""
 
 WAIT_S: Final = 0.05
+
 FORGETTING_S: Final = 0.2
 WINDOW: Final = 500
 SILENCE_S: Final = 5.0
@@ -127,13 +129,20 @@ class Cleaner:
         """Removes what the run, and the child runs that have their ids from it, have in the object store.
 
         They stay if another run of the same id has begun meanwhile, and go with that one: the same bytes are stored
-        once. They stay for good where child runs live on that may use them."""
-        run, run_id = cleanup.run, run_id_of(cleanup.run.token)
-        state = run.state
-        if not isinstance(state, Gone) or state.abandons or state.deletions[-1].seq != cleanup.seq:
+        once. They stay for good where child runs live on that may use them, and for as long as one is held or still
+        tidies up: its own deletion, which comes later, removes them."""
+        run_id, state = run_id_of(cleanup.run.token), cleanup.run.state
+        if not isinstance(state, Gone) or state.deletions[-1].seq != cleanup.seq:
             return
-        if "~" not in run_id:
-            await delete_objects_of(self._connection, self._names, root_token(run_id))
+        is_root = root_of(run_id) == run_id
+        if not is_root and not state.late:
+            return  # Its root's deletion has told it to go, and looks whether it has.
+        root, root_id = root_token(run_id), root_of(run_id)
+        if not await has_objects(self._connection, self._names, root):
+            return
+        family = Descendants(self._connection, self._names, self._shard, root_id)
+        if await family.are_gone(state if is_root else await family.state_of(root_id)):
+            await delete_objects_of(self._connection, self._names, root)
 
     async def _delete_events(self, cleanup: Cleanup) -> None:
         """Removes the run's output events from the stream, but for that of its deletion."""
