@@ -342,8 +342,10 @@ async def test_the_command_line_holds_releases_deletes_and_says_for_how_long(
     await said("run", "hold", "c", "--reason", "a lawsuit", "--actor", "ann")
     assert "by ann: a lawsuit" in await said("run", "get", "c")
     assert "RUN_HELD" in await said("run", "delete", "c", "--cancel", code=1)
+    assert (await client.get("c")).status == "running"
     await said("run", "release", "c")
-    await said("run", "delete", "c")
+    assert "RUN_OPEN" in await said("run", "delete", "c", code=1)
+    await said("run", "delete", "c", "--cancel")
     assert "RUN_UNKNOWN" in await said("run", "delete", "c", code=1)
     assert "kept for 30d, then deleted" in await said("retention", "set", "30d")
     told = await said("retention", "set", "12h", "--workflow", "deletable-sleeper", "--events")
