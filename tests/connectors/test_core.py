@@ -16,6 +16,7 @@ from tests.connectors.conftest import (  # pyright: ignore[reportMissingImports]
 )
 from tests.connectors.test_posting import Payment, await_payments, has_got, paid  # pyright: ignore[reportMissingImports]
 
+from dressage.brokers.embedded import EmbeddedServer
 from dressage.client import Client
 from dressage.connectors import core, parse_triggers
 from dressage.connectors.definitions import Definitions
@@ -144,14 +145,35 @@ async def test_what_a_stop_leaves_is_a_dead_letter_unless_somebody_waits(
         process = trigger(CORE, HASTY)
         await listens(shop, process)
     await shop.connection.tell("asked.new", msgspec.json.encode(order(0)))
+    # Nothing may be sent where this one wants its answer: so nobody waits for it.
+    await shop.connection.nats.publish("asked.new", msgspec.json.encode(order(2)), reply="$JS.nobody")
     waiting = asyncio.create_task(asked(shop, order(1)))
-    await process.reaches("lag", 2)
+    await process.reaches("lag", 3)
     await process.stop()
     told = await waiting
     assert (told["ok"], told["code"], told["retryable"]) == (False, "TRIGGER_STOPPED", True)
-    (letter,) = await shop.dead_letters()
-    assert (letter.headers or {})["Dressage-Code"] == "TRIGGER_STOPPED"
-    assert msgspec.json.decode(letter.data) == order(0)
+    letters = await shop.dead_letters()
+    assert {(letter.headers or {})["Dressage-Code"] for letter in letters} == {"TRIGGER_STOPPED"}
+    assert sorted(msgspec.json.decode(letter.data)["id"] for letter in letters) == [0, 2]
+
+
+async def test_it_listens_again_after_the_server_was_killed(
+    shop: Shop, client: Client, trigger: StartTrigger, server: EmbeddedServer
+) -> None:
+    process = trigger(CORE)
+    await listens(shop, process)
+    server.kill()
+    await server.wait()
+    await server.start()
+
+    async def is_answered() -> bool:
+        try:
+            return bool((await asked(shop, order(1), 5))["run_id"] == "order-1")
+        except NoAnswer:
+            return False
+
+    await eventually(is_answered, "it is answered")
+    await shop.has_started("order-1")
 
 
 @pytest.mark.limit("connectors.core.CORE_HELD_MAX")

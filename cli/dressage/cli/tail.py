@@ -151,6 +151,7 @@ async def _messages(
         except DressageError as error:
             if not error.retryable:
                 raise
+            await asyncio.sleep(RETRY_S)
         finally:
             with contextlib.suppress(DressageError):
                 await feed.close()

@@ -110,7 +110,7 @@ class CoreTrigger:
     async def _give_up(self, delivery: Delivery, place: str) -> None:
         """Who waits is told to ask again. What nobody waits for becomes a dead letter, which can be replayed."""
         reason = "the trigger was stopped before the engine had accepted the message"
-        if delivery.reply:
+        if is_reply_subject(delivery.reply):
             answer = Answer(False, code="TRIGGER_STOPPED", message=f"{reason}: send it again", retryable=True)
             await self._answer(delivery, answer)
             return
