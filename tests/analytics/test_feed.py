@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def feed(connection: JetStreamConnection, events: EventsStream) -> AsyncIterator[EventFeed]:
-    feed = await EventFeed.open(connection, events.names, 1, BatchLimits(events_max=10, idle_s=0.1))
+    feed = await EventFeed.open(
+        connection,
+        events.names.events_stream,
+        [events.names.all_events()],
+        1,
+        BatchLimits(events_max=10, idle_s=0.1),
+        "test",
+    )
     yield feed
     await feed.close()
 
@@ -50,7 +57,7 @@ async def test_a_small_batch_waits_for_more(feed: EventFeed) -> None:
     taking = asyncio.create_task(feed.take(asyncio.get_running_loop().time() + 0.3))
     await asyncio.sleep(0)
     feed._on_delivery(delivery(2))
-    assert [message.seq for message in await taking] == [1, 2]
+    assert [message.stream_seq for message in await taking] == [1, 2]
 
 
 async def test_a_batch_is_never_larger_than_its_limit(feed: EventFeed, events: EventsStream) -> None:

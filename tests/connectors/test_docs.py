@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from click.testing import CliRunner
@@ -122,3 +122,53 @@ async def test_the_example_of_a_subject_without_a_stream_answers_as_the_page_say
 
             await eventually(asked, f"it answers {answer}")
     assert len(said) == 2
+
+
+invoice_of = WorkflowSpec(
+    1,
+    "invoice",
+    (Field("orders", ANY), Field("total", ANY)),
+    ANY,
+    (ReturnNode(),),
+    variables=(Variable("orders"), Variable("total")),
+)
+
+
+async def test_the_example_of_batches_starts_one_run(shop: Shop, trigger: StartTrigger) -> None:
+    text = PAGE.read_text().split("## Batches")[1]
+    async with shop.engine(invoice_of) as client:
+        for number in range(3):
+            await shop.publish(order(number, total=2.5), subject="orders.ulm.paid")
+        trigger(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0].replace('"5s"', '"0.5s"'))
+
+        async def is_started() -> bool:
+            return len(await shop.starts()) == 1
+
+        await eventually(is_started, "one run is started")
+        (run_id,) = await shop.starts()
+        assert run_id.startswith("invoice-ORDERS-1-")
+        assert (await client.get(run_id)).input == {"orders": [0, 1, 2], "total": 7.5}
+
+
+moved = Event("stock-moved", of=dict[str, Any])
+
+
+@workflow(name="stock")
+async def stock(item: str) -> list[int]:
+    seen: list[int] = []
+    while len(seen) < 3:
+        came = await moved.wait(key=item)
+        seen = [*seen, came["by"]]
+    return seen
+
+
+async def test_the_example_of_an_order_posts_in_order(shop: Shop, trigger: StartTrigger) -> None:
+    text = PAGE.read_text().split("### Order")[1]
+    async with shop.engine() as client:
+        await client.register(stock)
+        runs = [await client.start(stock, {"item": item}) for item in ("a", "b")]
+        trigger(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+        for by in range(3):
+            for item in ("a", "b"):
+                await shop.publish({"item": item, "by": by})
+        assert [await run.result(20) for run in runs] == [[0, 1, 2]] * 2

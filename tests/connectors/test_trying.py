@@ -102,3 +102,37 @@ def test_the_exit_code_tells_of_dead_letters(file: Path) -> None:
 def test_programs_get_json(file: Path) -> None:
     (line,) = called(file, GOOD, "--json").output.splitlines()
     assert msgspec.json.decode(line)["would"] == "start"
+
+
+BATCHES = """
+[[trigger]]
+name = "invoices"
+source = { stream = "ORDERS" }
+when = "event['total'] > 0"
+batch = { size = 2, within = "5s" }
+workflow = "invoice"
+run_id = "f'invoice-{batch}'"
+[trigger.input]
+ids = "[each['id'] for each in events]"
+"""
+
+
+def test_events_join_a_batch_until_it_is_full_or_no_line_is_left() -> None:
+    events = "\n".join(
+        f'{{"subject": "orders.paid", "data": {{"id": {number}, "total": {total}}}}}'
+        for number, total in ((1, 1), (2, 0), (3, 1), (4, 1))
+    )
+    found = list(try_events(parse_triggers(BATCHES), events.encode().splitlines()))
+    assert [(each.line, each.would, each.says) for each in found] == [
+        (1, "joins", "number 1 of a batch"),
+        (2, "skip", "`when` leaves it out"),
+        (3, "start", 'run invoice-ORDERS-1-0 of invoice with {"ids":[1,3]}'),
+        (4, "joins", "number 1 of a batch"),
+        (4, "start", 'run invoice-ORDERS-4-0 of invoice with {"ids":[4]}'),
+    ]
+
+
+def test_an_order_that_is_no_text_is_a_dead_letter() -> None:
+    config = CONFIG.replace("[[trigger]]", "[[trigger]]\norder_by = \"event['id']\"", 1)
+    (found,) = try_events(parse_triggers(config), [GOOD.encode()])
+    assert (found.would, "KEY_INVALID: order_by" in found.says) == ("dead-letter", True)

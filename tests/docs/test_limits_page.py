@@ -65,7 +65,7 @@ NO_LIMITS: Final = {
     "connectors.kafka.source.BACKOFF_MIN_S": "a pause",
     "connectors.kafka.source.BACKOFF_MAX_S": "a pause",
     "connectors.kafka.sink.RETRY_MAX_S": "a pause",
-    "connectors.events_out.sink.RETRY_MAX_S": "a pause",
+    "connectors.active.RETRY_MAX_S": "a pause",
     "connectors.events_out.under_way.BACKOFF_MIN_S": "a pause",
     "connectors.events_out.under_way.BACKOFF_MAX_S": "a pause",
     "analytics.ingest.RETRY_MIN_S": "a pause",

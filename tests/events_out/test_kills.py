@@ -26,7 +26,7 @@ from tests.events_out.conftest import (  # pyright: ignore[reportMissingImports]
 )
 
 from dressage.client import Client
-from dressage.connectors.events_out.place import LEASE_S, read_place
+from dressage.connectors.place import LEASE_S, read_place
 
 if TYPE_CHECKING:
     from tests.connecting import Place  # pyright: ignore[reportMissingImports]
@@ -64,7 +64,8 @@ class Processes:
 
         async def there() -> bool:
             nonlocal found
-            place, _ = await read_place(self.client.connection, self.place.names, self.connector)
+            key = self.place.names.connector_place_key(self.connector)
+            place, _ = await read_place(self.client.connection, self.place.names, key)
             found = int(place.holder.split("/")[1]) if place is not None and place.holder else 0
             return found in self.running and found != other_than
 
@@ -243,10 +244,11 @@ async def test_who_stood_still_delivers_nothing_more_once_another_is_active(
         await receiver.has_taken(len(wanted))
         before = len(receiver.got)
         os.kill(still, SIGCONT)
-        _, seq = await read_place(client.connection, place.names, "out")
+        key = place.names.connector_place_key("out")
+        _, seq = await read_place(client.connection, place.names, key)
 
         async def renewed() -> bool:
-            return (await read_place(client.connection, place.names, "out"))[1] >= seq + 3
+            return (await read_place(client.connection, place.names, key))[1] >= seq + 3
 
         await eventually(renewed, "some seconds are over")
         assert await found.active() != still

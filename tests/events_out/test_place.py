@@ -12,12 +12,13 @@ from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.interface import Connection, Message, Stored
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
-from dressage.connectors.events_out import place
-from dressage.connectors.events_out.place import Lease, LeaseLost, read_place
+from dressage.connectors import place
+from dressage.connectors.place import Lease, LeaseLost, read_place
 from dressage.protocol.errors import OutcomeUnknown
 from dressage.protocol.names import Names
 
 NAMES = Names()
+KEY = NAMES.connector_place_key("out")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ async def connection(server: EmbeddedServer, client: Client) -> AsyncIterator[Co
 
 
 async def test_one_has_it_and_the_next_goes_on_where_that_one_was(connection: Connection) -> None:
-    first, second = Lease(connection, NAMES, "out"), Lease(connection, NAMES, "out")
+    first, second = Lease(connection, NAMES, KEY, "it"), Lease(connection, NAMES, KEY, "it")
     found = await first.take(asyncio.Event())
     assert found is not None
     assert (found.created, found.seq) == ("", 0)
@@ -52,7 +53,7 @@ async def test_one_has_it_and_the_next_goes_on_where_that_one_was(connection: Co
 
 
 async def test_who_stood_still_looks_and_finds_that_another_has_it(connection: Connection) -> None:
-    first, second = Lease(connection, NAMES, "out"), Lease(connection, NAMES, "out")
+    first, second = Lease(connection, NAMES, KEY, "it"), Lease(connection, NAMES, KEY, "it")
     await first.take(asyncio.Event())
     await first.store("then", 5)
     loop = asyncio.get_running_loop()
@@ -64,24 +65,24 @@ async def test_who_stood_still_looks_and_finds_that_another_has_it(connection: C
     with pytest.raises(LeaseLost):
         await first.store("then", 6)
     await second.sure()
-    found, _ = await read_place(connection, NAMES, "out")
+    found, _ = await read_place(connection, NAMES, KEY)
     assert found is not None
     assert found.seq == 5
 
 
 async def test_who_stood_still_goes_on_where_nobody_has_taken_it(connection: Connection) -> None:
-    lease = Lease(connection, NAMES, "out")
+    lease = Lease(connection, NAMES, KEY, "it")
     await lease.take(asyncio.Event())
-    _, before = await read_place(connection, NAMES, "out")
+    _, before = await read_place(connection, NAMES, KEY)
     await lease.sure()
-    assert (await read_place(connection, NAMES, "out"))[1] == before, "while it holds nobody is asked"
+    assert (await read_place(connection, NAMES, KEY))[1] == before, "while it holds nobody is asked"
     lease._until = 0.0
     await lease.sure()
-    assert (await read_place(connection, NAMES, "out"))[1] == before + 1
+    assert (await read_place(connection, NAMES, KEY))[1] == before + 1
 
 
 async def test_of_many_one_gets_it(connection: Connection) -> None:
-    leases = [Lease(connection, NAMES, "out") for _ in range(5)]
+    leases = [Lease(connection, NAMES, KEY, "it") for _ in range(5)]
     waiting = [asyncio.create_task(each.take(asyncio.Event())) for each in leases]
     done, left = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=5)
     await asyncio.wait(left, timeout=0.3)
@@ -110,12 +111,12 @@ class Deaf:
 
 async def test_a_write_whose_answer_was_lost_is_ones_own(connection: Connection) -> None:
     deaf = Deaf(connection)
-    lease = Lease(cast("Connection", deaf), NAMES, "out")
+    lease = Lease(cast("Connection", deaf), NAMES, KEY, "it")
     await lease.take(asyncio.Event())
     deaf.deaf = True
     with pytest.raises(OutcomeUnknown):
         await lease.store("then", 1)
     await lease.store("then", 2)
-    found, _ = await read_place(connection, NAMES, "out")
+    found, _ = await read_place(connection, NAMES, KEY)
     assert found is not None
     assert found.seq == 2

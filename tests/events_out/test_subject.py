@@ -20,7 +20,7 @@ from dressage.brokers.interface import StoredMessage
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.connectors.connect.options import ConnectorFailed
-from dressage.connectors.events_out.place import read_place
+from dressage.connectors.place import read_place
 
 if TYPE_CHECKING:
     from tests.connecting import Place  # pyright: ignore[reportMissingImports]
@@ -239,7 +239,7 @@ async def test_start_new_tells_only_of_what_comes_later(
         return running.metric("lag") == 0
 
     await eventually(is_there, "it has looked where the stream ends")
-    found, _ = await read_place(client.connection, place.names, "new")
+    found, _ = await read_place(client.connection, place.names, place.names.connector_place_key("new"))
     assert found is not None
     assert (found.seq > 0, found.created != "") == (True, True), "where it begins is kept from the beginning"
     await run_orders(client, 1, first=2)

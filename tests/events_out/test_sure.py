@@ -15,10 +15,10 @@ from dressage.connectors.connect.event_mapping import JSON, Output
 from dressage.connectors.connect.metrics import ConnectorMetrics, Metrics
 from dressage.connectors.events_out.config import WebhookSink
 from dressage.connectors.events_out.outgoing import Delivery, Outgoing
-from dressage.connectors.events_out.place import LeaseLost
 from dressage.connectors.events_out.subject import SubjectDelivery
 from dressage.connectors.events_out.webhook import WebhookDelivery
 from dressage.connectors.gate import Faults
+from dressage.connectors.place import LeaseLost
 from dressage.protocol.events import decode_event
 from dressage.telemetry import NoMeters
 

@@ -8,9 +8,9 @@ import pytest
 
 from dressage.connectors.connect.config import parse_connectors
 from dressage.connectors.connect.kinds import check_settings
-from dressage.connectors.connect.progress import Progress
 from dressage.connectors.kafka.clients import consumer_config
 from dressage.connectors.kafka.config import SinkConnector, SourceConnector
+from dressage.connectors.progress import Progress
 from dressage.connectors.secrets import SecretMissing, revealed, scrubbed
 from dressage.connectors.tables import ConfigInvalid
 from dressage.protocol.errors import BadInput

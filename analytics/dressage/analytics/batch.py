@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from dressage.brokers.event_feed import Received
+from dressage.brokers.interface import Delivery
 from dressage.protocol.events import KINDS, decode_data, decode_event
 
 SEPARATOR: Final = b"\x1e"
@@ -21,7 +21,7 @@ REJECT_PAYLOAD_BYTES_MAX: Final = 64 * 1024
 class Row(msgspec.Struct, frozen=True, gc=False):
     """A message that is an output event. `data` is that part of its payload, character by character."""
 
-    message: Received
+    message: Delivery
     shard: int
     index: int
     data: bytes
@@ -30,7 +30,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 class Reject(msgspec.Struct, frozen=True, gc=False):
     """A message that is none, and why."""
 
-    message: Received
+    message: Delivery
     reason: str
 
 
@@ -45,26 +45,30 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """The same messages in two batches, for a batch of two rows or more."""
         middle = len(self.rows) // 2
-        left_seq = self.rows[middle - 1].message.seq
-        left = Batch(left_seq, self.rows[:middle], [r for r in self.rejects if r.message.seq <= left_seq])
+        left_seq = self.rows[middle - 1].message.stream_seq
+        left = Batch(
+            left_seq, self.rows[:middle], [r for r in self.rejects if r.message.stream_seq <= left_seq]
+        )
         right = Batch(
-            self.last_seq, self.rows[middle:], [r for r in self.rejects if r.message.seq > left_seq]
+            self.last_seq, self.rows[middle:], [r for r in self.rejects if r.message.stream_seq > left_seq]
         )
         return left, right
 
     def without_rows(self, reason: str) -> Batch:
         """The same messages, all of them rejected."""
         refused = [Reject(row.message, reason) for row in self.rows]
-        return Batch(self.last_seq, [], sorted(self.rejects + refused, key=lambda one: one.message.seq))
+        return Batch(
+            self.last_seq, [], sorted(self.rejects + refused, key=lambda one: one.message.stream_seq)
+        )
 
 
-def decode(messages: Sequence[Received], subject_prefix: str) -> Batch:
+def decode(messages: Sequence[Delivery], subject_prefix: str) -> Batch:
     """Sorts messages into events and rejects; `messages` is not empty.
 
     `subject_prefix` is what stands before the shard in the subject of an event. A kind that this release does
     not know is an event like any other; a known kind whose data does not decode is none.
     """
-    batch = Batch(last_seq=messages[-1].seq)
+    batch = Batch(last_seq=messages[-1].stream_seq)
     for message in messages:
         try:
             batch.rows.append(_row(message, subject_prefix))
@@ -73,8 +77,8 @@ def decode(messages: Sequence[Received], subject_prefix: str) -> Batch:
     return batch
 
 
-def _row(message: Received, subject_prefix: str) -> Row:
-    event = decode_event(message.payload)
+def _row(message: Delivery, subject_prefix: str) -> Row:
+    event = decode_event(message.data)
     if event.kind in KINDS:
         decode_data(event)
     data = bytes(event.data)
@@ -82,5 +86,5 @@ def _row(message: Received, subject_prefix: str) -> Row:
         raise ValueError("a control character stands unescaped in the JSON of `data`")
     shard = message.subject.removeprefix(subject_prefix).partition(".")[0]
     # Also refuses text that is not UTF-8, which the decoder passes over inside of `data`.
-    message.payload.decode()
+    message.data.decode()
     return Row(message, int(shard), event.index, data)

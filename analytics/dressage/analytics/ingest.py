@@ -23,12 +23,11 @@ from dressage.brokers.event_feed import (
     BatchLimits,
     EventFeed,
     FeedLost,
-    Received,
     StreamInfo,
     StreamMissing,
     stream_info,
 )
-from dressage.brokers.interface import Connection
+from dressage.brokers.interface import Connection, Delivery
 from dressage.protocol.errors import BrokerError, NoAnswer
 from dressage.protocol.events import decode_event
 from dressage.protocol.names import Names
@@ -129,7 +128,14 @@ class Ingest:
     async def _follow(self) -> None:
         # Before the first message is read: a sequence means nothing in a stream that is not ours.
         await self._recognise()
-        feed = await EventFeed.open(self._connection, self._names, self._store.event_seq + 1, self._limits)
+        feed = await EventFeed.open(
+            self._connection,
+            self._names.events_stream,
+            [self._names.all_events()],
+            self._store.event_seq + 1,
+            self._limits,
+            "analytics",
+        )
         self._feed, self._stalls = feed, 0
         try:
             while not self._stopping.is_set():
@@ -165,9 +171,9 @@ class Ingest:
             if self._stopping.is_set():
                 return
 
-    async def _write(self, messages: Sequence[Received], info: StreamInfo) -> None:
+    async def _write(self, messages: Sequence[Delivery], info: StreamInfo) -> None:
         self._next_write_at = asyncio.get_running_loop().time() + self._limits.pause_s
-        gaps = self._gaps([message.seq for message in messages], info, messages[0])
+        gaps = self._gaps([message.stream_seq for message in messages], info, messages[0])
         written = await anyio.to_thread.run_sync(self._store.write, messages, gaps)
         self._report(gaps)
         self._metrics.ingested(written.events)
@@ -201,7 +207,7 @@ class Ingest:
         self._moved = asyncio.Event()
 
     # -- retention ---------------------------------------------------------------------------------
-    def _gaps(self, seqs: Iterable[int], info: StreamInfo, first: Received | None) -> list[tuple[int, int]]:
+    def _gaps(self, seqs: Iterable[int], info: StreamInfo, first: Delivery | None) -> list[tuple[int, int]]:
         """The ranges between the position and these messages that the stream no longer holds.
 
         A range below the stream's first sequence was dropped, before or just after it would have been read.
@@ -233,7 +239,7 @@ class Ingest:
             )
 
 
-def _only_positions(info: StreamInfo, first: Received | None) -> bool:
+def _only_positions(info: StreamInfo, first: Delivery | None) -> bool:
     """Whether a stream that does not begin at 1 may still hold all of its events.
 
     Its first messages are positions, written before the first event and replaced since. That is all that can
@@ -242,9 +248,9 @@ def _only_positions(info: StreamInfo, first: Received | None) -> bool:
     return not _limits_reached(info) and (first is None or _index(first) == 0)
 
 
-def _index(message: Received) -> int:
+def _index(message: Delivery) -> int:
     try:
-        return decode_event(message.payload).index
+        return decode_event(message.data).index
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return 0
 

@@ -20,7 +20,7 @@ import msgspec
 
 from dressage.analytics.batch import REJECT_PAYLOAD_BYTES_MAX, SEPARATOR, Batch, decode
 from dressage.analytics.errors import AnalyticsError
-from dressage.brokers.event_feed import Received
+from dressage.brokers.interface import Delivery
 from dressage.protocol.events import TYPE_PREFIX
 
 FORMAT: Final = 1
@@ -252,7 +252,7 @@ class Store:
                 code="STREAM_REPLACED",
             )
 
-    def write(self, messages: Sequence[Received], gaps: Sequence[tuple[int, int]] = ()) -> Written:
+    def write(self, messages: Sequence[Delivery], gaps: Sequence[tuple[int, int]] = ()) -> Written:
         """Writes consecutive messages, and the ranges lost before or between them, with their position.
 
         All is written or nothing, except that a batch that DuckDB refuses for its content is written in
@@ -314,25 +314,25 @@ class Store:
         self._writer.execute(
             _LOAD_BATCH,
             {
-                "seqs": _to_json([row.message.seq for row in rows]).decode(),
+                "seqs": _to_json([row.message.stream_seq for row in rows]).decode(),
                 "shards": _to_json([row.shard for row in rows]).decode(),
-                "payloads": (b"[" + b",".join([row.message.payload for row in rows]) + b"]").decode(),
+                "payloads": (b"[" + b",".join([row.message.data for row in rows]) + b"]").decode(),
                 "data": SEPARATOR.join([row.data for row in rows]).decode(),
             },
         )
         for statement in _FROM_BATCH:
             self._writer.execute(statement)
-        if any(b"run-deleted" in row.message.payload for row in rows):
+        if any(b"run-deleted" in row.message.data for row in rows):
             for statement in _FORGET_DELETED:
                 self._writer.execute(statement)
 
     def _insert_rejects(self, batch: Batch) -> None:
         rejects = [
             {
-                "seq": reject.message.seq,
+                "seq": reject.message.stream_seq,
                 "subject": reject.message.subject,
                 "reason": reject.reason,
-                "payload": base64.b64encode(reject.message.payload[:REJECT_PAYLOAD_BYTES_MAX]).decode(),
+                "payload": base64.b64encode(reject.message.data[:REJECT_PAYLOAD_BYTES_MAX]).decode(),
             }
             for reject in batch.rejects
         ]

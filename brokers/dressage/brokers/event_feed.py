@@ -1,7 +1,7 @@
-"""Reads EVENTS in order, from a given sequence on, through a consumer that nobody else shares.
+"""Reads a stream of events in order, from a given sequence on, through a consumer that nobody else shares.
 
-The consumer acknowledges nothing and lives in the server's memory: what has been read is known to the file
-alone, so a consumer is thrown away at the first doubt and a new one is made behind the last message written.
+The consumer acknowledges nothing and lives in the server's memory: what has been read is known to who reads
+alone, so a consumer is thrown away at the first doubt and a new one is made behind the last message dealt with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import msgspec
 
 from dressage.brokers.interface import Connection, ConsumerConfig, Delivery, Pull
 from dressage.protocol.errors import BrokerError, DressageError
-from dressage.protocol.names import Names
 
 INACTIVE_S: Final = 60.0
 """After this time without a pull request the server forgets the consumer of a process that died."""
@@ -28,14 +27,14 @@ _STREAM_NOT_FOUND: Final = 10059
 
 
 class FeedLost(BrokerError):
-    """The consumer is gone, or a message of it is missing: begin again behind what was written."""
+    """The consumer is gone, or a message of it is missing: begin again behind what was dealt with."""
 
     code = "FEED_LOST"
     retryable = True
 
 
 class StreamMissing(BrokerError):
-    """There is no EVENTS stream yet."""
+    """There is no such stream yet."""
 
     code = "STREAM_MISSING"
     retryable = True
@@ -69,6 +68,12 @@ class StreamInfo(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _ConsumerInfo(msgspec.Struct):
+    num_pending: int = 0
+    error: _ApiError | None = None
+
+
+_consumer_decoder: Final = msgspec.json.Decoder(_ConsumerInfo)
 _info_decoder: Final = msgspec.json.Decoder(StreamInfo)
 
 
@@ -81,15 +86,6 @@ async def stream_info(connection: Connection, stream: str) -> StreamInfo:
     if info.error.err_code == _STREAM_NOT_FOUND:
         raise StreamMissing(f"the stream {stream} does not exist yet: the first orchestrator creates it")
     raise BrokerError(f"the stream {stream} cannot be read: {info.error.description}", retryable=True)
-
-
-# A struct rather than a dataclass: there is one for each event, and this costs a tenth to make.
-class Received(msgspec.Struct, frozen=True, gc=False):
-    """A message as it came from the stream."""
-
-    seq: int
-    subject: str
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ class EventFeed:
         self._limits = limits
         self._name = f"{reader}_{uuid.uuid4().hex}"
         self._pull: Pull | None = None
-        self._waiting: deque[Received] = deque()
+        self._waiting: deque[Delivery] = deque()
         self._waiting_bytes = 0
         self._consumer_seq = 0
         self._lost = ""
@@ -128,22 +124,22 @@ class EventFeed:
     async def open(
         cls,
         connection: Connection,
-        names: Names,
+        stream: str,
+        filters: Sequence[str],
         start: int | str,
         limits: BatchLimits,
-        reader: str = "analytics",
-        filters: Sequence[str] = (),
+        reader: str,
     ) -> Self:
         """Begins with a sequence, or with what was stored at a time (RFC 3339) or later. `reader` is how the consumer's
-        name begins; `filters` are subjects of EVENTS, and all of them without.
+        name begins; `filters` are subjects of the stream, and none means all of it.
 
         Raises a retryable `BrokerError` when the stream or the server is not there."""
-        feed = cls(connection, names.events_stream, limits, reader)
+        feed = cls(connection, stream, limits, reader)
         await connection.create_consumer(
             feed._stream,
             ConsumerConfig(
                 name=feed._name,
-                filters=filters or [names.all_events()],
+                filters=filters,
                 durable=False,
                 explicit_ack=False,
                 start_seq=start if isinstance(start, int) else None,
@@ -165,7 +161,7 @@ class EventFeed:
         with contextlib.suppress(DressageError):
             await self._connection.delete_consumer(self._stream, self._name)
 
-    async def take(self, not_before: float) -> list[Received]:
+    async def take(self, not_before: float) -> list[Delivery]:
         """The next messages in stream order, at least one; none when nothing came for `idle_s`.
 
         `not_before` is the loop's time before which a batch that is not half full waits for more.
@@ -181,6 +177,15 @@ class EventFeed:
             # Only this lets the server send more, so no more than the pull's window ever waits here.
             await self._pull.taken(len(taken))
         return taken
+
+    async def behind(self) -> int:
+        """How many messages `take` has not given yet. Raises a `BrokerError` when that cannot be told."""
+        subject = f"$JS.API.CONSUMER.INFO.{self._stream}.{self._name}"
+        reply = await self._connection.request(subject, b"", _REQUEST_TIMEOUT_S)
+        info = _consumer_decoder.decode(reply)
+        if info.error is not None:
+            raise FeedLost(f"consumer {self._name} of {self._stream}: {info.error.description}")
+        return info.num_pending + len(self._waiting)
 
     async def _until(self, event: asyncio.Event, timeout_s: float) -> None:
         self._check()
@@ -204,12 +209,12 @@ class EventFeed:
         limits = self._limits
         return len(self._waiting) * 2 >= limits.events_max or self._waiting_bytes * 2 >= limits.bytes_max
 
-    def _drain(self) -> list[Received]:
-        taken: list[Received] = []
+    def _drain(self) -> list[Delivery]:
+        taken: list[Delivery] = []
         size = 0
         while self._waiting and len(taken) < self._limits.events_max and size < self._limits.bytes_max:
             message = self._waiting.popleft()
-            size += len(message.payload)
+            size += len(message.data)
             taken.append(message)
         self._waiting_bytes -= size
         return taken
@@ -221,7 +226,7 @@ class EventFeed:
             self._on_end(f"message {self._consumer_seq + 1} of the consumer is missing")
             return
         self._consumer_seq = delivery.consumer_seq
-        self._waiting.append(Received(delivery.stream_seq, delivery.subject, delivery.data))
+        self._waiting.append(delivery)
         self._waiting_bytes += len(delivery.data)
         if len(self._waiting) == 1:
             self._arrived.set()

@@ -14,8 +14,8 @@ from typing import Final
 import click
 import msgspec
 
-from dressage.brokers.event_feed import BatchLimits, EventFeed, Received, stream_info
-from dressage.brokers.interface import Connection
+from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
+from dressage.brokers.interface import Connection, Delivery
 from dressage.cli import options
 from dressage.cli.event_lines import line_with_run
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
@@ -104,10 +104,11 @@ def tail(
             async with aclosing(_messages(client.connection, names, filters, since)) as messages:
                 async for message in messages:
                     try:
-                        event = decode_event(message.payload)
+                        event = decode_event(message.data)
                     except msgspec.MsgspecError as error:
                         click.echo(
-                            f"message {message.seq} of {names.events_stream} is no event: {error}", err=True
+                            f"message {message.stream_seq} of {names.events_stream} is no event: {error}",
+                            err=True,
                         )
                         continue
                     if run_ids and event.subject not in run_ids:
@@ -123,7 +124,7 @@ def tail(
 
 async def _messages(
     connection: Connection, names: Names, filters: Sequence[str], since: str
-) -> AsyncGenerator[Received]:
+) -> AsyncGenerator[Delivery]:
     """All there are, and each that comes. What interrupts it is told once, and it goes on behind the last one."""
     start: int | str = since
     if not since:
@@ -133,7 +134,8 @@ async def _messages(
     told = ""
     while True:
         try:
-            feed = await EventFeed.open(connection, names, start, LIMITS, "tail", filters)
+            wanted = filters or [names.all_events()]
+            feed = await EventFeed.open(connection, names.events_stream, wanted, start, LIMITS, "tail")
         except DressageError as error:
             if not error.retryable:
                 raise
@@ -147,7 +149,7 @@ async def _messages(
             while True:
                 for message in await feed.take(0.0):
                     yield message
-                    start = message.seq + 1
+                    start = message.stream_seq + 1
         except DressageError as error:
             if not error.retryable:
                 raise

@@ -341,6 +341,8 @@ def _described(each: TriggerConfig) -> str:
         source.stream and f"stream {source.stream}",
         source.subject,
         "in order" if source.ordered else "",
+        f"in the order of each {each.order_by.text}" if each.order_by else "",
+        f"in batches of {each.batch.size} or {each.batch.within_s:g} s" if each.batch else "",
     )
     whence = " ".join(part for part in parts if part)
     return f"{whence} -> {describe_target(each.target)}"

@@ -33,7 +33,14 @@ EVENT_NAMES: Final = ("event", "subject", "headers", "ce")
 """What expressions of a trigger may use: the decoded payload, the event's subject, its headers as a dict of str, and
 the attributes of a CloudEvent, of which there are none in any other event."""
 
-_KEYS: Final = ("name", "source", "when", "start")
+BATCH_NAMES: Final = ("events", "subjects", "headers", "ce", "batch")
+"""What the others may use where events come in batches: lists of the same, and the id of the batch."""
+
+BATCH_EVENTS_MAX: Final = 1_000
+BATCH_S_MAX: Final = 3_600.0
+
+_KEYS: Final = ("name", "source", "when", "start", "order_by", "batch")
+_BATCH_KEYS: Final = ("size", "within")
 _START_KEYS: Final = ("workflow", "event", "version", "run_id", "input")
 _POST_KEYS: Final = ("event", "workflow", "run_id", "key", "payload", "event_id")
 _SOURCE_KEYS: Final = ("stream", "subject", "ordered", "core")
@@ -80,6 +87,14 @@ class PostTarget:
     event_id: Expression | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class BatchConfig:
+    """So many events are one, or those that came within so long of the first of them."""
+
+    size: int
+    within_s: float
+
+
 Start = Literal["all", "new"] | int | datetime
 """Where a new trigger begins in the stream: with its first event, behind its last one, at a sequence, or with what was
 stored at a time or later."""
@@ -89,7 +104,8 @@ stored at a time or later."""
 class TriggerConfig:
     """One trigger, with nothing left to check but what only the server knows.
 
-    `start` is asked once, when the trigger's consumer is made. `table` is what all of it was read from.
+    `start` is asked once, when the trigger first runs. Events with one `order_by` are dealt with in the order of the
+    stream. `table` is what all of it was read from.
     """
 
     name: str
@@ -97,7 +113,14 @@ class TriggerConfig:
     target: StartTarget | PostTarget
     when: Expression | None = None
     start: Start = "all"
+    order_by: Expression | None = None
+    batch: BatchConfig | None = None
     table: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether one process at a time takes the events, in the order of the stream."""
+        return self.order_by is not None or self.batch is not None
 
 
 def load_triggers(path: Path) -> list[TriggerConfig]:
@@ -137,14 +160,46 @@ class _Reading:
 
     def _trigger(self, table: Table) -> TriggerConfig:
         table.allow([*_KEYS, *target_keys(table)])
+        source = self._source(table)
+        batch = self._batch(table)
+        self._check_turns(table, source)
         return TriggerConfig(
             name=table.name("name", "trigger"),
-            source=self._source(table),
-            target=read_target(table, "trigger"),
+            source=source,
+            target=read_target(table, "trigger", EVENT_NAMES if batch is None else BATCH_NAMES),
             when=table.expression("when", EVENT_NAMES),
             start=self._start(table),
+            order_by=table.expression("order_by", EVENT_NAMES),
+            batch=batch,
             table=table.values,
         )
+
+    def _batch(self, table: Table) -> BatchConfig | None:
+        values = table.value("batch", dict, 'a table, as in { size = 100, within = "5s" }')
+        if values is None:
+            return None
+        inner = table.table("batch", values)
+        inner.allow(_BATCH_KEYS)
+        inner.require("size", "say how many events are a batch at most")
+        inner.require("within", "say how long the first event of a batch waits for others at most")
+        return BatchConfig(
+            inner.whole("size", 1, BATCH_EVENTS_MAX, "(limit trigger-batch)"),
+            inner.duration_s("within", 1.0, BATCH_S_MAX, "(limit trigger-batch-age)"),
+        )
+
+    def _check_turns(self, table: Table, source: SourceConfig) -> None:
+        if "order_by" in table.values and "batch" in table.values:
+            table.problem(
+                "order_by",
+                "VALUE_INVALID",
+                "a batch is in the order of the stream: leave it out, or batch",
+            )
+        elif source.ordered and ("order_by" in table.values or "batch" in table.values):
+            table.problem(
+                "source.ordered",
+                "VALUE_INVALID",
+                "is one event after the other: leave it out, or order_by and batch",
+            )
 
     def _source(self, table: Table) -> SourceConfig:
         if not table.require("source", 'say where events come from, as in source = { stream = "ORDERS" }'):
@@ -172,7 +227,14 @@ class _Reading:
         return SourceConfig(stream, subject, ordered=inner.flag("ordered"), core=core)
 
     def _check_core(self, table: Table, inner: Table, subject: str | None) -> None:
-        for where, key in ((inner, "stream"), (inner, "ordered"), (table, "start")):
+        of_streams = (
+            (inner, "stream"),
+            (inner, "ordered"),
+            (table, "start"),
+            (table, "order_by"),
+            (table, "batch"),
+        )
+        for where, key in of_streams:
             if key in where.values:
                 where.problem(
                     key, "VALUE_INVALID", "means nothing where there is no stream: leave it out, or core"
@@ -209,12 +271,12 @@ def target_keys(table: Table) -> Sequence[str]:
     return _POST_KEYS if "event" in table.values else _START_KEYS
 
 
-def read_target(table: Table, kind: str) -> StartTarget | PostTarget:
-    """What a table of this kind, as a "trigger", asks the engine for, for each event."""
-    return _post(table, kind) if "event" in table.values else _starts(table)
+def read_target(table: Table, kind: str, names: Sequence[str] = EVENT_NAMES) -> StartTarget | PostTarget:
+    """What a table of this kind, as a "trigger", asks the engine for, for each event; expressions may use `names`."""
+    return _post(table, kind, names) if "event" in table.values else _starts(table, names)
 
 
-def _starts(table: Table) -> StartTarget:
+def _starts(table: Table, names: Sequence[str]) -> StartTarget:
     if "workflow" not in table.values:
         table.problem(
             "workflow",
@@ -223,28 +285,28 @@ def _starts(table: Table) -> StartTarget:
         )
     return StartTarget(
         workflow=table.name("workflow", "workflow") if "workflow" in table.values else "",
-        run_id=_run_id(table),
+        run_id=_run_id(table, names),
         version=_version(table),
-        input=_input(table),
+        input=_input(table, names),
     )
 
 
-def _post(table: Table, kind: str) -> PostTarget:
+def _post(table: Table, kind: str, names: Sequence[str]) -> PostTarget:
     if "workflow" in table.values:
         table.problem("event", "VALUE_INVALID", f"a {kind} starts a workflow or posts an event, not both")
     if ("run_id" in table.values) == ("key" in table.values):
         table.problem("key", "KEY_MISSING", "say whose event it is: give either run_id or key")
     return PostTarget(
         event=table.name("event", "event"),
-        **{key: table.expression(key, EVENT_NAMES) for key in ("run_id", "key", "payload", "event_id")},
+        **{key: table.expression(key, names) for key in ("run_id", "key", "payload", "event_id")},
     )
 
 
-def _run_id(table: Table) -> Expression:
+def _run_id(table: Table, names: Sequence[str]) -> Expression:
     nothing = Expression("", Name("event"))
     if not table.require("run_id", "an expression that gives each event its run, so that none starts two"):
         return nothing
-    expression = table.expression("run_id", EVENT_NAMES)
+    expression = table.expression("run_id", names)
     if expression is None:
         return nothing
     if _is_constant(expression.text):
@@ -252,7 +314,7 @@ def _run_id(table: Table) -> Expression:
             "run_id",
             "EXPRESSION_INVALID",
             "is the same for every event, so all of them would be one run: "
-            f"use something of {', '.join(EVENT_NAMES)}",
+            f"use something of {', '.join(names)}",
         )
     return expression
 
@@ -274,14 +336,14 @@ def _version(table: Table) -> VersionRef | None:
     return None
 
 
-def _input(table: Table) -> dict[str, Expression]:
+def _input(table: Table, names: Sequence[str]) -> dict[str, Expression]:
     values = table.value("input", dict, "a table of parameters, each with an expression")
     inner = table.table("input", values or {})
     found: dict[str, Expression] = {}
     for parameter in inner.values:
         if not parameter.isidentifier():
             inner.problem(parameter, "NAME_INVALID", "no workflow can have a parameter of this name")
-        expression = inner.expression(parameter, EVENT_NAMES)
+        expression = inner.expression(parameter, names)
         if expression is not None:
             found[parameter] = expression
     return found

@@ -21,7 +21,7 @@ from dressage.connectors.dealing import Dealing, Dealt
 from dressage.connectors.mapping import Start
 from dressage.connectors.metrics import TriggerMetrics
 from dressage.connectors.rules import Rules
-from dressage.connectors.setting import Setting, backoff_s, cancelled
+from dressage.connectors.setting import Setting, cancelled
 from dressage.connectors.source import SourceProblem, consumer_name, streams_of
 from dressage.connectors.waiting import RETRY_S, pause
 from dressage.protocol.errors import DressageError
@@ -166,17 +166,10 @@ class CoreTrigger:
         await self._answer(delivery, _answer(dealt))
 
     async def _dealt_with(self, delivery: Delivery, place: str) -> Dealt:
-        attempts = 0
-        while True:
-            attempts += 1
-            try:
-                return await self._dealing.deal_with(delivery, place, await self._rules.of("", 0))
-            except DressageError as error:
-                self._metrics.retry(error.code)
-            except Exception:
-                _log.exception("trigger %r fails on a message on %r", self._config.name, delivery.subject)
-                self._metrics.retry("INTERNAL")
-            await asyncio.sleep(backoff_s(attempts))
+        async def once() -> Dealt:
+            return await self._dealing.deal_with(delivery, place, await self._rules.of("", 0))
+
+        return await self._dealing.persist(once, f"a message on {delivery.subject!r}")
 
     async def _answer(self, delivery: Delivery, answer: Answer) -> None:
         """An answer that does not arrive is no loss: whoever asks again is told the same."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from dressage.brokers.interface import Delivery
@@ -11,8 +13,9 @@ from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.mapping import Post, Start
 from dressage.connectors.metrics import TriggerMetrics
+from dressage.connectors.place import LeaseLost
 from dressage.connectors.rules import Rule
-from dressage.connectors.setting import Setting
+from dressage.connectors.setting import Setting, backoff_s
 from dressage.connectors.source import event_id
 from dressage.protocol.errors import BadInput, DressageError, Refused
 
@@ -46,17 +49,46 @@ class Dealing:
 
         `stream` is where it is stored, or else a name that no other event has.
         """
+        request: Start | Post | BadInput | None
         try:
             request = rule.mapping.asked_by(event, event_id(stream, event.stream_seq, event.time_ns))
-            if request is None:
-                self._metrics.skipped.inc()
-                return Dealt()
-            existing = await self._ask(rule.engine, request)
+        except BadInput as error:
+            request = error
+        if request is None:
+            self._metrics.skipped.inc()
+            return Dealt()
+        return await self.settle([event], stream, request, rule.engine)
+
+    async def settle(
+        self, events: Sequence[Delivery], stream: str, wanted: Start | Post | BadInput, engine: Engine
+    ) -> Dealt:
+        """Asks for what events want together, or keeps them as dead letters. Raises as `deal_with`."""
+        try:
+            if isinstance(wanted, BadInput):
+                raise wanted
+            existing = await self._ask(engine, wanted)
         except (BadInput, Refused) as error:
-            await self.bury(event, stream, error)
+            for event in events:
+                await self.bury(event, stream, error)
             return Dealt(error=error)
-        self._metrics.accepted(request, existing=existing)
-        return Dealt(request, existing)
+        self._metrics.accepted(wanted, existing=existing, count=len(events))
+        return Dealt(wanted, existing)
+
+    async def persist(self, once: Callable[[], Awaitable[Dealt]], what: str) -> Dealt:
+        """Tries until it is done, with pauses. Raises only `LeaseLost`."""
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await once()
+            except LeaseLost:
+                raise
+            except DressageError as error:
+                self._metrics.retry(error.code)
+            except Exception:
+                _log.exception("trigger %r fails on %s", self._trigger, what)
+                self._metrics.retry("INTERNAL")
+            await asyncio.sleep(backoff_s(attempts))
 
     async def _ask(self, engine: Engine, request: Start | Post) -> bool:
         """Whether the engine knew it. Raises `BadInput` or `Refused` for what this event will never get, other errors

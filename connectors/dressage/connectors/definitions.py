@@ -236,13 +236,15 @@ def _needed(versions: tuple[Version, ...], created: str, done_seq: int) -> tuple
 
 
 def _check_source(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    for key in ("source", "start"):
-        if before.get(key) != after.get(key):
-            raise BadInput(
-                f"trigger {name!r} has another {key} now, and its place in the stream means nothing there: give it "
-                "another name, or remove it first and deploy it anew",
-                code="SOURCE_CHANGED",
-            )
+    changed = [key for key in ("source", "start") if before.get(key) != after.get(key)]
+    # Where its place is kept depends on whether it has them, and not on what they say.
+    changed += [key for key in ("order_by", "batch") if (key in before) != (key in after)]
+    if changed:
+        raise BadInput(
+            f"trigger {name!r} has another {changed[0]} now, and its place in the stream means nothing there: give it "
+            "another name, or remove it first and deploy it anew",
+            code="SOURCE_CHANGED",
+        )
 
 
 def _there(name: str, entry: Entry | None) -> Entry:

@@ -3,7 +3,7 @@ for the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -59,23 +59,59 @@ class Declared(Protocol):
     def target(self) -> StartTarget | PostTarget: ...
 
 
+Variables = dict[str, Any]
+"""What expressions may use, by name."""
+
+
 class EventMapping:
     """The expressions of one trigger or webhook, compiled."""
 
-    def __init__(self, declared: Declared) -> None:
+    def __init__(
+        self, declared: Declared, order_by: Expression | None = None, *, in_batches: bool = False
+    ) -> None:
         self._when = _compiled(declared.when)
+        self._order_by = _compiled(order_by)
+        self._in_batches = in_batches
         target = declared.target
         self._asked = _Starts(target) if isinstance(target, StartTarget) else _Posts(target)
 
     def asked_by(self, event: Delivery, event_id: str) -> Start | Post | None:
-        """What `event` asks for; None if `when` says that it is not meant. Raises `Unmappable`.
+        """What `event` asks for, if need be as a batch of its own; None if `when` says that it is not meant. Raises
+        `Unmappable`.
 
         `event_id` is the id of an external event where nothing else gives one: the same whenever this event comes.
         """
+        variables = self.meant(event)
+        if variables is None:
+            return None
+        return self.asked_of([variables], event_id) if self._in_batches else self.asked(variables, event_id)
+
+    def meant(self, event: Delivery) -> Variables | None:
+        """What there is of an event; None if `when` says that it is not meant. Raises `Unmappable`."""
         variables = _variables(event)
         if self._when is not None and not evaluated("when", self._when, variables):
             return None
+        return variables
+
+    def asked(self, variables: Variables, event_id: str) -> Start | Post:
+        """What one event asks for. Raises `Unmappable`."""
         return self._asked(variables, event_id)
+
+    def asked_of(self, batch: Sequence[Variables], batch_id: str) -> Start | Post:
+        """What events ask for together, in their order. Raises `Unmappable`."""
+        joined = {
+            "events": [each["event"] for each in batch],
+            "subjects": [each["subject"] for each in batch],
+            "headers": [each["headers"] for each in batch],
+            "ce": [each["ce"] for each in batch],
+            "batch": batch_id,
+        }
+        return self._asked(joined, batch_id)
+
+    def order_of(self, variables: Variables) -> str:
+        """Those of one order come one after the other. Raises `Unmappable`."""
+        assert self._order_by is not None, "asked where it is declared"
+        return usable("order_by", evaluated("order_by", self._order_by, variables), str, KEY_INVALID)
 
 
 class _Starts:
@@ -101,7 +137,9 @@ class _Posts:
         run_id = _run_id_of(self._run_id, variables) if self._run_id else ""
         key = _text_of("key", self._key, variables, check_key, KEY_INVALID) if self._key else ""
         payload = (
-            variables["event"] if self._payload is None else evaluated("payload", self._payload, variables)
+            variables.get("event", variables.get("events"))
+            if self._payload is None
+            else evaluated("payload", self._payload, variables)
         )
         return Post(
             self._event, self._id(variables, event_id), written(payload, "payload"), run_id=run_id, key=key
@@ -112,7 +150,7 @@ class _Posts:
         if self._event_id is not None:
             return _text_of("event_id", self._event_id, variables, _an_event_id, EVENT_ID_INVALID)
         ce = variables["ce"]
-        if not ce:
+        if not ce or "batch" in variables:
             return event_id
         try:
             return _an_event_id(f"{ce['source']} {ce['id']}")

@@ -34,6 +34,11 @@ class Metrics:
             "trigger_retries_total", "Deliveries put back for a passing fault", code
         )
         self.lag = meters.gauge("trigger_lag", "Events of the source that are not dealt with", label)
+        self.active = meters.gauge(
+            "trigger_active",
+            "1 in the process that takes the events of a trigger with order_by or batch",
+            label,
+        )
         self.faulty = meters.gauge("trigger_faulty", "1 while a passing fault holds the trigger up", label)
 
 
@@ -52,12 +57,13 @@ class TriggerMetrics:
         self.lag: Gauge = all_triggers.lag.labels(trigger)
         # Until it has been asked for it is not known to be none.
         self.lag.set(nan)
+        self.active: Gauge = all_triggers.active.labels(trigger)
         self.faulty: Gauge = all_triggers.faulty.labels(trigger)
 
-    def accepted(self, request: Start | Post, *, existing: bool) -> None:
-        """The engine has taken what an event asked for."""
+    def accepted(self, request: Start | Post, *, existing: bool, count: int = 1) -> None:
+        """The engine has taken what so many events asked for."""
         counter = self.posted if isinstance(request, Post) else self.started
-        (self.existing if existing else counter).inc()
+        (self.existing if existing else counter).inc(count)
 
     def dead_letter(self, code: str) -> None:
         self._all.dead.labels(self._trigger, code).inc()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from dressage.connectors.config import TriggerConfig
+from dressage.connectors.config import BatchConfig, TriggerConfig
 from dressage.connectors.definitions import Entry
 from dressage.connectors.engine import Engine
 from dressage.connectors.mapping import EventMapping
@@ -21,6 +21,7 @@ class Rule:
 
     mapping: EventMapping
     engine: Engine
+    batch: BatchConfig | None = None
     number: int = 1
     first_seq: int = 0
     created: str = ""
@@ -55,11 +56,11 @@ class Rules:
         self._asked = True
         known = {rule.number: rule for rule in self._rules}
         self._rules = [
-            Rule(
-                *_parts(known.get(each.number) or self._make(each.config)),
-                each.number,
-                each.first_seq,
-                each.created,
+            replace(
+                known.get(each.number) or self._make(each.config),
+                number=each.number,
+                first_seq=each.first_seq,
+                created=each.created,
             )
             for each in entry.versions
         ]
@@ -71,12 +72,14 @@ class Rules:
         Who is given one here has it while the lease holds: so the event was stored before any change that is not known
         here, and a later change is none of its.
         """
-        while self._asked or not self._lease.holds:
+        while (rule := self.now(created, seq)) is None:
             await asyncio.sleep(LOOK_S)
+        return rule
+
+    def now(self, created: str, seq: int) -> Rule | None:
+        """The same without waiting; None while it is not certain."""
+        if self._asked or not self._lease.holds:
+            return None
         return next(
             rule for rule in reversed(self._rules) if rule.created != created or rule.first_seq <= seq
         )
-
-
-def _parts(rule: Rule) -> tuple[EventMapping, Engine]:
-    return rule.mapping, rule.engine

@@ -40,6 +40,11 @@ class TriggerOptions:
     drain_s: float = 10.0
     lag_every_s: float = 5.0
 
+    @property
+    def taken_at_once(self) -> int:
+        """How many events a trigger takes from its stream at once that takes them in turn."""
+        return max(1, min(200, self.in_flight // 2))
+
 
 @dataclass(slots=True, frozen=True)
 class Setting:
@@ -57,7 +62,8 @@ class Setting:
             engine = engine_of(
                 config.target, self.client, actor=f"trigger/{name}", answer_s=self.options.answer_s
             )
-            return Rule(EventMapping(config), engine)
+            mapping = EventMapping(config, config.order_by, in_batches=config.batch is not None)
+            return Rule(mapping, engine, config.batch)
 
         return make
 

@@ -1,11 +1,12 @@
 """The stream that events come from. It belongs to somebody else: nothing of it is created or changed here.
 
 What Dressage has on it is one durable consumer for each trigger, which all processes of that trigger share. The
-consumer is where a trigger's progress is kept.
+consumer is where a trigger's progress is kept, but for those that take events in turn: they have an entry of their own.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +16,14 @@ import msgspec
 
 from dressage.brokers.interface import Connection, ConsumerConfig
 from dressage.connectors.config import TriggerConfig
+from dressage.connectors.place import Lease, read_place
+from dressage.connectors.place import Place as PlaceInTurn
 from dressage.protocol.errors import BrokerError, PublishRefused
 from dressage.protocol.names import Names
 
 REQUEST_TIMEOUT_S: Final = 5.0
+
+_log = logging.getLogger("dressage.connectors")
 
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -41,9 +46,11 @@ class _ApiError(msgspec.Struct):
 
 class _StreamConfig(msgspec.Struct):
     subjects: list[str] = []
+    retention: str = "limits"
 
 
 class _StreamState(msgspec.Struct):
+    first_seq: int = 0
     last_seq: int = 0
 
 
@@ -94,6 +101,17 @@ class Place:
     done_seq: int
 
 
+@dataclass(slots=True, frozen=True)
+class Begin:
+    """Where a trigger that takes events in turn goes on: in a stream that was `created` then, behind `reached`; or, the
+    first time, with what was stored at `time` (RFC 3339) or later."""
+
+    stream: str
+    created: str
+    reached: int
+    time: str = ""
+
+
 class Source:
     """The source of one trigger."""
 
@@ -115,7 +133,9 @@ class Source:
         self._pending_max = 1 if trigger.source.ordered else pending_max
         self._place: Place | None = None
         self._was_missing = False
+        self._names = names
         self.consumer: Final = consumer_name(names.namespace, trigger.name, incarnation)
+        self._place_key = names.trigger_place_key(trigger.name, incarnation)
 
     @property
     def stream(self) -> str:
@@ -139,12 +159,27 @@ class Source:
             if problem.code != SourceProblem.code:
                 raise
             return "", 0, 0
+        return info.created, info.state.last_seq, await self._done_seq(stream, info.created)
+
+    async def _done_seq(self, stream: str, created: str) -> int:
+        if self._trigger.in_turn:
+            place, _ = await read_place(self._connection, self._names, self._place_key)
+            return place.seq if place is not None and place.created == created else 0
         consumer = await self._consumer_info(stream)
-        return info.created, info.state.last_seq, consumer.ack_floor.stream_seq if consumer else 0
+        return consumer.ack_floor.stream_seq if consumer else 0
+
+    def lease(self) -> Lease:
+        """What says which process takes the events in turn."""
+        return Lease(self._connection, self._names, self._place_key, f"trigger {self._trigger.name!r}")
 
     async def discard(self) -> None:
-        """Removes the consumer, and with it the trigger's place in the stream. One that is not there is no error."""
+        """Removes the trigger's place in the stream, and the consumer that keeps it. What is not there is no error."""
         if self._trigger.source.core:
+            return
+        if self._trigger.in_turn:
+            _, seq = await read_place(self._connection, self._names, self._place_key)
+            if seq:
+                await self._connection.delete_message(self._names.definitions_stream(), seq)
             return
         try:
             stream = await self._find_stream()
@@ -159,14 +194,7 @@ class Source:
 
         Raises `SourceProblem`, or another `DressageError` when the server does not answer.
         """
-        stream = await self._find_stream()
-        if _OWN.fullmatch(stream):
-            raise SourceProblem(
-                f"stream {stream} is Dressage's own and feeds no trigger{self._whose}: take events from the stream "
-                f"of a service, or from the namespace's output events",
-                code="SOURCE_REFUSED",
-            )
-        info = await self._stream_info(stream)
+        stream, info = await self._looked_at()
         found = await self._consumer_info(stream)
         first: int | str | None
         if found is None:
@@ -180,6 +208,50 @@ class Source:
             if not self._as_wanted(found.config):
                 await self._create(stream, info, first)
         self._place = Place(stream, info.created, max(done, first - 1 if isinstance(first, int) else 0))
+
+    async def begin(self, found: PlaceInTurn) -> Begin:
+        """Finds the stream, and where to go on in it. Raises as `open`."""
+        stream, info = await self._looked_at()
+        if info.config.retention != "limits":
+            raise SourceProblem(
+                f"stream {stream} removes what is acknowledged (retention {info.config.retention}), and order_by and "
+                f"batch read without that{self._whose}: leave them out, or use source.ordered",
+                code="SOURCE_REFUSED",
+            )
+        if found.created == info.created:
+            if info.state.first_seq > found.seq + 1:
+                _log.warning(
+                    "trigger %r: events up to %d may be lost to it: stream %s begins with %d, and it had come to %d",
+                    *(self._trigger.name, info.state.first_seq - 1, stream, info.state.first_seq, found.seq),
+                )
+            return Begin(stream, info.created, found.seq)
+        if self._trigger.start == "new" and (found.created or self._was_missing):
+            return Begin(stream, info.created, 0)
+        first = self._configured(info)
+        if isinstance(first, str):
+            return Begin(stream, info.created, 0, first)
+        return Begin(stream, info.created, first - 1 if first else 0)
+
+    async def holds(self, begin: Begin, seq: int) -> bool:
+        """Whether the event at `seq` is still there. Raises a `DressageError` when that cannot be told."""
+        subject = self._trigger.source.subject or ">"
+        message = await self._connection.next_message(begin.stream, seq, subject)
+        return message is not None and message.seq == seq
+
+    @property
+    def filters(self) -> list[str]:
+        """The subjects of its events; none means all of the stream."""
+        return [self._trigger.source.subject] if self._trigger.source.subject else []
+
+    async def _looked_at(self) -> tuple[str, _StreamInfo]:
+        stream = await self._find_stream()
+        if _OWN.fullmatch(stream):
+            raise SourceProblem(
+                f"stream {stream} is Dressage's own and feeds no trigger{self._whose}: take events from the stream "
+                f"of a service, or from the namespace's output events",
+                code="SOURCE_REFUSED",
+            )
+        return stream, await self._stream_info(stream)
 
     async def lag(self) -> int:
         """How many events are not dealt with yet. Raises a `DressageError` when that cannot be told."""
@@ -264,15 +336,11 @@ class Source:
             f"consumer {self.consumer} of {stream}: {info.error.description}", code="SOURCE_REFUSED"
         )
 
-    @property
-    def _filters(self) -> list[str]:
-        return [self._trigger.source.subject] if self._trigger.source.subject else []
-
     def _as_wanted(self, config: _ConsumerConfig) -> bool:
         filters = config.filter_subjects or ([config.filter_subject] if config.filter_subject else [])
         ack_wait_s = config.ack_wait / 1e9
         return (filters, ack_wait_s, config.max_ack_pending) == (
-            self._filters,
+            self.filters,
             self._ack_wait_s,
             self._pending_max,
         )
@@ -281,7 +349,7 @@ class Source:
         """Makes the consumer, or brings it to the configuration. Where it begins cannot be changed afterwards."""
         config = ConsumerConfig(
             name=self.consumer,
-            filters=self._filters,
+            filters=self.filters,
             ack_wait_s=self._ack_wait_s,
             max_ack_pending=self._pending_max,
             start_seq=first if isinstance(first, int) else None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from dressage.expressions import TypeTable, compile_expression, parse_expression
 from dressage.protocol.errors import BadInput, BadName, BadSpec, DefinitionError
@@ -26,6 +27,9 @@ ProblemCode = Literal[
 ]
 
 _T = TypeVar("_T")
+
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0}
 
 
 @dataclass(slots=True, frozen=True)
@@ -96,6 +100,36 @@ class Table:
             return value
         self.problem(key, "VALUE_INVALID", f"must be {what}, not {shown(value)}")
         return None
+
+    def whole(self, key: str, default: int, most: int, limit: str) -> int:
+        """A whole number from 1 to `most`; `limit` names that, as in `(limit connector-tasks)`."""
+        found = self.value(key, int, "a whole number")
+        if found is not None and not 1 <= found <= most:
+            self.problem(key, "VALUE_INVALID", f"must be 1 to {most}, not {found} {limit}")
+        return default if found is None else found
+
+    def duration_s(self, key: str, default: float, most: float, limit: str) -> float:
+        """Seconds, of a number or of a text as "30s", "15m", "1h": more than 0, up to `most`; `limit` is as above."""
+        given = self.values.get(key)
+        if given is None:
+            return default
+        found = _DURATION.fullmatch(given) if isinstance(given, str) else None
+        if found is not None:
+            seconds = float(found[1]) * _UNITS[found[2]]
+        elif isinstance(given, (int, float)) and not isinstance(given, bool):
+            seconds = float(given)
+        else:
+            self.problem(
+                key, "VALUE_INVALID", f'must be seconds, or as "30s", "15m" or "1h", not {shown(given)}'
+            )
+            return default
+        if not 0 < seconds <= most:
+            self.problem(
+                key,
+                "VALUE_INVALID",
+                f"must be more than 0 and up to {most:g} s, not {shown(given)} {limit}",
+            )
+        return seconds
 
     def flag(self, key: str) -> bool:
         """Whether it is said to be true."""

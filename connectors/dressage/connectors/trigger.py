@@ -17,6 +17,7 @@ from dressage.brokers.interface import Delivery, Pull
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.core import CoreTrigger
 from dressage.connectors.dealing import Dealing
+from dressage.connectors.in_turn import TurnTrigger
 from dressage.connectors.metrics import TriggerMetrics
 from dressage.connectors.rules import Rules
 from dressage.connectors.setting import Setting, backoff_s, cancelled
@@ -169,11 +170,13 @@ class _Taking:
         self.pull: Pull | None = None
 
 
-Running = Trigger | CoreTrigger
+Running = Trigger | CoreTrigger | TurnTrigger
 
 
 def trigger_of(config: TriggerConfig, rules: Rules, setting: Setting, incarnation: int = 0) -> Running:
     """What runs a trigger in this process; one that is deployed has an `incarnation`."""
     if config.source.core:
         return CoreTrigger(config, rules, setting, incarnation)
+    if config.in_turn:
+        return TurnTrigger(config, setting.source(config, incarnation), rules, setting)
     return Trigger(config, setting.source(config, incarnation), rules, setting)

@@ -11,12 +11,12 @@ import msgspec
 
 from dressage.brokers.interface import Delivery
 from dressage.brokers.memory.subjects import within
-from dressage.connectors.config import PostTarget, StartTarget, TriggerConfig
-from dressage.connectors.mapping import EventMapping, Post, Start, Unmappable
+from dressage.connectors.config import StartTarget, TriggerConfig
+from dressage.connectors.mapping import EventMapping, Post, Start, Unmappable, Variables
 from dressage.connectors.source import event_id
 from dressage.protocol.errors import BadInput
 
-Would = Literal["start", "post", "skip", "dead-letter", "nothing"]
+Would = Literal["start", "post", "skip", "joins", "dead-letter", "nothing"]
 
 
 class Recorded(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,32 +51,74 @@ def try_events(triggers: Sequence[TriggerConfig], lines: Iterable[bytes]) -> Ite
     A trigger is asked if its source has the event's subject, and its stream where the line names one. Raises `BadInput`
     (EVENT_UNREADABLE) for a line that is no event.
     """
-    mappings = [(each, EventMapping(each)) for each in triggers]
+    trials = [_Trial(each) for each in triggers]
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         event, stream = _event(line, number)
-        asked = [pair for pair in mappings if _is_of(pair[0], event.subject, stream)]
+        asked = [each for each in trials if _is_of(each.trigger, event.subject, stream)]
         if not asked:
             yield Tried(number, "", "nothing", f"no trigger takes {event.subject}")
-        for trigger, mapping in asked:
-            yield _tried(number, trigger, mapping, event, stream)
+        for trial in asked:
+            yield from trial.take(number, event, stream)
+    for trial in trials:
+        yield from trial.end()
 
 
-def _tried(line: int, trigger: TriggerConfig, mapping: EventMapping, event: Delivery, stream: str) -> Tried:
-    at = event_id(stream or trigger.source.stream or "STREAM", event.stream_seq or line, event.time_ns)
-    try:
-        request = mapping.asked_by(event, at)
-    except Unmappable as error:
-        return Tried(line, trigger.name, "dead-letter", f"{error.code}: {error.message}")
-    match request, trigger.target:
-        case Start(run_id=run_id, input=given), StartTarget(workflow=workflow):
-            return Tried(line, trigger.name, "start", f"run {run_id} of {workflow} with {given.decode()}")
-        case Post(event=name, run_id=run_id, key=key, payload=payload), PostTarget():
-            whom = f"run {run_id}" if run_id else f"key {key}"
-            return Tried(line, trigger.name, "post", f"event {name} to {whom} with {payload.decode()}")
-        case _:
-            return Tried(line, trigger.name, "skip", "`when` leaves it out")
+class _Trial:
+    """One trigger, and the batch that is open. Lines know of no time, so a batch is full or the last one."""
+
+    def __init__(self, trigger: TriggerConfig) -> None:
+        self.trigger = trigger
+        self._mapping = EventMapping(trigger, trigger.order_by, in_batches=trigger.batch is not None)
+        self._open: list[Variables] = []
+        self._batch_id = ""
+        self._line = 0
+
+    def take(self, line: int, event: Delivery, stream: str) -> Iterator[Tried]:
+        name = stream or self.trigger.source.stream or "STREAM"
+        at = event_id(name, event.stream_seq or line, event.time_ns)
+        try:
+            variables = self._mapping.meant(event)
+            if variables is None:
+                yield Tried(line, self.trigger.name, "skip", "`when` leaves it out")
+                return
+            if self.trigger.order_by is not None:
+                self._mapping.order_of(variables)
+            if self.trigger.batch is None:
+                yield self._asked(line, self._mapping.asked(variables, at))
+                return
+        except Unmappable as error:
+            yield self._dead(line, error)
+            return
+        self._batch_id = self._batch_id or at
+        self._open.append(variables)
+        self._line = line
+        if len(self._open) == self.trigger.batch.size:
+            yield from self.end()
+        else:
+            yield Tried(line, self.trigger.name, "joins", f"number {len(self._open)} of a batch")
+
+    def end(self) -> Iterator[Tried]:
+        """What the open batch asks for."""
+        if self._open:
+            try:
+                yield self._asked(self._line, self._mapping.asked_of(self._open, self._batch_id))
+            except Unmappable as error:
+                yield self._dead(self._line, error)
+            self._open, self._batch_id = [], ""
+
+    def _dead(self, line: int, error: Unmappable) -> Tried:
+        return Tried(line, self.trigger.name, "dead-letter", f"{error.code}: {error.message}")
+
+    def _asked(self, line: int, request: Start | Post) -> Tried:
+        name, target = self.trigger.name, self.trigger.target
+        if isinstance(request, Start):
+            assert isinstance(target, StartTarget), "a start is of a workflow"
+            with_what = f"of {target.workflow} with {request.input.decode()}"
+            return Tried(line, name, "start", f"run {request.run_id} {with_what}")
+        whom = f"run {request.run_id}" if request.run_id else f"key {request.key}"
+        return Tried(line, name, "post", f"event {request.event} to {whom} with {request.payload.decode()}")
 
 
 def _event(line: bytes, number: int) -> tuple[Delivery, str]:

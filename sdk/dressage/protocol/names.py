@@ -531,6 +531,10 @@ class Names:
         """Subject of a trigger that is deployed."""
         return f"$KV.{self.definitions_bucket}.trigger.{name}"
 
+    def trigger_place_key(self, name: str, incarnation: int) -> str:
+        """Subject of what says which process of a trigger takes its events, and how far it is."""
+        return f"$KV.{self.definitions_bucket}.trigger.{name}.place.{incarnation}"
+
     def trigger_keys(self) -> str:
         return f"$KV.{self.definitions_bucket}.trigger.*"
 

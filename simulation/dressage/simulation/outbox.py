@@ -1,10 +1,10 @@
 """The relay of the outbox among faults: real relays and a real engine, and a model of the database behind their
 interface.
 
-It is a system of its own with seeds of its own, so that the seeds of the engine stay what they are. Services write rows
-in transactions, which commit in another order than they began in, or are rolled back; relays and orchestrators die at
-any of their steps, connections break, and the database now and then loses a request, or does it and loses the reply. In
-the end each committed row is one run, or one event in the order of its key, and nothing else is there.
+Services write rows in transactions, which commit in another order than they began in, or are rolled back; relays and
+orchestrators die at any of their steps, connections break, and the database now and then loses a request, or does it
+and loses the reply. In the end each committed row is one run, or one event in the order of its key, and nothing else is
+there.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from dressage.brokers.memory import MemoryBroker, MemoryServer
 from dressage.client import Client
 from dressage.flow import Event, workflow
-from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
 from dressage.outbox.messages import Outgoing, Post, Start, encode_message
 from dressage.outbox.relay import Relay, RelayOptions
 from dressage.outbox.relay.faults import StoreFault
@@ -29,22 +27,11 @@ from dressage.outbox.relay.store import Batch, Depth, Outcome, Row, Store, Taker
 from dressage.protocol.errors import DressageError
 from dressage.protocol.events import KIND, RUN_HEADER, RunStarted
 from dressage.protocol.names import Names, run_id_of
-from dressage.simulation.loop import Hang, SimLoop
-from dressage.simulation.network import Links
-from dressage.simulation.processes import Life, Process
-from dressage.simulation.seed import seeded_ids, virtual_dates
-from dressage.simulation.striking import begin
+from dressage.simulation.processes import Life
+from dressage.simulation.small import SECONDS, SmallWorld
 
-NAMESPACE: Final = "outbox"
-EPOCH_NS: Final = 1_790_000_000_000_000_000
-SECONDS: Final = 6.0
-"""For so long services write and faults strike."""
-
-SETTLED_S: Final = 600.0
-ENDS_AT_S: Final = 2_000.0
 RUNS, EVENTS = 12, 4
 RELAYS: Final = 2
-FAULTS: Final = 8
 
 noted = Event("noted", of=int)
 
@@ -209,79 +196,35 @@ class ModelStore:
 
 # -- the system ------------------------------------------------------------------------------------
 @dataclass
-class OutboxWorld:
+class OutboxWorld(SmallWorld):
     """Everything of one seed."""
 
-    seed: int
-    loop: SimLoop
-    processes: list[Process] = field(default_factory=list[Process])
-    violations: list[str] = field(default_factory=list[str])
+    name = "outbox"
+
     committed: list[str] = field(default_factory=list[str])
-    trace: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(f"outbox {self.seed}")
-        self.server = MemoryServer(self.now_ns)
-        self.links = Links(random.Random(f"outbox links {self.seed}"), 0.0005)
+        super().__post_init__()
         self.database = Database(random.Random(f"outbox database {self.seed}"))
-        self._add("orchestrator-0", self._orchestrate)
         for number in range(RELAYS):
-            self._add(f"relay-{number}", self._relay)
-
-    def now_ns(self) -> int:
-        """The broker's clock."""
-        return EPOCH_NS + int(self.loop.true_time * 1e9)
-
-    def _add(self, name: str, main: Callable[[Life], Coroutine[Any, Any, None]]) -> None:
-        made = Process(
-            name, name.partition("-")[0], main, self.loop, self.server, self.links, self.trace.append
-        )
-        self.processes.append(made)
-
-    async def _orchestrate(self, life: Life) -> None:
-        config = OrchestratorConfig(
-            namespace=NAMESPACE, shards=1 if life.number == 1 else None, member=f"{life.name}-{life.number}"
-        )
-        await Orchestrator(life.broker, config).run()
+            self.add(f"relay-{number}", self._relay)
 
     async def _relay(self, life: Life) -> None:
         async def opens() -> Store:
             return ModelStore(self.database, life)
 
-        options = RelayOptions(NAMESPACE, batch=20, takers=1, poll_s=0.1)
+        options = RelayOptions(self.name, batch=20, takers=1, poll_s=0.1)
         await Relay(life.broker, opens, options).run()
 
-    async def story(self) -> None:
-        begin()
-        for process in self.processes:
-            process.start()
-        await self._registered()
-        writers = [asyncio.ensure_future(self._write(number)) for number in range(RUNS)]
-        await asyncio.gather(self._strike(), *writers)
+    async def prepare(self, client: Client) -> None:
+        await client.register(collect)
+
+    async def work(self) -> None:
+        await asyncio.gather(*(self._write(number) for number in range(RUNS)))
+
+    async def is_settled(self) -> bool:
         self.database.calm = True
-        deadline = self.loop.time() + SETTLED_S
-        while self.loop.time() < deadline:
-            self._heal()
-            await asyncio.sleep(0.2)
-            if not self.database.pending():
-                break
-        await self._judge()
-
-    def _heal(self) -> None:
-        """Everybody lives, also who was to die some steps from now."""
-        for process in self.processes:
-            if process.life is not None:
-                process.life.lane.dies_in = None
-            process.start()
-
-    async def _registered(self) -> None:
-        while True:
-            try:
-                async with Client(MemoryBroker(self.server), namespace=NAMESPACE) as client:
-                    await client.register(collect)
-                    return
-            except DressageError:
-                await asyncio.sleep(0.2)
+        return not self.database.pending()
 
     async def _write(self, number: int) -> None:
         """A service: a start and then its events, each in a transaction; some are rolled back and leave nothing."""
@@ -306,19 +249,7 @@ class OutboxWorld:
             await asyncio.sleep(self.chance.random() * SECONDS / 10)
         self.committed.append(run_id)
 
-    async def _strike(self) -> None:
-        dice = random.Random(f"outbox faults {self.seed}")
-        for _ in range(FAULTS):
-            await asyncio.sleep(dice.random() * 2 * SECONDS / FAULTS)
-            process = dice.choice(self.processes)
-            if dice.random() < 0.25:
-                process.cut(dice)
-                continue
-            process.crash(dice.choice([0, dice.randint(1, 60)]))
-            await asyncio.sleep(dice.random() * 0.3)
-            process.start()
-
-    async def _judge(self) -> None:
+    async def judge(self) -> None:
         if self.database.pending():
             self.violations.append(f"committed-is-sent: {self.database.pending()} rows are pending")
         if self.database.dead():
@@ -326,7 +257,7 @@ class OutboxWorld:
         starts = self._starts()
         if starts != Counter(self.committed):
             self.violations.append(f"one-run-each: {starts - Counter(self.committed)} beyond, or missing")
-        async with Client(MemoryBroker(self.server), namespace=NAMESPACE) as client:
+        async with self.client() as client:
             for run_id in sorted(self.committed):
                 try:
                     found = await client.handle(run_id).result(30.0)
@@ -335,35 +266,11 @@ class OutboxWorld:
                     continue
                 if found != list(range(EVENTS)):
                     self.violations.append(f"order-of-a-key: {run_id} has {found}")
-        unexpected = [each for process in self.processes for each in process.unexpected]
-        self.violations += [f"no-exception: {each}" for each in unexpected]
 
     def _starts(self) -> Counter[str]:
-        subject = f"{Names(NAMESPACE).root}.events."
+        subject = f"{Names(self.name).root}.events."
         return Counter(
             run_id_of((record.headers or {})[RUN_HEADER])
             for record in self.server.ledger
             if record.subject.startswith(subject) and f".{KIND[RunStarted]}." in record.subject
         )
-
-
-def run_outbox_seed(seed: int) -> OutboxWorld:
-    """The same seed gives the same run, to the last message. `violations` are empty if all is well."""
-    loop = SimLoop(random.Random(f"outbox loop {seed}"))
-    loop.ends_at = ENDS_AT_S
-    asyncio.set_event_loop(loop)
-    try:
-        world = OutboxWorld(seed, loop)
-        with seeded_ids(seed), virtual_dates(lambda: world.now_ns() / 1e9):
-            story = loop.create_task(world.story())
-            story.add_done_callback(lambda _: loop.stop())
-            try:
-                loop.run_forever()
-            except Hang as hang:
-                world.violations.append(f"nothing-hangs: {hang}")
-            if story.done():
-                story.result()
-        loop.bury()
-    finally:
-        asyncio.set_event_loop(None)
-    return world

@@ -15,6 +15,7 @@ from typing import Final, Self
 from unittest import mock
 
 from dressage.brokers import objects, registry
+from dressage.connectors import definitions as trigger_definitions
 from dressage.orchestrator import api
 from dressage.orchestrator.fold import archive, definition, mailbox, retention
 from dressage.orchestrator.fold.definition import Definition
@@ -253,7 +254,11 @@ def virtual_dates(now_s: Callable[[], float]) -> Iterator[None]:
         def now(cls, tz: tzinfo | None = None) -> Self:
             return cls.fromtimestamp(now_s(), tz)
 
-    with mock.patch.object(registry, "datetime", Dates), mock.patch.object(api, "datetime", Dates):
+    with (
+        mock.patch.object(registry, "datetime", Dates),
+        mock.patch.object(api, "datetime", Dates),
+        mock.patch.object(trigger_definitions, "datetime", Dates),
+    ):
         yield
 
 

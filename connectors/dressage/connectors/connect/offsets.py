@@ -8,8 +8,8 @@ from dressage.brokers.event_feed import stream_info
 from dressage.brokers.interface import Connection
 from dressage.connectors.connect.config import Connector
 from dressage.connectors.events_out.config import SubjectSink, WebhookSink
-from dressage.connectors.events_out.place import read_place
 from dressage.connectors.kafka.config import SourceConnector
+from dressage.connectors.place import read_place
 from dressage.protocol.names import Names
 
 
@@ -41,7 +41,7 @@ async def offsets_of(config: Connector, names: Names, connection: Connection) ->
 
 async def _sink_seq(config: Connector, names: Names, connection: Connection) -> int | None:
     if isinstance(config, (SubjectSink, WebhookSink)):
-        place, _ = await read_place(connection, names, config.name)
+        place, _ = await read_place(connection, names, names.connector_place_key(config.name))
         created = (await stream_info(connection, names.events_stream)).created
         return place.seq if place is not None and place.created == created else None
     assert not isinstance(config, SourceConnector)

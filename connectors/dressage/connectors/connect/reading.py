@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -23,9 +22,6 @@ Tolerance = Literal["none", "all"]
 Start = Literal["all", "new"]
 
 WRITTEN_OUT: Final = "is a secret: write ${env:NAME} or ${file:/path}, and never itself"
-
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0}
 
 _TRANSFORM_KEYS: Final[Mapping[TransformType, tuple[str, ...]]] = {
     "filter": ("name", "type", "condition"),
@@ -75,36 +71,6 @@ class ConnectorTable(Table):
 
     def one_task(self) -> None:
         self.tasks(1, "a sink is one task, as events keep their order: start more processes for stand-by")
-
-    def whole(self, key: str, default: int, most: int, limit: str) -> int:
-        """A whole number from 1 to `most`; `limit` names that, as in `(limit connector-tasks)`."""
-        found = self.value(key, int, "a whole number")
-        if found is not None and not 1 <= found <= most:
-            self.problem(key, "VALUE_INVALID", f"must be 1 to {most}, not {found} {limit}")
-        return default if found is None else found
-
-    def duration_s(self, key: str, default: float, most: float, limit: str) -> float:
-        """Seconds, of a number or of a text as "30s", "15m", "1h": more than 0, up to `most`; `limit` is as above."""
-        given = self.values.get(key)
-        if given is None:
-            return default
-        found = _DURATION.fullmatch(given) if isinstance(given, str) else None
-        if found is not None:
-            seconds = float(found[1]) * _UNITS[found[2]]
-        elif isinstance(given, (int, float)) and not isinstance(given, bool):
-            seconds = float(given)
-        else:
-            self.problem(
-                key, "VALUE_INVALID", f'must be seconds, or as "30s", "15m" or "1h", not {shown(given)}'
-            )
-            return default
-        if not 0 < seconds <= most:
-            self.problem(
-                key,
-                "VALUE_INVALID",
-                f"must be more than 0 and up to {most:g} s, not {shown(given)} {limit}",
-            )
-        return seconds
 
     def tolerance(self) -> Tolerance:
         return "all" if self.choice("errors.tolerance", ("none", "all")) == "all" else "none"

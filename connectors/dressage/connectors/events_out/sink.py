@@ -7,25 +7,21 @@ doubt all that is in memory is thrown away.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from typing import Final
 
 from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
+from dressage.connectors.active import Active
 from dressage.connectors.connect.event_mapping import EventOutput
 from dressage.connectors.connect.options import ConnectorFailed, Setting
 from dressage.connectors.events_out.config import EventsOutConfig
 from dressage.connectors.events_out.outgoing import Delivery
-from dressage.connectors.events_out.place import Lease, LeaseLost, Place
-from dressage.connectors.events_out.under_way import ROOM_S, SinkParts, UnderWay
+from dressage.connectors.events_out.under_way import SinkParts, UnderWay
 from dressage.connectors.gate import Faults
-from dressage.connectors.waiting import pause
+from dressage.connectors.lanes import ROOM_S
+from dressage.connectors.place import Lease, Place
 from dressage.protocol.errors import DressageError
 
 _log = logging.getLogger("dressage.connectors")
-
-RETRY_S: Final = 0.5
-RETRY_MAX_S: Final = 10.0
 
 
 class EventSink:
@@ -44,40 +40,23 @@ class EventSink:
         self._client = setting.client
         self._metrics = setting.metrics
         self._faults = faults
-        self._lease = Lease(setting.client.connection, setting.client.names, config.name)
+        key = setting.client.names.connector_place_key(config.name)
+        whose = f"connector {config.name!r}"
+        self._lease = Lease(setting.client.connection, setting.client.names, key, whose)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop`. Raises `ConnectorFailed` for an error that somebody has to look at."""
-        pause_s = RETRY_S
-        while not stop.is_set():
-            try:
-                await self._stand_by(stop)
-                pause_s = RETRY_S
-            except ConnectorFailed:
-                raise
-            except LeaseLost as error:
-                _log.info("%s", error.message)
-            except DressageError as error:
-                self._metrics.retry(error.code)
-                self._faults.begin("stream", error.code, error.message)
-            await pause(stop, pause_s)
-            pause_s = min(RETRY_MAX_S, 2 * pause_s)
 
-    async def _stand_by(self, stop: asyncio.Event) -> None:
-        """Waits to be the active one, and is it for as long as it may."""
-        self._metrics.active.set(0)
-        found = await self._lease.take(stop)
-        if found is None:
-            return
-        self._metrics.active.set(1)
-        try:
+        async def work(found: Place) -> None:
             async with self._parts.delivery:
                 await self._deliver_on(found, stop)
-        finally:
-            self._metrics.active.set(0)
-            # If this fails, others wait until the lease has ended.
-            with contextlib.suppress(DressageError):
-                await self._lease.release()
+
+        active = Active(self._lease, self._metrics.active, self._interrupted, ConnectorFailed)
+        await active.run(work, stop)
+
+    def _interrupted(self, error: DressageError) -> None:
+        self._metrics.retry(error.code)
+        self._faults.begin("stream", error.code, error.message)
 
     async def _deliver_on(self, found: Place, stop: asyncio.Event) -> None:
         connection, names = self._client.connection, self._client.names
@@ -95,7 +74,14 @@ class EventSink:
         limits = BatchLimits(
             events_max=max(1, min(options.batch_max, options.in_flight // 2)), pause_s=0.0, idle_s=ROOM_S
         )
-        feed = await EventFeed.open(connection, names, reached + 1, limits, f"sink_{self._config.name}")
+        feed = await EventFeed.open(
+            connection,
+            names.events_stream,
+            [names.all_events()],
+            reached + 1,
+            limits,
+            f"sink_{self._config.name}",
+        )
         self._faults.end("stream")
         under_way = UnderWay(self._parts, self._lease, reached, info.created)
         try:

@@ -7,18 +7,16 @@ sink's place lies below the oldest event that is not dealt with.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from dressage.brokers.event_feed import EventFeed, Received
+from dressage.brokers.event_feed import EventFeed
+from dressage.brokers.interface import Delivery as Message
 from dressage.connectors.connect.event_mapping import EventOutput
 from dressage.connectors.connect.options import ConnectorFailed, Setting
-from dressage.connectors.connect.progress import Progress
 from dressage.connectors.events_out.config import EventsOutConfig
 from dressage.connectors.events_out.outgoing import (
     Delivery,
@@ -27,9 +25,10 @@ from dressage.connectors.events_out.outgoing import (
     Undeliverable,
     dead_event,
 )
-from dressage.connectors.events_out.place import RENEW_S, Lease, LeaseLost
 from dressage.connectors.gate import Faults
+from dressage.connectors.lanes import Lanes
 from dressage.connectors.mapping import Unmappable
+from dressage.connectors.place import Lease, LeaseLost
 from dressage.protocol.errors import BadRunId, DressageError
 from dressage.protocol.events import ReceivedEvent, decode_event
 from dressage.protocol.names import run_token
@@ -39,12 +38,6 @@ _log = logging.getLogger("dressage.connectors")
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 
-AHEAD: Final = 10
-"""How many windows it may get ahead of the oldest event that is not dealt with: so many may be delivered again."""
-
-UNDER_WAY_BYTES_MAX: Final = 64 * 1024 * 1024
-
-ROOM_S: Final = 0.2
 YIELD_EVERY: Final = 100
 
 
@@ -63,84 +56,46 @@ class UnderWay:
     """What the active process has in memory."""
 
     def __init__(self, parts: SinkParts, lease: Lease, reached: int, created: str) -> None:
+        options = parts.setting.options
         self._config = parts.config
         self._client = parts.setting.client
-        self._options = parts.setting.options
+        self._options = options
         self._metrics = parts.setting.metrics
         self._faults = parts.faults
         self._output = parts.output
         self._delivery = parts.delivery
         self._lease = lease
-        self._created = created
-        self._progress = Progress(reached + 1)
-        self._lanes: dict[str, deque[Outgoing]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._count = self._bytes = 0
-        self._less = asyncio.Event()
         self._stuck: dict[int, str] = {}
         """Events that were not taken so far, with the code of why."""
         self._told: set[str] = set()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._keeping = asyncio.create_task(self._keep())
         self._lag_at = 0.0
+        self._lanes: Lanes[Outgoing] = Lanes(
+            lease,
+            reached,
+            created,
+            self._deal_with,
+            parts.faults,
+            in_flight=options.in_flight,
+            store_every_s=options.commit_every_s,
+        )
 
     async def work(self, feed: EventFeed, batch: int, stop: asyncio.Event) -> None:
         """Returns after `stop`, with what was under way delivered if that takes no longer than `drain_s`."""
         failure: ConnectorFailed | None = None
         while not stop.is_set() and failure is None:
-            self._check()
-            if await self._has_room(batch):
+            self._lanes.check()
+            if await self._lanes.has_room(batch):
                 failure = await self._take_all(await feed.take(0.0))
             await self._watch_lag()
-        await self._drain()
+        await self._lanes.until(lambda: self._idle, self._options.drain_s)
         if failure is not None:
             raise failure
 
     async def end(self) -> None:
         """Throws away what is not delivered, and says how far it is."""
-        for task in (*self._tasks, self._keeping):
-            task.cancel()
-        await asyncio.gather(*self._tasks, self._keeping, return_exceptions=True)
-        if self._failed.done():
-            self._failed.exception()
-        with contextlib.suppress(DressageError):
-            await self._store()
+        await self._lanes.end()
         for seq in list(self._stuck):
             self._settle(seq)
-        self._faults.end("place")
-
-    def _check(self) -> None:
-        if self._failed.done():
-            self._failed.result()
-        if self._keeping.done():
-            self._keeping.result()
-
-    def _fail(self, error: Exception) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(error)
-        self._less.set()
-
-    # -- how far it is -----------------------------------------------------------------------------
-    async def _keep(self) -> None:
-        """Stores the place, which renews the lease. Raises `LeaseLost`."""
-        while True:
-            await asyncio.sleep(min(RENEW_S, self._options.commit_every_s))
-            try:
-                await self._store()
-            except LeaseLost:
-                self._less.set()
-                raise
-            except DressageError as error:
-                self._faults.begin("place", error.code, error.message)
-            else:
-                self._faults.end("place")
-
-    async def _store(self) -> None:
-        await self._lease.store(self._created, self._reached)
-
-    @property
-    def _reached(self) -> int:
-        return self._progress.watermark - 1
 
     async def _watch_lag(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -149,26 +104,10 @@ class UnderWay:
             connection, names = self._client.connection, self._client.names
             # The stream also holds positions of shards, which are no events.
             last = await connection.last_message(names.events_stream, names.all_events())
-            self._metrics.lag.set(max(0, (last.seq if last else 0) - self._reached))
+            self._metrics.lag.set(max(0, (last.seq if last else 0) - self._lanes.reached))
 
     # -- taking events -----------------------------------------------------------------------------
-    async def _has_room(self, batch: int) -> bool:
-        """Waits a moment for it."""
-        if self._full(batch):
-            self._less.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ROOM_S):
-                    await self._less.wait()
-        return not self._full(batch)
-
-    def _full(self, batch: int) -> bool:
-        return (
-            self._count + batch > max(1, self._options.in_flight)
-            or self._bytes >= UNDER_WAY_BYTES_MAX
-            or self._progress.span >= AHEAD * self._options.in_flight
-        )
-
-    async def _take_all(self, messages: list[Received]) -> ConnectorFailed | None:
+    async def _take_all(self, messages: list[Message]) -> ConnectorFailed | None:
         """Why the connector stops at one of them; None if it does not."""
         for number, message in enumerate(messages, 1):
             try:
@@ -179,88 +118,52 @@ class UnderWay:
                 await asyncio.sleep(0)
         return None
 
-    def _take(self, message: Received) -> None:
+    def _take(self, message: Message) -> None:
+        seq = message.stream_seq
         try:
-            event = decode_event(message.payload)
+            event = decode_event(message.data)
             token = run_token(event.subject)
         except (msgspec.MsgspecError, BadRunId) as error:
-            _log.warning("connector %r passes over message %d: %s", self._config.name, message.seq, error)
-            self._pass_over(message.seq)
+            _log.warning("connector %r passes over message %d: %s", self._config.name, seq, error)
+            self._lanes.pass_over(seq)
             return
         outgoing = self._outgoing(message, event, token)
         if outgoing is None:
             self._metrics.skipped.inc()
-            self._pass_over(message.seq)
+            self._lanes.pass_over(seq)
             return
-        self._progress.take(message.seq)
-        self._count += 1
-        self._bytes += len(message.payload)
-        lane = self._lanes.get(event.subject)
-        if lane is not None:
-            lane.append(outgoing)
-            return
-        self._lanes[event.subject] = deque([outgoing])
-        task = asyncio.create_task(self._work_off(event.subject))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._lanes.take(seq, event.subject, len(message.data), outgoing)
 
-    def _pass_over(self, seq: int) -> None:
-        self._progress.take(seq)
-        self._progress.done(seq)
-
-    def _outgoing(self, message: Received, event: ReceivedEvent, token: str) -> Outgoing | None:
+    def _outgoing(self, message: Message, event: ReceivedEvent, token: str) -> Outgoing | None:
         """None if a filter leaves it out. Raises `ConnectorFailed` for what nothing can be made of, unless that is
         tolerated."""
         output_id = self._client.names.output_id(self._config.name, token, event.index, event.command)
         try:
-            output = self._output.of(event, message.payload)
+            output = self._output.of(event, message.data)
             if output is None:
                 return None
             self._delivery.check(output)
         except Unmappable as error:
             if self._config.tolerance == "none":
                 raise ConnectorFailed(
-                    f"connector {self._config.name!r} stops at event {message.seq} of the stream, as "
+                    f"connector {self._config.name!r} stops at event {message.stream_seq} of the stream, as "
                     f"errors.tolerance is none: {error.code}: {error.message}. Filter such events out, or mend the "
                     'expression, and start it again; with errors.tolerance = "all" such an event becomes a dead letter'
                 ) from error
-            return Outgoing(message.seq, output_id, event, message.payload, None, error)
-        return Outgoing(message.seq, output_id, event, message.payload, output)
+            return Outgoing(message.stream_seq, output_id, event, message.data, None, error)
+        return Outgoing(message.stream_seq, output_id, event, message.data, output)
 
     @property
     def _idle(self) -> bool:
         """What is stuck is no reason to wait: the next process tries it as well."""
-        return all(lane[0].seq in self._stuck for lane in self._lanes.values())
+        return all(seq in self._stuck for seq in self._lanes.heads)
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._options.drain_s
-        while not self._idle and loop.time() < deadline:
-            self._check()
-            self._less.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(deadline, loop.time() + ROOM_S)):
-                    await self._less.wait()
-        self._check()
+    # -- one event ---------------------------------------------------------------------------------
+    async def _deal_with(self, seq: int, outgoing: Outgoing) -> None:
+        await self._deliver(outgoing)
+        self._settle(seq)
 
-    # -- the events of one run ---------------------------------------------------------------------
-    async def _work_off(self, run_id: str) -> None:
-        lane = self._lanes[run_id]
-        try:
-            while lane:
-                await self._deal_with(lane[0])
-                done = lane.popleft()
-                self._progress.done(done.seq)
-                self._count -= 1
-                self._bytes -= len(done.payload)
-                self._settle(done.seq)
-                self._less.set()
-        except (ConnectorFailed, LeaseLost) as error:
-            self._fail(error)
-        finally:
-            del self._lanes[run_id]
-
-    async def _deal_with(self, outgoing: Outgoing) -> None:
+    async def _deliver(self, outgoing: Outgoing) -> None:
         """Returns when it is delivered, or a dead letter. Raises `ConnectorFailed`, or `LeaseLost`."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None

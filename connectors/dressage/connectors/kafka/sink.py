@@ -21,7 +21,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from dressage.brokers.event_feed import BatchLimits, EventFeed, Received, stream_info
+from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
+from dressage.brokers.interface import Delivery
 from dressage.client import Client
 from dressage.connectors.connect.metrics import ConnectorMetrics
 from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
@@ -129,7 +130,8 @@ class SinkTask:
         limits = BatchLimits(events_max=self._options.batch_max, pause_s=0.0, idle_s=0.2)
         feed = await EventFeed.open(
             self._client.connection,
-            self._client.names,
+            self._client.names.events_stream,
+            [self._client.names.all_events()],
             self._reached + 1,
             limits,
             f"sink_{self._config.name}",
@@ -146,7 +148,7 @@ class SinkTask:
                     writing = None
                 if messages:
                     # While one transaction is committed, the next batch is read and made ready.
-                    writing = asyncio.create_task(self._write(told, states, messages[-1].seq))
+                    writing = asyncio.create_task(self._write(told, states, messages[-1].stream_seq))
                 await self._watch_lag()
             if writing is not None:
                 await writing
@@ -163,18 +165,20 @@ class SinkTask:
             return found.seq
         return last_seq if found is None and self._config.start == "new" else 0
 
-    def _told(self, messages: Sequence[Received]) -> list[Told]:
+    def _told(self, messages: Sequence[Delivery]) -> list[Told]:
         told: list[Told] = []
         for message in messages:
             try:
-                told.append(self._output.told(message.payload))
+                told.append(self._output.told(message.data))
             except Unmappable as error:
                 raise ConnectorFailed(
-                    f"connector {self._config.name!r} stops at event {message.seq} of the stream: {error.code}: "
+                    f"connector {self._config.name!r} stops at event {message.stream_seq} of the stream: {error.code}: "
                     f"{error.message}. Filter such events out, or mend the transform, and start it again"
                 ) from error
             except msgspec.MsgspecError as error:
-                _log.warning("connector %r passes over message %d: %s", self._config.name, message.seq, error)
+                _log.warning(
+                    "connector %r passes over message %d: %s", self._config.name, message.stream_seq, error
+                )
         return told
 
     async def _states(self, told: Iterable[Told]) -> list[tuple[bytes, bytes | None]]:

@@ -32,7 +32,6 @@ from confluent_kafka import (
 from dressage.client import Client
 from dressage.connectors.connect.metrics import ConnectorMetrics
 from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
-from dressage.connectors.connect.progress import Progress
 from dressage.connectors.engine import Engine
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.kafka.clients import consumer_config, producer_config
@@ -40,6 +39,7 @@ from dressage.connectors.kafka.config import SourceConnector
 from dressage.connectors.kafka.record_mapping import RecordMapping
 from dressage.connectors.kafka.records import KEY_HEADER, Place, Record, dead_record, explained
 from dressage.connectors.mapping import Post, Start
+from dressage.connectors.progress import Progress
 from dressage.connectors.secrets import settings_revealed
 from dressage.protocol.errors import BadInput, BrokerError, DressageError, Refused
 

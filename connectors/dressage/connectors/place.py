@@ -1,4 +1,5 @@
-"""Which process of a sink is the active one, and how far it is: one entry beside the connector's definition.
+"""Which process of a sink, or of a trigger that takes events in turn, is the active one, and how far it is: one entry
+beside the definition.
 
 The active process writes the entry at least every `RENEW_S`, each time under compare-and-set on what it last wrote. Who
 stands by takes it over when it has not changed for `LEASE_S` by its own clock; the active one counts its lease from
@@ -11,13 +12,15 @@ import asyncio
 import os
 import socket
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from dressage.brokers.interface import Connection, Expect, Message
+from dressage.connectors.gate import Faults
 from dressage.connectors.waiting import pause
-from dressage.protocol.errors import BrokerError, PublishRefused
+from dressage.protocol.errors import BrokerError, DressageError, PublishRefused
 from dressage.protocol.names import Names
 
 LEASE_S: Final = 5.0
@@ -32,7 +35,7 @@ _AGAIN_S: Final = 0.05
 
 
 class LeaseLost(BrokerError):
-    """Another process of the sink is the active one now: what this one has in memory counts no more."""
+    """Another process is the active one now: what this one has in memory counts no more."""
 
     code = "LEASE_LOST"
     retryable = True
@@ -41,30 +44,33 @@ class LeaseLost(BrokerError):
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """`holder` is a process, as `<host>/<pid>/<id>`, empty for none. `seq` is the sequence in the stream up to which
     everything is dealt with; `created` tells the stream from another one of the same name, and is empty before anything
-    was dealt with."""
+    was dealt with. The batch that begins behind `seq` ends at `until`, if it is known already."""
 
     holder: str = ""
     created: str = ""
     seq: int = 0
+    until: int = 0
 
 
 _decode = msgspec.json.Decoder(Place).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def read_place(connection: Connection, names: Names, connector: str) -> tuple[Place | None, int]:
-    """What stands there, with its sequence in the bucket."""
-    found = await connection.last_message(names.definitions_stream(), names.connector_place_key(connector))
+async def read_place(connection: Connection, names: Names, key: str) -> tuple[Place | None, int]:
+    """What stands at a key, with its sequence in the bucket."""
+    found = await connection.last_message(names.definitions_stream(), key)
     return (None, 0) if found is None else (_decode(found.data), found.seq)
 
 
 class Lease:
     """One process's part of it."""
 
-    def __init__(self, connection: Connection, names: Names, connector: str) -> None:
+    def __init__(self, connection: Connection, names: Names, key: str, whose: str) -> None:
+        """`whose` is what it belongs to, in words."""
         self._connection = connection
         self._names = names
-        self._connector = connector
+        self._key = key
+        self._whose = whose
         self._me = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
         self._place = Place()
         self._seq = 0
@@ -88,10 +94,15 @@ class Lease:
             await pause(stop, LOOK_S)
         return None
 
-    async def store(self, created: str, seq: int) -> None:
+    async def store(self, created: str, seq: int, until: int = 0) -> None:
         """Says how far it is, which renews the lease. Raises `LeaseLost`; another `DressageError` if nobody answers."""
         async with self._writing:
-            await self._put(Place(self._me, created, seq))
+            await self._put(Place(self._me, created, seq, until))
+
+    async def renew(self) -> None:
+        """Renews the lease. Raises as `store`."""
+        async with self._writing:
+            await self._put(self._place)
 
     async def sure(self) -> None:
         """Returns while this process is certainly the active one; one that stood still looks. Raises as `store`."""
@@ -112,7 +123,7 @@ class Lease:
         return asyncio.get_running_loop().time() < self._until
 
     async def _read(self) -> tuple[Place | None, int]:
-        return await read_place(self._connection, self._names, self._connector)
+        return await read_place(self._connection, self._names, self._key)
 
     async def _claimed(self, found: Place, seq: int) -> bool:
         wanted = msgspec.structs.replace(found, holder=self._me)
@@ -130,9 +141,7 @@ class Lease:
             except PublishRefused:
                 found, seq = await self._read()
                 if found is None or found.holder != self._me:
-                    raise LeaseLost(
-                        f"another process of connector {self._connector!r} is the active one"
-                    ) from None
+                    raise LeaseLost(f"another process of {self._whose} is the active one") from None
                 self._seq = seq
                 await asyncio.sleep(_AGAIN_S)
             else:
@@ -140,7 +149,40 @@ class Lease:
 
     async def _write(self, wanted: Place, seq: int) -> None:
         asked_at = asyncio.get_running_loop().time()
-        key = self._names.connector_place_key(self._connector)
-        stored = await self._connection.publish(Message(key, _encode(wanted), expect=Expect(seq)))
+        stored = await self._connection.publish(Message(self._key, _encode(wanted), expect=Expect(seq)))
         self._place, self._seq = wanted, stored.seq
         self._until = asked_at + LEASE_S - MARGIN_S
+
+
+class Keeping:
+    """Stores the place again and again, which renews the lease, until that is lost."""
+
+    def __init__(
+        self, store: Callable[[], Awaitable[None]], faults: Faults, every_s: float = RENEW_S
+    ) -> None:
+        self._store = store
+        self._faults = faults
+        self._every_s = min(RENEW_S, every_s)
+        self._task = asyncio.create_task(self._keep())
+
+    def check(self) -> None:
+        """Raises `LeaseLost`."""
+        if self._task.done():
+            self._task.result()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._faults.end("place")
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._store()
+            except LeaseLost:
+                raise
+            except DressageError as error:
+                self._faults.begin("place", error.code, error.message)
+            else:
+                self._faults.end("place")
