@@ -76,7 +76,8 @@ async def test_batches_are_of_so_many(shop: Shop, trigger: StartTrigger) -> None
         await shop.publish_orders(40)
         running = [trigger(CONFIG), trigger(CONFIG)]
         assert [len(each) for each in await all_are_in(shop, 40)] == [10] * 4
-        await running[0].reaches("lag", 0)
+        taking = max(running, key=lambda each: each.metric("active"))
+        await taking.reaches("lag", 0)
         assert sum(each.metric("started_total") for each in running) == 40
 
 
