@@ -37,7 +37,7 @@ class Active:
     async def run(self, work: Callable[[Place], Awaitable[None]], stop: asyncio.Event) -> None:
         """Does `work` whenever this process is the active one, from the place that it takes over; returns after `stop`.
 
-        What passes of what `work` raises has it done anew.
+        Whatever `work` raises has it done anew, but for what is fatal.
         """
         pause_s = RETRY_S
         loop = asyncio.get_running_loop()
@@ -51,6 +51,10 @@ class Active:
                 _log.info("%s", error.message)
             except DressageError as error:
                 self._interrupted(error)
+            except Exception as error:
+                # A mistake of ours must not end what nobody would start again.
+                _log.exception("it is begun anew")
+                self._interrupted(DressageError(str(error), code="INTERNAL"))
             if loop.time() - began > RETRY_MAX_S:
                 pause_s = RETRY_S
             await pause(stop, pause_s)
