@@ -17,6 +17,8 @@ GAUGE = NoMeters().gauge("active", "", ["trigger"]).labels("it")
 
 
 class AlwaysMine:
+    whose = "it"
+
     def __init__(self) -> None:
         self.released = 0
 

@@ -23,7 +23,8 @@ from dressage.connectors import parse_triggers
 from dressage.connectors.batches import BATCH_BYTES_MAX
 from dressage.connectors.config import BATCH_EVENTS_MAX, BATCH_S_MAX
 from dressage.connectors.definitions import Definitions
-from dressage.connectors.place import Lease, read_place
+from dressage.connectors.place import Gathered, Lease, read_place
+from dressage.connectors.source import event_id
 from dressage.connectors.tables import ConfigInvalid
 from dressage.flow import Event, workflow
 from dressage.protocol.errors import BadInput
@@ -191,36 +192,57 @@ async def test_a_stop_leaves_what_is_gathered_to_the_next(shop: Shop, trigger: S
         assert await all_are_in(shop, 10) == [list(range(10))]
 
 
+async def decided(shop: Shop, until: int, count: int) -> None:
+    """Somebody has decided on the first batch, and died: nobody knows whether it was asked for."""
+    names, key = shop.names, shop.names.trigger_place_key("orders", 0)
+    answer = await shop.connection.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", 5.0)
+    first = await shop.connection.next_message(STREAM, 1, "orders.>")
+    assert first is not None
+    lease = Lease(shop.connection, names, key, "it")
+    assert await lease.take(asyncio.Event()) is not None
+    batch = Gathered(until, event_id(STREAM, first.seq, first.time_ns), count)
+    await lease.store(msgspec.json.decode(answer)["created"], 0, batch)
+    await lease.release()
+
+
 async def test_who_takes_over_asks_for_the_same_batch(shop: Shop, trigger: StartTrigger) -> None:
-    """Its end was stored, and nobody knows whether it was asked for: more events came since."""
+    """More events came since."""
     async with shop.engine() as client:
         await client.register(invoice)
         await shop.publish_orders(7)
-        names, connection = shop.names, shop.connection
-        info = await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", 5.0)
-        lease = Lease(connection, names, names.trigger_place_key("orders", 0), "it")
-        assert await lease.take(asyncio.Event()) is not None
-        await lease.store(msgspec.json.decode(info)["created"], 0, until=3)
-        await lease.release()
+        await decided(shop, until=3, count=3)
         trigger(CONFIG)
         assert await all_are_in(shop, 7) == [[0, 1, 2], [3, 4, 5, 6]]
-        place, _ = await read_place(connection, names, names.trigger_place_key("orders", 0))
-        assert place is not None
 
 
 async def test_a_batch_does_not_wait_for_an_event_that_is_gone(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
         await client.register(invoice)
         await shop.publish_orders(4)
-        names, connection = shop.names, shop.connection
-        info = await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", 5.0)
-        lease = Lease(connection, names, names.trigger_place_key("orders", 0), "it")
-        assert await lease.take(asyncio.Event()) is not None
-        await lease.store(msgspec.json.decode(info)["created"], 0, until=4)
-        await lease.release()
-        await connection.delete_message(STREAM, 4)
+        await decided(shop, until=4, count=4)
+        await shop.connection.delete_message(STREAM, 4)
         trigger(CONFIG)
         assert await all_are_in(shop, 3) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("gone", [1, 2, 3])
+async def test_what_is_left_of_a_batch_that_was_accepted_counts_in_no_other(
+    shop: Shop, trigger: StartTrigger, gone: int
+) -> None:
+    """It was asked for, who did it died before it could say so, and then the stream dropped some of its events."""
+    async with shop.engine() as client:
+        await client.register(invoice)
+        await shop.publish_orders(3)
+        first = trigger(CONFIG)
+        await all_are_in(shop, 3)
+        await first.stop()
+        await decided(shop, until=3, count=3)
+        await shop.connection.delete_message(STREAM, gone)
+        await shop.publish_orders(2, first=3)
+        second = trigger(CONFIG)
+        assert await all_are_in(shop, 5) == [[0, 1, 2], [3, 4]]
+        await second.reaches("existing_total", 2)
+        assert await shop.dead_letters() == []
 
 
 async def test_a_change_is_a_border_of_batches(shop: Shop, trigger: StartTrigger) -> None:
@@ -251,6 +273,49 @@ async def test_a_mistake_is_mended_for_what_waits(shop: Shop, trigger: StartTrig
         await running.reaches("faulty", 1)
         await definitions.deploy(parse_triggers(CONFIG)[0], "me", waiting=True)
         assert await all_are_in(shop, 3) == [[0, 1, 2]]
+
+
+async def test_a_batch_that_is_not_meant_any_more_starts_nothing(shop: Shop, trigger: StartTrigger) -> None:
+    async with shop.engine() as client:
+        await client.register(invoice)
+        definitions = Definitions(client.connection, client.names)
+        await definitions.deploy(parse_triggers(CONFIG.replace('"invoice"', '"invoices"'))[0], "me")
+        running = trigger(None, replace(QUICK, answer_s=1.0))
+        await shop.publish_orders(3)
+        await running.reaches("faulty", 1)
+        strict = CONFIG.replace(">= 0", "> 100")
+        await definitions.deploy(parse_triggers(strict)[0], "me", waiting=True)
+        await running.reaches("skipped_total", 3)
+        await running.reaches("lag", 0)
+        assert await batches(shop) == []
+        assert await shop.dead_letters() == []
+
+
+async def test_deployed_anew_as_another_kind_it_leaves_nothing_on_the_stream(
+    shop: Shop, trigger: StartTrigger
+) -> None:
+    """No process ran when it was removed, so who clears up knows only the new one."""
+    plain = CONFIG.replace('batch = { size = 10, within = "0.5s" }\n', "").replace(
+        "[each['id'] for each in events]", "[event['id']]"
+    )
+    plain = plain.replace("f'invoice-{batch}'", "str(event['id'])")
+    async with shop.engine() as client:
+        await client.register(invoice)
+        definitions = Definitions(client.connection, client.names)
+        await definitions.deploy(parse_triggers(plain)[0], "me")
+        first = trigger(None)
+        await shop.publish_orders(1)
+        await first.reaches("started_total", 1)
+        await first.stop()
+        assert len(await shop.connection.consumers(STREAM)) == 1
+        await definitions.remove("orders", "me")
+        await definitions.deploy(parse_triggers(CONFIG)[0], "me")
+        second = trigger(None)
+        await second.reaches("started_total", 1)
+        (left,) = await shop.connection.consumers(STREAM)
+        assert left.startswith("dressage_default_trigger_orders_2_"), (
+            "that of the process that takes the events"
+        )
 
 
 async def test_removed_and_deployed_again_it_begins_anew(shop: Shop, trigger: StartTrigger) -> None:

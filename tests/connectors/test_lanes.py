@@ -23,7 +23,7 @@ class Place:
         self.stored: list[int] = []
         self.error: Exception | None = None
 
-    async def store(self, created: str, seq: int, until: int = 0) -> None:
+    async def store(self, created: str, seq: int) -> None:
         if self.error is not None:
             raise self.error
         self.stored.append(seq)

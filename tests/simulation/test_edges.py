@@ -9,13 +9,14 @@ from typing import Any, Final
 from unittest import mock
 
 import pytest
+from msgspec import structs
 from tests.simulation.small import DEAD_TASKS, shows  # pyright: ignore[reportMissingImports]
 
 from dressage.connectors.batches import Batches
+from dressage.connectors.in_turn import TurnTrigger
 from dressage.connectors.mapping import EventMapping
 from dressage.connectors.place import Lease
 from dressage.connectors.progress import Progress
-from dressage.connectors.source import Source
 from dressage.protocol.names import Names
 from dressage.simulation.edges import RUNS, STEPS, EdgesWorld
 from dressage.simulation.small import run_small
@@ -64,7 +65,7 @@ def end_of_a_batch_not_stored() -> Iterator[None]:
     """What is a batch is known to who has it alone."""
     store = Lease.store
 
-    async def forgetful(self: Any, created: str, seq: int, until: int = 0) -> None:
+    async def forgetful(self: Any, created: str, seq: int, batch: Any = None) -> None:
         await store(self, created, seq)
 
     with mock.patch.object(Lease, "store", forgetful):
@@ -74,11 +75,12 @@ def end_of_a_batch_not_stored() -> Iterator[None]:
 @contextmanager
 def batch_taken_over_as_it_comes() -> Iterator[None]:
     """Who takes over does not look where the batch ends."""
+    taking = TurnTrigger._taking
 
-    async def nowhere(self: Any, begin: Any, seq: int) -> bool:
-        return False
+    def carelessly(self: Any, begin: Any, found: Any) -> Any:
+        return taking(self, begin, structs.replace(found, batch=None))
 
-    with mock.patch.object(Source, "holds", nowhere):
+    with mock.patch.object(TurnTrigger, "_taking", carelessly):
         yield
 
 
@@ -89,7 +91,7 @@ def time_closes_a_batch_that_has_an_end() -> Iterator[None]:
 
     def impatient(self: Any, *given: Any) -> None:
         add(self, *given)
-        self._due = min(self._due, 0.0) if self._until else self._due
+        self._due = self._due if self._decided is None else 0.0
 
     with mock.patch.object(Batches, "_add", impatient):
         yield

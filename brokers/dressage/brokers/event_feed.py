@@ -68,8 +68,13 @@ class StreamInfo(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _Delivered(msgspec.Struct):
+    consumer_seq: int = 0
+
+
 class _ConsumerInfo(msgspec.Struct):
     num_pending: int = 0
+    delivered: _Delivered = msgspec.field(default_factory=_Delivered)
     error: _ApiError | None = None
 
 
@@ -179,13 +184,14 @@ class EventFeed:
         return taken
 
     async def behind(self) -> int:
-        """How many messages `take` has not given yet. Raises a `BrokerError` when that cannot be told."""
+        """How many messages there are that `take` has not given. Raises a `BrokerError` when that cannot be told."""
         subject = f"$JS.API.CONSUMER.INFO.{self._stream}.{self._name}"
         reply = await self._connection.request(subject, b"", _REQUEST_TIMEOUT_S)
         info = _consumer_decoder.decode(reply)
         if info.error is not None:
             raise FeedLost(f"consumer {self._name} of {self._stream}: {info.error.description}")
-        return info.num_pending + len(self._waiting)
+        on_the_way = info.delivered.consumer_seq - self._consumer_seq
+        return info.num_pending + max(0, on_the_way) + len(self._waiting)
 
     async def _until(self, event: asyncio.Event, timeout_s: float) -> None:
         self._check()

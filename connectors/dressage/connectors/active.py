@@ -53,7 +53,7 @@ class Active:
                 self._interrupted(error)
             except Exception as error:
                 # A mistake of ours must not end what nobody would start again.
-                _log.exception("it is begun anew")
+                _log.exception("%s is begun anew", self._lease.whose)
                 self._interrupted(DressageError(str(error), code="INTERNAL"))
             if loop.time() - began > RETRY_MAX_S:
                 pause_s = RETRY_S

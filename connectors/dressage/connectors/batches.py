@@ -16,8 +16,8 @@ from dressage.brokers.event_feed import EventFeed
 from dressage.brokers.interface import Delivery
 from dressage.connectors.dealing import Dealt
 from dressage.connectors.engine import Engine
-from dressage.connectors.mapping import Variables
-from dressage.connectors.place import Keeping
+from dressage.connectors.mapping import Post, Start, Variables
+from dressage.connectors.place import Gathered, Keeping
 from dressage.connectors.rules import Rule
 from dressage.connectors.setting import cancelled
 from dressage.connectors.source import Begin, event_id
@@ -32,12 +32,12 @@ STORE_S: Final = 1.0
 
 
 class Batches(Taking):
-    """One batch at a time. With `until` the first one ends there, as it did for who had it before."""
+    """One batch at a time; the first is that of `decided`, if there is one: of who had it before."""
 
-    def __init__(self, parts: Parts, begin: Begin, until: int) -> None:
+    def __init__(self, parts: Parts, begin: Begin, decided: Gathered | None) -> None:
         super().__init__(parts, begin)
         self._reached = self._stored = begin.reached
-        self._until = until
+        self._decided = decided
         self._open: list[tuple[Delivery, Variables]] = []
         self._bytes = 0
         self._rule_number = 0
@@ -63,12 +63,16 @@ class Batches(Taking):
         now = asyncio.get_running_loop().time()
         if now >= self._due:
             await self._close()
-        elif now >= self._store_at and self._stored < self._reached and not self._until:
+        elif now >= self._store_at and self._stored < self._reached and self._decided is None:
             await self._store_reached()
-        return await feed.take(0.0)
+        messages = await feed.take(0.0)
+        if self._decided is not None and not messages and not await feed.behind():
+            # Its last event is gone from the stream, and nothing comes behind it.
+            await self._close()
+        return messages
 
     async def _store_reached(self) -> None:
-        await self._lease.store(self._created, self._reached, self._until)
+        await self._lease.store(self._created, self._reached, self._decided)
         self._stored = self._reached
         self._store_at = asyncio.get_running_loop().time() + STORE_S
 
@@ -81,20 +85,22 @@ class Batches(Taking):
         variables = await self._meant(delivery, rule)
         if variables is not None:
             self._add(delivery, variables, rule)
-        elif not self._open and not self._until:
+        elif not self._open and self._decided is None:
             self._reached = seq
         if self._closes_with(seq):
             await self._close()
 
     def _closes_before(self, delivery: Delivery, rule: Rule) -> bool:
-        if self._until:
-            return delivery.stream_seq > self._until
+        if self._decided is not None:
+            return delivery.stream_seq > self._decided.until
         return bool(self._open) and (
             rule.number != self._rule_number or self._bytes + len(delivery.data) > BATCH_BYTES_MAX
         )
 
     def _closes_with(self, seq: int) -> bool:
-        return seq == self._until if self._until else len(self._open) >= self._size
+        if self._decided is not None:
+            return seq == self._decided.until
+        return len(self._open) >= self._size
 
     async def _meant(self, delivery: Delivery, rule: Rule) -> Variables | None:
         """None for an event that is no part of a batch: it is not meant, or a dead letter now."""
@@ -111,30 +117,37 @@ class Batches(Taking):
         if not self._open:
             assert rule.batch is not None, "it is a trigger with batches"
             self._rule_number, self._size = rule.number, rule.batch.size
-            self._due = inf if self._until else asyncio.get_running_loop().time() + rule.batch.within_s
+            if self._decided is None:
+                self._due = asyncio.get_running_loop().time() + rule.batch.within_s
         self._open.append((delivery, variables))
         self._bytes += len(delivery.data)
 
     # -- asking ------------------------------------------------------------------------------------
     async def _close(self) -> None:
         """Asks for what there is. Raises `Stopped`, or a `DressageError` when its end cannot be stored."""
-        if self._open and not self._until:
-            until = self._open[-1][0].stream_seq
-            await self._lease.store(self._created, self._reached, until)
-            self._stored, self._until = self._reached, until
-        if self._open:
-            await self._in_time(self._ask(self._open))
-        self._reached, self._until = self._until, 0
+        if self._open and self._decided is None:
+            first, last = self._open[0][0], self._open[-1][0]
+            batch_id = event_id(self._stream, first.stream_seq, first.time_ns)
+            decided = Gathered(last.stream_seq, batch_id, len(self._open))
+            await self._lease.store(self._created, self._reached, decided)
+            self._stored, self._decided = self._reached, decided
+        if self._decided is not None:
+            if self._open:
+                await self._in_time(self._ask(self._open, self._decided))
+            self._reached, self._decided = self._decided.until, None
         self._open, self._bytes, self._due = [], 0, inf
 
-    async def _ask(self, batch: Sequence[tuple[Delivery, Variables]]) -> None:
+    async def _ask(self, batch: Sequence[tuple[Delivery, Variables]], decided: Gathered) -> None:
         """Returns when the batch is dealt with. Raises `LeaseLost`."""
         events = [each for each, _ in batch]
-        first, number = events[0], self._rule_number
+        number = self._rule_number
+        # Where some of it are gone, it was accepted with them if its run is there with another input.
+        known_by = "RUN_ID_CONFLICT" if len(batch) < decided.count else ""
 
         async def once() -> Dealt:
             await self._lease.sure()
-            rule = await self._rules.of(self._created, first.stream_seq)
+            rule = await self._rules.of(self._created, events[0].stream_seq)
+            wanted: Start | Post | BadInput
             try:
                 # It is another rule where a mistake was mended for what waits already.
                 given = [
@@ -142,13 +155,15 @@ class Batches(Taking):
                     for event, variables in batch
                 ]
                 meant = [each for each in given if each is not None]
-                batch_id = event_id(self._stream, first.stream_seq, first.time_ns)
-                wanted = rule.mapping.asked_of(meant, batch_id)
+                if not meant:
+                    self._metrics.skipped.inc(len(batch))
+                    return Dealt()
+                wanted = rule.mapping.asked_of(meant, decided.id)
             except BadInput as error:
-                return await self._dealing.settle(events, self._stream, error, rule.engine)
-            return await self._dealing.settle(events, self._stream, wanted, rule.engine)
+                wanted = error
+            return await self._dealing.settle(events, self._stream, wanted, rule.engine, known_by)
 
-        await self._dealing.persist(once, f"the batch of {len(events)} from event {first.stream_seq} on")
+        await self._dealing.persist(once, f"the batch {decided.id} of {len(events)}")
 
     async def _bury(self, event: Delivery, error: BadInput, engine: Engine) -> None:
         async def once() -> Dealt:

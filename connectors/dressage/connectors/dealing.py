@@ -60,14 +60,25 @@ class Dealing:
         return await self.settle([event], stream, request, rule.engine)
 
     async def settle(
-        self, events: Sequence[Delivery], stream: str, wanted: Start | Post | BadInput, engine: Engine
+        self,
+        events: Sequence[Delivery],
+        stream: str,
+        wanted: Start | Post | BadInput,
+        engine: Engine,
+        known_by: str = "",
     ) -> Dealt:
-        """Asks for what events want together, or keeps them as dead letters. Raises as `deal_with`."""
+        """Asks for what events want together, or keeps them as dead letters. Raises as `deal_with`.
+
+        A refusal with the code `known_by` says that the engine has accepted it before.
+        """
         try:
             if isinstance(wanted, BadInput):
                 raise wanted
             existing = await self._ask(engine, wanted)
         except (BadInput, Refused) as error:
+            if not isinstance(wanted, BadInput) and error.code == known_by:
+                self._metrics.accepted(wanted, existing=True, count=len(events))
+                return Dealt(wanted, existing=True)
             for event in events:
                 await self.bury(event, stream, error)
             return Dealt(error=error)

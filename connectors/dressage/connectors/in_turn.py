@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from math import nan
 
 from dressage.brokers.event_feed import BatchLimits, EventFeed
 from dressage.brokers.interface import Delivery
@@ -64,12 +65,14 @@ class TurnTrigger:
             if found.created != begin.created:
                 # Where it begins is asked once: who dies before the first event is dealt with does not ask again.
                 await self._lease.store(begin.created, begin.reached)
-            taking = await self._taking(begin, found)
+            taking = self._taking(begin, found)
             try:
                 await taking.work(feed, messages, stop)
             finally:
                 await taking.end()
         finally:
+            # Another process knows it from here on.
+            self._metrics.lag.set(nan)
             await feed.close()
 
     async def _open(self, begin: Begin) -> EventFeed:
@@ -93,11 +96,7 @@ class TurnTrigger:
                 return messages
         return []
 
-    async def _taking(self, begin: Begin, found: Place) -> Taking:
+    def _taking(self, begin: Begin, found: Place) -> Taking:
         if self._config.batch is None:
             return ByKey(self._parts, begin)
-        until = found.until if found.created == begin.created else 0
-        if until and not await self._source.holds(begin, until):
-            # It is too old for the stream: the others of that batch may be, too, and nothing is to be waited for.
-            until = 0
-        return Batches(self._parts, begin, until)
+        return Batches(self._parts, begin, found.batch if found.created == begin.created else None)

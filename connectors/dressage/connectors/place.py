@@ -41,15 +41,24 @@ class LeaseLost(BrokerError):
     retryable = True
 
 
+class Gathered(msgspec.Struct, frozen=True):
+    """A batch that is decided: it ends at sequence `until`, has so many events, and an id that is that of its first
+    event, which may be gone when somebody else asks for it."""
+
+    until: int
+    id: str
+    count: int
+
+
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """`holder` is a process, as `<host>/<pid>/<id>`, empty for none. `seq` is the sequence in the stream up to which
     everything is dealt with; `created` tells the stream from another one of the same name, and is empty before anything
-    was dealt with. The batch that begins behind `seq` ends at `until`, if it is known already."""
+    was dealt with. `batch` begins behind `seq`, and may have been asked for."""
 
     holder: str = ""
     created: str = ""
     seq: int = 0
-    until: int = 0
+    batch: Gathered | None = None
 
 
 _decode = msgspec.json.Decoder(Place).decode
@@ -70,7 +79,7 @@ class Lease:
         self._connection = connection
         self._names = names
         self._key = key
-        self._whose = whose
+        self.whose: Final = whose
         self._me = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
         self._place = Place()
         self._seq = 0
@@ -94,10 +103,10 @@ class Lease:
             await pause(stop, LOOK_S)
         return None
 
-    async def store(self, created: str, seq: int, until: int = 0) -> None:
+    async def store(self, created: str, seq: int, batch: Gathered | None = None) -> None:
         """Says how far it is, which renews the lease. Raises `LeaseLost`; another `DressageError` if nobody answers."""
         async with self._writing:
-            await self._put(Place(self._me, created, seq, until))
+            await self._put(Place(self._me, created, seq, batch))
 
     async def renew(self) -> None:
         """Renews the lease. Raises as `store`."""
@@ -141,7 +150,7 @@ class Lease:
             except PublishRefused:
                 found, seq = await self._read()
                 if found is None or found.holder != self._me:
-                    raise LeaseLost(f"another process of {self._whose} is the active one") from None
+                    raise LeaseLost(f"another process of {self.whose} is the active one") from None
                 self._seq = seq
                 await asyncio.sleep(_AGAIN_S)
             else:

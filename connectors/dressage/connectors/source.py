@@ -173,14 +173,15 @@ class Source:
         return Lease(self._connection, self._names, self._place_key, f"trigger {self._trigger.name!r}")
 
     async def discard(self) -> None:
-        """Removes the trigger's place in the stream, and the consumer that keeps it. What is not there is no error."""
+        """Removes the trigger's place in the stream: its entry, and its consumer. What is not there is no error.
+
+        Whether it took its events in turn is not asked: who comes late knows only what bears its name now.
+        """
         if self._trigger.source.core:
             return
-        if self._trigger.in_turn:
-            _, seq = await read_place(self._connection, self._names, self._place_key)
-            if seq:
-                await self._connection.delete_message(self._names.definitions_stream(), seq)
-            return
+        _, seq = await read_place(self._connection, self._names, self._place_key)
+        if seq:
+            await self._connection.delete_message(self._names.definitions_stream(), seq)
         try:
             stream = await self._find_stream()
             if await self._consumer_info(stream) is not None:
@@ -231,12 +232,6 @@ class Source:
         if isinstance(first, str):
             return Begin(stream, info.created, 0, first)
         return Begin(stream, info.created, first - 1 if first else 0)
-
-    async def holds(self, begin: Begin, seq: int) -> bool:
-        """Whether the event at `seq` is still there. Raises a `DressageError` when that cannot be told."""
-        subject = self._trigger.source.subject or ">"
-        message = await self._connection.next_message(begin.stream, seq, subject)
-        return message is not None and message.seq == seq
 
     @property
     def filters(self) -> list[str]:

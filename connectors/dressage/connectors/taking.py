@@ -58,12 +58,12 @@ class Taking(abc.ABC):
         self._stop = stop
         try:
             while not stop.is_set():
+                self._metrics.events.inc(len(messages))
                 for message in messages:
                     if stop.is_set():
                         break
                     await self._take(message)
                 messages = await self._more(feed)
-                self._metrics.events.inc(len(messages))
                 await self._watch_lag(feed)
         except Stopped:
             pass
