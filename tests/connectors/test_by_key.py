@@ -7,7 +7,6 @@ import os
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from signal import SIGCONT, SIGSTOP
@@ -16,14 +15,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from tests.connectors.conftest import QUICK, eventually  # pyright: ignore[reportMissingImports]
+from tests.connectors.stepping import publish, started, were_posted  # pyright: ignore[reportMissingImports]
 
-from dressage.client import Client
 from dressage.connectors import parse_triggers
 from dressage.connectors.definitions import Definitions
 from dressage.connectors.place import read_place
-from dressage.flow import Event, workflow
-from dressage.protocol.events import KIND, RUN_HEADER, EventPosted
-from dressage.protocol.names import run_id_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,24 +27,6 @@ if TYPE_CHECKING:
     from tests.connectors.conftest import Shop, StartTrigger  # pyright: ignore[reportMissingImports]
 
 RUNS = 5
-
-
-@dataclass
-class Step:
-    run: str
-    number: int
-
-
-step = Event("step", of=Step)
-
-
-@workflow(name="steps")
-async def steps(count: int) -> int:
-    last = 0
-    while last < count:
-        got = await step.wait()
-        last = got.number
-    return last
 
 
 CONFIG = """
@@ -108,51 +86,15 @@ async def family(shop: Shop, tmp_path: Path) -> AsyncIterator[Family]:
         await each.wait()
 
 
-async def started(client: Client, count: int) -> None:
-    await client.register(steps)
-    for run in range(RUNS):
-        await client.start(steps, {"count": count}, run_id=f"r{run}")
-
-
-async def publish(shop: Shop, count: int, first: int = 1) -> None:
-    for number in range(first, first + count):
-        for run in range(RUNS):
-            await shop.publish({"run": f"r{run}", "number": number})
-
-
-async def posted(shop: Shop) -> dict[str, list[int]]:
-    """The numbers that each run was given, in the order of its output events."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
-    subject = f"{shop.names.root}.events.*.*.{KIND[EventPosted]}.*"
-    for message in await shop.stored(shop.names.events_stream, subject):
-        payload = msgspec.json.decode(message.data)["data"]["payload"]
-        found[run_id_of((message.headers or {})[RUN_HEADER])].append(payload["number"])
-    return found
-
-
-async def were_posted(shop: Shop, count: int, runs: range = range(RUNS)) -> None:
-    """So many events of each run, in order."""
-
-    async def all_posted() -> bool:
-        found = await posted(shop)
-        return all(len(found[f"r{run}"]) >= count for run in runs)
-
-    await eventually(all_posted, "all events are posted")
-    found = await posted(shop)
-    assert {f"r{run}": found[f"r{run}"] for run in runs} == {
-        f"r{run}": list(range(1, count + 1)) for run in runs
-    }
-
-
 async def test_events_of_a_key_are_posted_in_the_order_of_the_stream(
     shop: Shop, trigger: StartTrigger
 ) -> None:
     async with shop.engine() as client:
-        await started(client, 60)
-        await publish(shop, 60)
+        await started(client, RUNS, 60)
+        await publish(shop, RUNS, 60)
         began = time.monotonic()
         running = [trigger(CONFIG), trigger(CONFIG)]
-        await were_posted(shop, 60)
+        await were_posted(shop, RUNS, range(1, 60 + 1))
         print(f"{60 * RUNS / (time.monotonic() - began):.0f} events/s with {RUNS} keys")
         assert sum(each.metric("active") for each in running) == 1, "one process takes the events"
         taking = max(running, key=lambda each: each.metric("active"))
@@ -163,44 +105,44 @@ async def test_events_of_a_key_are_posted_in_the_order_of_the_stream(
 async def test_what_passes_is_waited_for_in_order(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
         running = trigger(CONFIG, replace(QUICK, answer_s=1.0))
-        await publish(shop, 3)
+        await publish(shop, RUNS, 3)
         await running.reaches("faulty", 1)
-        await started(client, 3)
-        await were_posted(shop, 3)
+        await started(client, RUNS, 3)
+        await were_posted(shop, RUNS, range(1, 3 + 1))
 
 
 async def test_a_dead_letter_holds_up_nothing(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
-        await started(client, 3)
+        await started(client, RUNS, 3)
         trigger(CONFIG)
-        await publish(shop, 1)
+        await publish(shop, RUNS, 1)
         await shop.publish(b"no json")
         await shop.publish({"run": 7, "number": 1})
         await shop.publish({"run": "r0", "number": "two"})
-        await publish(shop, 2, first=2)
-        await were_posted(shop, 3)
+        await publish(shop, RUNS, 2, first=2)
+        await were_posted(shop, RUNS, range(1, 3 + 1))
         letters = [(each.headers or {})["Dressage-Code"] for each in await shop.dead_letters()]
         assert sorted(letters) == ["EVENT_INVALID", "EVENT_NOT_JSON", "KEY_INVALID"]
 
 
 async def test_it_goes_on_where_it_was(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
-        await started(client, 4)
+        await started(client, RUNS, 4)
         first = trigger(CONFIG)
-        await publish(shop, 2)
-        await were_posted(shop, 2)
+        await publish(shop, RUNS, 2)
+        await were_posted(shop, RUNS, range(1, 2 + 1))
         await first.stop()
-        await publish(shop, 2, first=3)
+        await publish(shop, RUNS, 2, first=3)
         second = trigger(CONFIG)
-        await were_posted(shop, 4)
+        await were_posted(shop, RUNS, range(1, 4 + 1))
         assert second.metric("existing_total") == 0, "what was done before a stop is not asked for again"
         assert second.metric("events_total") == 2 * RUNS
 
 
 async def test_where_it_begins_is_asked_once(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
-        await started(client, 9)
-        await publish(shop, 1)
+        await started(client, RUNS, 9)
+        await publish(shop, RUNS, 1)
         config = CONFIG.replace("[[trigger]]", '[[trigger]]\nstart = "new"')
         first = trigger(config)
         key = shop.names.trigger_place_key("orders", 0)
@@ -211,45 +153,36 @@ async def test_where_it_begins_is_asked_once(shop: Shop, trigger: StartTrigger) 
 
         await eventually(is_placed, "the place is stored")
         await first.stop()
-        await publish(shop, 2, first=2)
+        await publish(shop, RUNS, 2, first=2)
         trigger(config)
-
-        async def all_posted() -> bool:
-            return sum(map(len, (await posted(shop)).values())) == 2 * RUNS
-
-        await eventually(all_posted, "what came while no process ran is posted")
-        assert await posted(shop) == {f"r{run}": [2, 3] for run in range(RUNS)}
+        await were_posted(shop, RUNS, range(2, 4))
 
 
 async def test_it_begins_at_a_time(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
-        await started(client, 9)
-        await publish(shop, 1)
+        await started(client, RUNS, 9)
+        await publish(shop, RUNS, 1)
         await asyncio.sleep(1.1)
-        await publish(shop, 2, first=2)
+        await publish(shop, RUNS, 2, first=2)
         (moment,) = [each.time_ns for each in await shop.stored("ORDERS", "orders.>") if each.seq == RUNS + 1]
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment // 1_000_000_000))
-        trigger(CONFIG.replace("[[trigger]]", f"[[trigger]]\nstart = {stamp}"))
-
-        async def all_posted() -> bool:
-            return sum(map(len, (await posted(shop)).values())) == 2 * RUNS
-
-        await eventually(all_posted, "what is not older is posted")
-        assert await posted(shop) == {f"r{run}": [2, 3] for run in range(RUNS)}
+        config = CONFIG.replace(', subject = "orders.>"', "")  # All of the stream.
+        trigger(config.replace("[[trigger]]", f"[[trigger]]\nstart = {stamp}"))
+        await were_posted(shop, RUNS, range(2, 4))
 
 
 async def test_a_stream_that_was_made_anew_is_taken_from_its_beginning(
     shop: Shop, trigger: StartTrigger
 ) -> None:
     async with shop.engine() as client:
-        await started(client, 9)
+        await started(client, RUNS, 9)
         trigger(CONFIG)
-        await publish(shop, 2)
-        await were_posted(shop, 2)
+        await publish(shop, RUNS, 2)
+        await were_posted(shop, RUNS, range(1, 2 + 1))
         await shop.delete_stream()
         await shop.create_stream()
-        await publish(shop, 1, first=3)
-        await were_posted(shop, 3)
+        await publish(shop, RUNS, 1, first=3)
+        await were_posted(shop, RUNS, range(1, 3 + 1))
 
 
 async def test_a_stream_that_removes_what_is_acknowledged_is_refused(
@@ -270,14 +203,14 @@ async def test_what_no_rule_is_certain_for_does_not_keep_it_from_stopping(
 ) -> None:
     """A change is asked for, and the events wait: a stop comes first."""
     async with shop.engine() as client:
-        await started(client, 2)
+        await started(client, RUNS, 2)
         definitions = Definitions(client.connection, client.names)
         (config,) = parse_triggers(CONFIG)
         await definitions.deploy(config, "me")
         other = CONFIG.replace("order_by = \"event['run']\"", 'order_by = "subject"')
         await definitions.deploy(parse_triggers(other)[0], "me")
         running = trigger(None)
-        await publish(shop, 1)
+        await publish(shop, RUNS, 1)
         await asyncio.sleep(0.1)
         await asyncio.wait_for(running.stop(), 20)
 
@@ -288,10 +221,10 @@ async def test_kill_9_changes_nothing_of_the_order(shop: Shop, family: Family) -
     chance = random.Random(3)
     count, strikes = 40, 0
     async with shop.engine() as client:
-        await started(client, count)
+        await started(client, RUNS, count)
         await family.start()
         await family.start()
-        publishing = asyncio.create_task(publish(shop, count))
+        publishing = asyncio.create_task(publish(shop, RUNS, count))
         stopped: asyncio.subprocess.Process | None = None
         while strikes < 4:
             victim = await family.active()
@@ -308,5 +241,5 @@ async def test_kill_9_changes_nothing_of_the_order(shop: Shop, family: Family) -
             strikes += 1
         assert stopped is not None
         await publishing
-        await were_posted(shop, count)
+        await were_posted(shop, RUNS, range(1, count + 1))
         print(f"{strikes} strikes, {count * RUNS} events in the order of {RUNS} keys")

@@ -6,19 +6,13 @@ import asyncio
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 from tests.connectors.conftest import QUICK, eventually  # pyright: ignore[reportMissingImports]
-
-from dressage.client import Client
-from dressage.flow import Event, workflow
-from dressage.protocol.events import KIND, RUN_HEADER, EventPosted
-from dressage.protocol.names import run_id_of
+from tests.connectors.stepping import publish, started, were_posted  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,24 +20,6 @@ if TYPE_CHECKING:
     from tests.connectors.conftest import Shop, StartTrigger  # pyright: ignore[reportMissingImports]
 
 RUNS = 3
-
-
-@dataclass
-class Step:
-    run: str
-    number: int
-
-
-step = Event("step", of=Step)
-
-
-@workflow(name="steps")
-async def steps(count: int) -> int:
-    last = 0
-    while last < count:
-        got = await step.wait()
-        last = got.number
-    return last
 
 
 CONFIG = """
@@ -74,56 +50,26 @@ async def process(shop: Shop, tmp_path: Path) -> AsyncIterator[list[asyncio.subp
         await each.wait()
 
 
-async def started(client: Client, count: int) -> None:
-    await client.register(steps)
-    for run in range(RUNS):
-        await client.start(steps, {"count": count}, run_id=f"r{run}")
-
-
-async def publish(shop: Shop, count: int) -> None:
-    for number in range(1, count + 1):
-        for run in range(RUNS):
-            await shop.publish({"run": f"r{run}", "number": number})
-
-
-async def posted(shop: Shop) -> dict[str, list[int]]:
-    """The numbers that each run was given, in the order of its output events."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
-    subject = f"{shop.names.root}.events.*.*.{KIND[EventPosted]}.*"
-    for message in await shop.stored(shop.names.events_stream, subject):
-        payload = msgspec.json.decode(message.data)["data"]["payload"]
-        found[run_id_of((message.headers or {})[RUN_HEADER])].append(payload["number"])
-    return found
-
-
-async def were_posted_in_order(shop: Shop, count: int) -> None:
-    async def all_posted() -> bool:
-        return sum(map(len, (await posted(shop)).values())) >= count * RUNS
-
-    await eventually(all_posted, "all events are posted")
-    assert await posted(shop) == {f"r{run}": list(range(1, count + 1)) for run in range(RUNS)}
-
-
 async def test_events_are_posted_in_the_order_of_their_stream(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
-        await started(client, 50)
-        await publish(shop, 50)
+        await started(client, RUNS, 50)
+        await publish(shop, RUNS, 50)
         began = time.monotonic()
         trigger(CONFIG)
         trigger(CONFIG)
         await shop.done()
         print(f"{50 * RUNS / (time.monotonic() - began):.0f} events/s, one after the other")
-        await were_posted_in_order(shop, 50)
+        await were_posted(shop, RUNS, range(1, 50 + 1))
 
 
 async def test_an_event_that_has_to_wait_holds_up_those_behind_it(shop: Shop, trigger: StartTrigger) -> None:
     async with shop.engine() as client:
         trigger(CONFIG, replace(QUICK, answer_s=1.0))
-        await publish(shop, 5)
+        await publish(shop, RUNS, 5)
         await eventually(lambda: is_held(shop), "the first event waits for a workflow")
-        await started(client, 5)
+        await started(client, RUNS, 5)
         await shop.done()
-        await were_posted_in_order(shop, 5)
+        await were_posted(shop, RUNS, range(1, 5 + 1))
 
 
 async def is_held(shop: Shop) -> bool:
@@ -143,11 +89,11 @@ async def test_kill_9_changes_nothing_of_the_order(
         process.append(await asyncio.create_subprocess_exec(*program))
 
     async with shop.engine() as client:
-        await started(client, count)
+        await started(client, RUNS, count)
         await start()
         await start()
         await eventually(lambda: is_there(shop), "the consumer is there")
-        publishing, kills = asyncio.create_task(publish(shop, count)), 0
+        publishing, kills = asyncio.create_task(publish(shop, RUNS, count)), 0
         while not await shop.is_done() or not publishing.done():
             await asyncio.sleep(chance.uniform(0.2, 0.8))
             if kills < 6:
@@ -157,7 +103,7 @@ async def test_kill_9_changes_nothing_of_the_order(
                 kills += 1
                 await start()
         await publishing
-        await were_posted_in_order(shop, count)
+        await were_posted(shop, RUNS, range(1, count + 1))
         print(f"{kills} kills, {count * RUNS} events in order")
 
 
