@@ -38,7 +38,8 @@ def trigger() -> None:
     """Start runs, and post external events, from the events of other services.
 
     FILE declares triggers in TOML: which events of which JetStream stream start which workflow, under which run id
-    and with which input, or become an external event of which run. See docs/triggers.md.
+    and with which input, or become an external event of which run; one by one, in the order of a key, or in batches.
+    See docs/triggers.md.
     """
 
 
