@@ -12,7 +12,7 @@ import msgspec
 import prometheus_client
 
 from dressage.brokers.embedded import EmbeddedServer
-from dressage.brokers.interface import StoredMessage
+from dressage.brokers.interface import Message, StoredMessage
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
 from dressage.connectors.connect.config import parse_connectors
@@ -155,6 +155,12 @@ async def eventually(fact: Callable[[], Awaitable[bool]], what: Callable[[], str
             f"not within {DEADLINE_S} s: {what if isinstance(what, str) else what()}"
         )
         await asyncio.sleep(0.02)
+
+
+async def put_back(client: Client, letter: StoredMessage) -> None:
+    """As if somebody had died when a dead letter was taken, before it was removed."""
+    headers = {name: value for name, value in (letter.headers or {}).items() if name != "Nats-Msg-Id"}
+    await client.connection.publish(Message(letter.subject, letter.data, headers))
 
 
 async def run_orders(client: Client, count: int, first: int = 0) -> None:

@@ -134,7 +134,7 @@ async def test_both_sides_at_once(sharded: Engine) -> None:
     assert [await handle.result(10) for handle in handles] == list(range(40))
 
 
-async def test_all_that_wait_take_it_and_one_that_comes_later_does_not(sharded: Engine) -> None:
+async def test_point_7_all_that_wait_take_it_and_one_that_comes_later_does_not(sharded: Engine) -> None:
     client = await sharded.registered(order)
     handles = [await client.start(order, {"number": "o"}, run_id=f"r-{n}") for n in range(5)]
     await waiting_at(client, paid, "o", 5)

@@ -11,11 +11,12 @@ import pytest
 from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
 from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import AnalyticsService, query
+from dressage.analytics import AnalyticsService
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.objects import get_object, put_object
 from dressage.brokers.provision import ensure_objects, keep_runs
 from dressage.client import Client
+from dressage.client.finding import query
 from dressage.flow import App, sleep, workflow
 from dressage.protocol.errors import NotFound, Refused
 from dressage.protocol.events import RUN_HEADER

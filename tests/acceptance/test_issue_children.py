@@ -3,13 +3,15 @@ their failures are seen, how deep they go, and where they are listed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
-from dressage.client import Client, RunFailed
+from dressage.client import ChildRun, Client, RunFailed
 from dressage.flow import (
     App,
     ChildError,
@@ -19,9 +21,13 @@ from dressage.flow import (
     WorkflowFailure,
     first_completed,
     gather,
+    inherited,
     workflow,
 )
 from dressage.protocol.events import decode_data
+
+if TYPE_CHECKING:
+    from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
 Until = Callable[..., Awaitable[None]]
 
@@ -318,6 +324,8 @@ async def test_a_detached_child_of_a_chosen_id_may_live_on_any_shard_and_is_ther
     await client.post("room-7", go, "world")
     assert await client.handle("room-7").result(10) == "hello world"
     assert done == ["mine has tidied up"]
+    listed = [[(each.run_id, each.status) for each in await run.children()] for run in (first, second)]
+    assert listed == [[("room-7", "completed")], [("room-7", "absent")]]
 
 
 async def test_at_most_eight_runs_wait_for_each_other(engine: Engine) -> None:
@@ -329,7 +337,7 @@ async def test_at_most_eight_runs_wait_for_each_other(engine: Engine) -> None:
         await deep.result(20)
 
 
-async def test_many_children_run_and_all_are_listed_under_their_parent(sharded: Engine) -> None:
+async def test_many_children_run_and_all_are_listed_under_their_parent(sharded: Engine, start: Start) -> None:
     await sharded.worker(app)
     client = await sharded.registered(issue_many)
     run = await client.start(issue_many, {"count": 7})
@@ -338,6 +346,18 @@ async def test_many_children_run_and_all_are_listed_under_their_parent(sharded: 
         decode_data(event) async for event in run.history() if event.kind == "child-started"
     ]
     assert len({each.run_id for each in children}) == 7
+    listed = await client.children(run.run_id)
+    assert [(each.run_id, each.workflow, each.status) for each in listed] == [
+        (each.run_id, each.workflow, "completed") for each in children
+    ]
+    assert await client.children(listed[1].run_id) == []
+    place = ("--server", sharded.url, "--namespace", sharded.namespace)
+    program = start("run", "children", run.run_id, *place, "--json")
+    assert await asyncio.to_thread(program.ended) == 0, program.said
+    assert [msgspec.json.decode(line, type=ChildRun) for line in program.said.splitlines()] == listed
+    table = start("run", "children", run.run_id, *place)
+    assert await asyncio.to_thread(table.ended) == 0, table.said
+    assert [each.run_id for each in listed if each.run_id not in table.said] == []
     for each in children:
         view = await client.get(each.run_id)
         assert (view.parent, view.status) == (run.run_id, "completed")
@@ -351,22 +371,37 @@ async def test_an_id_that_is_none_is_an_error_of_the_parent(engine: Engine) -> N
 
 
 @workflow
-async def issue_told_child(greeting: str, secret: Masked[str], name: str) -> str:
-    return f"{greeting} {name}"
+async def issue_told_child(name: str, greeting: str = inherited(), secret: Masked[str] = inherited()) -> str:
+    greeting = f"{greeting} {name}"  # Its own: the parent goes on with its greeting.
+    await keep(greeting)
+    return greeting
+
+
+@workflow
+async def issue_other_child(name: str, greeting: str = inherited(), secret: Masked[str] = inherited()) -> str:
+    return f"{greeting}, dear {name}"
+
+
+CHOICES = {"told": issue_told_child, "other": issue_other_child}
 
 
 @workflow
 async def issue_told_parent(greeting: str, secret: Masked[str]) -> str:
-    first, second = await gather(
-        issue_told_child(greeting, secret, "ann"), issue_told_child(greeting, secret, "bob")
-    )
-    return f"{first}, {second}"
+    first, second = await gather(issue_told_child("ann"), issue_told_child("bob"))
+    greeting = f"{greeting}!"
+    beside = await issue_told_child.options(run_id=f"beside-{greeting}").start("cat")
+    chosen = await CHOICES["other"]("dan")
+    return f"{first}, {second}, {beside}, {chosen}"
 
 
 async def test_a_child_has_what_its_parent_hands_down_and_masked_values_stay_masked(engine: Engine) -> None:
-    """Variables are handed down as arguments: there are no inherited ones, by the semantics that are documented."""
+    await engine.worker(app)
     client = await engine.registered(issue_told_parent)
     run = await client.start(issue_told_parent, {"greeting": "hi", "secret": "s3cret"})
-    assert await run.result(10) == "hi ann, hi bob"
+    assert await run.result(10) == "hi ann, hi bob, beside-hi!, hi!, dear dan"
+    assert await client.handle("beside-hi!").result(10) == "hi! cat"
+    names = ["issue-told-child", "issue-told-child", "issue-told-child", "issue-other-child"]
+    assert [each.workflow for each in await run.children()] == names
+    assert (await client.get("beside-hi!")).input == {"name": "cat", "greeting": "hi!", "secret": "***"}
     child = await child_of(client, run.run_id)
     assert (await client.get(child)).input["secret"] == "***"

@@ -26,10 +26,8 @@ import order_changes.workflow as changes  # noqa: E402
 import ticket_triage.workflow as triage  # noqa: E402
 import two_opinions.workflow as claims  # noqa: E402
 from dressage.client import Client, RunFailed  # noqa: E402
-from dressage.flow import App  # noqa: E402
 from dressage.protocol.events import decode_data  # noqa: E402
 from dressage.testing import WorkflowTest  # noqa: E402
-from dressage.worker import current_task  # noqa: E402
 
 Until = Callable[..., Awaitable[None]]
 
@@ -227,30 +225,43 @@ async def test_monthly_billing_is_a_schedule_with_child_runs(engine: Engine, unt
 
 
 # -- a long import ---------------------------------------------------------------------------------------------------
-async def test_a_long_import_goes_on_from_its_checkpoint(engine: Engine) -> None:
-    assert (
-        WorkflowTest(catalogue.import_catalogue, catalogue.app).run("lamps.csv").result
-        == "3600 lines in 1 executions"
-    )
-    lost = App("catalogue")
-    lost.handles(catalogue.count_lines)(lambda file: 400 * len(file))
-    begins: list[int] = []
+class Disk:
+    """Where the lines of an import go: it is full once before those from 1,000 on, and once before those from 3,000."""
 
-    @lost.handles(catalogue.import_lines)
-    async def breaks_twice(file: str, lines: int) -> int:
-        task = current_task()
-        progress = task.resumed(catalogue.Progress) or catalogue.Progress(0, 0)
-        begins.append(progress.line)
-        if progress.executions == 2:
-            return progress.executions + 1
-        await task.checkpoint(catalogue.Progress(progress.line + 1000, progress.executions + 1))
-        raise OSError("the connection is lost")
+    def __init__(self) -> None:
+        self.stored: list[tuple[int, int]] = []
+        self.full_before = [1000, 3000]
 
-    await engine.worker(lost)
+    def store(self, _file: str, first: int, behind: int) -> None:
+        if first in self.full_before:
+            self.full_before.remove(first)
+            raise OSError("the disk is full")
+        self.stored.append((first, behind))
+
+
+async def test_a_long_import_goes_on_from_its_checkpoint(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virtual, real = Disk(), Disk()
+    monkeypatch.setattr(catalogue, "store", virtual.store)
+    test = WorkflowTest(catalogue.import_catalogue, catalogue.app)
+    assert test.run("lamps.csv").result == "3600 lines in 3 executions"
+    monkeypatch.setattr(catalogue, "store", real.store)
+    await engine.worker(catalogue.app)
     client = await engine.registered(catalogue.import_catalogue)
     run = await client.start(catalogue.import_catalogue, {"file": "lamps.csv"})
     assert await run.result(10) == "3600 lines in 3 executions"
-    assert begins == [0, 1000, 2000]
+    # Nothing is stored twice, and nothing is left out.
+    assert virtual.stored == real.stored == [(0, 1000), (1000, 2000), (2000, 3000), (3000, 3600)]
+
+
+def test_a_long_import_that_is_not_done_in_time_is_overdue() -> None:
+    test = WorkflowTest(catalogue.import_catalogue, catalogue.app)
+    test.task(catalogue.import_lines).takes(timedelta(hours=13))
+    run = test.run("lamps.csv")
+    assert (run.status, run.view.status) == ("failed", "OVERDUE")
+    assert run.failure is not None
+    assert run.failure.name == "unfinished"
 
 
 # -- a live migration ------------------------------------------------------------------------------------------------

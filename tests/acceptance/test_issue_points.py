@@ -66,6 +66,9 @@ def test_each_of_the_24_points_is_answered_on_the_page() -> None:
     assert missing == {}
     questions = re.findall(r"^\| ([^|]+\?) \|", PAGE, re.MULTILINE)
     assert len(questions) == len(set(questions)) >= 24
+    # And a test is named after it, to which the page leads.
+    named = re.findall(r"#test_point_(\d+)_", PAGE)
+    assert {int(point) for point in named} == set(POINTS)
 
 
 # -- point 1 -----------------------------------------------------------------------------------------------------------

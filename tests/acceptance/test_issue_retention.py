@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from tests.acceptance.conftest import Engine, Scraped  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import query
 from dressage.client import Client, Every
+from dressage.client.finding import query
 from dressage.flow import App, Event, Large, UserTask, gather, workflow
 from dressage.protocol.commands import StartRun, encoder
 from dressage.protocol.errors import DressageError, NotFound, Refused

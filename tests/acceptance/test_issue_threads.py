@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.acceptance.conftest import Engine, Scraped  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import query
 from dressage.client import Client, RunHandle
+from dressage.client.finding import query
 from dressage.flow import (
     App,
     BranchCancelled,

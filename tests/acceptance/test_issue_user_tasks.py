@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import user_tasks as find
 from dressage.client import Client
 from dressage.flow import Event, Masked, UserTask, UserTaskCancelled, first_completed, gather, workflow
 from dressage.protocol.errors import DressageError, Refused
@@ -413,7 +412,7 @@ async def test_they_are_found_by_user_group_state_and_due_date(
     )
 
     async def found(**by: Any) -> list[str]:
-        return [each.run_id for each in await find(client.connection, engine.names, **by)]
+        return [each.run_id for each in await client.find_user_tasks(**by)]
 
     async def ready() -> bool:
         assert program.process.poll() is None, program.said

@@ -16,8 +16,8 @@ import pytest
 from msgspec import structs
 from tests.acceptance.conftest import Engine  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import query
 from dressage.client import Client
+from dressage.client.finding import query
 from dressage.flow import App, Event, Searchable, UserTask, Workflow, gather, sleep, workflow
 from dressage.protocol.errors import DressageError
 
@@ -231,7 +231,7 @@ async def finished(client: Client, run_id: str) -> Any:
         (no_event, True, "go"),
     ],
 )
-async def test_what_a_change_breaks_is_decided_and_explained(
+async def test_point_16_what_a_change_breaks_is_decided_and_explained(
     shared: Engine, change: Callable[[], Workflow[..., Any]], breaks: bool | None, word: str
 ) -> None:
     name = f"issue-pay-{change.__name__.replace('_', '-')}"
@@ -251,6 +251,34 @@ async def test_what_a_change_breaks_is_decided_and_explained(
     newest = versions.versions[0]
     assert (newest.version, newest.label) == {None: (1, "1.0"), False: (2, "1.1"), True: (2, "2.0")}[breaks]
     assert bool(newest.breaks) == bool(breaks)
+
+
+@dataclass
+class NumberView:
+    status: Searchable[int] = 0
+
+
+def other_view() -> Workflow[..., Any]:
+    @workflow(name="issue-pay")
+    async def pay(number: int, size: Size = Size.SMALL) -> str:
+        view = NumberView()
+        await go.wait()
+        view.status = number
+        return f"one {number}"
+
+    return pay
+
+
+async def test_point_16_a_variable_that_was_removed_may_come_back_with_another_type(shared: Engine) -> None:
+    client = await shared.client()
+    labels: list[str] = []
+    for made in (base(), no_view(), other_view(), base()):
+        await client.register(structs.replace(made.spec, name="issue-pay-comes-back"))
+        labels.append((await client.registry.view("issue-pay-comes-back")).versions[0].label)
+    assert labels[:2] == ["1.0", "2.0"]
+    # What was removed breaks nobody when it comes back, and is found by its new type from then on.
+    assert labels[2] == "2.1"
+    assert labels[3] == "3.0"
 
 
 async def test_policies_refuse_what_they_do_not_allow(engine: Engine) -> None:

@@ -152,7 +152,7 @@ def command(engine: Engine, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-async def test_only_workers_and_who_awaits_the_result_see_masked_values(
+async def test_point_21_only_workers_and_who_awaits_the_result_see_masked_values(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

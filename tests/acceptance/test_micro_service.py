@@ -10,7 +10,7 @@ import pytest
 from nats.errors import NoRespondersError
 
 from dressage.flow import App, workflow
-from dressage.orchestrator import api
+from dressage.orchestrator import operations
 from dressage.protocol.names import shard_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ async def test_a_run_is_started_waited_for_and_read(shared: Engine) -> None:
     assert history["more"] is False
 
 
-@pytest.mark.limit("orchestrator.api.HISTORY_MAX")
+@pytest.mark.limit("orchestrator.operations.HISTORY_MAX")
 async def test_a_page_of_a_history_has_no_more_events_than_the_limit(
     shared: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +124,7 @@ async def test_a_page_of_a_history_has_no_more_events_than_the_limit(
     await shared.call("start", {"workflow": "served-sum", "input": {"n": 1}, "run_id": "api-page"})
     events = (await shared.call("wait", {"run_id": "api-page", "timeout_s": 5}))["run"]["events"]
     for limit, more in ((events, False), (events - 1, True)):
-        monkeypatch.setattr(api, "HISTORY_MAX", limit)
+        monkeypatch.setattr(operations, "HISTORY_MAX", limit)
         page = await shared.call("history", {"run_id": "api-page", "limit": 10**9})
         assert (len(page["events"]), page["more"]) == (limit, more)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import AnalyticsService, schedules
+from dressage.analytics import AnalyticsService
 from dressage.client import At, Client, Cron, Every, ScheduleHandle
 from dressage.flow import Event, workflow
 from dressage.protocol.errors import BadInput, BadName, NotFound, Refused
@@ -288,7 +288,7 @@ async def test_from_the_command_line_and_in_sql(engine: Engine, tmp_path: Path) 
         assert await ends(client, run_id) == "billed pro"
 
         async def is_found() -> bool:
-            found = await schedules(client.connection, engine.names, workflow="bill")
+            found = await client.find_schedules(workflow="bill")
             told = [(each.schedule, each.fired, each.completed, each.paused) for each in found]
             return told == [("nightly", 1, 1, False)]
 
@@ -298,7 +298,7 @@ async def test_from_the_command_line_and_in_sql(engine: Engine, tmp_path: Path) 
         assert "SCHEDULE_UNKNOWN" in await call("get", "nightly", fails=True)
 
         async def is_gone() -> bool:
-            return await schedules(client.connection, engine.names) == []
+            return await client.find_schedules() == []
 
         await until(is_gone, "SQL has it no more")
 

@@ -12,9 +12,10 @@ import pytest
 from tests.acceptance.conftest import Engine, Scraped, until  # pyright: ignore[reportMissingImports]
 from tests.conftest import Start  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import AnalyticsService, query
+from dressage.analytics import AnalyticsService
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client, RunCancelled
+from dressage.client.finding import query
 from dressage.flow import App, Event, Saga, gather, sleep, workflow
 from dressage.protocol.errors import Refused
 from dressage.protocol.names import Names

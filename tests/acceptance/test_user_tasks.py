@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from tests.acceptance.conftest import Engine, until  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import AnalyticsService, FoundUserTask, user_tasks
+from dressage.analytics import AnalyticsService
 from dressage.client import Client
+from dressage.client.finding import FoundUserTask, user_tasks
 from dressage.flow import App, UserTask, UserTaskCancelled, first_completed, gather, sleep, workflow
 from dressage.protocol.commands import UserTaskAction, encoder
 from dressage.protocol.errors import NotFound, Refused

@@ -105,7 +105,7 @@ async def test_a_timeout_while_nobody_serves_is_kept_too(engine: Engine) -> None
     assert asyncio.get_running_loop().time() - began < 2
 
 
-async def test_a_start_while_nobody_serves_says_it_is_safe_and_runs_later(engine: Engine) -> None:
+async def test_point_24_a_start_while_nobody_serves_says_it_is_safe_and_runs_later(engine: Engine) -> None:
     client = await engine.registered(napped)
     await engine.down()
     with pytest.raises(NoAnswer) as caught:

@@ -118,23 +118,33 @@ class EventsStream:
         assert state is not None
         return state.last_seq
 
-    def event(self, run_id: str, index: int, data: EventData, *, at_ms: int = 0) -> Message:
+    def event(
+        self,
+        run_id: str,
+        index: int,
+        data: EventData,
+        *,
+        at_ms: int = 0,
+        workflow: str = "process-order",
+        version: int = 1,
+        actor: str = "tests",
+    ) -> Message:
         shard, kind = shard_of(run_id, self.shards), KIND[type(data)]
         self._command += 1
         event = OutputEvent(
             id=f"{run_id}/{index}",
             source=f"dressage/{self.names.namespace}",
             type=TYPE_PREFIX + kind,
-            time=f"2026-01-02T03:04:{at_ms // 1000:02}.{at_ms % 1000:03}Z",
+            time=f"2026-01-02T03:{4 + at_ms // 60_000:02}:{at_ms // 1000 % 60:02}.{at_ms % 1000:03}Z",
             subject=run_id,
-            workflow="process-order",
-            version=1,
+            workflow=workflow,
+            version=version,
             index=index,
             command=str(self._command),
             data=data,
-            actor="tests",
+            actor=actor,
         )
-        subject = self.names.event(shard, "process-order", kind, event_bucket(run_id))
+        subject = self.names.event(shard, workflow, kind, event_bucket(run_id))
         return Message(subject, encoder.encode(event), headers={RUN_HEADER: run_token(run_id)})
 
     def run(self, run_id: str, happened: Iterable[EventData]) -> list[Message]:

@@ -90,6 +90,86 @@ async def test_query_fails_with_the_reason(server: EmbeddedServer) -> None:
     assert "QUERY_NOT_READ_ONLY" in result.stderr
 
 
+async def call(command: str, url: str, *options: str) -> Result:
+    arguments = [command, *options, "--server", url, "--namespace", "shop"]
+    return await asyncio.to_thread(CliRunner().invoke, main, arguments)
+
+
+@pytest.mark.usefixtures("process")
+async def test_search_prints_a_page_and_how_to_go_on(server: EmbeddedServer) -> None:
+    first = await call("search", server.url, "process-order", "--limit", "6")
+    assert [line.split()[0] for line in first.stdout.splitlines()[1:]] == [
+        f"order-{n}" for n in range(9, 3, -1)
+    ]
+    assert "card-declined" in first.stdout
+    assert "status=DECLINED" in first.stdout
+    after = first.stderr.split("--after ")[1].strip()
+    rest = await call("search", server.url, "process-order", "--limit", "6", "--after", after)
+    assert [line.split()[0] for line in rest.stdout.splitlines()[1:]] == [
+        f"order-{n}" for n in range(3, -1, -1)
+    ]
+    assert rest.stderr == ""
+
+
+@pytest.mark.usefixtures("process")
+async def test_search_and_count_take_the_same_options(server: EmbeddedServer) -> None:
+    for options, expected in (
+        (["--status", "failed", "--status", "running"], 2),
+        (["--where", "status = DONE", "--failure", "card-declined"], 0),
+        (["--until", "2026-01-02T03:04:00Z"], 0),
+        (["--since", "2026-01-02T03:04:00Z", "--ended-until", "1s"], 10),
+        (["--version", "2"], 0),
+        (["--id", "order-9", "--started-by", "tests"], 1),
+    ):
+        found = await call("search", server.url, *options, "--json")
+        assert len(json.loads(found.stdout)["runs"]) == expected, options
+        counted = await call("count", server.url, *options)
+        assert counted.stdout == f"{expected}\n", options
+
+
+@pytest.mark.usefixtures("process")
+async def test_count_tells_each_value(server: EmbeddedServer) -> None:
+    by_status = await call("count", server.url, "process-order", "--by", "status")
+    assert [line.split() for line in by_status.stdout.splitlines()[1:]] == [
+        ["completed", "8"],
+        ["failed", "2"],
+    ]
+    by_attribute = await call("count", server.url, "--by", ".status")
+    assert [line.split() for line in by_attribute.stdout.splitlines()[1:]] == [
+        ["DONE", "8"],
+        ["DECLINED", "2"],
+    ]
+    some = await call("count", server.url, "--by", ".status", "--limit", "1")
+    assert "only the 1 most frequent" in some.stderr
+    by_failure = await call("count", server.url, "--by", "failure", "--json")
+    assert json.loads(by_failure.stdout) == [
+        {"value": None, "runs": 8},
+        {"value": "card-declined", "runs": 2},
+    ]
+
+
+@pytest.mark.usefixtures("process")
+async def test_what_cannot_be_searched_for_is_refused(server: EmbeddedServer) -> None:
+    for options, why in (
+        (["--where", "total >> 5"], "CONDITION_INVALID"),
+        (["--after", "nonsense"], "SEARCH_INVALID"),
+        (["--sort", "no such thing"], "SEARCH_INVALID"),
+        (["Process Order"], "NAME_INVALID"),
+        (["--since", "yesterday"], "so long ago"),
+        (["--since", "2026-01-02T03:04:00"], "no time zone"),
+    ):
+        result = await call("search", server.url, *options)
+        assert result.exit_code != 0, options
+        assert why in result.stderr, (options, result.stderr)
+
+
+@pytest.mark.usefixtures("events")
+async def test_search_says_when_nobody_answers(server: EmbeddedServer) -> None:
+    result = await call("search", server.url)
+    assert result.exit_code == 1
+    assert "start `dressage analytics`" in result.stderr
+
+
 @pytest.mark.usefixtures("events")
 async def test_query_says_when_nobody_answers(server: EmbeddedServer) -> None:
     result = await run("SELECT 1", server.url, "--timeout", "0.1")

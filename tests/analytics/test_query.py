@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from dressage.analytics.errors import AnalyticsError, QueryError
-from dressage.analytics.query import ROWS_MAX, QueryResult, query, query_file
+from dressage.analytics.errors import AnalyticsError
+from dressage.analytics.query import ROWS_MAX, query_file
 from dressage.analytics.service import AnalyticsService
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.jetstream.connection import JetStreamConnection
+from dressage.client.finding import QueryError, QueryResult, query
 from dressage.protocol.errors import NoAnswer, NotFound
 from dressage.protocol.names import Names
 
@@ -226,7 +227,7 @@ async def test_a_query_that_takes_too_long_is_interrupted(ask: Asking) -> None:
 @pytest.mark.limit("analytics.query.TIMEOUT_MAX_S")
 async def test_a_query_gets_no_more_time_than_the_limit(ask: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit that a test can wait for."""
-    monkeypatch.setattr(sys.modules[query.__module__], "TIMEOUT_MAX_S", 0.3)
+    monkeypatch.setattr(sys.modules[query_file.__module__], "TIMEOUT_MAX_S", 0.3)
     endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
     with pytest.raises(QueryError, match=r"up to 0\.3 s \(limit query-time\)$") as caught:
         await ask(endless, timeout_s=60.0)
@@ -382,7 +383,7 @@ def test_a_file_of_something_else_is_unusable(tmp_path: Path) -> None:
 def test_a_file_of_a_later_release_is_unusable(db_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dressage.analytics import store
 
-    monkeypatch.setattr(store, "FORMAT", 2)
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
     opened = store.Store.open(db_path, "stream", "prefix")
     opened.bind("2026-01-02T03:04:05Z")
     opened.close()

@@ -9,11 +9,19 @@ import pytest
 
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import (
+    ChildCompleted,
+    ChildFailed,
+    ChildRescued,
+    ChildStarted,
     EventData,
     RunCancelled,
     RunCompleted,
+    RunFailed,
     RunFaulted,
+    RunRescued,
     RunStarted,
+    RunStopped,
+    TaskDead,
     VariableChanged,
 )
 
@@ -142,9 +150,49 @@ async def test_a_cancelled_run_has_its_status_and_its_reason(
 
 async def test_a_rescued_run_counts_by_its_last_end(events: EventsStream, start: Start, raw: Raw) -> None:
     process = start()
-    happened: list[EventData] = [RunStarted(raw({})), RunFaulted(7, "KeyError"), RunCompleted(raw(1), 5.0)]
+    failed = RunFailed(FailureInfo("os-error", "down"), 4.0)
+    rescued: list[EventData] = [
+        RunStarted(raw({})),
+        RunFaulted(7, "KeyError"),
+        RunRescued(2, "engine-fault", reason="mended"),
+        failed,
+        RunRescued(3, "failed", skipped=True),
+        RunCompleted(raw(1), 5.0),
+    ]
+    await process.until(await events.publish(events.run("order-1", rescued)))
+    await process.until(await events.publish(events.run("order-2", [*rescued[:5]])))
+    await process.until(await events.publish(events.run("order-3", rescued[:4])))
+    assert process.rows("SELECT run_id, status, duration_ms FROM runs ORDER BY run_id") == [
+        ("order-1", "completed", 5.0),
+        ("order-2", "running", None),
+        ("order-3", "failed", 4.0),
+    ]
+    assert process.rows("SELECT run_id, status FROM last_ends ORDER BY run_id") == [
+        ("order-1", "completed"),
+        ("order-3", "failed"),
+    ]
+    rows = process.rows(
+        "SELECT node, skipped, reason FROM run_rescues WHERE run_id = 'order-1' ORDER BY node"
+    )
+    assert rows == [(2, False, "mended"), (3, True, "")]
+
+
+async def test_what_was_stopped_or_dead_before_an_end_is_not_so_behind_a_rescue(
+    events: EventsStream, start: Start, raw: Raw
+) -> None:
+    process = start()
+    failure = FailureInfo("os-error", "down", "task-error")
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        RunStopped("somebody"),
+        TaskDead("charge", "0-1-5-3", 1, 3, failure),
+        RunFailed(FailureInfo("state-size", "too large", "limit"), 4.0),
+        RunRescued(2, "failed"),
+    ]
     await process.until(await events.publish(events.run("order-1", happened)))
-    assert process.rows("SELECT status FROM runs") == [("completed",)]
+    assert process.rows("SELECT status FROM runs") == [("running",)]
+    assert process.rows("SELECT run_id FROM stopped_runs") == []
+    assert process.rows("SELECT run_id FROM dead_tasks") == []
 
 
 async def test_failures_and_errors_of_attempts_are_told_apart(events: EventsStream, start: Start) -> None:
@@ -170,3 +218,22 @@ async def test_a_missing_event_shows_as_a_break_of_the_index(events: EventsStrea
 def test_a_failure_is_business_unless_it_says_otherwise() -> None:
     """The views rely on this default of the protocol, which the stream leaves out."""
     assert FailureInfo("card-declined").kind == "failure"
+
+
+async def test_a_child_that_is_rescued_is_one_step(events: EventsStream, start: Start, raw: Raw) -> None:
+    process = start()
+    failure = FailureInfo("os-error", "down", "task-error")
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        ChildStarted(1, "part", 1, "order-1~c", "0-1-5"),
+        ChildFailed(1, "part", "order-1~c", "0-1-5", 5.0, failure),
+        RunFailed(failure, 4.0),
+        RunRescued(1, "failed"),
+        ChildRescued(1, "part", "order-1~c", "0-1-5"),
+    ]
+    await process.until(await events.publish(events.run("order-1", happened)))
+    steps = "SELECT step, outcome, ended_at IS NULL FROM steps WHERE kind = 'child'"
+    assert process.rows(steps) == [("part", "", True)]
+    ended = ChildCompleted(1, "part", "order-1~c", "0-1-5", 5.0, raw(1))
+    await process.until(await events.publish([events.event("order-1", len(happened), ended)]))
+    assert process.rows(steps) == [("part", "completed", False)]

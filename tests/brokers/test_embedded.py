@@ -17,6 +17,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from dressage.brokers import embedded
 from dressage.brokers.connect import connect
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.server_binary import find_server_binary
@@ -28,6 +29,7 @@ OWNER = """
 import sys
 from pathlib import Path
 import anyio
+from dressage.brokers import embedded
 from dressage.brokers.embedded import EmbeddedServer
 
 async def main():
@@ -279,6 +281,20 @@ async def test_a_failed_start_quotes_the_log(tmp_path: Path) -> None:
     ) as refused:
         await EmbeddedServer(tmp_path).start()
     assert refused.value.code == "EMBEDDED_START_FAILED"
+
+
+async def test_a_server_with_data_has_the_time_that_it_takes_to_read_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some million messages take minutes after a crash; a server without any that is not ready soon never is."""
+    monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(embedded, "TELL_S", 0.0)
+    with pytest.raises(EmbeddedServerError, match="not ready after 0 s"):
+        await EmbeddedServer(tmp_path / "new").start()
+    (tmp_path / "known" / "jetstream").mkdir(parents=True)
+    async with EmbeddedServer(tmp_path / "known") as server:
+        assert server.running
+    assert "nats-server reads its data since" in caplog.text
 
 
 async def test_a_binary_that_cannot_be_executed_is_named(tmp_path: Path) -> None:

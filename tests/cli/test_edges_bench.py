@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dressage.cli.bench.postgres import postgres_binaries
+from dressage.cli.bench.triggers import WAYS
 
 if TYPE_CHECKING:
     from tests.conftest import Start  # pyright: ignore[reportMissingImports]
@@ -17,12 +18,13 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text
 
 
 @pytest.mark.slow
-def test_both_ways_of_the_outbox_are_measured(start: Start) -> None:
+@pytest.mark.timeout(180)
+def test_both_ways_of_the_outbox_and_all_of_triggers_are_measured(start: Start) -> None:
     assert "dressage bench edges" in PAGE
     if postgres_binaries() is None:
         pytest.skip("PostgreSQL is not installed: there is no initdb (apt-get install postgresql)")
     program = start("bench", "edges", "--messages", "100", "--latency-messages", "10", "--json")
-    code = program.ended()
+    code = program.process.wait(150)
     told = json.loads(program.said.splitlines()[-1])
     assert code == (0 if told["met"] else 1), (
         "a goal that is missed fails the command, whatever the figures are"
@@ -32,3 +34,5 @@ def test_both_ways_of_the_outbox_are_measured(start: Start) -> None:
     assert all(way["per_s"] > 0 for way in ways)
     goals = [way["per_s"] >= told["goal_per_s"] and way["ms"]["p50"] <= told["goal_ms"] for way in ways]
     assert told["met"] == all(goals)
+    assert len(told["triggers"]) == len(WAYS)
+    assert all(per_s > 0 for per_s in told["triggers"].values())

@@ -159,5 +159,7 @@ def test_what_bash_asks_for_is_completed() -> None:
 
     assert completed("dressage", "ta") == {"task", "tail"}
     assert completed("dressage", "run", "his") == {"history"}
+    assert completed("dressage", "connect", "rep") == {"replay"}
+    assert {"--seq", "--all", "--file"} <= completed("dressage", "connect", "replay", "--")
     assert "--json" in completed("dressage", "run", "history", "--")
     assert set(COMMANDS) <= completed("dressage", "")

@@ -64,7 +64,7 @@ def test_an_error_of_ours_is_one_line_with_its_code_and_exit_status_1() -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "query 'SELECT 1'", "dev --analytics"])
+@pytest.mark.parametrize("command", ["demo", "query 'SELECT 1' --db events.duckdb", "dev --analytics"])
 def test_a_missing_extra_is_named_with_its_cure(command: str) -> None:
     done = python(
         "import shlex, sys\n"

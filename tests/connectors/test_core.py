@@ -22,7 +22,7 @@ from dressage.connectors import core, parse_triggers
 from dressage.connectors.definitions import Definitions
 from dressage.connectors.deployed import in_force
 from dressage.connectors.metrics import Metrics
-from dressage.connectors.replay import dead_letters, replay
+from dressage.connectors.replay import by_mapping, dead_letters, replay
 from dressage.connectors.setting import Setting, TriggerOptions
 from dressage.protocol.errors import NoAnswer
 from dressage.telemetry import NoMeters
@@ -115,9 +115,8 @@ async def test_what_asks_for_nothing_that_there_is_is_a_dead_letter_that_can_be_
     letters = [
         each async for each in dead_letters(shop.connection, shop.names, shop.names.dead_trigger("orders"))
     ]
-    outcomes = [
-        await replay(shop.connection, shop.names, each, rule.mapping, rule.engine) for each in letters
-    ]
+    again = by_mapping(rule.mapping, rule.engine)
+    outcomes = [await replay(shop.connection, shop.names, each, again) for each in letters]
     assert [each.outcome for each in outcomes] == ["kept", "accepted"]
     await shop.has_started("order-7")
 

@@ -15,7 +15,7 @@ from dressage.client import Client
 from dressage.connectors.config import TriggerConfig
 from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
-from dressage.connectors.replay import Replayed, dead_letters, replay
+from dressage.connectors.replay import Replayed, by_mapping, dead_letters, replay
 from dressage.protocol.names import Names
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ WRONG = CONFIG.replace("'order-' + str(event['id'])", "event['no such key']")
 
 
 async def replayed(shop: Shop, client: Client, by: TriggerConfig, seqs: Sequence[int] = ()) -> list[Replayed]:
-    mapping, engine = EventMapping(by), engine_of(by.target, client, actor="trigger/orders", answer_s=3.0)
-    letters = [each async for each in dead_letters(shop.connection, shop.names, SUBJECT, seqs)]
-    return [await replay(shop.connection, shop.names, each, mapping, engine) for each in letters]
+    engine = engine_of(by.target, client, actor="trigger/orders", answer_s=3.0)
+    again = by_mapping(EventMapping(by), engine)
+    letters = dead_letters(shop.connection, shop.names, SUBJECT, seqs)
+    return [await replay(shop.connection, shop.names, each, again) async for each in letters]
 
 
 async def put_back(shop: Shop, letter: StoredMessage) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple, get_args
 
+import jsonschema
 import msgspec
 import nats
 import pytest
 
+from dressage.analytics import AnalyticsService
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.provision import (
@@ -29,10 +31,12 @@ from dressage.brokers.provision import (
 from dressage.client import Client
 from dressage.client.feed import WINDOW
 from dressage.client.history import LOOK_S
+from dressage.connectors.http.app import HttpApp
 from dressage.connectors.metrics import Metrics
 from dressage.connectors.webhooks.metrics import Metrics as WebhookMetrics
 from dressage.flow import App, Limits
-from dressage.orchestrator.api import WorkflowAnswer
+from dressage.orchestrator.api_messages import WorkflowAnswer
+from dressage.orchestrator.api_schema import api_reference, api_schema, operation_schema
 from dressage.orchestrator.metrics import EngineMetrics
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.behind import (
@@ -52,11 +56,14 @@ from dressage.protocol.commands import (
     CancelRun,
     CancelThread,
     DeleteRun,
+    EditVariables,
+    ForkRun,
     HoldRun,
     MigrateRun,
     PostEvent,
     RefusalCode,
     ReleaseRun,
+    RescueRun,
     ResumeRun,
     SetSchedule,
     SettleTask,
@@ -68,7 +75,7 @@ from dressage.protocol.commands import (
 )
 from dressage.protocol.events import KIND, DomainEvent, OutputEvent, decode_data, decode_event
 from dressage.protocol.large import Reference
-from dressage.protocol.names import run_token
+from dressage.protocol.names import Names, run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.versions import Versions
 from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
@@ -108,6 +115,7 @@ VARIES: Final = {
         "updated_at",
         "ended_at",
         "opened_at",
+        "closed_at",
         "time",
         "since",
         "made_at",
@@ -149,7 +157,8 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     """An engine on a server of its own, so that its namespace can be the documented one."""
     async with EmbeddedServer(tmp_path / "nats") as running:
         orchestrator, task = await run_beside(JetStreamBroker(running.url), OrchestratorConfig())
-        yield running
+        async with AnalyticsService(running.url, "default", tmp_path / "events.duckdb"):
+            yield running
         orchestrator.stop()
         await task
 
@@ -218,6 +227,34 @@ async def test_every_operation_has_an_example(server: EmbeddedServer) -> None:
     ping = json.loads((await client.request("$SRV.PING.dressage", b"", timeout=5)).data)
     assert ping["type"] == "io.nats.micro.v1.ping_response"
     await client.close()
+
+
+def test_the_page_of_all_operations_is_what_the_command_prints() -> None:
+    assert (DOCS / "api-reference.md").read_text() == api_reference(Names("default")), (
+        "write it anew: dressage api reference > docs/api-reference.md"
+    )
+
+
+async def test_requests_and_answers_are_as_their_schemas_say(
+    server: EmbeddedServer, hello: ModuleType
+) -> None:
+    """The examples, by a validator that has nothing to do with the code that makes and reads them."""
+    schema = api_schema(Names("default"))
+    for each in blocks(API):
+        kind, _, operation = each.name.partition(" ")
+        if each.language != "json" or operation not in schema["operations"]:
+            continue
+        value, side = json.loads(each.text), kind
+        if kind == "answer" and not value["ok"]:
+            wanted = schema["error"]
+        else:
+            wanted = schema["operations"][operation][side]
+        jsonschema.validate(value, {**wanted, "$defs": schema["$defs"]})
+    for operation in schema["operations"]:
+        alone = operation_schema(Names("default"), operation)
+        jsonschema.Draft202012Validator.check_schema({"$defs": alone["$defs"], **alone["request"]})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"nobody": 1}, {**alone["request"], "$defs": alone["$defs"]})
 
 
 async def test_the_documented_spec_is_what_the_compiler_makes(hello: ModuleType) -> None:
@@ -351,6 +388,7 @@ STRUCTS: Final[Mapping[str, Any]] = {
         ResumeRun,
         SettleTask,
         MigrateRun,
+        *(RescueRun, ForkRun, EditVariables),
         *(DeleteRun, HoldRun, ReleaseRun),
         *(Answer, Ask, AskAnswer, DomainEvent, Reference),
     )
@@ -408,6 +446,7 @@ async def test_the_metrics_are_those_that_exist() -> None:
     EngineMetrics(noting)
     Metrics(noting)
     WebhookMetrics(noting)
+    HttpApp(ADDRESS, meters=noting)
     RelayMetrics(noting)
     Worker(ADDRESS, App("nobody"), meters=noting)
     rows = re.findall(r"^\| `dressage_(\w+)` \|([^|]*)\|", API, re.MULTILINE)

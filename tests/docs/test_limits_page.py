@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from dressage.connectors.http.app import HttpOptions
 from dressage.connectors.setting import TriggerOptions
 from dressage.connectors.webhooks import WebhookOptions
 from dressage.expressions.frame import OPERATION_WORK
@@ -156,6 +157,7 @@ def test_the_limits_of_a_run_are_those_of_the_code(field: str) -> None:
         ("`TenureConfig.window`", TenureConfig.__dataclass_fields__["window"].default),
         ("`--concurrency`, `WorkerConfig.concurrency`", WorkerConfig().concurrency),
         ("`WebhookOptions.in_flight`", WebhookOptions().in_flight),
+        ("`HttpOptions.in_flight`", HttpOptions().in_flight),
         ("`TriggerOptions.in_flight`", TriggerOptions().in_flight),
         ("`TriggerOptions.pending_max`", TriggerOptions().pending_max),
     ],

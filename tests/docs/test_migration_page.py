@@ -11,7 +11,11 @@ import click
 import pytest
 from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
+from dressage.brokers.embedded import EmbeddedServer
+from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli.main import main
+from dressage.client import Client
+from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.alignment import propose
 from dressage.protocol.spec import RegisteredWorkflow
 from dressage.simulation.programs import define
@@ -39,6 +43,26 @@ def test_the_plan_on_the_page_is_that_of_the_example() -> None:
         said = f"begin there, and give up what they wait for: {step.why}" if step.begins else "and wait on"
         line = rf"^{step.line} +{step.what} +{step.line_after} +{re.escape(said)}$"
         assert re.search(line, PAGE, re.MULTILINE), line
+
+
+@pytest.mark.anyio
+async def test_the_client_of_the_page_moves_what_can_move(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        orchestrator, running = await run_beside(JetStreamBroker(server.url), OrchestratorConfig())
+        async with Client(server.url) as client:
+            await client.register(first.membership)
+            await client.start(first.membership, {"member": "ann"}, run_id="ann")
+            await client.start(first.membership, {"member": "bob"}, run_id="bob")
+            await client.cancel("bob")
+            await client.wait("bob", timeout_s=20)
+            await client.register(later.membership)
+            await define(SOURCE).move(client, ["ann", "bob"])
+            assert [(await client.get(each)).version for each in ("ann", "bob")] == [2, 1]
+        orchestrator.stop()
+        await running
+    assert capsys.readouterr().out.startswith("bob ")
 
 
 @pytest.mark.parametrize("line", commands_of(PAGE))

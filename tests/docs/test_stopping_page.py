@@ -11,10 +11,11 @@ import pytest
 from tests.acceptance.conftest import until  # pyright: ignore[reportMissingImports]
 from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
 
-from dressage.analytics import AnalyticsService, query
+from dressage.analytics import AnalyticsService
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.client import Client
+from dressage.client.finding import query
 from dressage.flow import Event, workflow
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.commands import REASON_BYTES_MAX

@@ -43,6 +43,19 @@ async def test_a_version_of_a_build_has_its_workers(tmp_path: Path) -> None:
         await running
 
 
+@pytest.mark.anyio
+async def test_what_is_deployed_is_started_by_its_alias_and_by_its_label(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        orchestrator, running = await run_beside(JetStreamBroker(server.url), OrchestratorConfig())
+        async with Client(server.url) as client:
+            await examples().deploy_and_start(client)
+            versions = await client.registry.view("process-order")
+            assert (versions.latest, versions.versions[0].label) == (1, "1.0")
+            assert versions.aliases["stable"].version == 1
+        orchestrator.stop()
+        await running
+
+
 def spec(params: str, output: str = "str", view: str = "", body: str = "return ''") -> WorkflowSpec:
     declared = f"@dataclass\nclass View:\n    {view}\n" if view else ""
     first = "view = View()\n    " if view else ""

@@ -27,7 +27,10 @@ from dressage.testing import WorkflowTest
 pytestmark = pytest.mark.anyio
 
 LINES_MAX: Final = 60
-FILES: Final = sorted(path for path in EXAMPLES.glob("*/workflow.py") if path.parent.name != "online_retail")
+ELSEWHERE: Final = {"online_retail", "node_worker"}
+"""Examples with tests of their own."""
+
+FILES: Final = sorted(path for path in EXAMPLES.glob("*/workflow.py") if path.parent.name not in ELSEWHERE)
 
 
 @pytest.fixture(scope="module")

@@ -275,7 +275,7 @@ def interrupted_is_lost() -> Iterator[None]:
 
 @mutant("branches share their variables", first=50)
 def shared_variables() -> Iterator[None]:
-    with mock.patch.object(Advance, "_owner", return_value=None):
+    with mock.patch.object(Advance, "owner_of", return_value=None):
         yield
 
 

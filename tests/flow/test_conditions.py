@@ -526,7 +526,7 @@ async def moving(moves: list[float]) -> str:
         ([-9, 9], timedelta(minutes=2)),
     ],
 )
-def test_a_moment_that_moves_ends_the_sleep_by_its_newest_value(
+def test_point_13_a_moment_that_moves_ends_the_sleep_by_its_newest_value(
     moves: Sequence[float], elapsed: timedelta
 ) -> None:
     run = WorkflowTest(moving).run(list(moves))

@@ -382,7 +382,9 @@ def test_a_passed_limit_runs_no_finally_and_no_handler(define: Callable[[str], M
     assert run.variables["step"] == "began"
 
 
-def test_the_failures_of_all_branches_are_the_causes_of_a_run_that_nobody_saves(page: ModuleType) -> None:
+def test_point_4_the_failures_of_all_branches_are_the_causes_of_a_run_that_nobody_saves(
+    page: ModuleType,
+) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(page.travel)
     test.task(page.reserve_room).fails(page.CardDeclined("no cover"))
     test.task(page.reserve_seat).raises(OSError("down"))

@@ -390,7 +390,7 @@ def report(run: Folded, task_id: str) -> Outcome:
     return run.apply(TaskResult(task_id, WorkerInfo("w", 1.0), output=raw("done")))
 
 
-def test_the_late_result_of_a_loser_is_refused_and_changes_nothing() -> None:
+def test_point_12_the_late_result_of_a_loser_is_refused_and_changes_nothing() -> None:
     run = race(EventNode("e", 5, target="c"))
     task_id = dispatched(run.start())
     outcome = run.apply(PostEvent("e", "id", raw("came"), "ann"))

@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 from dressage.flow import App, Event, Exponential, Saga, Searchable, TaskError, UserTask, WorkflowFailure, gather
-from dressage.flow import first_completed, first_successful, interruptible, publish
+from dressage.flow import first_completed, first_successful, inherited, interruptible, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
 class Declined(WorkflowFailure): ...
@@ -115,6 +115,8 @@ async def dressed(x: int) -> None: await one(x)
 async def part(x: int) -> int: return x
 @workflow
 async def wider(x: int, y: int) -> int: return x
+@workflow
+async def heir(x: int, tenant: str = inherited()) -> int: return x
 PARTS = {"a": part, "b": part}
 UNEQUAL = {"a": part, "b": wider}
 MIXED = {"a": part, "b": again}
@@ -458,6 +460,9 @@ CASES = {
         "in a statement of its own",
     ),
     "child without an argument": Case("await ‸part()", "part() misses x", "it is part(x)"),
+    "child that inherits nothing": Case(
+        "await ‸heir(x)", "heir() inherits tenant, which is no variable", "give it: `tenant=...`"
+    ),
     "event that is no wait": Case(
         "await ‸came.faked(1)", "an event cannot do faked() here", "write `came.wait()`"
     ),

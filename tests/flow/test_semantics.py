@@ -81,7 +81,7 @@ def module(define: Callable[[str], ModuleType]) -> ModuleType:
     return define(TEXT)
 
 
-def test_a_handler_that_fails_is_handled_by_the_try_around_and_the_run_goes_on_behind_that(
+def test_point_2_a_handler_that_fails_is_handled_by_the_try_around_and_the_run_goes_on_behind_that(
     module: ModuleType,
 ) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(module.handled)
@@ -94,7 +94,7 @@ async def test_an_assignment_that_fails_sets_as_much_as_in_python(module: Module
     assert test.run(1).result == await module.kept(1) == [2, 1]
 
 
-def test_a_failed_branch_is_noticed_when_the_last_one_has_ended(module: ModuleType) -> None:
+def test_point_5_a_failed_branch_is_noticed_when_the_last_one_has_ended(module: ModuleType) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(module.noticed)
     run = test.run(-1)
     assert run.result == "noticed"
@@ -102,12 +102,14 @@ def test_a_failed_branch_is_noticed_when_the_last_one_has_ended(module: ModuleTy
     assert [call.arguments["n"] for call in run.calls] == [-1, 1]
 
 
-def test_a_variable_is_what_was_assigned_last(module: ModuleType) -> None:
+def test_point_23_a_variable_is_what_was_assigned_last(module: ModuleType) -> None:
     test: WorkflowTest[..., Any] = WorkflowTest(module.latest)
     assert test.run(4).result == 123
 
 
-def test_a_missing_input_and_null_take_the_default_and_an_unknown_one_is_refused(module: ModuleType) -> None:
+def test_point_15_a_missing_input_and_null_take_the_default_and_an_unknown_one_is_refused(
+    module: ModuleType,
+) -> None:
     decode = module.defaults.signature.decode_args
     assert decode(b"{}") == decode(b'{"n": null}') == {"n": 7}
     with pytest.raises(BadValue, match="m"):

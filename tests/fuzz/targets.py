@@ -38,18 +38,7 @@ from dressage.expressions.large import LargeValue
 from dressage.expressions.masked import MaskedValue
 from dressage.expressions.opaque import OpaqueValue
 from dressage.flow import App
-from dressage.orchestrator.api import (
-    CancelRequest,
-    GetWorkflowRequest,
-    HistoryRequest,
-    ListRequest,
-    PutWorkflowRequest,
-    ResultRequest,
-    RunRequest,
-    StartRequest,
-    WaitRequest,
-    read_request,
-)
+from dressage.orchestrator.api_messages import PutWorkflowRequest
 from dressage.orchestrator.fold.definition import Definition, EventDefinition
 from dressage.orchestrator.fold.effects import SendCommand
 from dressage.orchestrator.fold.fold import fold
@@ -57,6 +46,7 @@ from dressage.orchestrator.fold.mailbox import fold_key
 from dressage.orchestrator.fold.outcome import Outcome, Stamp
 from dressage.orchestrator.fold.state import RunState, State, decode_state, encode_state
 from dressage.orchestrator.membership import decode_heartbeat
+from dressage.orchestrator.operations import OPERATIONS, read_request
 from dressage.orchestrator.turn.asking import read_ask
 from dressage.orchestrator.turn.definitions import load_definition, load_event
 from dressage.orchestrator.turn.doubt import Doubt
@@ -499,21 +489,9 @@ def events(data: bytes) -> None:
 
 
 # -- requests --------------------------------------------------------------------------------------
-REQUESTS: Final[dict[str, type[Any]]] = {
-    "start": StartRequest,
-    "get": RunRequest,
-    "wait": WaitRequest,
-    "cancel": CancelRequest,
-    "history": HistoryRequest,
-    "result": ResultRequest,
-    "put-workflow": PutWorkflowRequest,
-    "get-workflow": GetWorkflowRequest,
-    "list-workflows": ListRequest,
-}
-
-
 def requests(data: bytes) -> None:
-    for operation, kind in REQUESTS.items():
+    for operation, served in OPERATIONS.items():
+        kind = served.request
         try:
             request = read_request(operation, kind, data)
         except BadInput as error:

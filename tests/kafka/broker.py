@@ -165,14 +165,15 @@ class ApacheKafka(_Child):
         super().__init__(folder)
         self._jars = jars
         properties = folder / "server.properties"
-        properties.write_text(
-            _PROPERTIES.format(port=self.port, controller=free_port(), data=folder / "data"), encoding="utf-8"
-        )
+        properties.write_text(self._properties(), encoding="utf-8")
         (folder / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         tool = self._java(
             "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(properties)
         )
         subprocess.run(tool, check=True, capture_output=True, timeout=START_S)
+
+    def _properties(self) -> str:
+        return _PROPERTIES.format(port=self.port, controller=free_port(), data=self.folder / "data")
 
     def _java(self, *arguments: str) -> list[str]:
         java = shutil.which("java") or "java"

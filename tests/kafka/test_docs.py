@@ -108,3 +108,23 @@ async def asked(place: Place, file: Path) -> str:
     result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_every_code_of_logging_in_is_one_that_the_code_has() -> None:
+    code = (ROOT / "connectors/dressage/connectors/kafka/causes.py").read_text()
+    told = re.findall(r"^\| `(KAFKA_[A-Z_]+)` \|", PAGE, re.MULTILINE)
+    assert set(told) == set(re.findall(r'"(KAFKA_[A-Z_]+)"', code))
+
+
+def test_validate_takes_the_login_of_the_page(
+    tmp_path: Path, example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "hunter2")
+    (login,) = re.findall(r"## Logging in\n\n```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert '"ssl.ca.location" = ' in login
+    login = "\n".join(line for line in login.splitlines() if "ssl.ca.location" not in line)
+    file = tmp_path / "connectors.toml"
+    file.write_text(example.replace('[connector.kafka]\n"bootstrap.servers" = "localhost:9092"', login))
+    result = CliRunner().invoke(main, ["connect", "validate", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "hunter2" not in result.output

@@ -5,9 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dressage.orchestrator.fold.retention import OWNED_BYTES_MAX, own
+from dressage.orchestrator.fold.effects import SendCommand
+from dressage.orchestrator.fold.outcome import Stamp
+from dressage.orchestrator.fold.retention import OWNED_BYTES_MAX, Keeping, change, own
 from dressage.orchestrator.fold.state import STATE_FORMAT, RunState
+from dressage.protocol.commands import DeleteRun
 from dressage.protocol.errors import BadInput
+from dressage.protocol.events import RunDeleted
 from dressage.protocol.names import child_id
 from dressage.protocol.retention import KEEP_S_MAX, Retention, check_retention
 
@@ -31,3 +35,9 @@ def test_a_run_remembers_so_many_child_runs_and_counts_the_others() -> None:
     own(state, "chosen", "w")
     assert state.owned == [*ids[1:], "w chosen"]
     assert state.disowned == 1
+    state.status = "completed"
+    deleted = change(state, DeleteRun("d"), "r", Stamp(2, 2), Keeping())
+    assert len([each for each in deleted.effects if isinstance(each, SendCommand)]) == len(ids)
+    (told,) = deleted.events
+    assert isinstance(told, RunDeleted)
+    assert told.children_left == 1

@@ -13,11 +13,12 @@ from tests.limits.specs import expr  # pyright: ignore[reportMissingImports]
 from dressage.brokers.interface import Delivery
 from dressage.brokers.provision import Namespace
 from dressage.connectors.dead_letter import HEADERS_BYTES_MAX, REASON_CHARS_MAX, dead_letter
-from dressage.orchestrator.api import StartRequest, read_request
+from dressage.orchestrator.api_messages import StartRequest
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.fold import fold
 from dressage.orchestrator.fold.outcome import Stamp
 from dressage.orchestrator.growth import require_more
+from dressage.orchestrator.operations import read_request
 from dressage.orchestrator.service import PAYLOAD_BYTES_MIN, require_payload
 from dressage.orchestrator.turn.asking import read_ask
 from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place

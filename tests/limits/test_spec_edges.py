@@ -28,7 +28,8 @@ from tests.limits.trees import (  # pyright: ignore[reportMissingImports]
 
 from dressage.expressions import parse_expression
 from dressage.expressions.limits import EXPRESSION_MAX_DEPTH
-from dressage.orchestrator.api import PutWorkflowRequest, read_request
+from dressage.orchestrator.api_messages import PutWorkflowRequest
+from dressage.orchestrator.operations import read_request
 from dressage.orchestrator.turn.definitions import load_definition
 from dressage.protocol.errors import BadInput, BadSpec, DefinitionError
 from dressage.protocol.nesting import SPEC_DEPTH_MAX

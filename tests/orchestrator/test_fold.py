@@ -148,7 +148,7 @@ def test_a_result_moves_the_run_on() -> None:
     assert (outcome.run.status, outcome.run.output and bytes(outcome.run.output)) == ("completed", b"9")
 
 
-def test_a_result_applied_before_is_stale() -> None:
+def test_point_9_a_result_applied_before_is_stale() -> None:
     state = apply(None, start(n=9), 7).run
     result = done(state, 8)
     after = apply(state, result, 8).run

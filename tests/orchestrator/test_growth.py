@@ -16,7 +16,7 @@ from dressage.brokers.provision import provision, read_definition, require_names
 from dressage.client import Client
 from dressage.flow import App, workflow
 from dressage.orchestrator.fold.state import RunState, decode_state
-from dressage.orchestrator.growth import GrowthUnfinished, grow, open_runs_to_leave, retire
+from dressage.orchestrator.growth import GrowthUnfinished, Staying, grow, look_for_staying, retire
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.commands import REPLY_HEADER, Answer, CancelRun, StartRun, encoder
@@ -52,6 +52,12 @@ def ids(old: int, new: int, *, moved: bool, count: int = 3) -> list[str]:
     found = (f"{'moved' if moved else 'same'}-{n}" for n in range(10_000))
     chosen = (run_id for run_id in found if (shard_of(run_id, old) != shard_of(run_id, new)) is moved)
     return [run_id for run_id, _ in zip(chosen, range(count), strict=False)]
+
+
+async def refused(awaitable: Awaitable[Any]) -> str:
+    with pytest.raises(Refused) as refusal:
+        await awaitable
+    return refusal.value.code
 
 
 @asynccontextmanager
@@ -358,9 +364,57 @@ async def test_a_lost_delivery_hides_no_open_run(
         return await pull(stream, consumer, window, pass_on, on_end)
 
     monkeypatch.setattr(connection, "pull", lossy)
-    found = await open_runs_to_leave(connection, names, ShardMap(generation=2, shards=2, previous=1), 0)
-    assert found == sorted(wanted)
+    found = Staying()
+    await look_for_staying(connection, names, ShardMap(generation=2, shards=2, previous=1), 0, found)
+    assert found == Staying(open=set(wanted))
     assert lost == []
+
+
+async def test_what_was_meant_for_a_deleted_run_is_told_from_the_next_one_of_its_id_elsewhere(
+    broker: JetStreamBroker, connection: Connection, namespace: str
+) -> None:
+    """The shard that remembers the deletion is not the one where the id lives from now on."""
+    names, (run_id,) = Names(namespace), ids(1, 3, moved=True, count=1)
+    async with engine(broker, namespace, 1) as client, Worker(broker, app, WorkerConfig(namespace)):
+        await client.start(short, {"n": 1}, run_id=run_id, command_id="first")
+        await client.wait(run_id, timeout_s=20)
+        await client.delete(run_id, command_id="delete")
+        await grown(connection, names, 3)
+        again = StartRun("short", 1, msgspec.Raw(b'{"n":1}'), "first")
+        assert (
+            await refused(client.start(short, {"n": 1}, run_id=run_id, command_id="first")) == "RUN_DELETED"
+        )
+        assert await refused(client.post(run_id, "paid", {}, event_id="late")) == "RUN_DELETED"
+        handle = await client.start(short, {"n": 5}, run_id=run_id, command_id="second")
+        assert handle.shard == shard_of(run_id, 3) != 0
+        assert await handle.result(20) == 7
+        await client.delete(run_id, command_id="delete")
+        await client.send(run_id, again)
+        for shard in (0, shard_of(run_id, 3)):  # To whichever of the two places a sender's map leads.
+            await connection.publish(Message(names.command(shard, run_token(run_id)), encoder.encode(again)))
+        assert (await client.start(short, {"n": 5}, run_id=run_id)).existing, "it is there, and only once"
+        kinds = [event.kind async for event in client.history(run_id)]
+        assert kinds.count("run-started") == 1
+        with pytest.raises(GrowthUnfinished, match=f"were deleted where they were.*{run_id}.*For 10 minutes"):
+            await retire(connection, names)
+
+
+async def test_a_growth_is_finished_when_nobody_needs_to_know_of_deletions(
+    broker: JetStreamBroker, connection: Connection, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dressage.orchestrator.fold.retention.FORGET_MS", 4_000)
+    names, (run_id,) = Names(namespace), ids(1, 3, moved=True, count=1)
+    async with engine(broker, namespace, 1) as client, Worker(broker, app, WorkerConfig(namespace)):
+        await client.start(short, {"n": 1}, run_id=run_id, command_id="first")
+        await client.wait(run_id, timeout_s=20)
+        await client.delete(run_id)
+        await grown(connection, names, 3)
+        with pytest.raises(GrowthUnfinished, match=r"deleted|stored"):
+            await retire(connection, names)
+        await retired(connection, names)
+        again = await client.start(short, {"n": 1}, run_id=run_id, command_id="first")
+        assert not again.existing
+        assert await again.result(20) == 3
 
 
 async def test_one_growth_at_a_time(broker: JetStreamBroker, connection: Connection, namespace: str) -> None:

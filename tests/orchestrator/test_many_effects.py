@@ -40,8 +40,8 @@ async def many(n: int) -> int:
 def wide_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """No construct fans out yet, so the outcome of a start is widened: one dispatch becomes many."""
 
-    def widened(*arguments: Any) -> Outcome:
-        outcome = fold(*arguments)
+    def widened(*arguments: Any, **options: Any) -> Outcome:
+        outcome = fold(*arguments, **options)
         (first,) = outcome.effects or (None,)
         if isinstance(first, DispatchTask):
             outcome.effects += [

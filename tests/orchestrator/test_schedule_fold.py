@@ -237,6 +237,22 @@ def test_the_latest_version_is_started_unless_one_is_given() -> None:
     assert [start.version for start in world.runs.values()] == [7, 3]
 
 
+def test_timers_come_right_across_both_changes_of_the_clocks() -> None:
+    """2:30 is passed over on 28 March 2027 in Berlin, and comes twice on 31 October; each day has one fire."""
+    for first, last, moments in (
+        ("2027-03-26T12:00", "2027-03-29T12:00", ["27T01:30", "28T01:00", "29T00:30"]),
+        ("2027-10-29T12:00", "2027-11-01T12:00", ["30T00:30", "31T00:30", "01T01:30"]),
+    ):
+        began, ends = (
+            int(datetime.fromisoformat(f"{each}+00:00").timestamp() * 1000) for each in (first, last)
+        )
+        world = World(now=began).make(
+            overlap="allow", timing=Timing(cron=("30 2 * * *",), zone="Europe/Berlin")
+        )
+        world.until(ends)
+        assert [run_id.removeprefix("billing-")[8:16] for run_id in world.runs] == moments
+
+
 def test_one_that_fires_once() -> None:
     world = World().make(timing=Timing(at="2027-01-15T09:00:00Z"), run_id="order 7")
     world.until(BEGAN + 100 * MINUTE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import pytest
@@ -117,12 +117,14 @@ def test_where_a_command_went_is_forgotten_once_one_is_folded_here() -> None:
 # -- the model -----------------------------------------------------------------------------------------
 @dataclass
 class Start:
-    """A start on its way; `mark` is the generation of the owner that handed it on."""
+    """A start on its way; `mark` is the generation of the owner that handed it on, who knew that its run was
+    `deleted`."""
 
     run_id: str
     mark: int = 0
     hops: int = 0
     foreign: bool = False
+    deleted: bool = False
 
 
 @dataclass
@@ -135,6 +137,9 @@ class Shard:
     runs: dict[str, bool] = field(default_factory=dict[str, bool])
     """Run ids, and whether they have ended."""
 
+    gone: set[str] = field(default_factory=set[str])
+    """Of these it is known that they were deleted here."""
+
 
 class World:
     def __init__(self, shards: int) -> None:
@@ -143,6 +148,8 @@ class World:
         self.shards = [Shard(Maps([MapSince(0, self.defined)])) for _ in range(shards)]
         self.sent: list[str] = []
         self.answered: list[str] = []
+        self.created: Counter[str] = Counter()
+        self.forgotten: Counter[str] = Counter()
 
     def send(self, run_id: str, shard_map: ShardMap, *, to_home: bool) -> None:
         """A client with any map that ever was; a foreign one may know nothing of `previous`, and may be refused."""
@@ -180,12 +187,17 @@ class World:
             )
             self.sent.remove(message.run_id)
             return
+        deleted = message.deleted or message.run_id in shard.gone
         if target == number:
-            shard.runs[message.run_id] = False
+            if not deleted:
+                shard.runs[message.run_id] = False
+                self.created[message.run_id] += 1
             self.answered.append(message.run_id)
         else:
             mark = known.generation if checked else 0
-            self.shards[target].stream.append(Start(message.run_id, mark, message.hops + 1, message.foreign))
+            self.shards[target].stream.append(
+                Start(message.run_id, mark, message.hops + 1, message.foreign, deleted)
+            )
 
     @property
     def taken_up(self) -> bool:
@@ -202,10 +214,30 @@ class World:
         for run_id in self.shards[number].runs:
             self.shards[number].runs[run_id] = True
 
+    def delete(self, number: int) -> None:
+        """Those that have ended, unless the owner knows that the id belongs to another shard from now on."""
+        shard = self.shards[number]
+        latest = shard.maps.latest
+        for run_id, ended in list(shard.runs.items()):
+            if ended and latest.home(run_id) == latest.first(run_id) == number:
+                del shard.runs[run_id]
+                shard.gone.add(run_id)
+
+    def forget(self, number: int) -> None:
+        """Nobody repeats a start of these any more: the next one is another run's."""
+        on_their_way = {
+            each.run_id for shard in self.shards for each in shard.stream if isinstance(each, Start)
+        }
+        for run_id in self.shards[number].gone - on_their_way:
+            self.shards[number].gone.discard(run_id)
+            self.forgotten[run_id] += 1
+
     def retire(self) -> None:
         if not self.defined.growing or not self.taken_up:
             return
         for number, shard in enumerate(self.shards):
+            if any(self.defined.home(run_id) != number for run_id in shard.gone):
+                return
             for run_id, ended in shard.runs.items():
                 if not ended and self.defined.home(run_id) != number:
                     return
@@ -248,6 +280,38 @@ def test_one_id_is_one_run_whatever_map_its_senders_have(shards: int, data: st.D
     world.drain()
     created = [run_id for shard in world.shards for run_id in shard.runs]
     assert sorted(created) == sorted(set(world.sent)), "every run exactly once"
+    assert sorted(world.answered) == sorted(world.sent), "every start has its answer"
+
+
+@settings(max_examples=300)
+@given(st.integers(1, 3), st.data())
+def test_a_deleted_run_begins_anew_by_none_of_its_starts_wherever_its_id_belongs_by_then(
+    shards: int, data: st.DataObject
+) -> None:
+    world = World(shards)
+    actions = ["send", "send", "fold", "fold", "fold", "follow", "end", "delete", "delete", "forget", "grow"]
+    for _ in range(data.draw(st.integers(0, 60))):
+        number = data.draw(st.integers(0, len(world.shards) - 1))
+        match data.draw(st.sampled_from(actions)):
+            case "send":
+                generation = data.draw(st.sampled_from(world.generations))
+                world.send(data.draw(IDS), generation, to_home=data.draw(st.booleans()))
+            case "fold":
+                world.fold(number)
+            case "follow":
+                world.follow(number)
+            case "end":
+                world.end_runs(number)
+                world.retire()
+            case "delete":
+                world.delete(number)
+            case "forget":
+                world.forget(number)
+            case _:
+                world.grow(len(world.shards) + data.draw(st.integers(1, 3)))
+    world.drain()
+    for run_id in set(world.sent):
+        assert 1 <= world.created[run_id] <= 1 + world.forgotten[run_id], run_id
     assert sorted(world.answered) == sorted(world.sent), "every start has its answer"
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.outbox.conftest import QUICK, Shop, collect, eventually, greet, noted  # pyright: ignore[reportMissingImports]
+from tests.outbox.conftest import QUICK, Shop, collect, engine, eventually, greet, noted  # pyright: ignore[reportMissingImports]
 
 from dressage import outbox
+from dressage.brokers.embedded import EmbeddedServer
 from dressage.outbox import schema
 from dressage.outbox.relay.dsn import open_db, store_of
 from dressage.outbox.relay.faults import DsnInvalid, SchemaMissing, StoreFault
@@ -77,6 +78,36 @@ async def test_what_is_committed_is_started_and_what_is_rolled_back_is_not(
     assert states(path) == {"sent": 15}
     await running.reaches("pending", 0)
     await shop.has_started(*(f"r{number}" for number in range(5)))
+
+
+async def test_an_idle_relay_is_ready_as_long_as_it_could_send(
+    nats: EmbeddedServer, tmp_path: Path, relay: StartRelay
+) -> None:
+    """Also when what it has waited for is over, and nobody has written anything since."""
+    made = tmp_path / "shop.db"
+    running = relay(url(made))
+
+    async def is_ready() -> bool:
+        return not running.relay.unready()
+
+    async def is_not() -> bool:
+        return bool(running.relay.unready())
+
+    await asyncio.sleep(0.3)
+    assert "waits for" in running.relay.unready(), "there is no namespace yet"
+    connection = sqlite3.connect(made)
+    for statement in schema.statements("sqlite"):
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    async with engine(nats, greet):
+        await eventually(is_ready, "it is ready, and nothing was sent")
+        await nats.stop()
+        await eventually(is_not, "it is not, as the server is away")
+        await nats.start()
+        await eventually(is_ready, "it is again")
+    await running.stop()
+    assert running.relay.unready() == "it is ending"
 
 
 @pytest.mark.faults

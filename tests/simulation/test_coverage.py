@@ -42,8 +42,6 @@ UNSEEN_REFUSALS = {
     "EVENT_UNKNOWN": "clients post what programs wait for; tests/orchestrator has it",
     "EVENTS_FULL": "takes 2,000 events of a run, or 128 KiB of them; tests/orchestrator has it",
     "USER_TASK_FULL": "takes 100 comments, or 2,000 events; tests/testing has it",
-    "RUN_OPEN": "who deletes a run too soon may as well delete it in time; tests/acceptance has it",
-    "RUN_OWNED": "nobody deletes child runs of programs by themselves; tests/acceptance has it",
     "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
     **dict.fromkeys(
         ("NAME_INVALID", "PAYLOAD_TOO_LARGE", "OPERATION_UNKNOWN", "REQUEST_MALFORMED", "NOT_FOUND"),

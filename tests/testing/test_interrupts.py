@@ -152,7 +152,7 @@ def test_what_waits_already_interrupts_before_the_body_begins() -> None:
     assert run.calls == []
 
 
-def test_a_handler_that_fails_cancels_the_body_which_tidies_up() -> None:
+def test_point_3_a_handler_that_fails_cancels_the_body_which_tidies_up() -> None:
     run = WorkflowTest(carried, app).start(2).advance(3 * HOUR).post(cancelled).finish()
     assert (run.result, calls(run)) == ("given up: enough", ["load", "giving up", "tidied"])
     assert run.elapsed == 3 * HOUR

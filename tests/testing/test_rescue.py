@@ -1,4 +1,4 @@
-"""A run that has failed has ended, and so has its parent. What one does instead of rescuing it is done before that."""
+"""A run that has failed has ended, and so has its parent, for all but a rescue. What one does before spares that."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def kinds(run: Run[Any], *some: str) -> list[str]:
 
 
 # -- what comes meanwhile ------------------------------------------------------------------------------
-def test_an_attempt_that_is_on_its_way_counts_when_the_run_goes_on() -> None:
+def test_point_10_an_attempt_that_is_on_its_way_counts_when_the_run_goes_on() -> None:
     test = WorkflowTest(two_steps, app)
     test.task(step).takes(MINUTE)
     run = test.start(1).stop("the shop is closed").finish()
@@ -203,7 +203,7 @@ def test_one_run_thread_is_stopped_and_the_others_go_on() -> None:
     assert run.resume(thread=1).result == (2, 12)
 
 
-def test_what_is_stopped_twice_waits_for_both() -> None:
+def test_point_11_what_is_stopped_twice_waits_for_both() -> None:
     run = WorkflowTest(side_by_side, app).start(1).stop().stop(thread=1).stop().finish()
     assert len(run.calls) == 0
     run.resume().finish()

@@ -326,7 +326,7 @@ def test_people_are_reminded_it_is_overdue_escalates_once_and_times_out() -> Non
     )
 
 
-def test_an_assignment_has_clocks_of_its_own() -> None:
+def test_point_20_an_assignment_has_clocks_of_its_own() -> None:
     run = WorkflowTest(timed).start(1000, 10, 30, 2000)
     run.advance(timedelta(seconds=25))
     run.act(fill, Claim("bob", override=True))

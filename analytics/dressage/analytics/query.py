@@ -20,20 +20,19 @@ import anyio.to_thread
 import duckdb
 import msgspec
 
-from dressage.analytics.errors import RETRYABLE, AnalyticsError, QueryError
+from dressage.analytics.errors import AnalyticsError
 from dressage.analytics.metrics import Metrics, NoMetrics
 from dressage.analytics.store import Store, StoreConfig, check_format, open_database
 from dressage.analytics.values import expression, is_json, wire_value
 from dressage.brokers.interface import Connection, Subscription
-from dressage.protocol.errors import DressageError, NoAnswer, NotFound
+from dressage.client.finding.query import Params, QueryError, QueryReply, QueryRequest, QueryResult
+from dressage.protocol.errors import DressageError, NotFound
 from dressage.protocol.names import Names
 
 _log = logging.getLogger("dressage.analytics")
 
 QUEUE_GROUP: Final = "analytics"
-ROWS_DEFAULT: Final = 1_000
 ROWS_MAX: Final = 100_000
-TIMEOUT_DEFAULT_S: Final = 30.0
 TIMEOUT_MAX_S: Final = 300.0
 INTERRUPT_AGAIN_S: Final = 0.05
 
@@ -41,45 +40,6 @@ REPLY_BYTES_RESERVED: Final = 4 * 1024
 """Of a message, for what stands in a reply beside columns and rows."""
 
 FETCH_ROWS: Final = 256
-
-Params = list[Any] | dict[str, Any]
-
-
-class QueryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The payload of a request on `names.query()`.
-
-    `params` go to `$1`, `$2` (a list) or `$name` (an object). `not_before` maps a stream to the sequence that
-    the answer must reflect. `timeout_s` covers that wait and the query together.
-    """
-
-    sql: str
-    params: Params | None = None
-    limit_rows: int = ROWS_DEFAULT
-    not_before: dict[str, int] = {}
-    timeout_s: float = TIMEOUT_DEFAULT_S
-
-
-class QueryResult(msgspec.Struct, frozen=True):
-    """An answer: `types` are DuckDB's; `values` says how their values stand in `rows`.
-
-    `positions` maps a stream to the sequence up to which the answer reflects it. `truncated` means that there
-    are more rows than `limit_rows` allows or one message can hold.
-    """
-
-    columns: list[str]
-    types: list[str]
-    rows: list[list[Any]]
-    positions: dict[str, int]
-    elapsed_ms: float
-    truncated: bool = False
-
-
-class QueryReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The payload of a reply: a result, or the code and message of a `QueryError`."""
-
-    result: QueryResult | None = None
-    code: str = ""
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +52,6 @@ class Budget:
 
 
 _request_decoder: Final = msgspec.json.Decoder(QueryRequest)
-_reply_decoder: Final = msgspec.json.Decoder(QueryReply)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -343,37 +302,7 @@ def _fitting(result: QueryResult, payload: int) -> QueryResult:
     return msgspec.structs.replace(result, rows=rows, truncated=True)
 
 
-# -- asking -----------------------------------------------------------------------------------------
-async def query(
-    connection: Connection,
-    names: Names,
-    sql: str,
-    params: Params | None = None,
-    *,
-    limit_rows: int = ROWS_DEFAULT,
-    not_before: dict[str, int] | None = None,
-    timeout_s: float = TIMEOUT_DEFAULT_S,
-) -> QueryResult:
-    """Asks whichever analytics process answers first.
-
-    `not_before` maps a stream to a sequence that the answer must reflect; `timeout_s` covers the wait for it.
-    Raises `QueryError` with its codes, and `NoAnswer` when no process of this namespace answers.
-    """
-    request = QueryRequest(sql, params, limit_rows, not_before or {}, timeout_s)
-    try:
-        # A little longer than the process itself waits, so that its own answer comes first.
-        data = await connection.request(names.query(), _encoder.encode(request), timeout_s + 2.0)
-    except NoAnswer as error:
-        raise NoAnswer(
-            f"no analytics process of namespace {names.namespace} answered: start `dressage analytics`, or "
-            "give the file itself with --db if nothing writes it"
-        ) from error
-    reply = _reply_decoder.decode(data)
-    if reply.result is None:
-        raise QueryError(reply.message, code=reply.code, retryable=reply.code in RETRYABLE)
-    return reply.result
-
-
+# -- without the process ----------------------------------------------------------------------------
 def query_file(
     path: Path, sql: str, params: Params | None = None, *, limit_rows: int = ROWS_MAX
 ) -> QueryResult:

@@ -50,11 +50,20 @@ class AnalyticsService:
         self._cleanup = contextlib.AsyncExitStack()
         self._ingest: Ingest | None = None
         self._following: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
 
     @property
     def position(self) -> int:
         """Everything up to this sequence of EVENTS is in the file; 0 before the start."""
         return self._ingest.position if self._ingest is not None else 0
+
+    def unready(self) -> str:
+        """Why no question is answered now; empty if they are."""
+        if self._following is None or self._connection is None:
+            return "the file is not open yet"
+        if self._following.done():
+            return "it has come to its end"
+        return "" if self._connection.linked else "it waits for the server"
 
     async def reached(self, position: int, timeout_s: float) -> bool:
         """Waits until the file reflects `position`; False when that takes longer."""
@@ -83,6 +92,7 @@ class AnalyticsService:
             connection: Connection = await JetStreamBroker(self._server_url).connect(
                 "analytics", reconnect=True
             )
+            self._connection = connection
             stack.push_async_callback(connection.close)
             ingest = Ingest(connection, self.names, store, limits=self._limits, metrics=self._metrics)
             responder = QueryResponder(connection, self.names, store, ingest.reached, metrics=self._metrics)

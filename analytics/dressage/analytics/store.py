@@ -23,8 +23,13 @@ from dressage.analytics.errors import AnalyticsError
 from dressage.brokers.interface import Delivery
 from dressage.protocol.events import TYPE_PREFIX
 
-FORMAT: Final = 1
-"""Of the tables. A file with a higher one was written by a later release."""
+FORMAT: Final = 4
+"""Of the tables. A file with a higher one was written by a later release. In one of format 1 the searchable paths
+inside of records are missing among the variables, up to format 2 the keys of runs, and up to format 3 which runs were
+rescued; they are filled in when it is opened."""
+
+_RUN_KEY: Final = "md5_number_lower(run_id)"
+"""The same in every release of DuckDB, unlike its `hash`."""
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -45,7 +50,7 @@ CREATE OR REPLACE TEMP TABLE batch AS
 SELECT
     stream_seq, shard, e.id, e.subject AS run_id, e.workflow, e.version, e."index" AS idx,
     CASE WHEN starts_with(e.type, '{TYPE_PREFIX}') THEN e.type[{len(TYPE_PREFIX) + 1}:] ELSE e.type END AS kind,
-    e.time, coalesce(e.actor, '') AS actor, e.command, data::JSON AS data
+    e.time, coalesce(e.actor, '') AS actor, e.command, data::JSON AS data, md5_number_lower(e.subject) AS run_key
 FROM (
     SELECT
         unnest(from_json($seqs, '["UBIGINT"]')) AS stream_seq,
@@ -55,13 +60,44 @@ FROM (
 )
 """
 
+_INNER_PATHS: Final = r"""
+INSERT INTO variable_changes
+SELECT
+    stream_seq, run_id, path,
+    coalesce(
+        json_extract(value, '$' || regexp_replace(substr(path, length(name) + 1), '\.([^.]+)', '."\1"', 'g')),
+        'null'::JSON
+    ),
+    true, time, run_key
+FROM (
+    SELECT stream_seq, run_id, RUN_KEY AS run_key, time, d.name AS name, d.value AS value, unnest(d.paths) AS path
+    FROM (
+        SELECT *, from_json(data, '{"name":"VARCHAR","value":"JSON","paths":["VARCHAR"]}') AS d
+        FROM TABLE WHERE kind = 'variable-changed'
+    )
+)
+"""
+"""What can be searched for inside of a record is a variable of its own, by its path."""
+
+_RESCUES: Final = """
+INSERT INTO run_rescues
+SELECT
+    stream_seq, run_id, coalesce(CAST(data->>'node' AS BIGINT), 0),
+    coalesce(CAST(data->>'skipped' AS BOOLEAN), false), coalesce(data->>'reason', ''), actor, time, RUN_KEY
+FROM TABLE WHERE kind = 'run-rescued'
+"""
+
 _FROM_BATCH: Final = (
-    "INSERT INTO events FROM batch",
+    "INSERT INTO events SELECT * EXCLUDE (run_key) FROM batch",
+    _INNER_PATHS.replace("TABLE", "batch").replace("RUN_KEY", "run_key"),
     """
     INSERT INTO run_starts
-    SELECT stream_seq, run_id, workflow, version, shard, time, actor FROM batch WHERE kind = 'run-started'
+    SELECT stream_seq, run_id, workflow, version, shard, time, actor, run_key FROM batch WHERE kind = 'run-started'
     """,
-    "INSERT INTO run_moves SELECT stream_seq, run_id, version, time FROM batch WHERE kind = 'run-migrated'",
+    _RESCUES.replace("TABLE", "batch").replace("RUN_KEY", "run_key"),
+    """
+    INSERT INTO run_moves SELECT stream_seq, run_id, version, time, run_key FROM batch WHERE kind = 'run-migrated'
+    """,
     f"""
     INSERT INTO run_ends
     SELECT
@@ -73,7 +109,7 @@ _FROM_BATCH: Final = (
         time, d.duration_ms, coalesce(d.failure.name, if(d.error IS NULL, NULL, 'engine-fault')),
         coalesce(d.failure.message, d.error, d.reason),
         CASE WHEN d.failure IS NOT NULL THEN coalesce(d.failure.kind, 'failure') END,
-        d.output
+        d.output, run_key
     FROM (
         SELECT *, from_json(data,
             '{{"duration_ms":"DOUBLE","output":"JSON","error":"VARCHAR","reason":"VARCHAR","failure":{_FAILURE}}}') AS d
@@ -114,7 +150,7 @@ _FROM_BATCH: Final = (
     """
     INSERT INTO variable_changes
     SELECT
-        stream_seq, run_id, d.name, coalesce(d.value, 'null'::JSON), coalesce(d.searchable, false), time
+        stream_seq, run_id, d.name, coalesce(d.value, 'null'::JSON), coalesce(d.searchable, false), time, run_key
     FROM (
         SELECT *, from_json(data, '{"name":"VARCHAR","value":"JSON","searchable":"BOOLEAN"}') AS d
         FROM batch WHERE kind = 'variable-changed'
@@ -156,7 +192,9 @@ _FORGET_DELETED: Final = tuple(
     for table in (
         "events",
         "run_starts",
+        "run_moves",
         "run_ends",
+        "run_rescues",
         "attempt_starts",
         "attempt_ends",
         "variable_changes",
@@ -218,8 +256,9 @@ class Store:
         root = open_database(path, config or StoreConfig())
         try:
             check_format(root, path)
-            for script in ("schema.sql", "views.sql"):
-                root.execute(resources.files("dressage.analytics").joinpath(script).read_text())
+            root.execute(_script("schema.sql"))
+            _upgrade(root)
+            root.execute(_script("views.sql"))
             return cls(root, stream, subject_prefix)
         except BaseException:
             root.close()
@@ -374,6 +413,36 @@ def open_database(path: Path, config: StoreConfig, *, read_only: bool = False) -
     root.execute("SET GLOBAL TimeZone = 'UTC'")
     root.execute("SET GLOBAL lock_configuration = true")
     return root
+
+
+def _script(name: str) -> str:
+    return resources.files("dressage.analytics").joinpath(name).read_text()
+
+
+_KEYED: Final = ("run_starts", "run_moves", "run_ends", "variable_changes")
+
+
+def _upgrade(root: duckdb.DuckDBPyConnection) -> None:
+    """Brings the tables of an earlier release to the format of this one, at once or not at all."""
+    keyed = root.execute(
+        "SELECT count(*) FROM duckdb_columns() WHERE table_name = 'run_starts' AND column_name = 'run_key'"
+    ).fetchone()
+    row = root.execute("SELECT min(format) FROM positions").fetchone()
+    known = None if row is None else row[0]
+    root.execute("BEGIN TRANSACTION")
+    if keyed == (0,):
+        for view in root.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
+            root.execute(f'DROP VIEW "{view[0]}"')  # They are made anew, of the tables as they are then.
+        for table in _KEYED:
+            root.execute(f"ALTER TABLE {table} ADD COLUMN run_key UBIGINT")
+            root.execute(f"UPDATE {table} SET run_key = {_RUN_KEY}")
+    if known is not None and known < 2:
+        root.execute(_INNER_PATHS.replace("TABLE", "events").replace("RUN_KEY", _RUN_KEY))
+    if known is not None and known < 4:
+        root.execute(_RESCUES.replace("TABLE", "events").replace("RUN_KEY", _RUN_KEY))
+    if known is not None and known < FORMAT:
+        root.execute("UPDATE positions SET format = $1", [FORMAT])
+    root.execute("COMMIT")
 
 
 def check_format(root: duckdb.DuckDBPyConnection, path: Path) -> None:

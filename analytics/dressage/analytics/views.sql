@@ -16,6 +16,14 @@ FROM variable_changes v
 ASOF JOIN run_starts s ON v.run_id = s.run_id AND v.stream_seq >= s.stream_seq
 GROUP BY ALL;
 
+-- How each run has ended, as it stands: one that was rescued since has not.
+CREATE OR REPLACE VIEW last_ends AS
+SELECT e.* FROM run_ends e ANTI JOIN run_rescues r ON r.run_key = e.run_key
+UNION ALL
+SELECT e.* FROM run_ends e
+JOIN (SELECT run_key, max(stream_seq) AS stream_seq FROM run_rescues GROUP BY run_key) r USING (run_key)
+WHERE e.stream_seq > r.stream_seq;
+
 -- One row for each run. `search` is a JSON object of its searchable attributes: `search->>'status'`.
 CREATE OR REPLACE VIEW runs AS
 WITH lives AS (
@@ -25,13 +33,14 @@ WITH lives AS (
             OVER (PARTITION BY run_id ORDER BY stream_seq) AS next_seq
     FROM run_starts
 ),
--- A run that was rescued after a fault of the engine ends a second time: its last end counts.
+-- A run that was rescued ends a second time: its last end counts, if it has come.
 ended AS (
     SELECT
         l.stream_seq AS run_seq, l.run_id, l.workflow, l.version, l.shard, l.started_at, l.actor,
-        CASE WHEN e.stream_seq > l.stream_seq THEN e END AS e
+        CASE WHEN e.stream_seq > greatest(l.stream_seq, coalesce(r.stream_seq, 0)) THEN e END AS e
     FROM lives l
     ASOF LEFT JOIN run_ends e ON l.run_id = e.run_id AND l.next_seq > e.stream_seq
+    ASOF LEFT JOIN run_rescues r ON l.run_id = r.run_id AND l.next_seq > r.stream_seq
 ),
 -- A run that has moved to another version is one of that.
 moved AS (
@@ -243,6 +252,61 @@ LEFT JOIN closed c USING (run_id, user_task_id)
 LEFT JOIN faulted f ON f.run_id = o.run_id
 WHERE o.kind = 'user-task-opened';
 
+-- One row for each thing that a run does or waits for: a call of a task with all its attempts, a user task, a child run,
+-- an external event that it took. `step_seq` is the stream sequence with which it began, or was taken.
+CREATE OR REPLACE VIEW steps AS
+WITH attempts AS (
+    SELECT
+        *,
+        count(*) FILTER (attempt = 1) OVER (
+            PARTITION BY run_id, regexp_extract(task_id, '^[0-9]+-[0-9]+') ORDER BY stream_seq
+        ) AS call
+    FROM attempt_starts
+),
+children AS (
+    SELECT
+        run_id, workflow, version, kind, time, stream_seq, data->>'workflow' AS child, data->>'wait_id' AS wait_id
+    FROM events WHERE kind IN ('child-started', 'child-begun', 'child-completed', 'child-failed', 'child-rescued')
+),
+-- One that was rescued goes on, and ends once more.
+child_ends AS (
+    FROM children WHERE kind <> 'child-started'
+    QUALIFY row_number() OVER (PARTITION BY run_id, wait_id ORDER BY stream_seq DESC) = 1
+)
+SELECT
+    s.run_id, s.workflow, s.version, 'task' AS kind, s.task AS step,
+    min(s.scheduled_at) AS began_at,
+    CASE WHEN count(*) = count(e.ended_at) THEN max(e.ended_at) END AS ended_at,
+    arg_max(coalesce(e.outcome, ''), s.stream_seq) AS outcome,
+    arg_max(coalesce(e.worker, ''), s.stream_seq) AS who,
+    count(*) AS attempts,
+    min(s.stream_seq) AS step_seq
+FROM attempts s LEFT JOIN attempt_ends e USING (run_id, task_id, attempt)
+GROUP BY s.run_id, s.workflow, s.version, s.task, regexp_extract(s.task_id, '^[0-9]+-[0-9]+'), s.call
+UNION ALL
+SELECT
+    u.run_id, u.workflow, u.version, 'user-task', u.user_task, u.opened_at, u.closed_at,
+    CASE WHEN u.closed_at IS NULL THEN '' ELSE u.state END, u.user_id, 1, o.stream_seq
+FROM user_tasks u
+JOIN user_task_events o USING (run_id, user_task_id)
+WHERE o.kind = 'user-task-opened'
+UNION ALL
+SELECT
+    b.run_id, b.workflow, b.version, 'child', b.child, b.time, e.time,
+    coalesce(e.kind[length('child-') + 1:], ''), '', 1, b.stream_seq
+FROM children b
+LEFT JOIN child_ends e ON e.run_id = b.run_id AND e.wait_id = b.wait_id AND e.kind <> 'child-rescued'
+WHERE b.kind = 'child-started'
+UNION ALL
+SELECT
+    r.run_id, r.workflow, r.version, 'event', r.data->>'event',
+    r.time - to_microseconds(CAST(coalesce(CAST(r.data->>'waited_ms' AS DOUBLE), 0) * 1000 AS BIGINT)), r.time,
+    'received', coalesce(p.actor, ''), 1, r.stream_seq
+FROM events r
+LEFT JOIN events p
+    ON p.kind = 'event-posted' AND p.run_id = r.run_id AND p.data->>'event_id' = r.data->>'event_id'
+WHERE r.kind = 'event-received';
+
 -- One row for each run, or run thread of one, that is stopped, and for each of those who want that.
 CREATE OR REPLACE VIEW stopped_runs AS
 WITH told AS (
@@ -255,7 +319,8 @@ WITH told AS (
 SELECT t.run_id, t.workflow, t.thread, t.stopped_by, t.actor, t.reason, t.time AS stopped_at
 FROM told t
 JOIN runs r ON r.run_id = t.run_id AND t.stream_seq >= r.run_seq
-WHERE t.kind = 'run-stopped' AND r.status = 'running';
+WHERE t.kind = 'run-stopped' AND r.status = 'running'
+    AND NOT EXISTS (FROM run_rescues s WHERE s.run_id = t.run_id AND s.stream_seq > t.stream_seq);
 
 -- One row for each task whose last attempt has failed, and which waits for somebody who retries it, or lets it fail.
 CREATE OR REPLACE VIEW dead_tasks AS
@@ -271,7 +336,8 @@ SELECT
     t.failure ->> 'message' AS failure_message
 FROM told t
 JOIN runs r ON r.run_id = t.run_id AND t.stream_seq >= r.run_seq
-WHERE t.kind = 'task-dead' AND r.status = 'running';
+WHERE t.kind = 'task-dead' AND r.status = 'running'
+    AND NOT EXISTS (FROM run_rescues s WHERE s.run_id = t.run_id AND s.stream_seq > t.stream_seq);
 
 -- One row for each fire of a schedule, as it was last told of: what was queued is started later, or skipped.
 CREATE OR REPLACE VIEW schedule_fires AS

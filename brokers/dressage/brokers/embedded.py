@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import ipaddress
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -42,8 +43,17 @@ from dressage.brokers.server_check import (
 )
 from dressage.protocol.errors import BrokerError, DressageError, EmbeddedServerError
 
+_log = logging.getLogger("dressage.brokers")
+
 START_TIMEOUT_S: Final = 30.0
-"""Starting takes 20 ms; a store of many gigabytes that has to be recovered takes seconds."""
+"""Starting takes 20 ms."""
+
+RECOVERY_S: Final = 900.0
+"""So long a server may take that has data: after a crash it reads much of it again before it answers, some hundred
+thousand messages in ten seconds."""
+
+TELL_S: Final = 10.0
+"""Between two words about a recovery that takes its time."""
 
 STOP_TIMEOUT_S: Final = 15.0
 """Longer than the supervisor's own patience with the server, which ends first."""
@@ -115,6 +125,7 @@ class EmbeddedServer:
         self._binary = binary
         self._port: int | None = None
         self._child: _Child | None = None
+        self._patience_s = START_TIMEOUT_S
         self._lock_fd: int | None = None
 
     @property
@@ -154,6 +165,7 @@ class EmbeddedServer:
             await self._end_child()
             await anyio.to_thread.run_sync(self._prepare_folder)
             await self._lock_folder()
+            self._patience_s = RECOVERY_S if self._has_data() else START_TIMEOUT_S
             await self._launch(binary)
         except BaseException:
             await self.stop()
@@ -195,6 +207,9 @@ class EmbeddedServer:
     @property
     def _port_path(self) -> Path:
         return self.data_dir / "server.port"
+
+    def _has_data(self) -> bool:
+        return (self.data_dir / "jetstream").is_dir()
 
     def _prepare_folder(self) -> None:
         try:
@@ -310,10 +325,16 @@ class EmbeddedServer:
 
     async def _await_ready(self, child: _Child) -> None:
         """Ready means that a client gets an answer from JetStream, not that some time has passed."""
-        deadline = time.monotonic() + START_TIMEOUT_S
+        began = time.monotonic()
+        tell_at = began + TELL_S
         while child.alive:
-            if time.monotonic() > deadline:
-                raise _NotReady(f"it was not ready after {START_TIMEOUT_S:g} s")
+            now = time.monotonic()
+            if now > began + self._patience_s:
+                raise _NotReady(f"it was not ready after {self._patience_s:g} s")
+            if now > tell_at:
+                tell_at = now + TELL_S
+                last = _tail(self._log_path, 0).rstrip().rpartition("\n")[2]
+                _log.warning("nats-server reads its data since %.0f s: %s", now - began, last)
             port = child.announced_port(self._ports_dir)
             if port is not None:
                 self._port = port

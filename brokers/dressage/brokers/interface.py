@@ -198,6 +198,11 @@ class Connection(Protocol):
         """Set once the connection is closed or lost for good."""
         ...
 
+    @property
+    def linked(self) -> bool:
+        """Whether there is a server at its other end now."""
+        ...
+
     # -- writing: raises PublishRefused, or OutcomeUnknown when no answer came ---------------------
     def send(self, message: Message) -> asyncio.Future[Stored]:
         """Publishes without waiting; the future gives the acknowledgement. Order on one connection is kept."""

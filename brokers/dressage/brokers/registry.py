@@ -37,6 +37,7 @@ from dressage.protocol.spec import (
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_reading import check_spec_size, read_event, read_registered
 from dressage.protocol.types import TypeDef, needed
+from dressage.protocol.uses import Use, Used, uses_of
 from dressage.protocol.versions import (
     ALIASES_MAX,
     LATEST,
@@ -516,6 +517,30 @@ class Registry:
             return read_registered(found.data)
         except BadInput as error:
             raise BadSpec(f"workflow {name!r} version {wanted}: {error.message}") from error
+
+    async def uses(self, what: Used, name: str, *, all_versions: bool = False) -> list[Use]:
+        """The workflows that use it, by the versions that new runs get: the latest, and those with an alias. With
+        `all_versions` every version there is, of archived workflows as well."""
+        found: list[Use] = []
+        for workflow in await self.names():
+            versions = await self.versions(workflow)
+            given = {versions.latest, *(each.version for each in versions.aliases.values())} - {0}
+            if all_versions:
+                given = set(range(1, versions.version + 1))
+            elif versions.archived:
+                continue
+            for version in sorted(given):
+                label = str(versions.label(version))
+                try:
+                    lines = uses_of((await self.get(workflow, version)).spec, what, name)
+                except NotFound:
+                    continue
+                except BadSpec:
+                    found.append(Use(workflow, version, label, unread=True))
+                    continue
+                if lines is not None:
+                    found.append(Use(workflow, version, label, lines))
+        return found
 
     async def names(self) -> list[str]:
         """All workflows that are registered."""

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
-import msgspec
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
-from dressage.cli.running import require_answer, run, signals
+from dressage.cli.answers import Form, show
+from dressage.cli.running import interruptible, require_answer, run, signals
+from dressage.cli.runs import console
+from dressage.client.finding import QueryResult
+from dressage.client.finding import query as asked
+from dressage.client.finding.questions import QUESTIONS, sql_of
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters, meters_for
-
-# DuckDB is an extra, and takes a moment to import: only the commands here do, when they run.
-if TYPE_CHECKING:
-    from dressage.analytics import QueryResult
 
 
 @click.command()
@@ -49,7 +46,7 @@ async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
     await require_answer(server)
     service = AnalyticsService(server, namespace, db, metrics=Metered(meters))
     async with service:
-        with signals(service.stop):
+        with signals(service.stop), meters.health.shown(service.unready):
             click.echo(
                 f"analytics of namespace {namespace} in {db}, behind sequence {service.position}", err=True
             )
@@ -57,14 +54,21 @@ async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
 
 
 @click.command()
-@click.argument("sql")
+@click.argument("sql", default="", metavar="SQL or QUESTION")
+@click.option("--list", "listed", is_flag=True, help="Show the questions that have names.")
 @click.option(
     "--format",
     "output",
-    type=click.Choice(["table", "json", "csv"]),
+    type=click.Choice(get_args(Form)),
     default="table",
     show_default=True,
-    help="How to print the rows.",
+    help="How to print the rows; a chart has a bar for each, of its first number.",
+)
+@click.option(
+    "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write them to this file."
+)
+@click.option(
+    "--watch", "every_s", type=click.FloatRange(0.1), metavar="SECONDS", help="Ask again every so often."
 )
 @options.server
 @options.namespace
@@ -80,29 +84,63 @@ async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
 )
 def query(
     sql: str,
-    output: str,
+    listed: bool,
+    output: Form,
+    file: Path | None,
+    every_s: float | None,
     server: str,
     namespace: str,
     db: Path | None,
     limit_rows: int,
     timeout_s: float,
 ) -> None:
-    """Ask the analytics process, also while it ingests: dressage query "FROM workflow_stats"."""
-    result = run(ask(sql, server, namespace, db, limit_rows, timeout_s))
-    _print(result, output)
-    if result.truncated:
-        click.echo(
-            f"only the first {len(result.rows)} rows are shown: narrow the query, or see --limit", err=True
-        )
+    """Ask the analytics process, also while it ingests.
+
+    \b
+    dressage query stuck-runs
+    dressage query "FROM workflow_stats"
+    dressage query throughput --format chart --watch 5
+    dressage query "FROM events" --limit 100000 --format parquet --output events.parquet
+    """
+    if listed:
+        table = Table("question", "what it tells", box=None, pad_edge=False)
+        for name, question in QUESTIONS.items():
+            table.add_row(name, escape(question.about))
+        console().print(table)
+        return
+    if not sql.strip():
+        raise click.UsageError("say what to ask: SQL, or the name of a question (--list)")
+    if every_s is not None and (file is not None or output in ("json", "csv", "parquet")):
+        raise click.UsageError("--watch shows a table or a chart, in a terminal")
+
+    async def once() -> None:
+        result = await ask(sql_of(sql), server, namespace, db, limit_rows, timeout_s)
+        if every_s is not None and sys.stdout.isatty():
+            click.clear()
+        show(result, output, file)
+        if result.truncated:
+            click.echo(
+                f"only the first {len(result.rows)} rows are shown: narrow the query, or see --limit",
+                err=True,
+            )
+
+    async def again_and_again() -> None:
+        while True:
+            await once()
+            await asyncio.sleep(every_s or 0.0)
+
+    if every_s is None:
+        run(once())
+    else:
+        run(interruptible(again_and_again()))
 
 
 async def ask(
     sql: str, server: str, namespace: str, db: Path | None, limit_rows: int, timeout_s: float
 ) -> QueryResult:
-    from dressage.analytics import query as asked
-    from dressage.analytics import query_file
-
     if db is not None:
+        from dressage.analytics import query_file  # DuckDB is an extra.
+
         return await asyncio.to_thread(query_file, db, sql, limit_rows=limit_rows)
     await require_answer(server)
     connection = await JetStreamBroker(server).connect("query")
@@ -110,38 +148,3 @@ async def ask(
         return await asked(connection, Names(namespace), sql, limit_rows=limit_rows, timeout_s=timeout_s)
     finally:
         await connection.close()
-
-
-def _print(result: QueryResult, output: str) -> None:
-    if output == "json":
-        click.echo(msgspec.json.encode([dict(zip(result.columns, row, strict=True)) for row in result.rows]))
-    elif output == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(result.columns)
-        writer.writerows([[_cell(value, "") for value in row] for row in result.rows])
-    else:
-        _print_table(result)
-
-
-def _print_table(result: QueryResult) -> None:
-    table = Table()
-    numbers = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
-    for name, kind in zip(result.columns, result.types, strict=True):
-        right = any(part in kind for part in numbers) and "(" not in kind.removeprefix("DECIMAL(")
-        table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
-    for row in result.rows:
-        table.add_row(*(escape(_cell(value, "-")) for value in row))
-    # A table in a pipe must not be cut to the width of a terminal that is not there.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
-
-
-def _cell(value: object, absent: str) -> str:
-    match value:
-        case None:
-            return absent
-        case str():
-            return value
-        case float():
-            return f"{value:.6g}" if absent == "-" else repr(value)
-        case _:
-            return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -24,6 +24,8 @@ from dressage.flow import App
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.errors import DressageError, EmbeddedServerError
 from dressage.worker import Worker, WorkerConfig
+
+T = TypeVar("T")
 
 DEFAULT_PORT: Final = 4222
 """Where every other command looks for a server unless it is told another address."""
@@ -98,7 +100,9 @@ async def _dev(config: DevConfig) -> None:
         async with AsyncExitStack() as stack:
             # Each part is told to stop before the one that it needs: the last one entered leaves first.
             ends: dict[str, asyncio.Task[Any]] = {}
-            url = await _server(config, stack, ends)
+            url = await _unless(stopped, _server(config, stack, ends))
+            if url is None:
+                return
             await _orchestrator(config, url, stack, ends)
             if config.analytics:
                 await _analytics(config, url, stack, ends)
@@ -108,6 +112,18 @@ async def _dev(config: DevConfig) -> None:
             _say("ready", _hint(config, url))
             await _until_stopped(stopped, ends)
             click.echo("stopping", err=True)
+
+
+async def _unless(stopped: asyncio.Event, starting: Coroutine[Any, Any, T]) -> T | None:
+    """What takes minutes where there is much data to read; None, and it is given up, if it is to stop before."""
+    task, stop = asyncio.create_task(starting), asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for each in (task, stop):
+            each.cancel()
+        await asyncio.wait({task, stop})
 
 
 async def _server(config: DevConfig, stack: AsyncExitStack, ends: dict[str, asyncio.Task[Any]]) -> str:

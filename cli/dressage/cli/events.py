@@ -6,8 +6,8 @@ import click
 import msgspec
 
 from dressage.cli import options
+from dressage.cli.given import any_json
 from dressage.cli.running import require_answer, run
-from dressage.cli.runs import any_json
 from dressage.client import Client
 
 

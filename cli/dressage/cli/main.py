@@ -33,15 +33,20 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "trigger": Place(
         "triggers", "trigger", "Start runs, and post to them, from the events of other services."
     ),
+    "http": Place("http", "http", "Start runs, read them, and post to them, by HTTP."),
     "webhook": Place("webhooks", "webhook", "Start runs, and post to them, from signed HTTP requests."),
     "outbox": Place("outbox", "outbox", "Send what applications have committed to their own databases."),
     "connect": Place("connect", "connect", "Let Kafka start runs, and output events go out to others."),
     "analytics": Place("analytics", "analytics", "Write the output events into a DuckDB file."),
     "query": Place("analytics", "query", "Ask the analytics process in SQL."),
+    "mining": Place("mining", "mining", "See which step follows which, and write logs for process mining."),
     "deploy": Place("workflows", "deploy", "Register definitions, or say what registering them would break."),
     "workflow": Place("workflows", "workflow", "Read definitions, and say which versions new runs get."),
     "spec": Place("spec", "spec", "Show what a definition does, and what changed between two."),
     "run": Place("runs", "runs", "Start runs, wait for them, and read them."),
+    "search": Place("search", "search", "Find runs by what is known of them."),
+    "count": Place("search", "count", "Say how many runs there are of a kind."),
+    "bulk": Place("bulk", "bulk", "Do the same with all runs that a search finds."),
     "why": Place("why", "why", "Say why a run stands where it stands, and what would let it go on."),
     "tail": Place("tail", "tail", "Show what happens in all runs, as it happens."),
     "event": Place("events", "events", "Post external events to correlation keys, and look at a key."),
@@ -53,6 +58,7 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "objects": Place("objects", "objects", "Remove large values that belong to no run."),
     "simulate": Place("simulate", "simulate", "Run the engine through seeded faults on virtual time."),
     "shards": Place("shards", "shards", "Show who serves which slice of a namespace, and cut it anew."),
+    "api": Place("api", "api", "Show what the micro service is asked, and what it answers."),
     "doctor": Place(
         "doctor", "doctor", "Look at the server, its streams and the shards, and say what to do."
     ),
@@ -68,7 +74,7 @@ EXTRA_OF: Final = {
     "psycopg": "postgres",
     "pymysql": "mysql",
     "prometheus_client": "server",
-    "uvicorn": "webhooks-in",
+    "uvicorn": "http",
 }
 """Which extra brings a module that is not there."""
 

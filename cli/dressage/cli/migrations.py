@@ -13,6 +13,7 @@ from rich.table import Table
 
 from dressage.cli import options
 from dressage.cli.analytics import ask
+from dressage.cli.given import values as given_values
 from dressage.cli.running import require_answer, run
 from dressage.cli.runs import console
 from dressage.client import Client
@@ -65,19 +66,6 @@ def _names(context: click.Context, param: click.Parameter, given: tuple[str, ...
     return {name: other for name, _, other in pairs}
 
 
-def _values(context: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for each in given:
-        name, _, value = each.partition("=")
-        try:
-            found[name] = msgspec.json.decode(value)
-        except msgspec.MsgspecError as error:
-            raise click.BadParameter(
-                f"what {name!r} begins with is JSON, as in note='\"none\"': {error}"
-            ) from error
-    return found
-
-
 def _wanted(command: Callable[..., None]) -> Callable[..., None]:
     taken = [
         click.argument("before", metavar="NAME@VERSION"),
@@ -102,7 +90,7 @@ def _wanted(command: Callable[..., None]) -> Callable[..., None]:
             "--set",
             "values",
             multiple=True,
-            callback=_values,
+            callback=given_values,
             metavar="NAME=JSON",
             help="What a variable begins with that runs do not have.",
         ),

@@ -37,7 +37,9 @@ namespace = click.option(
     help="The slice of the server to work in.",
 )
 metrics_port = click.option(
-    "--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on this port."
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve Prometheus metrics on this port, and /healthz and /readyz.",
 )
 metrics_host = click.option(
     "--metrics-host",

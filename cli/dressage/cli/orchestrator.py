@@ -56,7 +56,7 @@ def orchestrator(
 async def _serve(server: str, config: OrchestratorConfig, meters: Meters) -> None:
     await inspect_server(server)
     served = Orchestrator(JetStreamBroker(server), config, meters)
-    with signals(served.stop):
+    with signals(served.stop), meters.health.shown(served.unready):
         click.echo(f"orchestrator: serving namespace {config.namespace} at {server}", err=True)
         await served.run()
     click.echo("orchestrator: stopped", err=True)

@@ -73,7 +73,7 @@ async def _relay(dsn: str, server: str, settings: RelayOptions, meters: Meters, 
     beside = _log_of(dsn) if log else None
     await inspect_server(server)
     relay = Relay(server, store, settings, meters, beside=beside)
-    with signals(relay.stop):
+    with signals(relay.stop), meters.health.shown(relay.unready):
         click.echo(f"outbox relay: sending to namespace {settings.namespace}", err=True)
         await relay.run()
     click.echo("outbox relay: stopped, nothing left under way", err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,8 +15,11 @@ from rich.table import Table
 
 from dressage.cli import options
 from dressage.cli.event_lines import as_text, brief, line_of, said
+from dressage.cli.given import any_json, parsed
+from dressage.cli.rescuing import edit, fork, rescue
+from dressage.cli.run_graph import graph
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
-from dressage.client import Client
+from dressage.client import ChildRun, Client
 from dressage.client.client import raise_without_output
 from dressage.protocol.commands import DeadTaskView, FailureInfo, HoldView, RunView, StopView
 from dressage.protocol.events import ReceivedEvent
@@ -29,37 +31,12 @@ _timeout = click.option(
 
 @click.group("run")
 def runs() -> None:
-    """Start runs, post to them, wait for them, stop, resume, cancel, hold, delete, follow and read them."""
+    """Start runs, wait for them and read them, post to them, stop, cancel, rescue, edit, keep and delete them."""
 
 
-def parsed(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
-    """A JSON object: as it is, from a file after `@`, or from standard input for `-`."""
-    given = any_json(ctx, param, value)
-    if not isinstance(json.loads(bytes(given)), dict):
-        raise click.BadParameter('give an object of the parameters by name, such as {"order": 7}')
-    return given
-
-
-def any_json(ctx: click.Context, param: click.Parameter, value: str) -> msgspec.Raw:
-    """Any JSON, given as `parsed` takes it."""
-    text = _text(value)
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"this is no JSON: {error}") from error
-    # The text goes on as it is: a number keeps the digits that it was written with.
-    return msgspec.Raw(text)
-
-
-def _text(value: str) -> bytes:
-    if value == "-":
-        return sys.stdin.buffer.read()
-    if not value.startswith("@"):
-        return value.encode(errors="surrogateescape")  # As the bytes were that the shell gave us.
-    try:
-        return Path(value[1:]).read_bytes()
-    except OSError as error:
-        raise click.BadParameter(f"{value[1:]} cannot be read: {error.strerror}") from error
+runs.add_command(rescue)
+runs.add_command(fork)
+runs.add_command(edit)
 
 
 @runs.command()
@@ -113,22 +90,41 @@ def start(
 
 @runs.command()
 @click.argument("run_id")
+@click.option("--graph", "drawn", is_flag=True, help="Also its workflow, with how each step of it stands.")
 @options.server
 @options.namespace
 @options.as_json
-def get(run_id: str, server: str, namespace: str, as_json: bool) -> None:
-    """Show a run as it stands."""
+def get(run_id: str, drawn: bool, server: str, namespace: str, as_json: bool) -> None:
+    """Show a run as it stands.
 
-    async def read() -> RunView:
+    \b
+    dressage run get order-17 --graph
+    """
+
+    if drawn and as_json:
+        raise click.UsageError("--graph is for people: leave out --json")
+
+    async def read() -> tuple[RunView, list[str]]:
         await require_answer(server)
         async with Client(server, namespace=namespace) as client:
-            return await client.get(run_id)
+            view = await client.get(run_id)
+            return view, await _drawn(client, run_id) if drawn else []
 
-    view = run(read())
+    view, lines = run(read())
     if as_json:
         click.echo(msgspec.json.encode(view))
-    else:
-        _print_view(view)
+        return
+    _print_view(view)
+    for line in ["", *lines] if lines else []:
+        click.echo(line)
+
+
+async def _drawn(client: Client, run_id: str) -> list[str]:
+    found = await client.waits(run_id)
+    view = found.run
+    spec = (await client.registry.get(view.workflow, view.version)).spec
+    events = [event async for event in client.history(run_id)]
+    return list(graph(spec, events, found.waits, ended=view.status != "running"))
 
 
 @runs.command()
@@ -329,6 +325,34 @@ def post(
             click.echo(f"run {run_id!r} does not exist yet: it has the event when it is started", err=True)
 
     run(tell())
+
+
+@runs.command()
+@click.argument("run_id")
+@options.server
+@options.namespace
+@options.as_json
+def children(run_id: str, server: str, namespace: str, as_json: bool) -> None:
+    """List the child runs that a run has started; with --json one a line.
+
+    \b
+    dressage run children order-7
+    """
+
+    async def read() -> list[ChildRun]:
+        await require_answer(server)
+        async with Client(server, namespace=namespace) as client:
+            return await client.children(run_id)
+
+    found = run(read())
+    if as_json:
+        for child in found:
+            click.echo(msgspec.json.encode(child))
+        return
+    table = Table("run", "workflow", "status", "started", box=None, pad_edge=False)
+    for child in found:
+        table.add_row(escape(child.run_id), child.workflow, child.status, child.started_at)
+    console().print(table)
 
 
 @runs.command()

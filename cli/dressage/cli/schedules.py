@@ -14,9 +14,12 @@ from rich.table import Table
 
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
+from dressage.cli.given import parsed
+from dressage.cli.moments import MOMENT
 from dressage.cli.running import require_answer, run
-from dressage.cli.runs import console, parsed
+from dressage.cli.runs import console
 from dressage.client import At, Client, Cron, Every, ScheduleHandle
+from dressage.client.finding import schedules as find_schedules
 from dressage.client.schedules import When
 from dressage.expressions.calendar import CATCH_UP_S_MAX, EVERY_S_MAX
 from dressage.protocol.names import Names
@@ -27,26 +30,6 @@ _SHOWN = 10
 
 
 _OVERLAPS = click.Choice(["skip", "queue", "cancel", "allow"])
-
-
-class Moment(click.ParamType[datetime]):
-    """A moment with a time zone, in RFC 3339."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError as error:
-            self.fail(f"{error}: write 2027-01-31T08:00:00Z", param, ctx)
-        if moment.utcoffset() is None:
-            self.fail(f"{value} has no time zone: write {value}Z, or {value}+01:00", param, ctx)
-        return moment
-
-
-MOMENT = Moment()
 
 
 @click.group("schedule")
@@ -218,12 +201,10 @@ def list_(workflow: str, server: str, namespace: str, as_json: bool) -> None:
     """Find schedules, the next one to fire first. Asks the analytics process."""
 
     async def ask() -> list[Any]:
-        from dressage.analytics import schedules as found
-
         await require_answer(server)
         connection = await JetStreamBroker(server).connect("schedules")
         try:
-            return list(await found(connection, Names(namespace), workflow=workflow))
+            return list(await find_schedules(connection, Names(namespace), workflow=workflow))
         finally:
             await connection.close()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Final
 
 import click
@@ -18,6 +17,7 @@ from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
 from dressage.brokers.interface import Connection, Delivery
 from dressage.cli import options
 from dressage.cli.event_lines import line_with_run
+from dressage.cli.moments import SINCE_OR_ALL
 from dressage.cli.running import INTERRUPTED, interruptible, require_answer, run
 from dressage.client import Client
 from dressage.protocol.errors import DressageError
@@ -27,26 +27,12 @@ from dressage.protocol.names import Names, check_name
 RETRY_S: Final = 0.5
 LIMITS: Final = BatchLimits(events_max=500, pause_s=0.0)
 
-_AGO: Final = re.compile(r"(\d{1,9})([smhd])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-
-def _since(_: click.Context, __: click.Parameter, value: str) -> str:
+def _since(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """As a time in RFC 3339; empty for now, and `all` stays."""
     if value in ("", "all"):
         return value
-    if ago := _AGO.fullmatch(value):
-        moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    else:
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise click.BadParameter(
-                "give a time as 2026-11-29T20:00:00Z, or 30s, 10m, 2h, 1d, or all"
-            ) from None
-        if moment.utcoffset() is None:
-            raise click.BadParameter("say the zone, as in 2026-11-29T20:00:00Z")
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return SINCE_OR_ALL.convert(value, parameter, context).astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _workflows(_: click.Context, __: click.Parameter, value: Sequence[str]) -> list[str]:

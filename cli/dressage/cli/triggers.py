@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dressage.cli import options
-from dressage.cli.letters import ask_again
+from dressage.cli.letters import ask_again, check_which, declared, which
 from dressage.cli.running import inspect_server, require_answer, run, signals
 from dressage.cli.runs import console
 from dressage.client import Client
@@ -22,11 +22,10 @@ from dressage.connectors.config import PostTarget, StartTarget
 from dressage.connectors.definitions import Definitions, Entry, Found, Version
 from dressage.connectors.deployed import in_force
 from dressage.connectors.metrics import Metrics
-from dressage.connectors.replay import Letter, dead_letters
+from dressage.connectors.replay import Letter, by_mapping, dead_letters
 from dressage.connectors.setting import Setting
 from dressage.connectors.source import Source
 from dressage.connectors.trying import try_events
-from dressage.protocol.errors import NotFound
 from dressage.protocol.names import check_name
 from dressage.telemetry import Meters, NoMeters, meters_for
 
@@ -73,7 +72,7 @@ async def _serve(
     await inspect_server(server)
     runner = TriggerRunner(server, triggers, settings, meters)
     which = "those that are deployed" if triggers is None else ", ".join(each.name for each in triggers)
-    with signals(runner.stop):
+    with signals(runner.stop), meters.health.shown(runner.unready):
         click.echo(f"trigger {which}: serving namespace {settings.namespace}", err=True)
         await runner.run()
     click.echo(f"trigger {which}: stopped, nothing left in flight", err=True)
@@ -260,8 +259,7 @@ def _as_json(letter: Letter) -> dict[str, object]:
 
 @trigger.command()
 @click.argument("name")
-@click.option("--seq", "seqs", type=click.IntRange(1), multiple=True, help="This one; several are allowed.")
-@click.option("--all", "every", is_flag=True, help="All that there are.")
+@which
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -277,26 +275,19 @@ def replay(
     What was accepted is a dead letter no more. Each event counts once, however often it is replayed. Exit code 1 if a
     letter stays.
     """
-    if bool(seqs) == every:
-        raise click.UsageError("say which: give --seq, or --all")
+    check_which(seqs, every=every)
     check_name(name, "trigger")
-    declared = _declared(file, name) if file else None
+    of_file = declared(load_triggers(file), name, file, "trigger") if file else None
 
     async def ask() -> bool:
         async with _definitions(server, namespace) as (definitions, client):
-            config = declared or (await definitions.get(name)).entry.latest.config
+            config = of_file or (await definitions.get(name)).entry.latest.config
             rule = _setting(client).rule(name)(config)
-            return await ask_again(client, _letters(client, name, seqs), rule.mapping, rule.engine, seqs)
+            again = by_mapping(rule.mapping, rule.engine)
+            return await ask_again(client, _letters(client, name, seqs), again, seqs)
 
     if run(ask()):
         raise SystemExit(1)
-
-
-def _declared(file: Path, name: str) -> TriggerConfig:
-    for each in load_triggers(file):
-        if each.name == name:
-            return each
-    raise NotFound(f"{file.name} declares no trigger {name!r}", code="TRIGGER_UNKNOWN")
 
 
 @trigger.command("test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -13,16 +13,15 @@ from rich.table import Table
 
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.cli import options
+from dressage.cli.given import any_json
 from dressage.cli.running import require_answer, run
-from dressage.cli.runs import any_json, console
+from dressage.cli.runs import console
 from dressage.client import Client
+from dressage.client.finding import FoundUserTask
+from dressage.client.finding import user_tasks as find_user_tasks
 from dressage.client.user_tasks import UserTaskHandle
 from dressage.protocol.names import Names
 from dressage.protocol.user_tasks import UserTaskView
-
-# DuckDB is an extra, and takes a moment to import: only `list` does, when it runs.
-if TYPE_CHECKING:
-    from dressage.analytics import FoundUserTask
 
 _STATES = ("open", "unassigned", "assigned", "done", "cancelled", "timed-out", "withdrawn")
 
@@ -70,12 +69,10 @@ def list_(
     """Find user tasks of all runs, the most urgent first. Asks the analytics process."""
 
     async def ask() -> list[FoundUserTask]:
-        from dressage.analytics import user_tasks as found
-
         await require_answer(server)
         connection = await JetStreamBroker(server).connect("user-tasks")
         try:
-            return await found(
+            return await find_user_tasks(
                 connection,
                 Names(namespace),
                 user=user,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,26 +12,19 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from dressage.cli import options
-from dressage.cli.letters import ask_again
-from dressage.cli.running import inspect_server, require_answer, run, signals
+from dressage.cli import options, serving
+from dressage.cli.letters import ask_again, check_which, declared, which
+from dressage.cli.running import require_answer, run
 from dressage.cli.runs import console
 from dressage.cli.triggers import describe_target
 from dressage.client import Client
 from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
-from dressage.connectors.replay import Letter, dead_letters
+from dressage.connectors.replay import Letter, by_mapping, dead_letters
 from dressage.connectors.webhooks import WebhookApp, WebhookConfig, load_webhooks
-from dressage.protocol.errors import BadInput, NotFound
 from dressage.protocol.names import check_name
 from dressage.telemetry import Meters, meters_for
 
-HEADERS_BYTES_MAX: Final = 16 * 1024
-"""Of a request's first line and headers."""
-
-CONNECTIONS_WAITING: Final = 256
-IDLE_S: Final = 5
-DRAIN_S: Final = 10
 ANSWER_S: Final = 8.0
 
 _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -57,12 +49,8 @@ def check(file: Path) -> None:
 
 @webhook.command("run")
 @_file
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen: loopback only, unless told."
-)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."
-)
+@serving.host
+@serving.port
 @options.server
 @options.namespace
 @options.metrics_port
@@ -88,52 +76,14 @@ def run_(
 async def _serve(
     webhooks: list[WebhookConfig], place: tuple[str, int], server: str, namespace: str, meters: Meters
 ) -> None:
-    import uvicorn
-
     app = WebhookApp(webhooks, server, namespace, meters=meters)
-    await inspect_server(server)
-    with _listening(*place) as listening:
-        host, port = listening.getsockname()[:2]
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=CONNECTIONS_WAITING,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-            timeout_keep_alive=IDLE_S,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-        serving = uvicorn.Server(config)
 
-        def stop() -> None:
-            serving.should_exit = True
-
-        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    def told(base: str) -> None:
         for each in webhooks:
             click.echo(f"webhook {each.name}: {base}{each.path}", err=True)
-        with signals(stop):
-            await serving.serve(sockets=[listening])
+
+    await serving.serve(app, server, place, app.unready, meters, told)
     click.echo("webhooks: stopped, nothing left in flight", err=True)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS_WAITING)
-    except OSError as error:
-        raise BadInput(
-            f"{host} port {port} cannot be listened on: {error.strerror or error}. Choose another --host or --port",
-            code="ADDRESS_UNUSABLE",
-        ) from error
-    # Connections inherit it. asyncio sets it for sockets only that it has made itself, and an answer is two writes: the
-    # second would wait 40 ms for the first to be acknowledged.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
 
 
 @webhook.command()
@@ -178,8 +128,7 @@ def _as_json(letter: Letter) -> dict[str, object]:
 @webhook.command()
 @_file
 @click.argument("name")
-@click.option("--seq", "seqs", type=click.IntRange(1), multiple=True, help="This one; several are allowed.")
-@click.option("--all", "every", is_flag=True, help="All that there are.")
+@which
 @options.server
 @options.namespace
 def replay(file: Path, name: str, seqs: tuple[int, ...], every: bool, server: str, namespace: str) -> None:
@@ -188,24 +137,17 @@ def replay(file: Path, name: str, seqs: tuple[int, ...], every: bool, server: st
     What was accepted is a dead letter no more. Each event counts once, however often it is replayed. Exit code 1 if a
     letter stays.
     """
-    if bool(seqs) == every:
-        raise click.UsageError("say which: give --seq, or --all")
-    config = _declared(file, name)
+    check_which(seqs, every=every)
+    config = declared(load_webhooks(file), name, file, "webhook")
 
     async def ask() -> bool:
         async with _connected(server, namespace) as client:
             engine = engine_of(config.target, client, actor=f"webhook/{name}", answer_s=ANSWER_S)
-            return await ask_again(client, _letters(client, name, seqs), EventMapping(config), engine, seqs)
+            again = by_mapping(EventMapping(config), engine)
+            return await ask_again(client, _letters(client, name, seqs), again, seqs)
 
     if run(ask()):
         raise SystemExit(1)
-
-
-def _declared(file: Path, name: str) -> WebhookConfig:
-    for each in load_webhooks(file):
-        if each.name == name:
-            return each
-    raise NotFound(f"{file.name} declares no webhook {name!r}", code="WEBHOOK_UNKNOWN")
 
 
 @asynccontextmanager

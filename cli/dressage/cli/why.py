@@ -13,6 +13,7 @@ from dressage.cli import options
 from dressage.cli.running import require_answer, run
 from dressage.client import Client
 from dressage.protocol.commands import FailureInfo, QueueDemand, RunView, RunWaits, StopView, WaitView
+from dressage.protocol.errors import NotFound
 from dressage.protocol.events import ReceivedEvent
 from dressage.protocol.names import queue_text
 from dressage.protocol.spec import WorkflowSpec
@@ -58,19 +59,34 @@ def why(run_id: str, server: str, namespace: str, as_json: bool) -> None:
             registered = await client.registry.get(found.run.workflow, found.run.version)
             after = max(-1, found.run.events - EVENTS_LOOKED_AT - 1)
             events = [event async for event in client.history(run_id, after=after)]
-            return list(told(found, registered.spec, events, datetime.now(UTC)))
+            above = await _above(client, found.run)
+            return list(told(found, registered.spec, events, datetime.now(UTC), above))
 
     for line in run(read()):
         click.echo(line)
 
 
+async def _above(client: Client, view: RunView) -> RunView | None:
+    """The run that was told that this one has failed."""
+    if view.status != "failed" or not view.awaited:
+        return None
+    try:
+        return await client.get(view.parent)
+    except NotFound:
+        return None
+
+
 def told(
-    found: RunWaits, spec: WorkflowSpec, events: Sequence[ReceivedEvent], now: datetime
+    found: RunWaits,
+    spec: WorkflowSpec,
+    events: Sequence[ReceivedEvent],
+    now: datetime,
+    above: RunView | None = None,
 ) -> Iterator[str]:
-    """The lines of the answer."""
+    """The lines of the answer. `above` is the run that was told that this one has failed, if it was."""
     failures = _last_failures(events)
     view = found.run
-    yield from _head(view, spec, failures, now)
+    yield from _head(view, spec, failures, now, above)
     demands = {each.queue: each for each in found.queues}
     for wait in found.waits:
         yield ""
@@ -84,7 +100,9 @@ def told(
 
 
 # -- the run -----------------------------------------------------------------------------------------
-def _head(view: RunView, spec: WorkflowSpec, failures: Mapping[int, Failed], now: datetime) -> Iterator[str]:
+def _head(
+    view: RunView, spec: WorkflowSpec, failures: Mapping[int, Failed], now: datetime, above: RunView | None
+) -> Iterator[str]:
     name = f"run {view.run_id} of {view.workflow} version {view.version}"
     began = f"it was started {_ago(view.started_at, now)}"
     match view.status:
@@ -100,8 +118,27 @@ def _head(view: RunView, spec: WorkflowSpec, failures: Mapping[int, Failed], now
             if view.failure is not None:
                 yield f"  {_failure(view.failure)}"
                 yield from (f"  {line}" for line in _where_it_failed(view.failure, spec, failures))
+            yield from (f"  {line}" for line in _rescue(view, spec, above))
     for stop in view.stops:
         yield _stop(view, stop, now)
+
+
+def _rescue(view: RunView, spec: WorkflowSpec, above: RunView | None) -> Iterator[str]:
+    if above is not None and above.failed_child == view.run_id:
+        yield f"`dressage run rescue {above.run_id}` lets the run go on that has failed with it, and it with that"
+        return
+    if above is not None:
+        yield (
+            f"run {above.run_id} was told so, and is {above.status}: it is not rescued; "
+            f"`dressage run fork {view.run_id}` starts another run that goes on as it has ended"
+        )
+        return
+    if view.failed_child:
+        yield f"it has failed with run {view.failed_child}: `dressage why {view.failed_child}` says with what"
+    if view.failed_node is None:
+        return
+    line = spec.nodes[view.failed_node].line if view.failed_node < len(spec.nodes) else 0
+    yield f"`dressage run rescue {view.run_id}` lets it go on" + (f" at line {line}" if line else "")
 
 
 def _where_it_failed(

@@ -53,7 +53,7 @@ async def _serve(server: str, app: App, config: WorkerConfig, meters: Meters) ->
         )
     await inspect_server(server)
     served = Worker(server, app, config, meters)
-    with signals(served.stop):
+    with signals(served.stop), meters.health.shown(served.unready):
         tasks = ", ".join(sorted(app.handlers))
         click.echo(f"worker {app.name}: executing {tasks} of namespace {config.namespace}", err=True)
         await served.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -19,6 +19,7 @@ from dressage.cli.running import require_answer, run
 from dressage.client import Client
 from dressage.protocol.errors import ChangeRefused
 from dressage.protocol.spec import Node, RegisteredWorkflow, TaskNode, WorkflowSpec, effective_retry
+from dressage.protocol.uses import Used
 from dressage.protocol.versions import LATEST, VERSIONS_SHOWN, Label, VersionRef, parse_target
 
 T = TypeVar("T")
@@ -313,3 +314,33 @@ def _what(found: RegisteredWorkflow, node: Node) -> str:
 def _next(node: Node) -> str:
     ways = [getattr(node, name, None) for name in ("next", "then", "otherwise")]
     return ", ".join(str(way) for way in ways if way is not None)
+
+
+@workflow.command()
+@click.argument("what", type=click.Choice(get_args(Used)))
+@click.argument("name")
+@click.option(
+    "--all", "all_", is_flag=True, help="Every version, not only the latest and those with an alias."
+)
+@options.server
+@options.namespace
+@options.as_json
+def uses(what: Used, name: str, all_: bool, server: str, namespace: str, as_json: bool) -> None:
+    """Show which workflows use a task, an event, a queue, a user task, or a workflow as a child.
+
+    \b
+    dressage workflow uses task charge-card
+    dressage workflow uses queue billing --all
+    """
+    found = _asked(server, namespace, lambda registry: registry.uses(what, name, all_versions=all_))
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    if not found:
+        click.echo(f"no workflow uses {what} {name}", err=True)
+        return
+    table = Table("workflow", "version", "label", "lines", box=None, pad_edge=False)
+    for each in found:
+        lines = "cannot be read by this release" if each.unread else ", ".join(map(str, each.lines))
+        table.add_row(each.workflow, f"v{each.version}", each.label, lines)
+    Console().print(table)

@@ -8,6 +8,7 @@
 - `definitions`, `deployed`, `rules`: those that are deployed, and may change under way.
 - `source`: the stream that belongs to somebody else, and the trigger's durable consumer on it.
 - `webhooks`: events that come by HTTP.
+- `http`: runs for callers without NATS.
 - `dead_letter`: what is kept of an event that cannot start a run.
 """
 

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,7 +23,8 @@ from dressage.protocol.names import Names
 
 REASON_CHARS_MAX: Final = 1_000
 HEADERS_BYTES_MAX: Final = 16 * 1024
-"""All headers together: a message that is nothing but headers is of no use to anybody."""
+"""All of the event's own headers together, and once more what a Kafka record is beside its value: a message that is
+nothing but headers is of no use to anybody."""
 
 ORIGINAL: Final = "Dressage-Original-"
 """Before the name of each header of the event, so that none of them means anything to the server."""
@@ -76,6 +77,13 @@ def fitted(letter: Message, originals: Iterable[tuple[str, str]], payload_bytes_
     return Message(letter.subject, data, headers, msg_id=letter.msg_id)
 
 
+def has_room(letter: Message, more: Mapping[str, str], payload_bytes_max: int) -> bool:
+    """Whether a dead letter can have these headers, too, and its payload whole."""
+    size = _size(more)
+    whole = _size(letter.headers or {}) + size + len(letter.data) + _RESERVE_BYTES
+    return size <= HEADERS_BYTES_MAX and whole <= payload_bytes_max
+
+
 def safe_value(text: str, chars_max: int) -> str:
     """`text` as a header's value: one line of valid UTF-8, without control characters, of a bounded length."""
     plain = _CONTROL.sub(" ", text.encode("utf-8", "replace").decode()).strip()
@@ -96,7 +104,7 @@ def _keep_originals(headers: dict[str, str], originals: Iterable[tuple[str, str]
         headers["Dressage-Headers-Dropped"] = str(dropped)
 
 
-def _size(headers: dict[str, str]) -> int:
+def _size(headers: Mapping[str, str]) -> int:
     return sum(len(name) + len(value.encode()) + _LINE_BYTES for name, value in headers.items())
 
 

@@ -104,17 +104,7 @@ class Dealing:
     async def _ask(self, engine: Engine, request: Start | Post) -> bool:
         """Whether the engine knew it. Raises `BadInput` or `Refused` for what this event will never get, other errors
         for what may pass."""
-        async with self._gate.passage():
-            try:
-                existing = await engine.ask(request)
-            except (BadInput, Refused):
-                self._gate.works()
-                raise
-            except DressageError as error:
-                self._gate.fails(error.code, error.message)
-                raise
-            self._gate.works()
-            return existing
+        return await self._gate.through(lambda: engine.ask(request))
 
     async def bury(self, event: Delivery, stream: str, error: DressageError) -> None:
         """Keeps the event as a dead letter. Raises a `DressageError` when that cannot be done now."""

@@ -10,6 +10,7 @@ import msgspec
 from dressage.client import Client
 from dressage.client.starting import PASSING
 from dressage.connectors.config import PostTarget, StartTarget
+from dressage.connectors.connect.reading import AskingConfig
 from dressage.connectors.mapping import Post, Start, Unmappable
 from dressage.protocol.errors import DressageError
 from dressage.protocol.versions import LATEST, VersionRef
@@ -125,3 +126,15 @@ def engine_of(target: StartTarget | PostTarget, client: Client, *, actor: str, a
             client, actor=actor, answer_s=answer_s, workflow=target.workflow, version=target.version
         )
     return Engine(client, actor=actor, answer_s=answer_s, event=target.event)
+
+
+def engine_of_source(config: AskingConfig, client: Client, *, answer_s: float) -> Engine:
+    """That of a source."""
+    return Engine(
+        client,
+        actor=f"connector/{config.name}",
+        answer_s=answer_s,
+        workflow=config.workflow,
+        version=config.version,
+        event=config.event,
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
+from dressage.protocol.errors import BadInput, DressageError, Refused
 from dressage.telemetry import Gauge
 
 _log = logging.getLogger("dressage.connectors")
+
+T = TypeVar("T")
 
 PAUSE_MIN_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
@@ -66,6 +69,21 @@ class Gate:
                     yield
                     return
         yield
+
+    async def through(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks the engine when its turn has come, and notes how that went. Raises `BadInput` or `Refused` for what it
+        will never take, which says that it works, and other errors for what may pass."""
+        async with self.passage():
+            try:
+                answer = await ask()
+            except (BadInput, Refused):
+                self.works()
+                raise
+            except DressageError as error:
+                self.fails(error.code, error.message)
+                raise
+            self.works()
+            return answer
 
     def works(self) -> None:
         """An event came through."""

@@ -18,7 +18,7 @@ from dressage.connectors.metrics import Metrics
 from dressage.connectors.rules import Lease, Rules
 from dressage.connectors.setting import Setting, TriggerOptions
 from dressage.connectors.trigger import Running, trigger_of
-from dressage.connectors.waiting import connected
+from dressage.connectors.waiting import WAITS, connected
 from dressage.protocol.names import Names
 from dressage.telemetry import Meters, NoMeters
 
@@ -45,7 +45,14 @@ class TriggerRunner:
         self._names = Names(self._options.namespace)
         self._metrics = Metrics(meters or NoMeters())
         self._stop = asyncio.Event()
+        self._client: Client | None = None
         self._beside: asyncio.Task[None] | None = None
+
+    def unready(self) -> str:
+        """Why no events are taken now; empty if they are, as far as there is what they come from."""
+        if self._stop.is_set():
+            return "it is ending"
+        return "" if self._client is not None and self._client.connection.linked else WAITS
 
     def stop(self) -> None:
         """Asks for an orderly end: take no more events, finish those in flight, put back the rest."""
@@ -72,6 +79,7 @@ class TriggerRunner:
         try:
             client = await connected(self._broker, self._names.namespace, self._stop, "triggers")
             if client is not None:
+                self._client = client
                 await self._serve(Setting(connection, client, self._options, self._metrics))
         finally:
             if client is not None:

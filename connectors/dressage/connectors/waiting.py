@@ -17,6 +17,10 @@ RETRY_S: Final = 1.0
 """Between two looks for what is not there: the namespace, the source."""
 
 
+WAITS: Final = "it waits for the server, or for the namespace"
+"""Why a process of connectors does nothing yet."""
+
+
 async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Sleeps, unless `stop` is set before."""
     with contextlib.suppress(TimeoutError):

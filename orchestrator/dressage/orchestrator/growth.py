@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from dressage.brokers.provision import (
     require_namespace,
 )
 from dressage.brokers.registry import Registry
+from dressage.orchestrator.fold.retention import FORGET_MS
 from dressage.orchestrator.turn.records import decode_cursor
 from dressage.protocol.errors import BadInput, BrokerError, DressageError
 from dressage.protocol.names import Names, is_key, is_limiter, is_schedule, is_timetable, run_id_of
@@ -83,7 +85,8 @@ async def retire(connection: Connection, names: Names) -> Namespace:
     """Finishes a growth: from now on commands go straight to where the new count says.
 
     What has ended at an older place is still found there. Without a growth this changes nothing. Raises
-    `GrowthUnfinished` while a run is open at a place that the new count would not name.
+    `GrowthUnfinished` while a run is open at a place that the new count would not name, or was deleted there so
+    shortly before that its start may still be repeated.
     """
     while True:
         namespace, seq = await _definition(connection, names)
@@ -91,48 +94,72 @@ async def retire(connection: Connection, names: Names) -> Namespace:
             return namespace
         await _require_taken_up(connection, names, namespace)
         await _require_covered(connection, names, namespace)
-        staying = [
-            run_id
-            for shard in range(namespace.previous or 0)
-            for run_id in await open_runs_to_leave(connection, names, namespace.map, shard)
-        ]
-        if staying:
-            raise GrowthUnfinished(_still_open(staying))
+        staying = Staying()
+        for shard in range(namespace.previous or 0):
+            await look_for_staying(connection, names, namespace.map, shard, staying)
+        if staying.open:
+            raise GrowthUnfinished(_still_open(sorted(staying.open)))
+        if staying.deleted:
+            raise GrowthUnfinished(_still_known(sorted(staying.deleted)))
         wanted = namespace.with_map(namespace.map.finished())
         if await define(connection, names, wanted, seq):
             return wanted
 
 
-async def open_runs_to_leave(
-    connection: Connection, names: Names, shard_map: ShardMap, shard: int
-) -> list[str]:
-    """The open runs of a shard that the newest map would look for elsewhere, as the bucket of states has them.
+@dataclass(slots=True)
+class Staying:
+    """Ids of runs that are `open` where the newest map would not look, and of those of which is still known there that
+    they were `deleted`."""
+
+    open: set[str] = field(default_factory=set[str])
+    deleted: set[str] = field(default_factory=set[str])
+
+
+async def look_for_staying(
+    connection: Connection, names: Names, shard_map: ShardMap, shard: int, staying: Staying
+) -> None:
+    """Adds those of a shard that the newest map would look for elsewhere, as the bucket of states has them.
 
     What is kept for a correlation key, a schedule, a timetable, or for a run to come, stays where it is, and everything
-    for it is handed on there: nobody could end it, so it is not waited for.
+    for it is handed on there: nobody could end it, so it is not waited for. Of a deletion is known for some minutes
+    only, and nobody else would know: so that is waited for.
     """
-    found: set[str] = set()
 
     def look(delivery: Delivery) -> None:
         token = delivery.subject.rsplit(".", 1)[1]
         if is_key(token) or is_schedule(token) or is_timetable(token) or is_limiter(token):
             return
         run_id = run_id_of(token)
-        found.discard(run_id)
-        if shard_map.home(run_id) != shard and delivery.data:
+        if shard_map.home(run_id) == shard:
+            return
+        staying.open.discard(run_id)
+        staying.deleted.discard(run_id)
+        if delivery.data:
             status = msgspec.json.decode(delivery.data, type=_Status)
-            if status.status == "running" and not status.mailbox and not status.gone_format:
-                found.add(run_id)
+            if status.gone_format:
+                staying.deleted.add(run_id)
+            elif status.status == "running" and not status.mailbox:
+                staying.open.add(run_id)
 
     await _each_state(connection, names, shard, look)
-    return sorted(found)
+
+
+def _shown(runs: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, runs[:SHOWN_MAX]))
+    return f"{shown} and {len(runs) - SHOWN_MAX} others" if len(runs) > SHOWN_MAX else shown
+
+
+def _still_known(runs: Sequence[str]) -> str:
+    return (
+        f"{len(runs)} runs were deleted where they were before the growth: {_shown(runs)}. For "
+        f"{FORGET_MS // 60_000} minutes from then on their starts are refused there if they are repeated: try again "
+        "after that"
+    )
 
 
 def _still_open(runs: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, runs[:SHOWN_MAX]))
-    others = f" and {len(runs) - SHOWN_MAX} others" if len(runs) > SHOWN_MAX else ""
     return (
-        f"{len(runs)} runs are open where they were before the growth: {shown}{others}. Wait until they have ended "
+        f"{len(runs)} runs are open where they were before the growth: {_shown(runs)}. Wait until they have ended "
         "(dressage run get RUN_ID says what one waits for), or cancel them, and try again. Until then all works, and "
         "only costs commands for new runs one step more"
     )

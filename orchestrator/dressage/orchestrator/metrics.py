@@ -8,6 +8,7 @@ from dressage.protocol.events import (
     RunCompleted,
     RunFailed,
     RunFaulted,
+    RunRescued,
     RunStarted,
     TaskCompleted,
     TaskFailed,
@@ -34,7 +35,7 @@ class EngineMetrics:
             "unpublished", "Domain events on their way to users' subjects, or that no stream takes", ["shard"]
         )
         self.states = meters.counter("states_total", "Run states written to the bucket")
-        self.runs = meters.counter("runs_total", "Runs started and ended, by status", ["status"])
+        self.runs = meters.counter("runs_total", "Runs started, rescued and ended, by status", ["status"])
         self.tasks = meters.counter("tasks_total", "Attempts scheduled and ended, by outcome", ["outcome"])
         self.faults = meters.counter("engine_faults_total", "Commands whose fold raised: bugs of the engine")
         self.dead_letters = meters.counter("dead_letters_total", "Dead letters, by origin", ["origin"])
@@ -49,6 +50,7 @@ class EngineMetrics:
             RunFailed: self.runs.labels("failed"),
             RunCancelled: self.runs.labels("cancelled"),
             RunFaulted: self.runs.labels("faulted"),
+            RunRescued: self.runs.labels("rescued"),
             TaskScheduled: self.tasks.labels("scheduled"),
             TaskCompleted: self.tasks.labels("completed"),
         }

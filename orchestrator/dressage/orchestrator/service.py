@@ -99,6 +99,19 @@ class Orchestrator:
             shard for shard, held in self._held.items() if held.owner.serving.is_set() and not held.draining
         }
 
+    def unready(self) -> str:
+        """Why it does not do its work now; empty if it does."""
+        if self._stop.is_set():
+            return "it is ending"
+        if not self._assigned.is_set():
+            return "it does not know yet which shards fall to it"
+        trying = sorted(
+            shard
+            for shard, held in self._held.items()
+            if not held.draining and not held.owner.serving.is_set()
+        )
+        return f"shard {', '.join(map(str, trying))} is not served yet" if trying else ""
+
     async def ready(self) -> None:
         """Returns once every shard that falls to this process is served."""
         await self._assigned.wait()

@@ -21,7 +21,10 @@ from dressage.brokers.objects import RunObjects
 from dressage.brokers.provision import require_namespace
 from dressage.brokers.publisher import GroupPublisher
 from dressage.brokers.registry import Allow, Registry, refusal
+from dressage.client import finding
 from dressage.client.answers import Answers
+from dressage.client.children import ChildRun, children_of
+from dressage.client.finding import RunQuery
 from dressage.client.history import Look, follow_events, read_history
 from dressage.client.large import LargeValues, Shape
 from dressage.client.schedules import At, ScheduleHandle, When, command_id_of, timing_of
@@ -37,13 +40,16 @@ from dressage.protocol.commands import (
     AskAnswer,
     Command,
     DeleteRun,
+    EditVariables,
     FailureInfo,
+    ForkRun,
     HoldRun,
     KeyView,
     MigrateRun,
     PostEvent,
     QueueDemand,
     ReleaseRun,
+    RescueRun,
     ResumeRun,
     RunView,
     RunWaits,
@@ -79,6 +85,7 @@ from dressage.protocol.names import (
     schedule_token,
 )
 from dressage.protocol.permits import LimiterView
+from dressage.protocol.positions import node_at
 from dressage.protocol.retention import Retention
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
@@ -187,6 +194,15 @@ class Posted:
     early: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """Which run was rescued, by the command with sequence `seq`: the one that was asked for, or the one that has failed
+    with it."""
+
+    run_id: str
+    seq: int
+
+
 class RunHandle(Generic[R]):
     """A run that was started, or that the caller knows by its id."""
 
@@ -234,6 +250,24 @@ class RunHandle(Generic[R]):
         """As `Client.resume`."""
         return await self._client.resume(self.run_id, thread=thread)
 
+    async def rescue(
+        self,
+        *,
+        line: int | None = None,
+        skip: bool = False,
+        value: Any = msgspec.UNSET,
+        variables: Mapping[str, Any] | None = None,
+        reason: str = "",
+    ) -> Rescued:
+        """As `Client.rescue`."""
+        return await self._client.rescue(
+            self.run_id, line=line, skip=skip, value=value, variables=variables, reason=reason
+        )
+
+    async def edit(self, variables: Mapping[str, Any], *, thread: int = 0, reason: str = "") -> int:
+        """As `Client.edit`."""
+        return await self._client.edit(self.run_id, variables, thread=thread, reason=reason)
+
     @overload
     async def post(self, event: Event[T], payload: T, *, event_id: str | None = None) -> Posted: ...
     @overload
@@ -245,6 +279,10 @@ class RunHandle(Generic[R]):
     ) -> Posted:
         """As `Client.post`."""
         return await self._client.post(self.run_id, event, payload, event_id=event_id)
+
+    async def children(self) -> list[ChildRun]:
+        """As `Client.children`."""
+        return await self._client.children(self.run_id)
 
     async def state(self) -> RunView:
         return await self._client.get(self.run_id, shard=self.shard)
@@ -756,6 +794,179 @@ class Client:
         command = SettleTask(task_id, do, chosen, reason, check_actor(actor or self.actor))
         return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
 
+    async def rescue(
+        self,
+        run_id: str,
+        *,
+        line: int | None = None,
+        skip: bool = False,
+        value: Any = msgspec.UNSET,
+        variables: Mapping[str, Any] | None = None,
+        reason: str = "",
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> Rescued:
+        """Lets a run go on that has failed, whatever it has failed with, and returns once that is committed.
+
+        It goes on where the failure was raised in the run itself: the step is done anew, and so are all branches of a
+        gather. With a `line` of the workflow's file it goes on there; with `skip` behind the step, as if that had given
+        `value`. `variables` are set before, by their names. What the failure has set going is not taken back: what a
+        saga has undone stays undone, child runs that were cancelled stay so.
+
+        If it has failed with a child run, that is rescued, and waited for once more. A child run is rescued with the
+        run that has failed with it, which this looks for; it is done when the child goes on, too. Named with a line,
+        `skip`, a value or variables, a child is refused.
+
+        With a `command_id` of the caller's the same call again changes nothing. Raises `Refused` (RUN_UNKNOWN,
+        RUN_OPEN, RUN_FINISHED, RUN_OWNED, RUN_DELETED, RUN_ELSEWHERE, REASON_TOO_LONG, RESCUE_REFUSED with what is in
+        the way), `NotFound` (RUN_UNKNOWN) and `BadInput` (RESCUE_INVALID) for a line where no run can go on, or
+        `NoAnswer` after `timeout_s`.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        given = {name: msgspec.Raw(_json(each, "RESCUE_INVALID")) for name, each in (variables or {}).items()}
+        command = RescueRun(
+            command_id_of(command_id),
+            reason,
+            check_actor(actor or self.actor),
+            None if line is None else await self._node_at(run_id, line),
+            skip,
+            value if value is msgspec.UNSET else msgspec.Raw(_json(value, "RESCUE_INVALID")),
+            given,
+        )
+        return await self._rescue(run_id, command, deadline)
+
+    async def _rescue(self, run_id: str, command: RescueRun, deadline: float) -> Rescued:
+        """Goes up to who has failed with the run, or is rescued by this very command, which it knows."""
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        try:
+            return Rescued(run_id, (await self._ask_for(run_token(run_id), command, left_s)).seq)
+        except Refused as refused:
+            plain_one = command.node is None and not command.skip and not command.variables
+            if refused.code not in ("RUN_OWNED", "RUN_OPEN", "RUN_FINISHED") or not plain_one:
+                raise
+            view = await self.get(run_id)
+            above = await self._who_waits_for(view)
+            # One that has failed otherwise would go on by it; one that has not knows a command that comes again.
+            if above is None or (
+                above.status in ("failed", "engine-fault")
+                and (refused.code != "RUN_OWNED" or above.failed_child != run_id)
+            ):
+                raise
+            try:
+                rescued = await self._rescue(above.run_id, command, deadline)
+            except Refused as other:
+                if other.code in ("RUN_OPEN", "RUN_FINISHED"):
+                    raise refused from None  # It has not failed with this one.
+                raise
+        await self._until_moved(view, above, deadline)
+        return rescued
+
+    async def _who_waits_for(self, view: RunView) -> RunView | None:
+        """The run that has started this one, and waits for its end; None if there is none."""
+        if not view.awaited:
+            return None
+        try:
+            return await self.get(view.parent)
+        except NotFound:
+            return None
+
+    async def _until_moved(self, before: RunView, parent: RunView, deadline: float) -> None:
+        """Its parent tells it to go on: who asks for its end is not to be told of the one before. A parent that has
+        ended again was told that it cannot, or has failed otherwise."""
+        with contextlib.suppress(NotFound):
+            while before.status == "failed" and asyncio.get_running_loop().time() < deadline:
+                above = await self.get(parent.run_id)
+                view = await self.get(before.run_id)
+                if view.events > before.events or above.status != "running":
+                    return
+                await asyncio.sleep(RETRY_S)
+
+    async def fork(
+        self,
+        run_id: str,
+        new_id: str | None = None,
+        *,
+        line: int | None = None,
+        variables: Mapping[str, Any] | None = None,
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> RunHandle[Any]:
+        """Starts another run of the same version, which goes on with what a run has ended with, and returns once it is
+        there: where that has failed, or at a `line` of the workflow's file, with these `variables` set before.
+
+        The run that has ended stays as it is. `new_id` is that of the other one. With a `command_id` of the caller's
+        the same call again is the same run. Raises `Refused` (RUN_OPEN, RESCUE_REFUSED with what is in the way,
+        RUN_ID_CONFLICT for an id that another run has), `NotFound` (RUN_UNKNOWN), `BadInput` (RESCUE_INVALID), or
+        `NoAnswer` after `timeout_s`.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        said = command_id_of(command_id)
+        chosen = (
+            str(uuid.uuid5(uuid.NAMESPACE_OID, f"{run_id} {said}"))
+            if new_id is None
+            else check_run_id(new_id)
+        )
+        if command_id is not None and (there := await self._forked(chosen, said)) is not None:
+            there.existing = True
+            return there
+        given = {name: msgspec.Raw(_json(each, "RESCUE_INVALID")) for name, each in (variables or {}).items()}
+        node = None if line is None else await self._node_at(run_id, line)
+        workflow = (await self.get(run_id)).workflow
+        own = (await self._versions_of(workflow)).retention
+        keep_ms = await self._keep_ms(workflow) if own is None else own.keep_ms
+        command = ForkRun(chosen, said, node, given, check_actor(actor or self.actor), keep_ms)
+        await self._ask_for(run_token(run_id), command, timeout_s)
+        while (found := await self._forked(chosen, said)) is None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise NoAnswer(
+                    f"run {chosen!r} was not started in {timeout_s:g} s: the namespace may have as many open runs as "
+                    "it may, or a run of this id was deleted a moment ago"
+                )
+            await asyncio.sleep(RETRY_S)
+        return found
+
+    async def _forked(self, run_id: str, command_id: str) -> RunHandle[Any] | None:
+        """The run that this command has made; None if there is none yet. Raises `Refused` for another one."""
+        try:
+            view = await self.get(run_id)
+        except NotFound:
+            return None
+        if view.forked is None or view.forked.command_id != command_id:
+            message = f"run {run_id!r} exists, and is another one: choose another run id"
+            raise Refused(message, code="RUN_ID_CONFLICT")
+        return RunHandle(self, run_id, decode=plain, seq=view.seq, shard=view.shard)
+
+    async def _node_at(self, run_id: str, line: int) -> int:
+        view = await self.get(run_id)
+        spec = await self._spec(view.workflow, view.version)
+        return node_at(spec, line)
+
+    async def edit(
+        self,
+        run_id: str,
+        variables: Mapping[str, Any],
+        *,
+        thread: int = 0,
+        reason: str = "",
+        command_id: str | None = None,
+        timeout_s: float = START_TIMEOUT_S,
+        actor: str = "",
+    ) -> int:
+        """Sets variables of a run that has not ended, by their names, and returns the command's sequence once that is
+        committed. What waits for a condition looks at them at once; arguments of a task that was called before stay.
+
+        With a `thread`, the id of a branch (its event `branch-started` has it), variables are those that it sees. With
+        a `command_id` of the caller's the same call again changes nothing. Raises `Refused` (RUN_UNKNOWN, RUN_FINISHED,
+        THREAD_UNKNOWN, REASON_TOO_LONG, EDIT_REFUSED for a name or a value that the workflow does not have), or
+        `NoAnswer` after `timeout_s`.
+        """
+        given = {name: msgspec.Raw(_json(value, "EDIT_INVALID")) for name, value in variables.items()}
+        chosen = command_id_of(command_id)
+        command = EditVariables(chosen, given, thread, reason, check_actor(actor or self.actor))
+        return (await self._ask_for(run_token(run_id), command, timeout_s)).seq
+
     async def plan_migration(
         self,
         before: str,
@@ -774,7 +985,9 @@ class Client:
 
         Raises `BadInput` (MIGRATION_INVALID), and as finding a version does.
         """
-        given = {name: msgspec.Raw(_json(value)) for name, value in (values or {}).items()}
+        given = {
+            name: msgspec.Raw(_json(value, "MIGRATION_INVALID")) for name, value in (values or {}).items()
+        }
         old = await self.registry.get(*parse_target(before))
         new = await self.registry.get(*parse_target(after))
         return propose(old, new, lines, variables, given)
@@ -1251,6 +1464,14 @@ class Client:
             if view.status != "running":
                 return view
 
+    async def children(self, run_id: str) -> list[ChildRun]:
+        """The child runs that a run has started, awaited or not, in that order, and how each of them stands now.
+
+        It reads the run's history, and knows of those whose `child-started` the stream still has. Raises `NotFound`,
+        `NoAnswer` or `OutcomeUnknown`.
+        """
+        return await children_of(self, run_id)
+
     def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle on a run that was started elsewhere; nothing is asked yet."""
         return RunHandle(self, check_run_id(run_id), decode=plain)
@@ -1344,6 +1565,116 @@ class Client:
                         return run
             raise RunEnded(run, "coming to that state")
 
+    async def search(
+        self,
+        asked: RunQuery,
+        *,
+        sort: str = finding.NEWEST,
+        limit: int = finding.LIMIT,
+        after: str = "",
+        timeout_s: float = finding.TIMEOUT_S,
+    ) -> finding.FoundRuns:
+        """A page of the runs that fit, with what was told of them when this is asked: of the analytics process.
+
+        They are sorted by `started_at`, `ended_at`, `duration_ms`, `run_id`, or `workflow`, or by an attribute that can
+        be searched (`.status` for one that is called as something else): its numbers and moments, then its texts; with
+        `-` in front downwards. Runs without a value come last, either way. `after` is the `next` of the page before, of
+        the same query. No run comes twice in pages by something that does not change, such as `started_at`; by what
+        does it may move from one to another. A run is known once its first event is in the stream, which is a moment
+        behind its start, or, where its shard was taken over just then, some seconds: upwards, a page may have passed by
+        it.
+
+        Raises `BadInput` (CONDITION_INVALID, SEARCH_INVALID), or as `query` does.
+        """
+        return await finding.runs(
+            self.connection, self.names, asked, sort=sort, limit=limit, after=after, timeout_s=timeout_s
+        )
+
+    async def count(
+        self,
+        asked: RunQuery,
+        *,
+        by: str = "",
+        limit: int = finding.LIMIT,
+        timeout_s: float = finding.TIMEOUT_S,
+    ) -> list[finding.Counted]:
+        """How many runs fit: all together, or `by` status, workflow, version, failure or actor, or by a searchable
+        attribute (`.status` for one that is called as one of these), the most frequent value first.
+
+        Raises as `search` does.
+        """
+        return await finding.count_runs(
+            self.connection, self.names, asked, by=by, limit=limit, timeout_s=timeout_s
+        )
+
+    async def query(
+        self,
+        sql: str,
+        params: finding.Params | None = None,
+        *,
+        limit_rows: int = finding.ROWS_DEFAULT,
+        not_before: dict[str, int] | None = None,
+        fresh: bool = False,
+        timeout_s: float = finding.TIMEOUT_DEFAULT_S,
+    ) -> finding.QueryResult:
+        """Asks SQL that only reads of whichever analytics process answers first. `params` go to `$1`, `$2` (a list) or
+        `$name` (a mapping).
+
+        The answer reflects streams up to the sequences of `not_before`, by their names; one that is `fresh` reflects
+        all events that the stream had when this is called. Else it is of what that process has read so far.
+
+        Raises `QueryError` with its codes, and `NoAnswer` when no such process of this namespace answers.
+        """
+        return await finding.query(
+            self.connection,
+            self.names,
+            sql,
+            params,
+            limit_rows=limit_rows,
+            not_before=not_before,
+            fresh=fresh,
+            timeout_s=timeout_s,
+        )
+
+    async def find_user_tasks(
+        self,
+        *,
+        user: str = "",
+        group: str = "",
+        state: finding.UserTaskState = "open",
+        user_task: str = "",
+        workflow: str = "",
+        due_before: datetime | None = None,
+        limit: int = finding.LIMIT,
+        timeout_s: float = finding.TIMEOUT_S,
+    ) -> list[finding.FoundUserTask]:
+        """User tasks of all runs that fit all that is said, the most urgent first: by when they are due, then by when
+        they were given. What was told when this is asked is reflected. Raises as `query` does."""
+        return await finding.user_tasks(
+            self.connection,
+            self.names,
+            user=user,
+            group=group,
+            state=state,
+            user_task=user_task,
+            workflow=workflow,
+            due_before=due_before,
+            limit=limit,
+            timeout_s=timeout_s,
+        )
+
+    async def find_schedules(
+        self,
+        *,
+        workflow: str = "",
+        limit: int = finding.SCHEDULES_LIMIT,
+        timeout_s: float = finding.TIMEOUT_S,
+    ) -> list[finding.FoundSchedule]:
+        """Those schedules that there are, the next one to fire first. Raises as `query` does."""
+        return await finding.schedules(
+            self.connection, self.names, workflow=workflow, limit=limit, timeout_s=timeout_s
+        )
+
     def _look(self, run_id: str, timeout_s: float | None, shard: int | None = None) -> Look:
         """A function that asks how the run stands, without its variables; of any time, if `timeout_s` is None."""
         return lambda: self._ask(Ask("wait", run_id), timeout_s, shard)
@@ -1422,11 +1753,12 @@ def _encoded(command: Command) -> bytes:
         raise BadInput(f"a text cannot be encoded as UTF-8: {error}", code="TEXT_INVALID") from error
 
 
-def _json(value: Any) -> bytes:
+def _json(value: Any, code: str) -> bytes:
+    """Raises `BadInput` with this code."""
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{value!r} cannot be written as JSON: {error}", code="MIGRATION_INVALID") from error
+        raise BadInput(f"{value!r} cannot be written as JSON: {error}", code=code) from error
 
 
 def _accepted(answer: Answer) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,8 +12,8 @@ import msgspec
 from dressage.brokers.interface import Connection
 from dressage.client.feed import RunFeed
 from dressage.protocol.commands import RunView
-from dressage.protocol.errors import DressageError, OutcomeUnknown
-from dressage.protocol.events import END_KINDS, ReceivedEvent
+from dressage.protocol.errors import DressageError, NotFound, OutcomeUnknown
+from dressage.protocol.events import END_KINDS, KIND, ReceivedEvent, RunFailed, RunFaulted, RunRescued
 from dressage.protocol.names import Names
 
 LOOK_S: Final = 5.0
@@ -21,6 +22,10 @@ LOOK_S: Final = 5.0
 CLOCKS_S: Final = 60.0
 """So far may the clocks be apart by which the run's commands and its events were stamped. Where that is not enough, the
 stream is read from its beginning, which only takes longer."""
+
+_RESCUED: Final = KIND[RunRescued]
+_RESCUABLE: Final = frozenset({KIND[RunFailed], KIND[RunFaulted]})
+"""Behind an end of these kinds a run may go on."""
 
 Look = Callable[[], Awaitable[RunView]]
 """How the run stands, by its owner. Raises `NotFound`, or `NoAnswer` for the asker's own reasons."""
@@ -110,6 +115,14 @@ class _Reading:
         self._last = after
         self._total = total
         self._gaps = gaps
+        self._over = False
+        """Whether the last event was an end, and nobody knows whether it is the last one."""
+
+        self._passed: list[ReceivedEvent] = []
+        """What came behind it, and is told only if the run goes on."""
+
+        self._ready = deque[ReceivedEvent]()
+
         # Whoever has all there is so far needs none of what was stored before the run's last command.
         moment = run.updated_at if after + 1 >= run.events else run.started_at
         since = (datetime.fromisoformat(moment) - timedelta(seconds=CLOCKS_S)).isoformat()
@@ -117,32 +130,48 @@ class _Reading:
 
     async def next(self) -> ReceivedEvent | None:
         """None if there are no more."""
-        while self._total is None or self._last + 1 < self._total:
+        while not self._ready and (self._total is None or self._last + 1 < self._total):
             before = self._feed.reached
             event = await self._feed.next(LOOK_S)
             if event is None:
                 await self._look_for_more(moved=self._feed.reached > before)
-            elif await self._follows(event):
-                return event
-        return None
+            else:
+                await self._follows(event)
+        return self._ready.popleft() if self._ready else None
 
     async def close(self) -> None:
         await self._feed.close()
 
-    async def _follows(self, event: ReceivedEvent) -> bool:
-        """Whether it is to be yielded next. Raises `EventsGone`."""
+    async def _follows(self, event: ReceivedEvent) -> None:
+        """Makes it ready if it is to be yielded. Raises `EventsGone`."""
         if int(event.command) < self._born:
-            return False  # It is of a run that had this id before, and was deleted.
-        if event.kind in END_KINDS and self._total is None:
-            self._total = (
-                event.index + 1
-            )  # Of a run that has ended more may be told: who holds it, and no more.
+            return  # It is of a run that had this id before, and was deleted.
         if event.index <= self._last:
-            return False  # It was yielded before, or is not wanted.
+            return  # It was yielded before, or is not wanted.
         if event.index > self._last + 1 and not await self._is_gone(event.index):
-            return False
-        self._last = event.index
-        return True
+            return
+        if self._over and event.kind != _RESCUED:
+            # Who holds it, and no more: that is told if it was rescued behind that.
+            self._last = event.index
+            self._passed.append(event)
+            if not await self._goes_on(event.index):
+                self._total = event.index + 1
+            return
+        self._last, self._over = event.index, False
+        self._ready += [*self._passed, event]
+        self._passed.clear()
+        if event.kind in END_KINDS and self._total is None:
+            self._over = event.kind in _RESCUABLE
+            if not self._over or not await self._goes_on(event.index):
+                self._total = event.index + 1
+
+    async def _goes_on(self, index: int) -> bool:
+        """Whether a run that has ended with the event of this index was rescued since, or more is told of it."""
+        try:
+            run = await self._look()
+        except NotFound:
+            return False  # It was deleted since.
+        return run.born == self._born and (run.status == "running" or run.events > index + 1)
 
     async def _look_for_more(self, *, moved: bool) -> None:
         """Nothing of the run came for a while. `moved` says that something else did. Raises `EventsGone`."""

@@ -186,8 +186,8 @@ class ScheduleHandle:
 
 
 def command_id_of(given: str | None) -> str:
-    """The caller's, or a new one. Raises `BadInput`."""
-    return uuid.uuid4().hex if given is None else check_actor(given, "command id")
+    """The caller's, or a new one where that is empty: all that have none would be one. Raises `BadInput`."""
+    return check_actor(given, "command id") if given else uuid.uuid4().hex
 
 
 __all__ = ["At", "Cron", "Every", "ScheduleHandle", "ScheduleSpec", "When", "upcoming"]

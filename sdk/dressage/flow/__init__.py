@@ -19,6 +19,7 @@ from dressage.flow.failures import (
     UserTaskCancelled,
     WorkflowFailure,
 )
+from dressage.flow.inheriting import inherited
 from dressage.flow.interrupts import Interrupt, interruptible
 from dressage.flow.people import Assignment, UserTask
 from dressage.flow.publishing import publish
@@ -55,6 +56,7 @@ __all__ = [
     "first_completed",
     "first_successful",
     "gather",
+    "inherited",
     "interruptible",
     "publish",
     "sleep",

@@ -17,6 +17,7 @@ import msgspec
 from dressage.expressions.masked import without_values
 from dressage.flow import models
 from dressage.flow.describe import TypeBook
+from dressage.flow.inheriting import INHERITED
 from dressage.flow.members import Unsupported
 from dressage.flow.source import locals_around, source_of
 from dressage.flow.wire import Wire
@@ -32,6 +33,9 @@ class Signature:
         self.book = TypeBook(_namespace_of(function))
         self.hints = self._hints()
         self._parameters = inspect.signature(function).parameters
+        self.inherited = tuple(name for name, each in self._parameters.items() if each.default is INHERITED)
+        """The parameters of a workflow that a child run has from its parent if it is not given them."""
+
         self.params: tuple[Field, ...] = tuple(self._field(each) for each in self._parameters.values())
         self.output: TypeRef = self._output()
 
@@ -57,7 +61,7 @@ class Signature:
             )
         try:
             ref = self.book.ref(self.hints[name])
-            if parameter.default is parameter.empty:
+            if _is_required(parameter):
                 return Field(name, ref)
             stored = msgspec.Raw(self.book.frozen(parameter.default))
             self.book.table().default(Field(name, ref, required=False, default=stored), f"parameter {name}")
@@ -91,8 +95,8 @@ class Signature:
     def _args_decoder(self) -> msgspec.json.Decoder[Any]:
         members: list[tuple[str, Any, Any]] = []
         for name, parameter in self._parameters.items():
-            kind, default = self.hints[name], parameter.default
-            if default is parameter.empty:
+            kind = self.hints[name]
+            if _is_required(parameter):
                 members.append((name, kind, msgspec.NODEFAULT))
             else:
                 members.append((name, typing.Optional[kind], msgspec.UNSET))  # noqa: UP045
@@ -118,7 +122,7 @@ class Signature:
         try:
             given = inspect.signature(self.function).bind(*args, **keywords).arguments
             raw = msgspec.json.encode(given, enc_hook=models.to_plain)
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:
             raise BadValue(f"{self.function.__name__}(): {error}") from error
         self.decode_args(raw)
         return raw
@@ -127,7 +131,7 @@ class Signature:
         """Arguments by name, of the annotated types; missing or null ones take their defaults. Raises `BadValue`."""
         try:
             given = self._args_decoder.decode(raw)
-        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        except Exception as error:  # A class of the author's may raise anything while one is made of it.
             raise BadValue(
                 f"the arguments of {self.function.__name__}() do not fit: {self._said(error)}"
             ) from error
@@ -135,7 +139,7 @@ class Signature:
 
     def _given(self, name: str, value: Any) -> Any:
         default = self._parameters[name].default
-        if default is inspect.Parameter.empty:
+        if _is_required(self._parameters[name]):
             return value
         lacks_none = value is None and name not in self._admit_none
         return default if value is msgspec.UNSET or lacks_none else value
@@ -153,6 +157,11 @@ class Signature:
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """The result of the annotated type. Raises `BadValue`."""
         return self._result.decode(raw)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    """Whether it has no value of its own."""
+    return parameter.default is parameter.empty or parameter.default is INHERITED
 
 
 def _blamed(function: Callable[..., Any], error: NameError) -> str:

@@ -165,6 +165,8 @@ def make_task(
 ) -> Task[..., Any]:
     """The task of a function. Raises `DefinitionError` for its types, `BadName` for its names."""
     signature = Signature(function)
+    for each in signature.inherited:
+        raise signature.refusal(each, "a task inherits nothing", "give it at each call, or a default")
     definition = TaskDef(
         name=check_name(wire_name(function.__name__) if name is None else name, "task"),
         params=signature.params,

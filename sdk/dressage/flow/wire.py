@@ -28,7 +28,7 @@ class Wire:
         """The value as JSON. Raises `BadValue` for what JSON cannot say or what is not of the type."""
         try:
             raw = msgspec.json.encode(value, enc_hook=models.to_plain)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        except Exception as error:
             raise self._wrong(error) from error
         self.decode(raw)
         return raw
@@ -37,7 +37,7 @@ class Wire:
         """The value that JSON says. Raises `BadValue`."""
         try:
             return self._decoder.decode(raw)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # A class of the author's may raise anything while one is made of it.
             raise self._wrong(error) from error
 
     def _wrong(self, error: Exception) -> BadValue:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import update_wrapper
+from types import FrameType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
 from dressage.flow.compiler import Compiled, compile_workflow
 from dressage.flow.failures import wire_name
+from dressage.flow.inheriting import caller, with_inherited
 from dressage.flow.retries import Exponential, retry_options
 from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import Signature
@@ -56,15 +58,15 @@ class Workflow(Runnable, Generic[P, R]):
     def name(self) -> str:
         return self.spec.name
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return cast("R", await apart(self.function(*args, **kwargs)))
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]:
+        return _called(self, args, _given(self, args, kwargs, caller()))
 
-    async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, str]:
         """In another workflow: starts a child run that nobody waits for, and gives its id, once it has begun.
 
         In plain Python the function runs beside its caller, and what it fails with goes nowhere.
         """
-        return await self.options().start(*args, **kwargs)
+        return _started(self, None, args, _given(self, args, kwargs, caller()))
 
     def options(self, *, run_id: str | None = None, parent_close: ParentClose = "abandon") -> ChildOf[P, R]:
         """For a call in another workflow: `run_id` is the child run's id.
@@ -100,16 +102,35 @@ class ChildOf(Generic[P, R]):
         self._workflow = workflow
         self._run_id = run_id
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        _check(self._run_id)
-        return await self._workflow(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]:
+        return _called(self._workflow, args, _given(self._workflow, args, kwargs, caller()), self._run_id)
 
-    async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, str]:
         """As `Workflow.start`."""
-        _check(self._run_id)
-        await settled()  # A run is told that it is there when all of its branches wait.
-        beside(self._workflow(*args, **kwargs))
-        return f"plain~{next(_numbers)}" if self._run_id is None else self._run_id
+        return _started(self._workflow, self._run_id, args, _given(self._workflow, args, kwargs, caller()))
+
+
+def _given(
+    workflow: Workflow[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any], frame: FrameType
+) -> dict[str, Any]:
+    """The keywords of a call, which `frame` makes, with what is inherited. Raises `TypeError`."""
+    return with_inherited(workflow.function, workflow.signature.inherited, args, keywords, frame)
+
+
+async def _called(
+    workflow: Workflow[..., R], args: tuple[Any, ...], keywords: Mapping[str, Any], run_id: str | None = None
+) -> R:
+    _check(run_id)
+    return cast("R", await apart(workflow.function(*args, **keywords)))
+
+
+async def _started(
+    workflow: Workflow[..., Any], run_id: str | None, args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> str:
+    _check(run_id)
+    await settled()  # A run is told that it is there when all of its branches wait.
+    beside(_called(workflow, args, keywords))
+    return f"plain~{next(_numbers)}" if run_id is None else run_id
 
 
 def _check(run_id: str | None) -> None:

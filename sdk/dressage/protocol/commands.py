@@ -70,12 +70,21 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     told: bool = True
 
 
+class Fork(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a run begins that is made of another one, `run_id`: at `node`, with these variables, in stored form."""
+
+    run_id: str
+    node: int
+    variables: dict[str, msgspec.Raw]
+
+
 class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, omit_defaults=True):
     """Starts a run of exactly this version. The same run id again is the same run.
 
     `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
     start with the same id. A child run is told its `parent`, and one that a `schedule` starts tells that how it ended.
-    `keep_ms` is for how long it is kept when it has ended, by what holds of its workflow now; None: for ever.
+    `keep_ms` is for how long it is kept when it has ended, by what holds of its workflow now; None: for ever. One with
+    a `fork` is told by another run how it begins.
     """
 
     workflow: str
@@ -86,6 +95,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     parent: Parent | None = None
     schedule: Short = ""
     keep_ms: int | None = None
+    fork: Fork | None = None
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
@@ -121,8 +131,8 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
 
     `at_once` ends it where it stands, also while it tidies up. A worker that has an attempt of it is told to stop; a
     result of it is refused. `reason` is for people, at most `REASON_BYTES_MAX` bytes of UTF-8. `command_id` is the
-    same in each repeat of one cancel. One that names a `parent` is for a child of that wait, and no other run; one that
-    names a `schedule` for a run that this has started.
+    same in each repeat of one cancel. One that names a `parent` is for a child of that wait, and no other run, as long
+    as that has not rescued it more than `times` times; one that names a `schedule` for a run that this has started.
     """
 
     command_id: Short
@@ -131,6 +141,7 @@ class CancelRun(msgspec.Struct, tag="cancel-run", tag_field="type", frozen=True,
     at_once: bool = False
     parent: Parent | None = None
     schedule: Short = ""
+    times: int = 0
 
 
 class CancelThread(msgspec.Struct, tag="cancel-thread", tag_field="type", frozen=True, omit_defaults=True):
@@ -213,6 +224,51 @@ class MigrateRun(msgspec.Struct, tag="migrate-run", tag_field="type", frozen=Tru
 
     migration: Migration
     command_id: Short
+    actor: Short = ""
+
+
+class RescueRun(msgspec.Struct, tag="rescue-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Lets a run go on that has failed, or that a fault of the engine has ended: at the step where what it failed with
+    was raised, or at `node`; with `skip` behind that, as if it had given `value`. `variables` are set before, by their
+    names, each in JSON. One that goes on already stays so, and the command is accepted.
+
+    Where a child run was what failed, that is rescued, and waited for once more: it is told so by its `parent`, which
+    has done so `times` times. A child
+    whose parent has taken its failure is not rescued by itself. `command_id` is the same in each repeat of one rescue.
+    """
+
+    command_id: Short
+    reason: str = ""
+    actor: Short = ""
+    node: int | None = None
+    skip: bool = False
+    value: Json = msgspec.UNSET
+    variables: dict[str, msgspec.Raw] = {}
+    parent: Parent | None = None
+    times: int = 0
+
+
+class ForkRun(msgspec.Struct, tag="fork-run", tag_field="type", frozen=True, omit_defaults=True):
+    """Starts run `run_id` as another one of the same workflow, which goes on with the variables that a run has ended
+    with: at `node`, or where that has failed. `variables` are others, by their names, each in JSON. The same
+    `command_id` again is the same run. `keep_ms` is as of a `StartRun`."""
+
+    run_id: str
+    command_id: Short
+    node: int | None = None
+    variables: dict[str, msgspec.Raw] = {}
+    actor: Short = ""
+    keep_ms: int | None = None
+
+
+class EditVariables(msgspec.Struct, tag="edit-variables", tag_field="type", frozen=True, omit_defaults=True):
+    """Sets variables of a run that has not ended, by their names, each in JSON, as they are seen by run thread
+    `thread`. What waits for a condition looks at them. `command_id` is the same in each repeat of one edit."""
+
+    command_id: Short
+    variables: dict[str, msgspec.Raw]
+    thread: int = 0
+    reason: str = ""
     actor: Short = ""
 
 
@@ -458,11 +514,14 @@ class TellMark(msgspec.Struct, tag="tell-mark", tag_field="type", frozen=True, o
 
 
 class ChildEnded(msgspec.Struct, tag="child-ended", tag_field="type", frozen=True, omit_defaults=True):
-    """A child run tells its parent how it ended: with an output, or with a failure, also if it was not started."""
+    """A child run tells its parent how it ended: with an output, or with a failure, also if it is `absent`: it was not
+    started, or cannot be rescued. `times` is the last that its parent has said in a rescue."""
 
     wait_id: Short
     output: Json = msgspec.UNSET
     failure: FailureInfo | None = None
+    absent: bool = False
+    times: int = 0
 
 
 class ChildBegun(msgspec.Struct, tag="child-begun", tag_field="type", frozen=True, omit_defaults=True):
@@ -545,6 +604,9 @@ OfRun = (
     | ResumeRun
     | SettleTask
     | MigrateRun
+    | RescueRun
+    | EditVariables
+    | ForkRun
     | GoOn
     | DeleteRun
     | HoldRun
@@ -584,6 +646,8 @@ RefusalCode = Literal[
     "CANCEL_INVALID",
     "TASK_UNKNOWN",
     "MIGRATION_REFUSED",
+    "RESCUE_REFUSED",
+    "EDIT_REFUSED",
     "OPEN_RUNS",
     "RESULT_STALE",
     "RESULT_MALFORMED",
@@ -720,13 +784,24 @@ class DeadTaskView(msgspec.Struct, frozen=True, omit_defaults=True):
     thread: int = 0
 
 
+class ForkView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of which run another one was made, by which command, and at which node it began."""
+
+    run_id: str
+    node: int
+    command_id: str
+
+
 class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run as readers see it. `variables`, `search`, `input` and `output` are in their wire form.
 
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`: it tidies up before it ends.
-    `parent` is the run that has started it. Nothing goes on of what `stops` tell, and `dead_tasks` wait for somebody.
-    While it is `held` nobody deletes it; if it is to be deleted at a time, that is `kept_until`, as far as is known.
-    `born` is the sequence of the command that began it: where an id was deleted before, it tells one run from another.
+    `parent` is the run that has started it, and is told of its end if it is `awaited`. Nothing goes on of what
+    `stops` tell, and `dead_tasks` wait for somebody. While it is `held` nobody deletes it; if it is to be deleted
+    at a time, that is `kept_until`, as far as is known. `born` is the sequence of the command that began it: where
+    an id was deleted before, it tells one run from another. One that has failed is rescued at `failed_node`, if
+    that is known, with child run `failed_child` if it was that which has failed there. One that was `forked` begins
+    as another one has ended.
     """
 
     run_id: str
@@ -754,6 +829,10 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     held: HoldView | None = None
     kept_until: str = ""
     born: int = 0
+    failed_node: int | None = None
+    failed_child: str = ""
+    awaited: bool = False
+    forked: ForkView | None = None
 
 
 class KeyView(msgspec.Struct, frozen=True, omit_defaults=True):

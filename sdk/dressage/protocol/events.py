@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from dressage.protocol.commands import FailureInfo, StoppedBy
+from dressage.protocol.commands import FailureInfo, RunStatus, StoppedBy
 from dressage.protocol.schedules import FireOutcome, ScheduleSpec
 
 RUN_HEADER = "Dressage-Run"
@@ -27,9 +27,11 @@ TYPE_PREFIX = "dressage."
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """kind run-started"""
+    """kind run-started: with this `input`, or as a fork of run `forked_from`, which began at `node`."""
 
     input: msgspec.Raw
+    forked_from: str = ""
+    node: int = 0
 
 
 class VariableChanged(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -192,6 +194,15 @@ class ChildCompleted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     wait_id: str
     waited_ms: float
     output: msgspec.Raw
+
+
+class ChildRescued(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind child-rescued: a child run that had failed is waited for once more, as its parent was rescued."""
+
+    node: int
+    workflow: str
+    run_id: str
+    wait_id: str
 
 
 class ChildFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -555,6 +566,28 @@ class RunMigrated(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     after: int
 
 
+class RunRescued(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind run-rescued: the run, which had ended as `status`, goes on at `node`; or behind it, as if that had been
+    done, if it is `skipped`.
+
+    `reason` is what somebody (the event's actor) said, or "its parent" that was rescued with it.
+    """
+
+    node: int
+    status: RunStatus
+    skipped: bool = False
+    reason: str = ""
+
+
+class VariablesEdited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """kind variables-edited: somebody (the event's actor) sets these variables, as run thread `thread` sees them. How
+    they are then is told behind that."""
+
+    names: tuple[str, ...]
+    thread: int = 0
+    reason: str = ""
+
+
 class RunCancelling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind run-cancelling: somebody (the event's actor) cancelled the run; `reason` is what they said.
 
@@ -623,6 +656,7 @@ EventData = (
     | ChildBegun
     | ChildCompleted
     | ChildFailed
+    | ChildRescued
     | SleepStarted
     | SleepMoved
     | SleepEnded
@@ -655,6 +689,8 @@ EventData = (
     | RunStopped
     | RunResumed
     | RunMigrated
+    | RunRescued
+    | VariablesEdited
     | RunCancelling
     | RunCompleted
     | RunFailed
@@ -683,6 +719,7 @@ KIND: dict[type[EventData], str] = {
     ChildBegun: "child-begun",
     ChildCompleted: "child-completed",
     ChildFailed: "child-failed",
+    ChildRescued: "child-rescued",
     SleepStarted: "sleep-started",
     SleepMoved: "sleep-moved",
     SleepEnded: "sleep-ended",
@@ -715,6 +752,8 @@ KIND: dict[type[EventData], str] = {
     RunStopped: "run-stopped",
     RunResumed: "run-resumed",
     RunMigrated: "run-migrated",
+    RunRescued: "run-rescued",
+    VariablesEdited: "variables-edited",
     RunCancelling: "run-cancelling",
     RunCompleted: "run-completed",
     RunFailed: "run-failed",
@@ -726,7 +765,7 @@ KIND: dict[type[EventData], str] = {
 }
 KINDS = frozenset(KIND.values())
 END_KINDS = frozenset(KIND[end] for end in (RunCompleted, RunFailed, RunCancelled, RunFaulted))
-"""The last event of a run is of one of these kinds, and no other is."""
+"""A run ends with an event of one of these kinds. Others may follow: it is held, deleted, or rescued and goes on."""
 
 
 class OutputEvent(msgspec.Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from dressage.protocol.errors import BadInput
 from dressage.protocol.expressions import Bind, Compare, Index, Name, expressions_in, variables_in
 from dressage.protocol.spec import (
     AssignNode,
@@ -145,6 +146,26 @@ class Positions:
         self._names_of = lru_cache(NAMES_KEPT)(self._named)
         self._numbers: dict[str, int] = {}
         self._live = self._backwards()
+
+    def firsts_at(self, line: int) -> list[int]:
+        """The nodes with which this line begins, where a run can go on as a whole: none of a branch, or of a handler
+        that interrupts. It has several where it is there several times, as of a `finally`, or of a function that is
+        awaited twice."""
+        nodes = self.spec.nodes
+        here = {n for n, lanes in self.lanes.items() if nodes[n].line == line and not lanes}
+        # What tidies up behind a failure, or undoes a step, has the line of what says so.
+        here = (here & self._without_failures()) or here
+        behind = {each for n in here for each in self.following(n)}
+        return sorted(here - behind) or sorted(here)[:1]
+
+    def _without_failures(self) -> set[int]:
+        """The nodes that a run comes to in which nothing fails."""
+        found, waiting = {self.spec.entry}, [self.spec.entry]
+        while waiting:
+            new = set(self.following(waiting.pop())) - found
+            found |= new
+            waiting += new
+        return found
 
     def following(self, number: int) -> list[int]:
         """The nodes that may come next in the same run thread, without handlers."""
@@ -305,6 +326,19 @@ class Positions:
 
     def _named(self, bits: int) -> frozenset[str]:
         return frozenset(name for name, number in self._numbers.items() if bits >> number & 1)
+
+
+def node_at(spec: WorkflowSpec, line: int) -> int:
+    """The node at which a run goes on that is to go on at this line. Raises `BadInput` (RESCUE_INVALID)."""
+    found = Positions(spec).firsts_at(line)
+    if len(found) == 1:
+        return found[0]
+    why = "no run can go on there" if not found else "it is done in several places"
+    raise BadInput(
+        f"line {line} of workflow {spec.name!r}: {why}. Name the line of another statement of the workflow itself, as "
+        "`dressage spec show` has them",
+        code="RESCUE_INVALID",
+    )
 
 
 def _how_undone(node: TaskNode, entry: str) -> bytes:

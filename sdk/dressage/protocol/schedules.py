@@ -68,7 +68,7 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
     workflow: str
     timing: Timing
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+    input: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     version: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=63)] = 0
     overlap: Overlap = "skip"
     jitter_s: float = 0.0

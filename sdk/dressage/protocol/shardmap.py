@@ -33,6 +33,10 @@ MAP_TOKEN: Final = "=map"
 FORWARDED_HEADER: Final = "Dressage-Forwarded"
 """`<generation>.<shard>.<sequence>` of the command at the run's earlier place, whose owner found no such run there."""
 
+DELETED_HEADER: Final = "Dressage-Deleted"
+"""What an owner sets to `1` on a command that it hands on and that was meant for a run that was deleted there: it does
+not begin, and does not end, the next one of the id."""
+
 
 SHARDS_MAX: Final = 1_024
 """Each shard is a stream of its own, with consumers, and in a cluster a Raft group."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from socketserver import ThreadingMixIn
 from typing import Any, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dressage.protocol.errors import BadInput
+from dressage.telemetry.health import Health
 
-__all__ = ["Counter", "Gauge", "Histogram", "Meters", "NoMeters", "PrometheusMeters", "meters_for"]
+__all__ = ["Counter", "Gauge", "Health", "Histogram", "Meters", "NoMeters", "PrometheusMeters", "meters_for"]
 
 
 class Counter(Protocol):
@@ -29,7 +34,10 @@ class Histogram(Protocol):
 
 
 class Meters(Protocol):
-    """Makes meters; names get the prefix `dressage_`."""
+    """Makes meters; names get the prefix `dressage_`. Beside them it is told whether the process does its work."""
+
+    @property
+    def health(self) -> Health: ...
 
     def counter(self, name: str, about: str, labels: Sequence[str] = ()) -> Counter: ...
 
@@ -55,6 +63,9 @@ class _Silent:
 class NoMeters:
     """Meters that measure nothing."""
 
+    def __init__(self) -> None:
+        self.health = Health()
+
     def counter(self, name: str, about: str, labels: Sequence[str] = ()) -> Counter:
         return _Silent()
 
@@ -71,6 +82,7 @@ class PrometheusMeters:
     def __init__(self) -> None:
         import prometheus_client
 
+        self.health = Health()
         self._module: Any = prometheus_client
         self.registry = prometheus_client.CollectorRegistry()
 
@@ -87,9 +99,33 @@ class PrometheusMeters:
         return made
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:
-        """Serves the registry over HTTP at `/metrics` in a thread; returns the port (0 chooses a free one)."""
-        server, _ = self._module.start_http_server(port, addr=host, registry=self.registry)
+        """Serves `/metrics`, `/healthz` and `/readyz` over HTTP in a thread; returns the port (0: a free one)."""
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+
+        class Server(ThreadingMixIn, WSGIServer):
+            daemon_threads = True
+            address_family = family
+
+        server = make_server(str(address[0]), port, self._answer, Server, _Quiet)
+        threading.Thread(target=server.serve_forever, name="dressage-metrics", daemon=True).start()
         return int(server.server_port)
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] not in ("/healthz", "/readyz"):
+            shown: Iterable[bytes] = self._module.make_wsgi_app(self.registry)(environ, start)
+            return shown
+        why = self.health.dead() if environ["PATH_INFO"] == "/healthz" else self.health.unready()
+        start("503 Service Unavailable" if why else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{why or 'ok'}\n".encode()]
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no requests: they come every few seconds."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
 
 
 def meters_for(port: int | None, host: str = "127.0.0.1") -> Meters:

@@ -36,10 +36,13 @@ from dressage.protocol.commands import (
     AttemptProgress,
     Command,
     DeadTaskView,
+    EditVariables,
     FailureInfo,
+    ForkRun,
     Json,
     MigrateRun,
     PostEvent,
+    RescueRun,
     ResumeRun,
     RunStatus,
     SettleTask,
@@ -57,6 +60,7 @@ from dressage.protocol.errors import BadInput, BadValue, DressageError, Invarian
 from dressage.protocol.events import KIND, BranchStarted, SleepMoved, SleepStarted, UserTaskOpened
 from dressage.protocol.large import mentions_large
 from dressage.protocol.names import is_key, is_limiter, key_token, marks_of, run_id_of, run_token
+from dressage.protocol.positions import node_at
 from dressage.protocol.spec import RegisteredEvent, RegisteredWorkflow
 from dressage.protocol.types import TypeDef
 from dressage.protocol.user_tasks import Action, CancelTask, Complete, UserTaskView
@@ -367,6 +371,41 @@ class Run(Generic[R]):
         self._fold(ResumeRun(f"resume-{self._world.seq}", "test", thread), asked=True)
         return self.advance(timedelta(0))
 
+    def rescue(
+        self,
+        *,
+        line: int | None = None,
+        skip: bool = False,
+        value: Any = msgspec.UNSET,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Somebody lets the run go on that has failed, as with `rescue` of the client; a line is one of the workflow's
+        function. Raises `Refused` as that does, and `BadInput` (RESCUE_INVALID)."""
+        node = self._node_at(line)
+        given = {name: msgspec.Raw(msgspec.json.encode(each)) for name, each in (variables or {}).items()}
+        instead = value if value is msgspec.UNSET else msgspec.Raw(msgspec.json.encode(value))
+        chosen = f"rescue-{self._world.seq}"
+        self._fold(RescueRun(chosen, "", "test", node, skip, instead, given), asked=True)
+        return self.advance(timedelta(0))
+
+    def fork(self, *, line: int | None = None, variables: Mapping[str, Any] | None = None) -> Run[R]:
+        """Another run that goes on as this one has ended, as with `fork` of the client. Raises `Refused` as that does,
+        and `BadInput` (RESCUE_INVALID)."""
+        given = {name: msgspec.Raw(msgspec.json.encode(each)) for name, each in (variables or {}).items()}
+        other = Run(self._workflow, self._settings, self._world, f"{self.run_id}-fork-{self._world.seq}")
+        self._fold(ForkRun(other.run_id, f"fork-{self._world.seq}", self._node_at(line), given), asked=True)
+        self.advance(timedelta(0))
+        return other
+
+    def _node_at(self, line: int | None) -> int | None:
+        return None if line is None else node_at(self._definition.spec, line)
+
+    def edit(self, variables: Mapping[str, Any], *, thread: int = 0) -> Self:
+        """Somebody sets variables of the run, as with `edit` of the client. Raises `Refused` as that does."""
+        given = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in variables.items()}
+        self._fold(EditVariables(f"edit-{self._world.seq}", given, thread, actor="test"), asked=True)
+        return self.advance(timedelta(0))
+
     @property
     def dead_tasks(self) -> list[DeadTaskView]:
         """The calls whose last attempt has failed, and which wait for somebody (`exhausted="wait"`)."""
@@ -617,7 +656,7 @@ class Run(Generic[R]):
             case CancelTimer():
                 self._agenda.cancel(self._named(effect.timer_id))
             case SendCommand():
-                if isinstance(effect.command, StartRun):
+                if isinstance(effect.command, StartRun) and effect.command.fork is None:
                     self._start_child(effect.token, effect.command)
                 self._agenda.enter(self._agenda.now_ms, _Sent(effect.token, effect.command))
             case Publish():

@@ -26,6 +26,7 @@ from dressage.testing.run import WORKER, Attempted, Run, Settings
 from dressage.worker.calls import (
     Ended,
     arguments_of,
+    called,
     cancelled_itself,
     ended_by,
     ended_with,
@@ -281,7 +282,7 @@ class _Telling:
 def _call(handler: Handler, arguments: dict[str, Any], message: TaskMessage, told: _Telling) -> Any:
     """In a context of its own, in which the attempt is the current one."""
     enter_task(message, told)
-    value = handler.function(**arguments)
+    value = called(handler.function, arguments)
     return await_here(value) if handler.is_async else value
 
 

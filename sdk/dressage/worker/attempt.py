@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +18,7 @@ from dressage.protocol.errors import BadInput, DressageError
 from dressage.worker.calls import (
     Ended,
     arguments_of,
+    called,
     cancelled_itself,
     ended_by,
     ended_with,
@@ -191,7 +191,10 @@ class Attempt:
             return Ended(error=late.failure)
         except _Exited as exited:
             return ended_by(exited.error)
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            # Also what is no `Exception`, as panics of extensions are: else nobody would hear that it has ended.
             return None if self.stopped else ended_by(error)
         finally:
             self._over, self._cancel = True, None
@@ -227,7 +230,7 @@ class Attempt:
             self._cancel = task.cancel
             return task
         context = contextvars.copy_context()
-        begun = threads.submit(context.run, partial(handler.function, **arguments))
+        begun = threads.submit(context.run, called, handler.function, arguments)
         self._cancel = begun.cancel
         return asyncio.wrap_future(begun)
 

@@ -7,6 +7,7 @@ A value that is not of the declared type is wrong every time (`type-error`, neve
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,7 +47,16 @@ def arguments_of(handler: Handler, args: msgspec.Raw) -> dict[str, Any] | Ended:
         return _mismatch(f"arguments of task {handler.definition.name!r}: {error.message}")
 
 
-def ended_by(error: Exception | SystemExit) -> Ended:
+def called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """What a plain handler returns. A `StopIteration` of its own does not come out of a thread, as it does not come out
+    of a coroutine: it is the `RuntimeError` that Python makes of it there."""
+    try:
+        return function(**arguments)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def ended_by(error: BaseException) -> Ended:
     """How an attempt ended whose handler raised."""
     if isinstance(error, WorkflowFailure):
         return _failed(error)
@@ -83,8 +93,12 @@ def too_large(message: str) -> Ended:
 
 
 def sayable(text: object) -> str:
-    """A text as JSON can carry it: a file name may hold what is no character."""
-    return str(text).encode("utf-8", "replace").decode()
+    """A text as JSON can carry it: a file name may hold what is no character, an exception may fail to say itself."""
+    try:
+        said = str(text)
+    except Exception as error:
+        said = f"<a {type(text).__name__} that cannot be said: {type(error).__name__}>"
+    return said.encode("utf-8", "replace").decode()
 
 
 def cancelled_itself() -> FailureInfo:
@@ -106,10 +120,10 @@ def _mismatch(message: str) -> Ended:
     return Ended(error=FailureInfo("type-error", message, "type-error"))
 
 
-def technical(error: Exception | SystemExit) -> FailureInfo:
+def technical(error: BaseException) -> FailureInfo:
     """What is reported of an exception, with the classes that it derives from; what is cut ends, or begins, with three
     dots."""
-    trace, message = sayable("".join(traceback.format_exception(error))), sayable(str(error))
+    trace, message = sayable("".join(traceback.format_exception(error))), sayable(error)
     if len(trace) > TRACEBACK_CHARS_MAX:
         trace = _CUT + trace[len(_CUT) - TRACEBACK_CHARS_MAX :]
     if len(message) > MESSAGE_CHARS_MAX:

@@ -69,7 +69,8 @@ GROWTH_POLL_S: Final = 2.0
 
 @dataclass(slots=True, frozen=True)
 class WorkerConfig:
-    """`concurrency` is how many handlers run at a time; `drain_s` how long a stop waits for those that run.
+    """`concurrency` is how many handlers run at a time; `drain_s` how long a stop waits for those that run. `identity`
+    is this worker's alone: by it the engine tells who has begun an attempt last.
 
     With a `build`, a name, the worker takes tasks of versions of that build, too, and attempts say that they are of it.
     """
@@ -113,6 +114,10 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
+        self._connection: Connection | None = None
+        self._pulling: set[tuple[int, str]] = set()
+        """Shards and queues that tasks are taken from."""
+
         self._beside: asyncio.Task[None] | None = None
         self._answers = Answers()
         self._looking: set[asyncio.Task[None]] = set()
@@ -124,6 +129,13 @@ class Worker:
     def stop(self) -> None:
         """Asks for a drain: finish what runs, take no more."""
         self._stop.set()
+
+    def unready(self) -> str:
+        """Why no tasks are taken now; empty if they are."""
+        if self._stop.is_set():
+            return "it is ending"
+        taking = self._pulling and self._connection is not None and self._connection.linked
+        return "" if taking else "it takes no tasks: it waits for the server, or for the namespace"
 
     async def ready(self) -> None:
         """Returns once tasks are being taken."""
@@ -148,6 +160,7 @@ class Worker:
     async def run(self) -> None:
         """Raises `ServerUnreachable`. Waits for a namespace that no orchestrator has served yet."""
         connection = await self._broker.connect(f"dressage-worker-{self._identity}", reconnect=True)
+        self._connection = connection
         publisher = GroupPublisher(connection, patience_s=None)
         beat = asyncio.create_task(self._show_life(connection))
         asking = asyncio.create_task(self._look_after(connection, publisher))
@@ -260,11 +273,13 @@ class Worker:
                 pull = taking.pull = await connection.pull(
                     taking.stream, consumer, self._config.concurrency, on_delivery, on_end
                 )
+                self._pulling.add((shard, queue))
                 self._ready.set()
                 await ended.wait()
             except DressageError as error:
                 _log.warning("shard %d, queue %s: %s", shard, queue, error)
             finally:
+                self._pulling.discard((shard, queue))
                 if pull is not None:
                     await pull.close()
             await asyncio.sleep(0.2)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -237,6 +237,35 @@ async def flow(x: int) -> str:
 """
 
 
+def mended() -> Any:
+    """A module whose runs fail, with a child run, as long as their tasks are down."""
+    if "mended" not in _contracts:
+        text = Program(0, name="mended", task_options=task_options(QUEUES[0])).text()
+        _contracts["mended"] = define(f"{text.partition('@workflow')[0]}{_MENDED}")
+    return _contracts["mended"]
+
+
+EDITED: Final = 7
+
+_MENDED: Final = """
+@workflow(name="mended-part")
+async def part(x: int) -> int:
+    try:
+        a = await number(x)
+    finally:
+        await sleep(timedelta(milliseconds=50))
+    return a
+
+@workflow(name="mended")
+async def flow(x: int) -> str:
+    mark = 0
+    a = await part(x)
+    await sleep(timedelta(milliseconds=400))
+    b = await number(x + 1)
+    return f"{a}|{b}|{mark}"
+"""
+
+
 def carrying() -> Any:
     """A module whose workflow hands large values on: through a task, a child run and another task."""
     if "carrying" not in _contracts:
@@ -283,7 +312,7 @@ def told_of(value: str) -> Any:
 class Executions:
     """Every attempt that a worker of the simulated world has run to its end."""
 
-    def __init__(self, deadly: Mapping[str, int] | None = None) -> None:
+    def __init__(self, deadly: Mapping[str, int] | None = None, down: Iterable[str] = ()) -> None:
         self.ended: dict[tuple[str, str], list[tuple[str, Any]]] = {}
         """What each execution of an attempt came to: "value" and what it returned, or "failure" and (name, message)."""
 
@@ -295,6 +324,9 @@ class Executions:
 
         self.deadly = dict(deadly or {})
         """So many more workers die of a task of each of these runs."""
+
+        self.down = set(down)
+        """The runs whose tasks break, and those of their child runs, until somebody has mended that."""
 
     def app(
         self,
@@ -347,6 +379,9 @@ class Executions:
                 await self._goes_on(context)
             await asyncio.sleep(plan.seconds)
             ended = self.ended.setdefault((context.run_id, context.task_id), [])
+            if context.run_id.partition("~")[0] in self.down:
+                ended.append(("failure", ("Broken", "it is down")))
+                raise Broken("it is down")
             if context.attempt <= plan.fails:
                 ended.append(("failure", ("Broken", f"attempt {context.attempt} breaks")))
                 raise Broken(f"attempt {context.attempt} breaks")

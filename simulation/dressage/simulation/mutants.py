@@ -27,6 +27,7 @@ from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
 from dressage.connectors.dealing import Dealing
 from dressage.connectors.trigger import Trigger
+from dressage.orchestrator.fold import advance as advance_module
 from dressage.orchestrator.fold import (
     archive,
     cancelling,
@@ -34,6 +35,7 @@ from dressage.orchestrator.fold import (
     mailbox,
     migrating,
     pausing,
+    rescuing,
     retention,
     schedule,
     timetable,
@@ -65,7 +67,7 @@ from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
 from dressage.protocol.commands import AwaitEvent, CancelThread, FailureInfo, ReturnPermit, TimerFired
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
-from dressage.protocol.names import OUT, Names, limiter_token
+from dressage.protocol.names import OUT, Names, limiter_token, run_token
 from dressage.protocol.user_tasks import Complete
 from dressage.worker.worker import Worker
 
@@ -997,6 +999,24 @@ def stops_count_again() -> Iterator[None]:
         yield
 
 
+@mutant("a child run is waited for once more, and is not rescued", "nothing-hangs")
+def rescued_alone() -> Iterator[None]:
+    wait_for = rescuing._wait_for
+
+    def telling_nobody(advance: Advance, *given: Any) -> None:
+        wait_for(advance, *given)
+        advance.effects.pop()
+
+    with mock.patch.object(rescuing, "_wait_for", telling_nobody):
+        yield
+
+
+@mutant("variables that are set from outside stay as they are", "outcome-as-python")
+def edits_are_lost() -> Iterator[None]:
+    with mock.patch.object(rescuing, "set_variables"):
+        yield
+
+
 @mutant("a dead task that is retried is not tried again", "nothing-hangs")
 def retried_is_not_tried() -> Iterator[None]:
     settled = fold_module.on_settled
@@ -1088,13 +1108,13 @@ def waits_in_silence() -> Iterator[None]:
 
 @mutant("a child run that fails does not tell its parent", "nothing-hangs", first=6)
 def failed_children_silent() -> Iterator[None]:
-    tell = Advance._tell
+    tell = advance_module.how_ended
 
-    def silent(self: Any, parent: Any) -> None:
-        if self.state.status == "completed":
-            tell(self, parent)
+    def silent(state: Any, parent: Any, times: int) -> SendCommand:
+        told = tell(state, parent, times)
+        return told if state.status == "completed" else SendCommand(run_token("nobody"), told.command)
 
-    with mock.patch.object(Advance, "_tell", silent):
+    with mock.patch.object(advance_module, "how_ended", silent):
         yield
 
 
@@ -1119,14 +1139,15 @@ def begun_in_silence() -> Iterator[None]:
     first=26,
 )
 def ends_mixed_up() -> Iterator[None]:
-    tell = Advance._tell
+    tell = advance_module.how_ended
 
-    def mixing(self: Any, parent: Any) -> None:
-        if self.state.status == "completed":
-            self.state.output = msgspec.Raw(b"7")
-        tell(self, parent)
+    def mixing(state: Any, parent: Any, times: int) -> SendCommand:
+        told = tell(state, parent, times)
+        if state.status != "completed":
+            return told
+        return SendCommand(told.token, structs.replace(told.command, output=msgspec.Raw(b"7")))
 
-    with mock.patch.object(Advance, "_tell", mixing):
+    with mock.patch.object(advance_module, "how_ended", mixing):
         yield
 
 
@@ -1314,6 +1335,17 @@ def deletion_repeated() -> Iterator[None]:
 @mutant("who repeats the start of a deleted run starts it again", "one-life-after-the-other", first=7)
 def start_repeated() -> Iterator[None]:
     with mock.patch.object(retention, "was_deleted", return_value=False):
+        yield
+
+
+@mutant(
+    "what is handed on to where an id lives now does not say that it was meant for a run that was deleted here",
+    "one-life-after-the-other",
+    "answer-as-folded",
+    first=484,
+)
+def handed_on_without_deletion() -> Iterator[None]:
+    with mock.patch.object(folding, "is_of_deleted", return_value=False):
         yield
 
 

@@ -27,12 +27,20 @@ from dressage.orchestrator.fold.schedule import fold_schedule
 from dressage.orchestrator.fold.state import Gone, RunState, SleepWait, State, TaskWait
 from dressage.orchestrator.fold.timetable import fold_timetable
 from dressage.orchestrator.turn import definitions
-from dressage.orchestrator.turn.reading import Unreadable, read_command, read_place, token_of
+from dressage.orchestrator.turn.reading import (
+    Unreadable,
+    is_of_deleted,
+    is_of_the_end,
+    read_command,
+    read_place,
+    token_of,
+)
 from dressage.orchestrator.turn.routing import Maps, MapSince, older_places, route
-from dressage.protocol.commands import ForgetRun, MigrateRun, PostEvent, SetSchedule, StartRun
+from dressage.protocol.commands import MigrateRun, PostEvent, RescueRun, SetSchedule, StartRun
 from dressage.protocol.events import KIND, SleepEnded, SleepMoved
 from dressage.protocol.names import Names, is_key, is_limiter, is_schedule, is_timetable, place_of
 from dressage.protocol.shardmap import (
+    DELETED_HEADER,
     FORWARDED_HEADER,
     MAP_TOKEN,
     ShardMap,
@@ -181,13 +189,14 @@ class Refold:
                 before, where = self._elsewhere(shard_map, token, number)
                 if before is not None and not before.finished:
                     return Outcome(before, [HandOn(token, where, checked=False)])
-                if before is None and place.shard != number:
+                if before is None and place.shard != number and not is_of_the_end(delivery):
                     return Outcome(None, [HandOn(token, *place)])
-            if isinstance(before, Gone) and not _forgets(delivery):
+            if isinstance(before, Gone):
                 mark = (delivery.headers or {}).get(FORWARDED_HEADER)
                 place = route(shard_map, name, number, forwarded_generation(mark))
-                if place.shard != number:
-                    return Outcome(before, [HandOn(token, *place)])
+                if place.shard != number and not is_of_the_end(delivery):
+                    deleted = is_of_deleted(delivery, before)
+                    return Outcome(before, [HandOn(token, *place, deleted=deleted)])
             command = read_command(delivery)
         except Unreadable as unreadable:
             return Outcome(before, code=unreadable.code, message=unreadable.message)
@@ -220,9 +229,13 @@ class Refold:
         if isinstance(command, MigrateRun):
             after = self.definition(command.migration.workflow, command.migration.after)
         keeping = retention.UNKNOWN
-        if isinstance(command, retention.Asked) and isinstance(before, RunState):
-            definition, keeping = None, self._keeping(before, token, number, shard_map)
-        return fold(before, command, place_of(token), stamp, definition, after, keeping)
+        if isinstance(command, retention.Asked | RescueRun) and isinstance(before, RunState):
+            keeping = self._keeping(before, token, number, shard_map)
+            definition = definition if isinstance(command, RescueRun) else None
+        of_deleted = DELETED_HEADER in (delivery.headers or {})
+        return fold(
+            before, command, place_of(token), stamp, definition, after, keeping, of_deleted=of_deleted
+        )
 
     def _build(self, state: State | None) -> str:
         """That of the version that a run is on."""
@@ -276,13 +289,6 @@ class Refold:
         if outcome.events:
             events = shard.events.setdefault(token, [])
             events.extend((seq, KIND[type(data)], msgspec.json.encode(data)) for data in outcome.events)
-
-
-def _forgets(delivery: Delivery) -> bool:
-    try:
-        return isinstance(read_command(delivery), ForgetRun)
-    except Unreadable:
-        return False  # Whoever has the id now sets it aside.
 
 
 class _OfBuild(msgspec.Struct):

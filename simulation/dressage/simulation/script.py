@@ -87,6 +87,9 @@ class Script:
     deadly: dict[str, int] = field(default_factory=dict[str, int])
     """So many workers die of the tasks that each of these runs has."""
 
+    down: set[str] = field(default_factory=set[str])
+    """Runs whose tasks break until somebody has mended that."""
+
     build: str = ""
     """That of the workers, and of some versions; empty: there are none."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import random
@@ -43,9 +44,10 @@ from dressage.protocol.errors import DefinitionError, NotFound, Refused
 from dressage.protocol.events import END_KINDS, ReceivedEvent
 from dressage.protocol.names import timetable_token
 from dressage.protocol.schedules import Overlap, ScheduleSpec, Timing
-from dressage.protocol.spec import CANCELLED_ERROR
+from dressage.protocol.spec import CANCELLED_ERROR, ChildNode
 from dressage.protocol.user_tasks import UserTaskView
 from dressage.simulation.behaviour import (
+    EDITED,
     EPOCH_S,
     MOMENT,
     NAP,
@@ -53,6 +55,7 @@ from dressage.simulation.behaviour import (
     QUEUES,
     carrying,
     limited,
+    mended,
     parted,
     payload_of,
     person_of,
@@ -655,7 +658,13 @@ def of_one_timetable(count: int) -> list[str]:
 def _set(name: str, spec: ScheduleSpec, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
         await client.register(ticking().flow)
-        await client.put_schedule(name, spec, command_id="set")
+        try:
+            await client.put_schedule(name, spec, command_id="set")
+        except Refused as refused:
+            # It may come so late, or the broker's time may jump so far, that all its moments are over.
+            over = world.now_ns() / 1e9 >= datetime.fromisoformat(spec.timing.until).timestamp() - 4
+            if refused.code != "SCHEDULE_INVALID" or not over:
+                raise
 
     return Action(client, at_s, f"set schedule {name}", act)
 
@@ -1107,3 +1116,116 @@ def _await_state(run: PlannedRun, client: str, at_s: float) -> Action:
             world.watch.broken("followed-as-stored", f"{run.run_id}: its end was told as {view}")
 
     return Action(client, at_s, f"await the last state of {run.run_id}", act)
+
+
+# -- runs that have failed -------------------------------------------------------------------------------
+@workload
+def rescues(script: Script, chance: random.Random, clients: list[str], seconds: float) -> None:
+    """Runs that fail with a child run, as their tasks are down, and are rescued when somebody has mended that: each
+    ends as if nothing had been down. A variable of some is set meanwhile.
+
+    The choice has a stream of its own: seeds without such runs are what they would be without this workload.
+    """
+    chance = random.Random(f"rescues {script.seed}")
+    if script.spare_runs or chance.random() > 0.3:
+        return
+    script.programs["mended"] = module = mended()
+    for number in range(chance.randint(1, 3)):
+        run_id, x = f"mended-{number}", chance.randint(-2, 5)
+        run = PlannedRun(run_id, "mended", module, x, ending_of(module, run_id, x))
+        script.runs[run_id] = run
+        script.down.add(run_id)
+        at_s = chance.random() * seconds / 2
+        script.actions.append(start_of(run, chance.choice(clients), at_s))
+        for _ in range(chance.choice([1, 1, 2])):
+            rescued_s, below = at_s + 2 * chance.random(), chance.random() < 0.4
+            script.actions.append(_rescue(run, chance.choice(clients), rescued_s, below=below))
+        if chance.random() < 0.5:
+            script.actions.append(_fork(script, run, chance.choice(clients), at_s + 3 * chance.random()))
+        if chance.random() < 0.6:
+            script.actions.append(_edit(run, chance.choice(clients), at_s + chance.random()))
+
+
+def _rescue(run: PlannedRun, client: str, at_s: float, *, below: bool) -> Action:
+    """Somebody waits until the run has failed, mends what is down, and rescues it, twice; or names its child run, which
+    comes to the same."""
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        await _none_or(client.rescue(run.run_id, command_id=f"too early {at_s}"))
+        while (view := await client.get(run.run_id)).status == "running":
+            await asyncio.sleep(0.5)
+        await _none_or(client.rescue(run.run_id, value=1, command_id=f"no step is skipped {at_s}"))
+        if view.failed_child:
+            await _none_or(client.rescue(view.failed_child, skip=True, command_id=f"owned {at_s}"))
+        world.executions.down.discard(run.run_id)
+        named, elsewhere = view.failed_child if below and view.failed_child else run.run_id, False
+        for _ in range(2):
+            try:
+                await client.rescue(named, command_id=f"rescue {at_s}")
+            except Refused as refused:
+                elsewhere |= refused.code == "RUN_ELSEWHERE"
+                if refused.code not in ("RUN_OPEN", "RUN_FINISHED", "RUN_OWNED", "RUN_ELSEWHERE"):
+                    raise
+            await asyncio.sleep(at_s % 1)
+        while (view := await client.get(run.run_id)).status == "running":
+            await asyncio.sleep(0.5)
+        if view.failure is not None and (elsewhere or view.failure.name == "run-elsewhere"):
+            run.may_end.append(failure_ending(view.failure))  # The shards have grown in between.
+        async with contextlib.aclosing(client.follow(run.run_id)) as followed:
+            events = [event async for event in followed]
+        if events != world.watch.events_of(run.run_id)[: len(events)] or events[-1].kind not in END_KINDS:
+            world.watch.broken("followed-as-stored", f"{run.run_id} was told as {events}")
+        children = sum(event.kind == "child-started" for event in events)
+        if children != 1 and not elsewhere:
+            world.watch.broken("outcome-as-python", f"{run.run_id} has started {children} child runs")
+
+    return Action(client, at_s, f"rescue {run.run_id}", act, commands=2)
+
+
+def _fork(script: Script, run: PlannedRun, client: str, at_s: float) -> Action:
+    """Somebody lets another run do again what the run has done, with what that has ended with."""
+    module, run_id = run.module, f"{run.run_id}-fork"
+    other = PlannedRun(run_id, run.workflow, module, run.x, ending_of(module, run_id, run.x))
+    if other.ending.kind == "completed":
+        other.may_end.append(_marked(other.ending))
+    script.runs[run_id] = other
+    (line,) = {node.line for node in module.flow.spec.nodes if isinstance(node, ChildNode)}
+
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        while (await client.get(run.run_id)).status == "running":
+            await asyncio.sleep(0.5)
+        for _ in range(2):
+            try:
+                handle = await client.fork(run.run_id, run_id, line=line, command_id="fork")
+            except Refused as refused:
+                if refused.code != "RUN_OPEN":
+                    raise
+                return  # It was rescued just then.
+            other.accepted[handle.seq] = handle.existing
+
+    return Action(client, at_s, f"fork {run.run_id}", act)
+
+
+def _marked(ending: Ending) -> Ending:
+    """The same of a run whose variable was edited in time."""
+    return dataclasses.replace(ending, what=f"{ending.what.rpartition('|')[0]}|{EDITED}")
+
+
+def _edit(run: PlannedRun, client: str, at_s: float) -> Action:
+    async def act(world: World, client: Client) -> None:
+        await _until(lambda: bool(run.accepted))
+        await _none_or(client.edit(run.run_id, {"nothing": 1}, command_id="no such variable"))
+        for _ in range(2):
+            try:
+                await client.edit(run.run_id, {"mark": EDITED}, command_id="edit")
+            except Refused as refused:
+                if refused.code != "RUN_FINISHED":
+                    raise
+                return
+            if run.ending.kind == "completed":
+                run.ending = _marked(run.ending)
+            await asyncio.sleep(at_s % 1)
+
+    return Action(client, at_s, f"edit {run.run_id}", act)

@@ -81,7 +81,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.server = MemoryServer(self.now_ns)
-        self.executions = Executions(self.script.deadly)
+        self.executions = Executions(self.script.deadly, self.script.down)
         self.links = Links(random.Random(f"links {self.seed}"), self.shape.link_delay_s)
         self.watch = Watch(self.server, Names(NAMESPACE), lambda: self.loop.true_time)
         self.watch.count = self.shape.shards

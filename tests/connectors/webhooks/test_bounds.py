@@ -13,9 +13,9 @@ import pytest
 from tests.connectors.conftest import eventually, order, workflow  # pyright: ignore[reportMissingImports]
 from tests.connectors.webhooks.conftest import CONFIG, QUICK, signed  # pyright: ignore[reportMissingImports]
 
+from dressage.connectors.http.exchange import BODY_BYTES_MAX
 from dressage.connectors.webhooks import WebhookApp, WebhookOptions, parse_webhooks
 from dressage.connectors.webhooks.asgi import READING_MAX
-from dressage.connectors.webhooks.exchange import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from tests.connectors.conftest import Shop  # pyright: ignore[reportMissingImports]
@@ -40,7 +40,7 @@ async def is_too_large(hooks: Hooks, content: bytes | AsyncIterator[bytes]) -> N
     assert hooks.metric("refused_total", code="BODY_TOO_LARGE") == before + 1
 
 
-@pytest.mark.limit("connectors.webhooks.exchange.BODY_BYTES_MAX")
+@pytest.mark.limit("connectors.http.exchange.BODY_BYTES_MAX")
 async def test_the_size_of_a_body(hooks: Hooks) -> None:
     assert (await hooks.says(of_size(BODY_BYTES_MAX)))[0] == 200
     await is_too_large(hooks, of_size(BODY_BYTES_MAX + 1))

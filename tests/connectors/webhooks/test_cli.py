@@ -130,4 +130,4 @@ def test_without_its_extra_the_command_says_what_to_install(file: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert (done.returncode, "pip install 'dressage[webhooks-in]'" in done.stderr) == (1, True)
+    assert (done.returncode, "pip install 'dressage[http]'" in done.stderr) == (1, True)

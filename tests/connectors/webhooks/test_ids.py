@@ -13,7 +13,7 @@ from tests.connectors.webhooks.conftest import letters  # pyright: ignore[report
 
 from dressage.connectors.engine import engine_of
 from dressage.connectors.mapping import EventMapping
-from dressage.connectors.replay import dead_letters, replay
+from dressage.connectors.replay import by_mapping, dead_letters, replay
 from dressage.connectors.webhooks import parse_webhooks
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ async def test_a_replay_has_the_id_that_the_request_had(shop: Shop, serve: Serve
         engine = engine_of(config.target, client, actor="webhook/orders", answer_s=5.0)
         subject = client.names.dead_webhook("orders")
         (letter,) = [each async for each in dead_letters(client.connection, client.names, subject)]
-        replayed = await replay(client.connection, client.names, letter, EventMapping(config), engine)
+        mapped = by_mapping(EventMapping(config), engine)
+        replayed = await replay(client.connection, client.names, letter, mapped)
         assert replayed.outcome == "accepted"
         assert not await letters(shop)
         again = await serve(mended)

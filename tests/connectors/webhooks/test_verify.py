@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dressage.connectors.http.exchange import Headers
 from dressage.connectors.webhooks.verify import (
     TOLERANCE_S,
-    Headers,
     HmacSha256,
     SecretInvalid,
     Standard,

@@ -55,6 +55,9 @@ SWEEP_S: Final = 0.25
 FLUSH_S: Final = 1.0
 """How long a closing connection waits for the server to know that its pulls are gone."""
 
+FLUSHES: Final = 10
+"""So often that is waited for by who begins to serve a subject, as long as there is a link."""
+
 AGAIN_S: Final = 0.5
 AGAIN_MAX: Final = 20
 """So many reads are asked again at a time: a server that is merely slow must not be slowed down further."""
@@ -70,6 +73,9 @@ _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _NOT_THERE: Final = ("no message found", "stream store EOF")
 """What a deletion is answered of a message that is not there, with a number that says that it failed."""
+_SEQUENCE_NOT_FOUND: Final = 10043
+"""The same of one that was there, and has others before and behind it."""
+
 _NO_MESSAGE: Final = 10037
 _STREAM_EXISTS: Final = 10058
 _NO_PEERS: Final = 10005
@@ -154,6 +160,10 @@ class JetStreamConnection:
                 await self.nats.close()
             except Exception as error:
                 _log.debug("closing %s: %s", self._name, error)
+
+    @property
+    def linked(self) -> bool:
+        return self.nats.is_connected
 
     @property
     def payload_bytes_max(self) -> int:
@@ -455,7 +465,9 @@ class JetStreamConnection:
 
     async def delete_message(self, stream: str, seq: int) -> None:
         reply = wire.plain_reply.decode(await self._api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq}))
-        if reply.error is not None and reply.error.description not in _NOT_THERE:
+        if reply.error is None or reply.error.err_code == _SEQUENCE_NOT_FOUND:
+            return
+        if reply.error.description not in _NOT_THERE:
             raise BrokerError(f"deleting message {seq} of {stream}: {reply.error.description}")
 
     async def create_consumer(self, stream: str, config: ConsumerConfig) -> None:
@@ -526,9 +538,14 @@ class JetStreamConnection:
         return await self._known(await self.nats.subscribe_direct(subject, on_message, queue))
 
     async def _known(self, subscription: NatsSubscription) -> _Served:
-        """Once the server knows of it."""
-        with contextlib.suppress(nats.errors.FlushTimeoutError):
-            await self.nats.flush(FLUSH_S)  # type: ignore[arg-type]  # seconds may be fractions
+        """Once the server knows of it: a busy one may be slow to say so. Without a link it hears of it later."""
+        for _ in range(FLUSHES):
+            try:
+                await self.nats.flush(FLUSH_S)  # type: ignore[arg-type]  # seconds may be fractions
+                break
+            except nats.errors.FlushTimeoutError:
+                if not self.nats.is_connected:
+                    break
         return _Served(self.nats, subscription)
 
 

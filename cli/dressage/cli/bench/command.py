@@ -32,6 +32,7 @@ from dressage.cli.bench.shape import Shape, read_shape
 from dressage.cli.bench.sleepers import measure_sleepers, show_sleepers
 from dressage.cli.bench.sleeping import measure_sleeping, show_sleeping
 from dressage.cli.bench.starting import namespace_client
+from dressage.cli.bench.triggers import measure_triggers, show_triggers
 from dressage.cli.bench.wakes import measure_wakes, show_wakes
 from dressage.cli.bench.workload import TASKS_PER_RUN
 from dressage.cli.children import Child, dressage
@@ -160,12 +161,41 @@ def bench(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def edges(messages: int, latency_messages: int, *, as_json: bool) -> None:
-    """Measure the outbox: messages a second through one relay, and from a commit to the run's start.
+    """Measure the outbox, messages a second through one relay, and from a commit to the run's start; and triggers,
+    events a second, one by one, in the order of a key, and in batches.
 
     Exits with 1 below 3,000 messages/s, or above 20 ms at the median. A PostgreSQL server is started for it, whose
     binaries have to be there.
     """
-    _judged(run(measure_outbox(messages, latency_messages)), show_outbox, as_json)
+
+    async def both() -> dict[str, Any]:
+        outbox = await measure_outbox(messages, latency_messages)
+        return outbox | {"triggers": await measure_triggers(messages)}
+
+    def show_both(report: dict[str, Any]) -> None:
+        show_outbox(report)
+        show_triggers(report["triggers"])
+
+    _judged(run(both()), show_both, as_json)
+
+
+@bench.command()
+@click.option(
+    "--runs", type=click.IntRange(1_000), default=1_000_000, show_default=True, help="To find among."
+)
+@click.option(
+    "--gets", type=click.IntRange(1), default=100_000, show_default=True, help="Runs to read one of."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def read(runs: int, gets: int, *, as_json: bool) -> None:
+    """Measure finding and reading runs: ingestion from a backlog, searches, and reads of one run.
+
+    Exits with 1 below 25,000 events/s, above 1 GiB of memory for DuckDB, above 200 ms for 95 of 100 searches by a
+    searchable variable, or above 10 ms for 99 of 100 reads.
+    """
+    from dressage.cli.bench.read import measure_read, show_read
+
+    _judged(run(measure_read(runs, gets)), show_read, as_json)
 
 
 def _judged(report: dict[str, Any], show: Callable[[dict[str, Any]], None], as_json: bool) -> NoReturn:

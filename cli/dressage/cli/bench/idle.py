@@ -6,11 +6,11 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from dressage.cli.bench.memory import memory_mib
 from dressage.cli.bench.starting import started_engine
 from dressage.cli.bench.workload import idle, rung
 from dressage.client import Client
@@ -31,10 +31,10 @@ async def measure_idle(runs: int) -> dict[str, Any]:
     async with started_engine() as (_, orchestrator, client, server_pid):
         version = (await client.register(idle)).version
         began = time.perf_counter()
-        await _all(runs, lambda number: _start(client, number, version))
+        await all_of(runs, lambda number: start_idle(client, number, version))
         starting_s = time.perf_counter() - began
         await asyncio.sleep(SETTLE_S)
-        orchestrator_mib, server_mib = _rss_mib(orchestrator.pid), _rss_mib(server_pid)
+        orchestrator_mib, server_mib = memory_mib(orchestrator.pid), memory_mib(server_pid)
         chosen = random.Random(runs).sample(range(runs), min(runs, WAKES))
         wakes_ms = sorted([await _wake_ms(client, number) for number in chosen])
         orchestrator.check()
@@ -59,7 +59,7 @@ def show_idle(report: dict[str, Any]) -> None:
     click.echo("\n".join(f"{name}: {figure}" for name, figure in report.items()))
 
 
-async def _start(client: Client, number: int, version: int) -> None:
+async def start_idle(client: Client, number: int, version: int) -> None:
     await client.start(idle, {}, run_id=f"idle-{number}", version=version)
 
 
@@ -70,7 +70,7 @@ async def _wake_ms(client: Client, number: int) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def _all(count: int, act: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+async def all_of(count: int, act: Callable[[int], Coroutine[Any, Any, None]]) -> None:
     numbers: Iterator[int] = iter(range(count))
 
     async def lane() -> None:
@@ -78,8 +78,3 @@ async def _all(count: int, act: Callable[[int], Coroutine[Any, Any, None]]) -> N
             await act(number)
 
     await asyncio.gather(*(lane() for _ in range(min(count, OPEN_MAX))))
-
-
-def _rss_mib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024

@@ -19,7 +19,7 @@ from dressage.protocol.schedules import ScheduleSpec, Timing
 OPEN_MAX: Final = 1_000
 GOAL_PER_S: Final = 2_000
 GOAL_S: Final = 1.0
-"""How late the run of 99 of 100 schedules begins at most, when a tenth of all are due together."""
+"""How late 99 of 100 schedules fire at most, when a tenth of all are due together."""
 
 LEAST_PER_S: Final = 400
 """The due ones are made in time if so many are made in a second."""

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from dressage.analytics import QueryResult
 from dressage.brokers.interface import Connection
+from dressage.client.finding import QueryResult
 from dressage.protocol.names import Names
 
 

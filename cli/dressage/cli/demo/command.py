@@ -60,6 +60,9 @@ def demo(invoices: int | None, rate: float, shards: int, data: Path | None) -> N
 
     Exits with 0 only if each event that was published is accounted for.
     """
+    importlib.import_module(
+        "duckdb"
+    )  # An extra, which its analytics process needs: better said before than then.
     examples = _examples()
     if data is not None and data.exists() and any(data.iterdir()):
         raise BadInput(

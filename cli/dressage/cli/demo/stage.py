@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dressage.analytics import QueryResult, query
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
 from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.brokers.provision import read_namespace
 from dressage.cli.children import Child, dressage
+from dressage.client.finding import QueryResult, query
 from dressage.protocol.errors import DressageError, NoAnswer
 from dressage.protocol.names import Names
 

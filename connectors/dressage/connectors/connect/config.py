@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from dressage.connectors.asked.config import QuerySource, read_query_source
 from dressage.connectors.connect.reading import ConnectorTable, flat
 from dressage.connectors.events_out.config import TABLES as EVENTS_OUT_TABLES
 from dressage.connectors.events_out.config import (
@@ -23,7 +24,7 @@ from dressage.connectors.kafka.config import TABLES as KAFKA_TABLES
 from dressage.connectors.kafka.config import SinkConnector, SourceConnector, read_sink, read_source
 from dressage.connectors.tables import ConfigInvalid, Problem, Table, read_text, read_toml
 
-Connector = SourceConnector | SinkConnector | SubjectSink | WebhookSink
+Connector = SourceConnector | QuerySource | SinkConnector | SubjectSink | WebhookSink
 
 _TABLES: Final = (*KAFKA_TABLES, *EVENTS_OUT_TABLES)
 
@@ -85,7 +86,10 @@ class _Reading:
         if name and name in self._names:
             table.problem("name", "NAME_TAKEN", "another connector of this file has this name")
         self._names.add(name)
-        return self._sink(table, name) if kind == "sink" else read_source(table, name)
+        return self._sink(table, name) if kind == "sink" else self._source(table, name)
+
+    def _source(self, table: ConnectorTable, name: str) -> Connector:
+        return read_query_source(table, name) if "query" in table.values else read_source(table, name)
 
     def _sink(self, table: ConnectorTable, name: str) -> Connector:
         """What it writes to says of which kind it is."""

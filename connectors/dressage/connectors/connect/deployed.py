@@ -54,6 +54,13 @@ class Deployed:
             seq = message.seq + 1
         return dict(sorted(found.items()))
 
+    async def get(self, name: str) -> Entry:
+        """Raises `NotFound`."""
+        entry, _ = await self._get(name)
+        if entry is None:
+            raise _unknown(name)
+        return entry
+
     async def deploy(self, name: str, table: Mapping[str, Any]) -> bool:
         """Stores a connector, paused as it was before; whether that changes anything. What had failed begins anew."""
         while True:

@@ -7,10 +7,13 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from dressage.brokers.interface import Connection
+from dressage.connectors.asked.config import QuerySource
 from dressage.connectors.connect.config import Connector
 from dressage.connectors.connect.event_mapping import EventOutput
 from dressage.connectors.connect.options import ConnectorFailed, Setting
 from dressage.connectors.events_out.config import SubjectSink, WebhookSink
+from dressage.connectors.events_out.outgoing import Delivery
+from dressage.connectors.events_out.under_way import SinkParts
 from dressage.connectors.gate import Faults
 from dressage.connectors.kafka.config import SinkConnector, SourceConnector
 
@@ -50,39 +53,40 @@ def _work_of(config: Connector, setting: Setting) -> Work:
             from dressage.connectors.kafka.source import SourceTask
 
             return SourceTask(config, client, options, metrics)
+        case QuerySource():
+            from dressage.connectors.asked.source import QueryTask
+
+            return QueryTask(config, client, options, metrics)
         case SinkConnector():
             from dressage.connectors.kafka.sink import SinkTask
 
             return SinkTask(config, client, options, metrics)
-        case SubjectSink():
-            return _subject_sink(config, setting)
-        case WebhookSink():
-            return _webhook_sink(config, setting)
+        case SubjectSink() | WebhookSink():
+            from dressage.connectors.events_out.sink import EventSink
+
+            return EventSink(sink_parts(config, setting))
 
 
-def _subject_sink(config: SubjectSink, setting: Setting) -> Work:
-    from dressage.connectors.events_out.sink import EventSink
+def sink_parts(config: SubjectSink | WebhookSink, setting: Setting) -> SinkParts:
+    """What a sink to subjects or to a webhook is made of. Raises `BadInput` as `work_of` does."""
+    faults = Faults(config.name, setting.metrics.faulty, "connector")
+    if isinstance(config, SubjectSink):
+        output = EventOutput(config.transforms, config.value_format, "subject", config.subject)
+        return SinkParts(config, setting, output, _subjects(config, setting), faults)
+    from dressage.connectors.events_out.webhook import WebhookDelivery
+
+    output = EventOutput(config.transforms, config.value_format)
+    return SinkParts(config, setting, output, WebhookDelivery(config, faults), faults)
+
+
+def _subjects(config: SubjectSink, setting: Setting) -> Delivery:
     from dressage.connectors.events_out.subject import SubjectDelivery
 
     async def connect() -> Connection:
         name = f"dressage-sink-{setting.client.names.namespace}-{config.name}"
         return await setting.broker.connect(name, reconnect=True)
 
-    output = EventOutput(config.transforms, config.value_format, "subject", config.subject)
-    return EventSink(config, setting, output, SubjectDelivery(connect), _faults(config, setting))
-
-
-def _webhook_sink(config: WebhookSink, setting: Setting) -> Work:
-    from dressage.connectors.events_out.sink import EventSink
-    from dressage.connectors.events_out.webhook import WebhookDelivery
-
-    faults = _faults(config, setting)
-    output = EventOutput(config.transforms, config.value_format)
-    return EventSink(config, setting, output, WebhookDelivery(config, faults), faults)
-
-
-def _faults(config: Connector, setting: Setting) -> Faults:
-    return Faults(config.name, setting.metrics.faulty, "connector")
+    return SubjectDelivery(connect)
 
 
 def check_settings(config: Connector) -> None:
@@ -96,5 +100,5 @@ def check_settings(config: Connector) -> None:
             from dressage.connectors.events_out.webhook import target_of
 
             target_of(config)
-        case SubjectSink():
+        case SubjectSink() | QuerySource():
             pass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dressage.brokers.event_feed import stream_info
 from dressage.brokers.interface import Connection
+from dressage.connectors.asked.config import QuerySource
 from dressage.connectors.connect.config import Connector
 from dressage.connectors.events_out.config import SubjectSink, WebhookSink
 from dressage.connectors.kafka.config import SourceConnector
@@ -33,6 +34,8 @@ async def offsets_of(config: Connector, names: Names, connection: Connection) ->
         from dressage.connectors.kafka.offsets import source_offsets
 
         return [Reached(config.name, *each) for each in source_offsets(config, names)]
+    if isinstance(config, QuerySource):
+        return []  # It has no place: each row counts once, whenever it is seen.
     # The stream also holds positions of shards, which are no events.
     last = await connection.last_message(names.events_stream, names.all_events())
     seq = await _sink_seq(config, names, connection)
@@ -44,7 +47,7 @@ async def _sink_seq(config: Connector, names: Names, connection: Connection) -> 
         place, _ = await read_place(connection, names, names.connector_place_key(config.name))
         created = (await stream_info(connection, names.events_stream)).created
         return place.seq if place is not None and place.created == created else None
-    assert not isinstance(config, SourceConnector)
+    assert not isinstance(config, SourceConnector | QuerySource)
     from dressage.connectors.kafka.offsets import sink_seq
 
     return sink_seq(config, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from dressage.connectors.connect.transforms import TransformConfig, TransformType
@@ -40,6 +40,32 @@ class CommonConfig:
     transforms: tuple[TransformConfig, ...] = ()
     start: Start = "all"
     """Where a new connector begins; asked once."""
+
+
+@dataclass(slots=True, frozen=True)
+class AskingConfig(CommonConfig):
+    """What every source has: runs to start, or external events to post, so exactly one of `workflow` and `event`."""
+
+    tolerance: Tolerance = "none"
+    workflow: str = ""
+    version: VersionRef | None = None
+    run_id: Expression | None = None
+    input: Mapping[str, Expression] = field(default_factory=dict[str, Expression])
+    event: str = ""
+    correlation_key: Expression | None = None
+    payload: Expression | None = None
+
+
+ASKING_KEYS: Final = (
+    "errors.tolerance",
+    "workflow",
+    "version",
+    "run_id",
+    "input",
+    "event",
+    "correlation_key",
+    "payload",
+)
 
 
 class ConnectorTable(Table):
@@ -120,6 +146,33 @@ class ConnectorTable(Table):
             if secret and not SECRET.search(found[name]):
                 self.problem(place, "VALUE_INVALID", WRITTEN_OUT)
         return found
+
+    def asking(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The fields of `AskingConfig` that a table says; expressions may use `names`."""
+        starts = "workflow" in self.values
+        if starts == ("event" in self.values):
+            self.problem(
+                "workflow", "KEY_MISSING", "give a workflow to start, or an event to post, and not both"
+            )
+        if not starts and ("run_id" in self.values) == ("correlation_key" in self.values):
+            self.problem(
+                "run_id",
+                "KEY_MISSING",
+                "an event goes to a run_id, or to a correlation_key: give one of them",
+            )
+        for key in ("event", "payload", "correlation_key") if starts else ("workflow", "version", "input"):
+            if key in self.values and key != "event":
+                self.problem(key, "KEY_UNKNOWN", f"has no place beside {'workflow' if starts else 'event'}")
+        return {
+            "tolerance": self.tolerance(),
+            "workflow": self.name("workflow", "workflow") if starts else "",
+            "version": self.version(),
+            "run_id": self.expression("run_id", names),
+            "input": self.expressions("input", names),
+            "event": "" if starts or "event" not in self.values else self.name("event", "event"),
+            "correlation_key": self.expression("correlation_key", names),
+            "payload": self.expression("payload", names),
+        }
 
     def transforms(self, names: tuple[str, ...]) -> tuple[TransformConfig, ...]:
         steps = self.value("transforms", list, "a list of tables [[connector.transforms]]") or []

@@ -18,7 +18,7 @@ from dressage.connectors.connect.kinds import tasks_of, work_of
 from dressage.connectors.connect.metrics import ConnectorMetrics, Metrics
 from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions, Setting
 from dressage.connectors.tables import ConfigInvalid
-from dressage.connectors.waiting import connected, pause
+from dressage.connectors.waiting import WAITS, connected, pause
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.telemetry import Meters, NoMeters
 
@@ -44,7 +44,14 @@ class ConnectorRunner:
         self._options = options or ConnectorOptions()
         self._metrics = Metrics(meters or NoMeters())
         self._stop = asyncio.Event()
+        self._client: Client | None = None
         self._beside: asyncio.Task[None] | None = None
+
+    def unready(self) -> str:
+        """Why nothing is led on now; empty if it is, as far as what it leads to and from is there."""
+        if self._stop.is_set():
+            return "it is ending"
+        return "" if self._client is not None and self._client.connection.linked else WAITS
 
     def stop(self) -> None:
         """Asks for an orderly end: take no more, finish and commit what is under way."""
@@ -69,6 +76,7 @@ class ConnectorRunner:
         client = await connected(self._broker, self._options.namespace, self._stop, "connectors")
         if client is None:
             return
+        self._client = client
         try:
             await (self._follow(client) if self._connectors is None else self._run(self._connectors, client))
         finally:

@@ -8,15 +8,20 @@ from typing import Final, Protocol, Self
 import msgspec
 
 from dressage.brokers.interface import Message
-from dressage.connectors.connect.event_mapping import Output
+from dressage.connectors.connect.event_mapping import EventOutput, Output
 from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, safe_value
 from dressage.connectors.mapping import Unmappable
 from dressage.protocol.errors import BadInput, DressageError
-from dressage.protocol.events import ReceivedEvent
-from dressage.protocol.names import Names
+from dressage.protocol.events import ReceivedEvent, decode_event
+from dressage.protocol.names import Names, run_token
+
+EVENT_HEADER: Final = "Dressage-Event"
+"""Of a dead letter that is an output event: its id."""
+
+RECEIVER: Final = "receiver"
+"""The part of a connector whose fault it is that a receiver is away, or overloaded."""
 
 _ID_CHARS: Final = 1_000
-
 
 Sure = Callable[[], Awaitable[None]]
 """Returns while this process is certainly the active one."""
@@ -54,6 +59,16 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         return self.output
 
 
+def received(names: Names, connector: str, seq: int, payload: bytes) -> Outgoing:
+    """An event as it came from the stream, before anything is told of it.
+
+    Raises `msgspec.MsgspecError`, or `BadRunId`, for what is no output event.
+    """
+    event = decode_event(payload)
+    output_id = names.output_id(connector, run_token(event.subject), event.index, event.command)
+    return Outgoing(seq, output_id, event, payload, None)
+
+
 class Delivery(Protocol):
     """Delivers the events of one sink, many at a time."""
 
@@ -76,6 +91,15 @@ class Delivery(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
 
+def with_output(outgoing: Outgoing, tell: EventOutput, delivery: Delivery) -> Outgoing | None:
+    """The event with what is told of it; None if a filter leaves it out. Raises `Unmappable`."""
+    output = tell.of(outgoing.event, outgoing.payload)
+    if output is None:
+        return None
+    delivery.check(output)
+    return msgspec.structs.replace(outgoing, output=output)
+
+
 def dead_event(
     names: Names, connector: str, outgoing: Outgoing, code: str, reason: str, payload_bytes_max: int
 ) -> Message:
@@ -84,7 +108,7 @@ def dead_event(
         "Dressage-Code": safe_value(code, 100),
         "Dressage-Reason": safe_value(reason, REASON_CHARS_MAX),
         "Dressage-Connector": connector,
-        "Dressage-Event": safe_value(outgoing.event.id, _ID_CHARS),
+        EVENT_HEADER: safe_value(outgoing.event.id, _ID_CHARS),
         "Dressage-Stream": names.events_stream,
         "Dressage-Sequence": str(outgoing.seq),
         "Dressage-Time": outgoing.event.time,

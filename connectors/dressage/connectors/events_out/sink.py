@@ -11,12 +11,8 @@ import logging
 
 from dressage.brokers.event_feed import BatchLimits, EventFeed, stream_info
 from dressage.connectors.active import Active
-from dressage.connectors.connect.event_mapping import EventOutput
-from dressage.connectors.connect.options import ConnectorFailed, Setting
-from dressage.connectors.events_out.config import EventsOutConfig
-from dressage.connectors.events_out.outgoing import Delivery
+from dressage.connectors.connect.options import ConnectorFailed
 from dressage.connectors.events_out.under_way import SinkParts, UnderWay
-from dressage.connectors.gate import Faults
 from dressage.connectors.lanes import ROOM_S
 from dressage.connectors.place import Lease, Place
 from dressage.protocol.errors import DressageError
@@ -27,22 +23,15 @@ _log = logging.getLogger("dressage.connectors")
 class EventSink:
     """One process's part of a sink."""
 
-    def __init__(
-        self,
-        config: EventsOutConfig,
-        setting: Setting,
-        output: EventOutput,
-        delivery: Delivery,
-        faults: Faults,
-    ) -> None:
-        self._parts = SinkParts(config, setting, output, delivery, faults)
-        self._config = config
-        self._client = setting.client
-        self._metrics = setting.metrics
-        self._faults = faults
-        key = setting.client.names.connector_place_key(config.name)
-        whose = f"connector {config.name!r}"
-        self._lease = Lease(setting.client.connection, setting.client.names, key, whose)
+    def __init__(self, parts: SinkParts) -> None:
+        self._parts = parts
+        self._config = parts.config
+        self._client = parts.setting.client
+        self._metrics = parts.setting.metrics
+        self._faults = parts.faults
+        key = self._client.names.connector_place_key(self._config.name)
+        whose = f"connector {self._config.name!r}"
+        self._lease = Lease(self._client.connection, self._client.names, key, whose)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop`. Raises `ConnectorFailed` for an error that somebody has to look at."""

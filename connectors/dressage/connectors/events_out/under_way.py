@@ -24,14 +24,14 @@ from dressage.connectors.events_out.outgoing import (
     Outgoing,
     Undeliverable,
     dead_event,
+    received,
+    with_output,
 )
 from dressage.connectors.gate import Faults
 from dressage.connectors.lanes import Lanes
 from dressage.connectors.mapping import Unmappable
 from dressage.connectors.place import Lease, LeaseLost
 from dressage.protocol.errors import BadRunId, DressageError
-from dressage.protocol.events import ReceivedEvent, decode_event
-from dressage.protocol.names import run_token
 
 _log = logging.getLogger("dressage.connectors")
 
@@ -121,37 +121,31 @@ class UnderWay:
     def _take(self, message: Message) -> None:
         seq = message.stream_seq
         try:
-            event = decode_event(message.data)
-            token = run_token(event.subject)
+            event = received(self._client.names, self._config.name, seq, message.data)
         except (msgspec.MsgspecError, BadRunId) as error:
             _log.warning("connector %r passes over message %d: %s", self._config.name, seq, error)
             self._lanes.pass_over(seq)
             return
-        outgoing = self._outgoing(message, event, token)
+        outgoing = self._outgoing(event)
         if outgoing is None:
             self._metrics.skipped.inc()
             self._lanes.pass_over(seq)
             return
-        self._lanes.take(seq, event.subject, len(message.data), outgoing)
+        self._lanes.take(seq, outgoing.event.subject, len(message.data), outgoing)
 
-    def _outgoing(self, message: Message, event: ReceivedEvent, token: str) -> Outgoing | None:
+    def _outgoing(self, event: Outgoing) -> Outgoing | None:
         """None if a filter leaves it out. Raises `ConnectorFailed` for what nothing can be made of, unless that is
         tolerated."""
-        output_id = self._client.names.output_id(self._config.name, token, event.index, event.command)
         try:
-            output = self._output.of(event, message.data)
-            if output is None:
-                return None
-            self._delivery.check(output)
+            return with_output(event, self._output, self._delivery)
         except Unmappable as error:
             if self._config.tolerance == "none":
                 raise ConnectorFailed(
-                    f"connector {self._config.name!r} stops at event {message.stream_seq} of the stream, as "
+                    f"connector {self._config.name!r} stops at event {event.seq} of the stream, as "
                     f"errors.tolerance is none: {error.code}: {error.message}. Filter such events out, or mend the "
                     'expression, and start it again; with errors.tolerance = "all" such an event becomes a dead letter'
                 ) from error
-            return Outgoing(message.stream_seq, output_id, event, message.data, None, error)
-        return Outgoing(message.stream_seq, output_id, event, message.data, output)
+            return msgspec.structs.replace(event, refused=error)
 
     @property
     def _idle(self) -> bool:

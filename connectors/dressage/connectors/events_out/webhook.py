@@ -19,7 +19,7 @@ import httpx
 from dressage.connectors.connect.event_mapping import Output, headers_of
 from dressage.connectors.connect.options import ConnectorFailed
 from dressage.connectors.events_out.config import WebhookSink, wrong_with_url, wrong_with_value
-from dressage.connectors.events_out.outgoing import NotDelivered, Outgoing, Sure, Undeliverable
+from dressage.connectors.events_out.outgoing import RECEIVER, NotDelivered, Outgoing, Sure, Undeliverable
 from dressage.connectors.events_out.room import Room
 from dressage.connectors.gate import Faults, Gate
 from dressage.connectors.secrets import HIDDEN, SECRET, revealed
@@ -82,7 +82,7 @@ class WebhookDelivery:
         """Raises `BadInput` as `target_of` does."""
         self._config = config
         self._target = target_of(config)
-        self._gate = Gate(faults, "receiver")
+        self._gate = Gate(faults, RECEIVER)
         self._faults = faults
         self._room = Room(config.requests)
         self._held_until = 0.0
@@ -101,7 +101,7 @@ class WebhookDelivery:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._faults.end("receiver")
+        self._faults.end(RECEIVER)
         if self._client is not None:
             await self._client.aclose()
             self._client = None

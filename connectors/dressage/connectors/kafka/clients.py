@@ -82,8 +82,9 @@ def reader_config(
     }
 
 
-def admin_config(settings: Mapping[str, str]) -> dict[str, Any]:
-    return {**{key: value for key, value in settings.items() if not _is_consumers(key)}, "log_level": 0}
+def admin_config(settings: Mapping[str, str], on_error: OnError) -> dict[str, Any]:
+    mine = {key: value for key, value in settings.items() if not _is_consumers(key)}
+    return {**mine, "log_level": 0, "error_cb": on_error}
 
 
 def producer_config(

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from dressage.connectors.connect.reading import (
+    ASKING_KEYS,
     COMMON_KEYS,
     SINK_NAMES,
+    AskingConfig,
     CommonConfig,
     ConnectorTable,
     SinkFormat,
-    Tolerance,
 )
 from dressage.connectors.tables import Expression, shown
-from dressage.protocol.versions import VersionRef
 
 TASKS_MAX: Final = 64
 """Consumers that one process may have for a source."""
@@ -27,22 +27,15 @@ SourceFormat = Literal["json", "avro", "protobuf", "text"]
 
 _SOURCE_KEYS: Final = (
     *COMMON_KEYS,
+    *ASKING_KEYS,
     "topics",
     "kafka",
     "topics.regex",
-    "errors.tolerance",
     "errors.deadletterqueue.topic.name",
     "key.format",
     "value.descriptor",
     "value.message",
     "schema.registry",
-    "workflow",
-    "version",
-    "run_id",
-    "input",
-    "event",
-    "correlation_key",
-    "payload",
 )
 _SINK_KEYS: Final = (*COMMON_KEYS, "topics", "kafka", "topic", "state.topic")
 
@@ -65,28 +58,20 @@ _OURS: Final[Mapping[str, str]] = {
 
 
 @dataclass(slots=True, frozen=True)
-class SourceConnector(CommonConfig):
-    """From topics to runs, or to external events: exactly one of `workflow` and `event` is there."""
+class SourceConnector(AskingConfig):
+    """From topics to runs, or to external events."""
 
     kafka: Mapping[str, str] = field(default_factory=dict[str, str])
     """Settings of the client (librdkafka's), with secrets by name."""
     topics: tuple[str, ...] = ()
     """Names, or one pattern that begins with `^`."""
     tasks_max: int = 1
-    tolerance: Tolerance = "none"
     dead_topic: str = ""
     value_format: SourceFormat = "json"
     key_format: SourceFormat = "text"
     descriptor: str = ""
     message: str = ""
     registry: Mapping[str, str] = field(default_factory=dict[str, str])
-    workflow: str = ""
-    version: VersionRef | None = None
-    run_id: Expression | None = None
-    input: Mapping[str, Expression] = field(default_factory=dict[str, Expression])
-    event: str = ""
-    correlation_key: Expression | None = None
-    payload: Expression | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,23 +89,9 @@ class SinkConnector(CommonConfig):
 
 def read_source(table: ConnectorTable, name: str) -> SourceConnector:
     table.allow(_SOURCE_KEYS)
-    starts = "workflow" in table.values
-    if starts == ("event" in table.values):
-        table.problem(
-            "workflow", "KEY_MISSING", "give a workflow to start, or an event to post, and not both"
-        )
-    if not starts and ("run_id" in table.values) == ("correlation_key" in table.values):
-        table.problem(
-            "run_id",
-            "KEY_MISSING",
-            "an event goes to a run_id, or to a correlation_key: give one of them",
-        )
-    for key in ("event", "payload", "correlation_key") if starts else ("workflow", "version", "input"):
-        if key in table.values and key != "event":
-            table.problem(key, "KEY_UNKNOWN", f"has no place beside {'workflow' if starts else 'event'}")
+    asking = table.asking(SOURCE_NAMES)
     dead = _topic(table, "errors.deadletterqueue.topic.name")
-    tolerance = table.tolerance()
-    if dead and tolerance == "none":
+    if dead and asking["tolerance"] == "none":
         table.problem(
             "errors.tolerance",
             "VALUE_INVALID",
@@ -135,20 +106,13 @@ def read_source(table: ConnectorTable, name: str) -> SourceConnector:
         start=table.start(),
         topics=_topics(table),
         tasks_max=table.tasks(TASKS_MAX, "consumers of one process (limit connector-tasks)"),
-        tolerance=tolerance,
         dead_topic=dead,
         value_format=value_format,
         key_format=table.format("key.format", get_args(SourceFormat), "text"),
         descriptor=table.text("value.descriptor"),
         message=table.text("value.message"),
         registry=_registry(table),
-        workflow=table.name("workflow", "workflow") if starts else "",
-        version=table.version(),
-        run_id=table.expression("run_id", SOURCE_NAMES),
-        input=table.expressions("input", SOURCE_NAMES),
-        event="" if starts or "event" not in table.values else table.name("event", "event"),
-        correlation_key=table.expression("correlation_key", SOURCE_NAMES),
-        payload=table.expression("payload", SOURCE_NAMES),
+        **asking,
     )
 
 

@@ -14,6 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from dressage.connectors.kafka.causes import Causes, topics_of
+
 KEY: Final = b"position"
 READ_S: Final = 30.0
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
@@ -38,9 +40,9 @@ _decode = msgspec.json.Decoder(Position).decode
 encode = msgspec.json.Encoder().encode
 
 
-def ensure_topic(admin: AdminClient, topic: str) -> None:
+def ensure_topic(admin: AdminClient, topic: str, causes: Causes) -> None:
     """Makes the topic, unless it is there. Raises `KafkaException`."""
-    if topic in admin.list_topics(timeout=READ_S).topics:
+    if topic in topics_of(admin, causes, READ_S):
         return
     made = admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=-1, config=_CONFIG)])
     try:

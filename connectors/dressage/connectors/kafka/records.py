@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from dressage.brokers.interface import Message
-from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, rfc3339, safe_value
+from dressage.connectors.dead_letter import REASON_CHARS_MAX, fitted, has_room, rfc3339, safe_value
+from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names
 
 Place = tuple[str, int]
@@ -36,6 +39,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 KEY_HEADER: Final = "Dressage-Key"
+TOPIC_HEADER: Final = "Dressage-Topic"
+
+RECORD_HEADER: Final = "Dressage-Record"
+"""The record as JSON without what its value holds; `null` as its value is that of a tombstone. The other headers are
+for people to read: they cannot hold every key, nor every header of a record."""
+
+_decode = msgspec.json.Decoder(Record).decode
 
 
 def explained(connector: str, record: Record, code: str, reason: str) -> dict[str, str]:
@@ -44,7 +54,7 @@ def explained(connector: str, record: Record, code: str, reason: str) -> dict[st
         "Dressage-Code": safe_value(code, 100),
         "Dressage-Reason": safe_value(reason, REASON_CHARS_MAX),
         "Dressage-Connector": connector,
-        "Dressage-Topic": record.topic,
+        TOPIC_HEADER: record.topic,
         "Dressage-Partition": str(record.partition),
         "Dressage-Offset": str(record.offset),
         "Dressage-Time": rfc3339(max(0, record.timestamp_ms) * 1_000_000),
@@ -60,5 +70,31 @@ def dead_record(
         headers[KEY_HEADER] = safe_value(record.key.decode("utf-8", "replace"), REASON_CHARS_MAX)
     msg_id = f"connector-{connector}-{record.id}-{record.timestamp_ms}"
     letter = Message(names.dead_connector(connector), record.value or b"", headers, msg_id=msg_id)
+    exact = {RECORD_HEADER: _without_value(record)}
+    if has_room(letter, exact, payload_bytes_max):
+        letter = Message(letter.subject, letter.data, headers | exact, msg_id=msg_id)
     originals = [(name, (value or b"").decode("utf-8", "replace")) for name, value in record.headers]
     return fitted(letter, originals, payload_bytes_max)
+
+
+def record_of(headers: Mapping[str, str], payload: bytes) -> Record:
+    """The record that a dead letter is of, as it was. Raises `BadInput` for a letter that does not tell."""
+    if TOPIC_HEADER not in headers:
+        raise BadInput("it is no record of Kafka", code="LETTER_UNUSABLE")
+    if RECORD_HEADER not in headers:
+        raise BadInput(
+            "its key and its headers are not kept as they were, as they are too large, or an earlier release "
+            "has kept it: produce the record again",
+            code="LETTER_UNUSABLE",
+        )
+    try:
+        record = _decode(headers[RECORD_HEADER])
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"{RECORD_HEADER} is none of ours: {error}", code="LETTER_UNUSABLE") from error
+    return record if record.value is None else msgspec.structs.replace(record, value=payload)
+
+
+def _without_value(record: Record) -> str:
+    """In ASCII, as a header is one line."""
+    bare = record if record.value is None else msgspec.structs.replace(record, value=b"")
+    return json.dumps(msgspec.to_builtins(bare), separators=(",", ":"))

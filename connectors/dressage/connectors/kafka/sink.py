@@ -28,6 +28,7 @@ from dressage.connectors.connect.metrics import ConnectorMetrics
 from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
 from dressage.connectors.gate import Faults
 from dressage.connectors.kafka import position
+from dressage.connectors.kafka.causes import Causes
 from dressage.connectors.kafka.clients import (
     admin_config,
     position_topic,
@@ -69,6 +70,7 @@ class SinkTask:
         self._metrics = metrics
         self._settings = settings_revealed(config.kafka)
         self._output = EventRecords(config)
+        self._causes = Causes(self._settings)
         self._faults = Faults(config.name, metrics.faulty, "connector")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{config.name}")
         self._topic = position_topic(client.names, config.name)
@@ -103,7 +105,10 @@ class SinkTask:
             while not stop.is_set():
                 if not turn.mine.is_set():
                     self._metrics.active.set(0)
-                    await _first(stop.wait(), turn.mine.wait())
+                    await _first(stop.wait(), turn.asked.wait())
+                    if not stop.is_set() and not turn.mine.is_set():
+                        self._works()  # It stands by: Kafka is there, and another process is the active one.
+                        await _first(stop.wait(), turn.mine.wait())
                     continue
                 self._metrics.active.set(1)
                 try:
@@ -119,6 +124,7 @@ class SinkTask:
     async def _write_on(self, stop: asyncio.Event, turn: _Turn) -> None:
         """Returns after `stop`, or when it is the turn of another process. Raises at the first doubt."""
         found = await self._in_thread(self._take_over)
+        self._works()
         info = await stream_info(self._client.connection, self._client.names.events_stream)
         self._created = info.created
         self._reached = self._first(found, info.created, info.state.last_seq)
@@ -201,7 +207,7 @@ class SinkTask:
         records = [each.record for each in told if each.record is not None]
         await self._in_thread(self._commit, records, states, seq)
         self._reached = seq
-        self._faults.end("kafka")
+        self._works()
         self._metrics.transactions.inc()
         self._metrics.records.inc(len(records))
         self._metrics.skipped.inc(len(told) - len(records))
@@ -220,7 +226,8 @@ class SinkTask:
 
     # -- in the thread -----------------------------------------------------------------------------
     def _prepare(self) -> None:
-        position.ensure_topic(AdminClient(admin_config(self._settings)), self._topic)
+        admin = AdminClient(admin_config(self._settings, self._on_error))
+        position.ensure_topic(admin, self._topic, self._causes)
 
     def _take_over(self) -> Position | None:
         names, name = self._client.names, self._config.name
@@ -249,11 +256,18 @@ class SinkTask:
                 return
 
     def _on_error(self, error: KafkaError) -> None:
+        self._causes.note(error)
         _log.debug("connector %r: %s", self._config.name, error)
 
     def _fault(self, error: KafkaError) -> None:
-        self._metrics.retry(error.name())
-        self._faults.begin("kafka", error.name(), error.str())
+        away = self._causes.explained(error)
+        self._causes.clear()  # the next try is told anew
+        self._metrics.retry(away.code)
+        self._faults.begin("kafka", away.code, away.message)
+
+    def _works(self) -> None:
+        self._causes.clear()
+        self._faults.end("kafka")
 
 
 def _produce(producer: Producer, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
@@ -277,6 +291,8 @@ class _Turn:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-standby")
         self._watching: asyncio.Future[None] | None = None
         self.mine = asyncio.Event()
+        self.asked = asyncio.Event()
+        """It has been told whose turn it is."""
 
     async def __aenter__(self) -> _Turn:
         self._watching = self._loop.run_in_executor(self._thread, self._watch)
@@ -305,6 +321,7 @@ class _Turn:
             consumer.incremental_assign(partitions)
             consumer.pause(partitions)
             self._loop.call_soon_threadsafe(self.mine.set)
+        self._loop.call_soon_threadsafe(self.asked.set)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -32,15 +32,15 @@ from confluent_kafka import (
 from dressage.client import Client
 from dressage.connectors.connect.metrics import ConnectorMetrics
 from dressage.connectors.connect.options import ConnectorFailed, ConnectorOptions
-from dressage.connectors.engine import Engine
+from dressage.connectors.engine import engine_of_source
 from dressage.connectors.gate import Faults, Gate
+from dressage.connectors.kafka.causes import Causes
 from dressage.connectors.kafka.clients import consumer_config, producer_config
 from dressage.connectors.kafka.config import SourceConnector
 from dressage.connectors.kafka.record_mapping import RecordMapping
 from dressage.connectors.kafka.records import KEY_HEADER, Place, Record, dead_record, explained
-from dressage.connectors.mapping import Post, Start
 from dressage.connectors.progress import Progress
-from dressage.connectors.secrets import settings_revealed
+from dressage.connectors.secrets import scrubbed, settings_revealed
 from dressage.protocol.errors import BadInput, BrokerError, DressageError, Refused
 
 _log = logging.getLogger("dressage.connectors.kafka")
@@ -78,14 +78,8 @@ class SourceTask:
         self._metrics = metrics
         self._mapping = RecordMapping(config)
         self._settings = settings_revealed(config.kafka)
-        self._engine = Engine(
-            client,
-            actor=f"connector/{config.name}",
-            answer_s=options.answer_s,
-            workflow=config.workflow,
-            version=config.version,
-            event=config.event,
-        )
+        self._engine = engine_of_source(config, client, answer_s=options.answer_s)
+        self._causes = Causes(self._settings)
         self._faults = Faults(config.name, metrics.faulty, "connector")
         self._gate = Gate(self._faults, "engine")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{config.name}")
@@ -165,7 +159,8 @@ class SourceTask:
                 on_lost=self._on_lost,
             )
         except (KafkaException, ValueError, TypeError) as error:
-            raise ConnectorFailed(f"connector {self._config.name!r} cannot consume: {error}") from error
+            text = scrubbed(str(error), self._settings)
+            raise ConnectorFailed(f"connector {self._config.name!r} cannot consume: {text}") from error
 
     def _close(self) -> None:
         if self._consumer is not None:
@@ -237,6 +232,8 @@ class SourceTask:
     # -- rebalances, in the consumer's thread, within a poll ------------------------------------------
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         _log.info("connector %r has %d more partitions", self._config.name, len(partitions))
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._works)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         offsets = self._let_go(partitions, self._options.drain_s)
@@ -297,7 +294,7 @@ class SourceTask:
         }
 
     def _confirm(self, done: dict[Place, int]) -> None:
-        self._faults.end("kafka")
+        self._works()
         for place, offset in done.items():
             if place in self._partitions:
                 self._partitions[place].committed = offset
@@ -306,7 +303,13 @@ class SourceTask:
         if error.fatal():
             self._fail(ConnectorFailed(f"connector {self._config.name!r}: Kafka: {error.str()}"))
         else:
-            self._faults.begin("kafka", error.name(), error.str())
+            self._causes.note(error)
+            away = self._causes.explained(error)
+            self._faults.begin("kafka", away.code, away.message)
+
+    def _works(self) -> None:
+        self._causes.clear()
+        self._faults.end("kafka")
 
     def _fail(self, error: DressageError) -> None:
         if self._failed is not None and not self._failed.done():
@@ -317,7 +320,7 @@ class SourceTask:
         progress = self._partitions.get(place)
         if progress is None:
             progress = self._partitions[place] = Progress(record.offset, committed=record.offset)
-        self._faults.end("kafka")
+        self._works()
         self._metrics.records.inc()
         self._under_way += 1
         progress.take(record.offset)
@@ -370,25 +373,11 @@ class SourceTask:
             if asked is None:
                 self._metrics.skipped.inc()
                 return
-            async with self._gate.passage():
-                existing = await self._ask(asked)
+            existing = await self._gate.through(lambda: self._engine.ask(asked))
         except (BadInput, Refused) as error:
             await self._bury(record, error)
             return
         (self._metrics.existing if existing else self._metrics.done).inc()
-
-    async def _ask(self, asked: Start | Post) -> bool:
-        """Whether the engine had it before."""
-        try:
-            existing = await self._engine.ask(asked)
-        except (BadInput, Refused):
-            self._gate.works()
-            raise
-        except DressageError as error:
-            self._gate.fails(error.code, error.message)
-            raise
-        self._gate.works()
-        return existing
 
     # -- dead letters ------------------------------------------------------------------------------
     async def _bury(self, record: Record, error: DressageError) -> None:

@@ -11,13 +11,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dressage.brokers.interface import Broker
-from dressage.brokers.jetstream import JetStreamBroker
-from dressage.connectors.webhooks.config import WebhookConfig, load_webhooks
-from dressage.connectors.webhooks.exchange import (
+from dressage.connectors.http.exchange import (
     BODY_BYTES_MAX,
     Answer,
     BodyTooLarge,
@@ -31,10 +28,10 @@ from dressage.connectors.webhooks.exchange import (
     read_body,
     write,
 )
+from dressage.connectors.http.linked import LinkedApp
+from dressage.connectors.webhooks.config import WebhookConfig, load_webhooks
 from dressage.connectors.webhooks.hook import RETRY_AFTER_S, Hook
-from dressage.connectors.webhooks.link import Link
 from dressage.connectors.webhooks.metrics import Metrics, WebhookMetrics
-from dressage.protocol.names import check_name
 from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
@@ -57,9 +54,8 @@ class WebhookOptions:
     body_s: float = 10.0
 
 
-class WebhookApp:
-    """An ASGI app. It connects when its server says that it begins, or with the first request, and disconnects when
-    the server says that it ends, or by `close`."""
+class WebhookApp(LinkedApp):
+    """Webhooks, each at its path."""
 
     def __init__(
         self,
@@ -70,9 +66,8 @@ class WebhookApp:
         meters: Meters | None = None,
     ) -> None:
         """Raises `SecretMissing` or `SecretInvalid` for secrets that cannot be had."""
+        super().__init__(server, namespace, "webhooks")
         self._options = options or WebhookOptions()
-        broker: Broker = JetStreamBroker(server) if isinstance(server, str) else server
-        self._link = Link(broker, check_name(namespace, "namespace"))
         metrics = Metrics(meters or NoMeters())
         self._hooks = {
             each.path: Hook(
@@ -82,35 +77,6 @@ class WebhookApp:
         }
         self._reading: dict[asyncio.Timeout, None] = {}
         self._in_flight = 0
-
-    async def __aenter__(self) -> Self:
-        self._link.begin()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Disconnects; what comes afterwards is answered with 503."""
-        await self._link.close()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["type"]:
-            case "http":
-                await self._serve(scope, receive, send)
-            case "lifespan":
-                await self._live(receive, send)
-            case _:
-                await send({"type": "websocket.close", "code": 1008})
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] == "lifespan.startup":
-            self._link.begin()
-            await send({"type": "lifespan.startup.complete"})
-        await self.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
     # -- requests ----------------------------------------------------------------------------------
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

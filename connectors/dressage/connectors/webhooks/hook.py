@@ -19,13 +19,12 @@ from dressage.client import Client
 from dressage.connectors.cloud_events import CLOUD_EVENT_INVALID, EVENT_NOT_JSON
 from dressage.connectors.engine import Engine, engine_of
 from dressage.connectors.gate import Faults
+from dressage.connectors.http.exchange import Answer, Headers, Request, failed
+from dressage.connectors.http.link import Link
 from dressage.connectors.mapping import EventMapping, Post, Start, Unmappable
 from dressage.connectors.webhooks.config import WebhookConfig
-from dressage.connectors.webhooks.exchange import Answer, Request, failed
 from dressage.connectors.webhooks.letters import is_whole, webhook_letter
-from dressage.connectors.webhooks.link import Link
 from dressage.connectors.webhooks.metrics import WebhookMetrics
-from dressage.connectors.webhooks.verify import Headers
 from dressage.protocol.errors import BadInput, DressageError, NoAnswer, Refused
 
 _log = logging.getLogger("dressage.connectors")

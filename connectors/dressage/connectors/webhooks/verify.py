@@ -13,13 +13,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, Protocol
 
+from dressage.connectors.http.exchange import Headers
 from dressage.protocol.errors import BadInput
 
 TOLERANCE_S: Final = 300
 """How far a signed time may be from ours, in either direction."""
-
-Headers = Sequence[tuple[bytes, bytes]]
-"""As ASGI has them: names in small letters, repeated ones repeated."""
 
 Encoding = Literal["hex", "base64"]
 

@@ -36,6 +36,7 @@ from dressage.orchestrator.fold.state import (
     GatherWait,
     HeldWait,
     OpenChild,
+    Raised,
     RunState,
     RunThread,
     UserWait,
@@ -64,14 +65,18 @@ from dressage.protocol.events import (
     UserTaskCancelled,
     VariableChanged,
 )
+from dressage.protocol.expressions import variables_in
 from dressage.protocol.names import key_token, run_token
-from dressage.protocol.spec import CANCELLED_ERROR, catches_named
+from dressage.protocol.spec import CANCELLED_ERROR, RaiseNode, catches_named
 
 EVENT_WORK = 300
 """Units of work of an output event, beside the bytes of the value in it."""
 
 SMALL_BYTES = 1024
 """A value of so many bytes is stored, and told, for the work of its event."""
+
+CAUGHT_KEPT: Final = 16
+"""Of so many failures that are caught is known where they were raised."""
 
 ENDED: Final = -1
 """The node of a branch that has ended: it is at none."""
@@ -88,6 +93,9 @@ class Advance:
 
     turned = False
     """Whether this fold has begun a handler that interrupts something."""
+
+    child: ChildWait | None = None
+    """The wait for a child run whose end this fold applies, and which can be asked for that again."""
 
     ended: Sequence[RunThread] = ()
     """The run threads that there were when this fold has ended the run."""
@@ -175,6 +183,9 @@ class Advance:
         try:
             if target is not None:
                 self.assign(target, value)
+        except LimitExceeded:
+            self.threads.own(thread).node = waited  # It has not come further.
+            raise
         except BadValue as wrong:
             self.fail(thread, type_error(wrong, self.definition.spec.nodes[waited].line), waited)
 
@@ -275,7 +286,8 @@ class Advance:
         ended = isinstance(child, OpenChild)
         reason = f"run {self.state.run_id} {'has ended' if ended else 'waits for it no more'}"
         parent = Parent(self.state.run_id, child.wait_id)
-        told = CancelRun(child.wait_id, reason, self.state.actor, at_once, parent)
+        times = 0 if isinstance(child, OpenChild) else child.times
+        told = CancelRun(child.wait_id, reason, self.state.actor, at_once, parent, times=times)
         self.effects.append(SendCommand(run_token(child.run_id), told))
 
     def forget_child(self, wait_id: str) -> bool:
@@ -378,7 +390,7 @@ class Advance:
         self.stored = True
         if name in self.definition.watched_variables:
             self.watches.changed.add(name)
-        owner = None if self._thread is None else self._owner(self._thread, name)
+        owner = self.owner_of(name)
         if owner is None:
             self.state.variables[name] = msgspec.Raw(data)
             self.root.remember(name, value)
@@ -387,9 +399,10 @@ class Advance:
         self._scope_of(owner).remember(name, value)
         return owner.id
 
-    def _owner(self, thread: RunThread, name: str) -> RunThread | None:
-        """The branch, of this one and those around it, whose own variable this is; None for one of the run."""
-        while thread.parent is not None:
+    def owner_of(self, name: str) -> RunThread | None:
+        """The branch, of that which moves and those around it, whose own variable this is; None for one of the run."""
+        thread = self._thread
+        while thread is not None and thread.parent is not None:
             owned = self.definition.branch_variables
             if name in (owned.get((thread.gather, thread.branch)) or owned[thread.gather, 0]):
                 return thread
@@ -429,18 +442,23 @@ class Advance:
         self._end("completed")
         self.emit(RunCompleted(msgspec.Raw(shown), state.ended_ms - state.started_ms))
 
-    def fail(self, thread: RunThread, failure: FailureInfo, node: int) -> None:
+    def fail(
+        self, thread: RunThread, failure: FailureInfo, node: int, child: ChildWait | None = None
+    ) -> None:
         """The failure looks for a handler in the scopes around `node`, from the inside out. Raises `LimitExceeded`.
 
         Without one it ends its thread: the run, or a branch, whose gather raises it when the others have ended, too.
+        A `child` run that has failed with it can be rescued.
         """
         failure = bounded(failure)
         if self.holds(thread):
-            self.hold(thread, HeldWait(node, self.stamp.seq, failure=failure))
+            self.hold(thread, HeldWait(node, self.stamp.seq, failure=failure, child=child))
             return
         thread = self.threads.own(thread)
         thread.wait = None
         spec = self.definition.spec
+        if thread.parent is None:
+            self.state.raised = self._origin(node, child)
         family = self._family(failure)
         scope = spec.nodes[node].scope
         while scope is not None:
@@ -450,6 +468,8 @@ class Advance:
                     self.go_on(thread, handler.node)
                     if handler.bind is not None:
                         self.assign_quietly(handler.bind, failure)
+                        if thread.parent is None:
+                            self._remember_caught(handler.bind)
                     if not handler.passing:
                         self.emit(FailureCaught(node, failure))
                     return
@@ -459,7 +479,27 @@ class Advance:
         elif failure.kind == "cancelled":
             self.cancel_run(self.state.reason)
         else:
-            self.fail_run(failure)
+            self._fail_run(failure)
+
+    def _origin(self, number: int, child: ChildWait | None) -> Raised | None:
+        """Where the failure was raised that is raised at a node of the main thread: where a handler raises again what
+        it holds, or in a group, that is elsewhere. None: nobody knows."""
+        node, caught = self.definition.spec.nodes[number], self.state.caught
+        if isinstance(node, RaiseNode) and node.reraise is not None:
+            return caught.get(node.reraise)
+        if isinstance(node, RaiseNode) and node.group is not None:
+            known = (caught[name] for name in sorted(variables_in(node.group)) if name in caught)
+            return next(known, None)
+        return Raised(number, child)
+
+    def _remember_caught(self, name: str) -> None:
+        """The failure that this variable holds was raised where the last one was."""
+        caught, raised = self.state.caught, self.state.raised
+        caught.pop(name, None)
+        if raised is not None:
+            caught[name] = raised
+        if len(caught) > CAUGHT_KEPT:
+            del caught[next(iter(caught))]
 
     def _family(self, failure: FailureInfo) -> tuple[str, ...]:
         """By what it can be caught. The spec knows families of business failures: an error of such a name is none."""
@@ -468,8 +508,19 @@ class Advance:
         return failure.family
 
     def fail_run(self, failure: FailureInfo) -> None:
+        """What no handler of the workflow is asked about was raised where the main thread stands."""
+        main, child = self.threads.find(0), self.child
+        if main is not None and main.node >= 0:
+            self.state.raised = Raised(main.node, child if child and child.node == main.node else None)
+        else:
+            self.state.raised = None
+        self._fail_run(failure)
+
+    def _fail_run(self, failure: FailureInfo) -> None:
         if self.stored or not self.definition.state_fits:
-            self.state.variables = fitting(self.state, self.definition.limits)
+            fit = fitting(self.state, self.definition.limits)
+            self.state.dropped = len(fit) < len(self.state.variables)
+            self.state.variables = fit
         self.state.failure = failure = at_end(bounded(failure))
         self._end("failed")
         self.emit(RunFailed(failure, self.state.ended_ms - self.state.started_ms))
@@ -494,6 +545,24 @@ class Advance:
 
     def _end(self, status: Any) -> None:
         """The one way to end: the threads go, and with them the timers that they wait for."""
+        self.give_up(at_once=status == "cancelled")
+        self.state.status, self.state.cancelling = status, False
+        if status != "cancelled":
+            self.state.reason = ""  # It was cancelled in vain, as the history tells.
+        if status != "failed":
+            self.state.raised = None
+        self.state.caught = {}
+        self.state.ended_ms = self.state.time_ms
+        self.ended, self.state.threads = self.state.threads, []
+        self.ready.clear()
+        self.releasing.clear()
+        if self.state.parent is not None and self.state.parent.told:
+            self.effects.append(how_ended(self.state, self.state.parent, self.state.times))
+        self.effects += schedule.tell(self.state.schedule, ScheduledEnded(self.state.command_id, status))
+        self.effects += retention.at_end(self.state)
+
+    def give_up(self, *, at_once: bool) -> None:
+        """Nothing is waited for any more, by any run thread, and all that ends with the run is cancelled."""
         self.effects += [CancelTimer(each) for thread in self.state.threads for each in thread.timers]
         for thread in self.state.threads:
             self.withdraw(thread.wait)
@@ -502,31 +571,20 @@ class Advance:
                 wait = thread.wait
                 self.emit(UserTaskCancelled(wait.node, wait.user_task, wait.wait_id, "withdrawn"))
             if isinstance(thread.wait, ChildWait) and not thread.wait.detached:
-                self.cancel_child(thread.wait, at_once=status == "cancelled")
+                self.cancel_child(thread.wait, at_once=at_once)
         for child in self.state.children:
             self.cancel_child(child, at_once=child.close == "cancel")
-        self.state.children, self.state.stops = [], []
-        self.state.status, self.state.cancelling = status, False
-        if status != "cancelled":
-            self.state.reason = ""  # It was cancelled in vain, as the history tells.
-        self.state.ended_ms = self.state.time_ms
-        self.ended, self.state.threads = self.state.threads, []
-        self.state.unclaimed = []
-        self.ready.clear()
-        self.releasing.clear()
-        if self.state.parent is not None and self.state.parent.told:
-            self._tell(self.state.parent)
-        self.effects += schedule.tell(self.state.schedule, ScheduledEnded(self.state.command_id, status))
-        self.effects += retention.at_end(self.state)
+        self.state.children, self.state.stops, self.state.unclaimed = [], [], []
 
-    def _tell(self, parent: Parent) -> None:
-        """Tells the run that waits for this one how it has ended."""
-        state = self.state
-        failure = state.failure if state.status == "failed" else None
-        if state.status == "cancelled":
-            failure = FailureInfo("cancelled", state.reason, "cancelled", family=(CANCELLED_ERROR,))
-        ended = ChildEnded(parent.wait_id, state.output, failure)
-        self.effects.append(SendCommand(run_token(parent.run_id), ended))
+
+def how_ended(state: RunState, parent: Parent, times: int) -> SendCommand:
+    """Tells the run that waits for this one, for the `times`-th time once more, how it has ended."""
+    failure = state.failure if state.status == "failed" else None
+    if state.status == "cancelled":
+        failure = FailureInfo("cancelled", state.reason, "cancelled", family=(CANCELLED_ERROR,))
+    return SendCommand(
+        run_token(parent.run_id), ChildEnded(parent.wait_id, state.output, failure, times=times)
+    )
 
 
 def wire(value: Any) -> bytes:

@@ -17,7 +17,7 @@ from dressage.expressions.searching import searchable_paths
 from dressage.expressions.types import ParamsCodec, TypeTable
 from dressage.orchestrator.fold.limits import STATE_BYTES_MAX
 from dressage.protocol.commands import PROGRESS_BYTES_MAX
-from dressage.protocol.errors import BadValue
+from dressage.protocol.errors import BadSpec, BadValue
 from dressage.protocol.expressions import Expr, variables_in
 from dressage.protocol.names import build_queue
 from dressage.protocol.positions import Positions
@@ -25,6 +25,7 @@ from dressage.protocol.spec import (
     CANCELLED_ERROR,
     ChildNode,
     ConditionNode,
+    EventNode,
     GatherNode,
     Limits,
     Node,
@@ -32,11 +33,13 @@ from dressage.protocol.spec import (
     RegisteredWorkflow,
     SleepUntilNode,
     TaskDef,
+    TaskNode,
+    UserTaskNode,
     WorkflowSpec,
 )
 from dressage.protocol.spec_check import check_spec
 from dressage.protocol.spec_sizes import FIELDS_MAX, expressions_of
-from dressage.protocol.types import Named, RecordType
+from dressage.protocol.types import Named, RecordType, TypeRef
 
 STEP_WORK = 200
 """Units of work of passing one node with small expressions."""
@@ -153,6 +156,47 @@ class Definition:
         work = sum(work for _, work in compiled.values())
         expressions = {name: evaluate for name, (evaluate, _) in compiled.items()}
         return ReadyNode(node, expressions, max(0, work - STEP_WORK))
+
+    @cached_property
+    def variable_types(self) -> Mapping[str, TypeRef | None]:
+        """Of the variables that the author knows, those of branches among them; None where it was not derived."""
+        declared: dict[str, TypeRef | None] = {
+            each.name: each.type for each in self.spec.variables if not each.temporary
+        }
+        return declared | {field.name: field.type for field in self.spec.params}
+
+    def reader(self, declared: TypeRef | None) -> Codec | None:
+        """None where the type is not known, or is one that was derived, and that no JSON tells from others."""
+        if declared is None:
+            return None
+        try:
+            return self.types.codec(declared)
+        except BadSpec:
+            return None
+
+    def read(self, declared: TypeRef | None, data: bytes) -> Any:
+        """A value of this type, or any JSON where that is not known. Raises `BadValue`."""
+        codec = self.reader(declared)
+        if codec is not None:
+            return codec.decode(data)
+        try:
+            return msgspec.json.decode(data)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            raise BadValue(f"this is no JSON: {error}") from error
+
+    def comes_to(self, node: Node) -> TypeRef | None:
+        """The type of what comes to who waits at a node; None where that has none of its own."""
+        match node:
+            case TaskNode():
+                return self.task_outputs[node.task].type
+            case EventNode():
+                return self.events[node.event].type
+            case UserTaskNode():
+                return Named(self.user_tasks[node.user_task].record)
+            case ChildNode(detached=False):
+                return self.child_outputs[node.workflow].type
+            case _:
+                return None
 
     def task(self, name: str) -> TaskDef:
         return self.tasks[name]

@@ -63,12 +63,14 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
 class HandOn(msgspec.Struct, frozen=True, gc=False):
     """Hand a command on, as it came, to the shard where its run is or will be. Never asked for by a fold.
 
-    `checked` says that the run is not at this place, from which it may have been looked for first.
+    `checked` says that the run is not at this place, from which it may have been looked for first. `deleted` says that
+    the command was meant for one that was deleted here.
     """
 
     token: str
     shard: int
     checked: bool
+    deleted: bool = False
 
 
 Effect = DispatchTask | SetTimer | CancelTimer | SendCommand | Publish | HandOn

@@ -7,7 +7,16 @@ import msgspec
 from dressage.expressions.errors import ExpressionFailed, LimitExceeded
 from dressage.expressions.masked import encode_sorted
 from dressage.expressions.values import encode_stored
-from dressage.orchestrator.fold import cancelling, limiter, migrating, pausing, retention, schedule
+from dressage.orchestrator.fold import (
+    cancelling,
+    forking,
+    limiter,
+    migrating,
+    pausing,
+    rescuing,
+    retention,
+    schedule,
+)
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.definition import STEP_WORK, STEPS_UNSEEN, Definition, EventDefinition
 from dressage.orchestrator.fold.effects import Effect, SendCommand
@@ -27,6 +36,7 @@ from dressage.orchestrator.fold.nodes.timers import on_timer
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.state import (
     STATE_FORMAT,
+    Forked,
     Gone,
     HeldWait,
     Mailbox,
@@ -45,12 +55,15 @@ from dressage.protocol.commands import (
     Command,
     DeferPermit,
     DeliverEvent,
+    EditVariables,
     EndWait,
+    ForkRun,
     GivePermit,
     GoOn,
     MigrateRun,
     PostEvent,
     RefuseWait,
+    RescueRun,
     ResumeRun,
     ScheduledEnded,
     SettleTask,
@@ -64,7 +77,7 @@ from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
 
-FOLD_VERSION = 18
+FOLD_VERSION = 21
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -80,6 +93,7 @@ GoesOn = (
     | StopRun
     | ResumeRun
     | SettleTask
+    | EditVariables
     | GoOn
     | PostEvent
     | UserTaskAction
@@ -96,19 +110,27 @@ def fold(
     definition: Definition | EventDefinition | None,
     after: Definition | None = None,
     keeping: retention.Keeping = retention.UNKNOWN,
+    *,
+    of_deleted: bool = False,
 ) -> Outcome:
     """Applies one command to one run.
 
     `definition` is the version of the workflow that the state names, or for a start the one that the command names; for
     an event that comes before its run exists it is the version of the event that the post names. None if there is no
     such version. `after` is the version to which a `MigrateRun` moves the run, and `keeping` says for how long a run is
-    kept, where that is asked for. The state that is passed in is never changed.
+    kept, where that is asked for. `of_deleted` says that the command was meant for a run that was deleted on another
+    shard. The state that is passed in is never changed.
     """
+    if isinstance(state, Gone) and state.forgotten:
+        state = None  # As for the next owner of the shard, who finds nothing.
     try:
-        if isinstance(command, retention.Asked):
+        late = retention.after_deletion(state, command, run_id) if of_deleted else None
+        if late is not None:
+            outcome = late
+        elif isinstance(command, retention.Asked):
             outcome = retention.change(state, command, run_id, stamp, keeping)
         else:
-            outcome = _outcome(state, command, run_id, stamp, definition, after)
+            outcome = _outcome(state, command, run_id, stamp, definition, after, keeping)
     except RefuseCommand as refusal:
         told = not_started(command, refusal.code, refusal.message)
         return Outcome(state, told, code=refusal.code, message=refusal.message)
@@ -134,6 +156,7 @@ def _outcome(
     stamp: Stamp,
     definition: Definition | EventDefinition | None,
     after: Definition | None,
+    keeping: retention.Keeping,
 ) -> Outcome:
     early = state if isinstance(state, Mailbox) else None
     gone = state if isinstance(state, Gone) else None
@@ -144,9 +167,7 @@ def _outcome(
         case StartRun():
             return _start(run, early or gone, command, run_id, stamp, of_workflow)
         case PostEvent() if gone is not None:
-            raise RefuseCommand(
-                "RUN_DELETED", f"run {run_id!r} was deleted a moment ago: nothing is kept for it"
-            )
+            raise retention.nothing_kept(run_id)
         case PostEvent() if run is None:
             return post_early(early, command, run_id, stamp, of_event)
         case DeliverEvent() if run is not None:
@@ -159,6 +180,10 @@ def _outcome(
             return Outcome(run, existing=True)
         case MigrateRun() if run is not None:
             return _migrate(run, command, stamp, of_workflow, after)
+        case ForkRun() if run is not None:
+            return forking.fork(run, command, stamp, of_workflow)
+        case RescueRun() if run is not None:
+            return _rescue(run, command, stamp, of_workflow, keeping)
         case _ if isinstance(command, GoesOn) and run is not None:
             return _go_on(run, command, stamp, of_workflow)
         case _:
@@ -214,7 +239,11 @@ def _start(
         return _start_again(state, command, given)
     gone = before if isinstance(before, Gone) else None
     if retention.was_deleted(gone, command.command_id):
-        raise RefuseCommand("RUN_DELETED", f"run {run_id!r}, which this has started, was deleted")
+        raise retention.started_deleted(run_id)
+    fork, entry = command.fork, definition.spec.entry
+    if fork is not None:
+        forking.check_fork(definition, fork)
+        entry, variables = fork.node, dict(fork.variables)
     time_ms = stamp.time_ms if before is None else max(before.time_ms, stamp.time_ms)
     fresh = RunState(
         format=STATE_FORMAT,
@@ -233,10 +262,19 @@ def _start(
         born=stamp.seq,
         keep_ms=None if command.parent is not None and command.parent.told else command.keep_ms,
         deletions=() if gone is None else gone.deletions,
+        forked=None if fork is None else Forked(fork.run_id, fork.node),
     )
     advance = Advance(fresh, definition, stamp)
-    advance.begin(RunThread(id=0, node=definition.spec.entry))
-    advance.emit(RunStarted(msgspec.Raw(definition.params.shown(bytes(given)))))
+    shown = msgspec.Raw(definition.params.shown(bytes(given)))
+    if fork is None:
+        advance.emit(RunStarted(shown))
+    else:
+        advance.emit(RunStarted(shown, fork.run_id, fork.node))
+        try:
+            forking.tell_variables(advance)
+        except (BadValue, LimitExceeded) as error:
+            raise RefuseCommand(rescuing.REFUSED, error.message) from error
+    advance.begin(RunThread(id=0, node=entry))
     if command.parent is not None and command.parent.detached:
         told = ChildBegun(command.parent.wait_id)
         advance.effects.append(SendCommand(run_token(command.parent.run_id), told))
@@ -301,10 +339,9 @@ def _go_on(
         return Outcome(state, existing=True)
     if isinstance(command, UserTaskAction) and user_task.is_done(state, command):
         return Outcome(state, existing=True)
-    if isinstance(command, CancelThread | StopRun | ResumeRun | SettleTask) and pausing.is_done(
-        state, command
-    ):
-        return Outcome(state, existing=True)
+    if isinstance(command, CancelThread | StopRun | ResumeRun | SettleTask | EditVariables):
+        if pausing.is_done(state, command):
+            return Outcome(state, existing=True)
     advance = _begin(state, stamp, definition)
     actor = "orchestrator" if isinstance(command, Told | GoOn) else command.actor
     try:
@@ -324,6 +361,8 @@ def _go_on(
                 pausing.resume(advance, command)
             case SettleTask():
                 on_settled(advance, command)
+            case EditVariables():
+                rescuing.edit(advance, command)
             case GoOn():
                 pausing.go_on(advance)
             case RefuseWait():
@@ -398,6 +437,8 @@ def _cancel(state: RunState, command: CancelRun, stamp: Stamp, definition: Defin
         )
     if command.schedule and command.schedule != state.schedule:
         raise RefuseCommand("RESULT_STALE", f"run {state.run_id!r} was started by somebody else: it goes on")
+    if command.parent is not None and command.times < state.times:
+        return Outcome(state, existing=True)  # It comes once more, and the run was rescued meanwhile.
     if pausing.is_done(state, command):
         return Outcome(state, existing=True)
     if state.status == "cancelled" or (state.cancelling and not (command.at_once or state.stops)):
@@ -440,6 +481,21 @@ def _migrate(
         raise RefuseCommand("MIGRATION_REFUSED", f"run {state.run_id!r}: {error.message}") from error
     outcome = _finish(advance, command.actor)
     outcome.threads = None  # All of them: each stands elsewhere.
+    return outcome
+
+
+def _rescue(
+    state: RunState,
+    command: RescueRun,
+    stamp: Stamp,
+    definition: Definition | None,
+    keeping: retention.Keeping,
+) -> Outcome:
+    advance = rescuing.rescue(state, command, stamp, definition, elsewhere=keeping.elsewhere)
+    if isinstance(advance, Outcome):
+        return advance
+    outcome = _finish(advance, command.actor)
+    outcome.threads = None  # All of them: it has others.
     return outcome
 
 

@@ -44,7 +44,7 @@ from dressage.protocol.commands import (
     StartRun,
 )
 from dressage.protocol.errors import InvariantBroken
-from dressage.protocol.events import Published, RunDeleted
+from dressage.protocol.events import Published, RunDeleted, RunRescued
 
 
 def check(before: State | None, outcome: Outcome) -> None:
@@ -78,8 +78,12 @@ def _broken(before: State | None, outcome: Outcome) -> str:
             return "a command was folded twice"
         if after.time_ms < before.time_ms:
             return "the run's time ran backwards"
-        if before.finished:
+        if before.finished and not _rescued(outcome):
             return "" if _as_kept(before) == _as_kept(after) else "a finished run changed"
+        if before.finished and before.status not in ("failed", "engine-fault"):
+            return "a run was rescued that has not failed"
+        if before.finished:
+            return _broken_end(after) if after.finished else _broken_threads(None, outcome)
     if after.finished:
         return _broken_end(after) or _broken_cancel(before, outcome)
     return _broken_threads(before, outcome)
@@ -87,12 +91,20 @@ def _broken(before: State | None, outcome: Outcome) -> str:
 
 def _returns(effect: Effect) -> bool:
     """A run that has no wait for an event or a permit gives it back, one that is not started tells its parent or its
-    schedule, and one whose time is over is to be deleted, or looked at again: none of that changes anything."""
+    schedule, and one whose time is over is to be deleted, or looked at again; of one another is made: none of that
+    changes anything."""
+    if isinstance(effect, SendCommand) and isinstance(effect.command, StartRun):
+        return effect.command.fork is not None
     if isinstance(effect, SetTimer):
         return isinstance(effect.command, ReviewRun)
     return isinstance(effect, SendCommand) and isinstance(
         effect.command, ReturnEvent | ChildEnded | ScheduledEnded | ReturnPermit | DeferPermit | DeleteRun
     )
+
+
+def _rescued(outcome: Outcome) -> bool:
+    """Whether a run that had failed goes on: the one thing that can happen to one that has ended, and be told."""
+    return bool(outcome.events) and isinstance(outcome.events[0], RunRescued)
 
 
 def _as_kept(state: RunState) -> RunState:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 
-from dressage.expressions.codecs import Codec
 from dressage.expressions.compatibility import types_of, wider
 from dressage.expressions.errors import LimitExceeded
 from dressage.expressions.values import decode_stored, encode_stored
@@ -26,6 +25,7 @@ from dressage.orchestrator.fold.state import (
     EventWait,
     GatherWait,
     HeldWait,
+    Raised,
     RunState,
     RunThread,
     RunThreads,
@@ -37,12 +37,12 @@ from dressage.orchestrator.fold.state import (
     UserWait,
     Wait,
 )
-from dressage.protocol.errors import BadSpec, BadValue
+from dressage.protocol.errors import BadValue
 from dressage.protocol.events import RunMigrated, TaskSettled, UserTaskCancelled
 from dressage.protocol.migrations import Migration
 from dressage.protocol.positions import lanes_moved, same_step, step_text
-from dressage.protocol.spec import ChildNode, EventNode, GatherNode, Node, TaskNode, UserTaskNode
-from dressage.protocol.types import Named, TypeRef
+from dressage.protocol.spec import ChildNode, GatherNode
+from dressage.protocol.types import TypeRef
 
 REASONS_TOLD: Final = 20
 """So many of what is in the way are told."""
@@ -171,6 +171,12 @@ class Moved:
             state,
             version=after.version,
             began=state.began or state.version,
+            raised=_raised(state.raised, migration, after),
+            caught={
+                self._name_there(name): moved
+                for name, raised in state.caught.items()
+                if (moved := _raised(raised, migration, after)) is not None and self._name_there(name)
+            },
             threads=RunThreads(threads),
             variables=variables,
             unclaimed=unclaimed,
@@ -281,10 +287,10 @@ class Moved:
 
     def _come(self, value: msgspec.Raw, here: int, there: int, what: str) -> msgspec.Raw:
         """What a thread that is stopped, or interrupted, has waited for, as its step takes it in the other version."""
-        declared = _result_type(self.after, self.after.spec.nodes[there])
+        declared = self.after.comes_to(self.after.spec.nodes[there])
         if declared is None:
             return self._read_again(value, what)
-        was = _result_type(self.before, self.before.spec.nodes[here])
+        was = self.before.comes_to(self.before.spec.nodes[here])
         return self._converted(value, declared, was, what) or value
 
     def _task(self, wait: TaskWait, there: int, where: str) -> TaskWait:
@@ -485,14 +491,11 @@ class Moved:
         return missing | (left - variables.keys())
 
     def _given(self, name: str, given: msgspec.Raw) -> msgspec.Raw:
-        codec = _codec(self.after, self._new_types.get(name))
         try:
-            value: Any = codec.decode(given) if codec is not None else msgspec.json.decode(given)
+            value: Any = self.after.read(self._new_types.get(name), bytes(given))
             return msgspec.Raw(encode_stored(value))
         except (BadValue, LimitExceeded) as error:
             self._reasons.append(f"the value that is given for variable {name}: {error.message}")
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            self._reasons.append(f"the value that is given for variable {name}: {error}")
         return msgspec.Raw(b"null")
 
     def _converted(
@@ -500,7 +503,7 @@ class Moved:
     ) -> msgspec.Raw | None:
         """A stored value as one of the other version: as it stands, or else as the JSON of it is read there. None, with
         a reason, if it is none."""
-        codec, before = _codec(self.after, declared), _codec(self.before, was)
+        codec, before = self.after.reader(declared), self.before.reader(was)
         if codec is None:
             return self._read_again(raw, what)
         if before is not None and before.mask is not None and codec.mask is None:
@@ -548,29 +551,19 @@ class Moved:
             self._reasons.append(f"{what} does not fit version {self.after.version}: {error.message}")
 
 
-def _codec(definition: Definition, declared: TypeRef | None) -> Codec | None:
-    """None where the type is not known, or is one that was derived, and that no JSON tells from others."""
-    if declared is None:
+def _raised(raised: Raised | None, migration: Migration, after: Definition) -> Raised | None:
+    """A failure that passes through was raised there in the other version; None if that has no place in it."""
+    there = -1 if raised is None else migration.nodes.get(raised.node, -1)
+    if raised is None or not 0 <= there < len(after.spec.nodes):
         return None
-    try:
-        return definition.types.codec(declared)
-    except BadSpec:
-        return None
-
-
-def _result_type(definition: Definition, node: Node) -> TypeRef | None:
-    """What comes to who waits at a node; None where that has no type of its own."""
-    match node:
-        case TaskNode():
-            return definition.task_outputs[node.task].type
-        case EventNode():
-            return definition.events[node.event].type
-        case UserTaskNode():
-            return Named(definition.user_tasks[node.user_task].record)
-        case ChildNode(detached=False):
-            return definition.child_outputs[node.workflow].type
-        case _:
-            return None
+    node, child = after.spec.nodes[there], raised.child
+    same = (
+        isinstance(node, ChildNode)
+        and child is not None
+        and not node.detached
+        and node.workflow == child.workflow
+    )
+    return Raised(there, msgspec.structs.replace(child, node=there) if same and child is not None else None)
 
 
 def _owner(

@@ -28,11 +28,13 @@ from dressage.orchestrator.fold.state import (
 from dressage.protocol.commands import (
     CancelRun,
     CancelThread,
+    EditVariables,
     GoOn,
     HoldRun,
     MigrateRun,
     Parent,
     ReleaseRun,
+    RescueRun,
     ResumeRun,
     SettleTask,
     StoppedBy,
@@ -61,7 +63,18 @@ THREADS_NAMED: Final = 20
 """So many run threads are named where somebody has named one that there is not."""
 
 
-Said = StopRun | ResumeRun | CancelRun | CancelThread | SettleTask | MigrateRun | HoldRun | ReleaseRun
+Said = (
+    StopRun
+    | ResumeRun
+    | CancelRun
+    | CancelThread
+    | SettleTask
+    | MigrateRun
+    | RescueRun
+    | EditVariables
+    | HoldRun
+    | ReleaseRun
+)
 
 
 def is_done(state: RunState, command: Said) -> bool:
@@ -81,9 +94,9 @@ def remember(state: RunState, command: Said) -> None:
 
 def _is_somebodys(command: Said) -> bool:
     """Whether a person has said it, and no parent."""
-    return isinstance(command, CancelThread | HoldRun | ReleaseRun | MigrateRun | SettleTask) or (
-        command.parent is None
-    )
+    return isinstance(
+        command, CancelThread | HoldRun | ReleaseRun | MigrateRun | EditVariables | SettleTask
+    ) or (command.parent is None)
 
 
 def is_child(state: RunState, parent: Parent) -> bool:
@@ -252,6 +265,10 @@ def _mark(command: Said) -> str:
             what = f"{command.do} {command.task_id}"
         case MigrateRun():
             what = "migrate"
+        case RescueRun():
+            what = "rescue"
+        case EditVariables():
+            what = "edit"
         case _:
             what = "stop"
     return mark_of(f"{what} {command.command_id}")

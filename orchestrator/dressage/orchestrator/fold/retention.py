@@ -15,7 +15,17 @@ from dressage.orchestrator.fold.effects import CancelTimer, Effect, SendCommand,
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand, Stamp, check_reason
 from dressage.orchestrator.fold.pausing import is_child, is_done, remember
 from dressage.orchestrator.fold.state import GONE_FORMAT, Deletion, Gone, Hold, RunState, State
-from dressage.protocol.commands import DeleteRun, ForgetRun, HoldRun, Parent, ReleaseRun, ReviewRun
+from dressage.protocol.commands import (
+    Command,
+    DeleteRun,
+    ForgetRun,
+    HoldRun,
+    Parent,
+    PostEvent,
+    ReleaseRun,
+    ReviewRun,
+    StartRun,
+)
 from dressage.protocol.events import RunDeleted, RunHeld, RunReleased
 from dressage.protocol.names import child_id, run_token
 
@@ -79,6 +89,40 @@ def was_deleted(gone: Gone | None, command_id: str) -> bool:
     return gone is not None and any(each.begun_by == command_id for each in gone.deletions)
 
 
+def is_of_deleted(state: State | None, command: Command) -> bool:
+    """Whether the command was meant for a run that was deleted here: to be known where the next one of its id is to
+    live on another shard, which has not heard of the deletion."""
+    if not isinstance(state, Gone) or state.forgotten:
+        return False
+    match command:
+        case StartRun():
+            return was_deleted(state, command.command_id)
+        case DeleteRun():
+            return any(each.command_id == command.command_id for each in state.deletions)
+        case _:
+            return isinstance(command, PostEvent)
+
+
+def after_deletion(state: State | None, command: Command, run_id: str) -> Outcome | None:
+    """What becomes of a command that was meant for a run that was deleted on another shard; None: what would become of
+    any other. Raises `RefuseCommand`."""
+    if isinstance(command, DeleteRun):
+        return Outcome(state, existing=True)
+    if isinstance(state, RunState):
+        return None
+    if isinstance(command, PostEvent):
+        raise nothing_kept(run_id)
+    raise started_deleted(run_id)
+
+
+def nothing_kept(run_id: str) -> RefuseCommand:
+    return RefuseCommand("RUN_DELETED", f"run {run_id!r} was deleted a moment ago: nothing is kept for it")
+
+
+def started_deleted(run_id: str) -> RefuseCommand:
+    return RefuseCommand("RUN_DELETED", f"run {run_id!r}, which this has started, was deleted")
+
+
 def own(state: RunState, run_id: str, wait_id: str) -> None:
     """Remembers a child run that is to be deleted with this one."""
     state.owned.append(wait_id if run_id == child_id(state.run_id, wait_id) else f"{wait_id} {run_id}")
@@ -108,6 +152,8 @@ def _arm(state: RunState) -> list[Effect]:
 def _delete(state: RunState, command: DeleteRun, stamp: Stamp, keeping: Keeping) -> Outcome:
     check_reason(command.reason)
     parent = command.parent
+    if command.policy and parent is None and command.command_id != f"retention {state.keep_id}":
+        raise RefuseCommand("RESULT_STALE", f"run {state.run_id!r} was rescued since its time was over")
     if parent is not None and not is_child(state, parent):
         raise RefuseCommand(
             "RESULT_STALE", f"run {state.run_id!r} was not started by run {parent.run_id!r}: it stays"
@@ -230,7 +276,7 @@ def _late(state: Gone, command: Asked, stamp: Stamp) -> Outcome:
 def _changed(state: RunState, stamp: Stamp) -> RunState:
     after = state.copy()
     after.seq, after.time_ms = stamp.seq, max(state.time_ms, stamp.time_ms)
-    if after.finished:
+    if after.finished and after.status != "engine-fault":
         after.threads = []  # As an end leaves them.
     return after
 

@@ -140,9 +140,14 @@ def _set(
     _check(command, definition)
     made_ms = time_ms if old is None else old.made_ms
     try:
-        check_schedule(spec, made_ms)
+        calendar = check_schedule(spec, made_ms)
     except BadInput as error:
         raise RefuseCommand("SCHEDULE_INVALID", error.message) from error
+    if calendar.after(-1) is None:
+        between = (
+            f"from {spec.timing.begins or 'when it is made'} until {spec.timing.until or 'the year 2200'}"
+        )
+        raise RefuseCommand("SCHEDULE_INVALID", f"it would never fire: there is no moment of it {between}")
     if before is None:
         before = Schedule(SCHEDULE_FORMAT, name, stamp.seq, time_ms, spec, made_ms, time_ms)
         change = _Change(before, stamp, command.version, keep_ms)
@@ -166,6 +171,8 @@ def _set(
         change.arm(change.calendar.after(time_ms))
     if old is None or old.spec != spec:
         change.emit(ScheduleSet(name, spec, change.next))
+    if old is not None and old.spec.overlap != spec.overlap:
+        # Under the same one what waits stays: a backfill may have been given a policy of its own.
         change.take_policy()
     return change.outcome(command.actor)
 
@@ -359,7 +366,10 @@ class _Change:
                 break
         self.arm(moment)
         for each in late:
-            if after.time_ms - due_ms(after.name, after.spec, each) > max(_ms(after.spec.catch_up_s), 1000):
+            # With a jitter the moment before may be due behind it, and it waits for that: late is only what comes later
+            # than any of its time could.
+            latest_ms = each + _ms(after.spec.jitter_s)
+            if after.time_ms - latest_ms > max(_ms(after.spec.catch_up_s), 1000):
                 self._note(each, "missed")
             else:
                 self._fire(each)

@@ -117,8 +117,8 @@ class EventWait(msgspec.Struct, tag="event", tag_field="kind", frozen=True, omit
 
 
 class ChildWait(msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
-    """Waits for the end of child run `run_id`, since `since_ms`; its end names this `wait_id`. Of a `detached` one it
-    is the begin that is waited for."""
+    """Waits for the end of child run `run_id`, since `since_ms`; its end names this `wait_id`, and how many `times` it
+    was waited for once more. Of a `detached` one it is the begin that is waited for."""
 
     run_id: str
     wait_id: str
@@ -126,6 +126,7 @@ class ChildWait(msgspec.Struct, tag="child", tag_field="kind", frozen=True, omit
     node: int
     since_ms: int
     detached: bool = False
+    times: int = 0
 
 
 class UserWait(msgspec.Struct, tag="user-task", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
@@ -201,14 +202,15 @@ class GatherWait(msgspec.Struct, tag="gather", tag_field="kind", frozen=True, om
 
 class HeldWait(msgspec.Struct, tag="held", tag_field="kind", frozen=True, omit_defaults=True, gc=False):
     """Is stopped, or interrupted, and what it waited for at `node` has come with the command of sequence `seq`: a
-    `value`, in stored form, a `failure`, or the time of another attempt, which is to be made as `again` says,
-    `delay_ms` later. Without any of them it goes on behind the node; one that `begins`, at the node.
+    `value`, in stored form, a `failure`, that of a `child` run perhaps, or the time of another attempt, which is to be
+    made as `again` says, `delay_ms` later. Without any of them it goes on behind the node; one that `begins`, at it.
     """
 
     node: int
     seq: int
     value: Json = msgspec.UNSET
     failure: FailureInfo | None = None
+    child: ChildWait | None = None
     again: TaskWait | None = None
     delay_ms: int = 0
     begins: bool = False
@@ -309,6 +311,21 @@ class RunThreads(list[RunThread]):
         self.held: tuple[int, int] | None = threads.held if isinstance(threads, RunThreads) else None
 
 
+class Raised(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where a failure was raised in the main thread of a run: at `node`, as the `child` run that it waited for there
+    has failed, if it was that."""
+
+    node: int
+    child: ChildWait | None = None
+
+
+class Forked(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Of which run this one was made, and at which node it began."""
+
+    run_id: str
+    node: int
+
+
 class OpenChild(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A child run that was started by the wait `wait_id`, is not waited for, and is cancelled when its parent ends."""
 
@@ -364,7 +381,10 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     `reason` is what a cancelled run was cancelled for, or one that is `cancelling`, and tidies up.
     `parent` is told how it ended, and so is the `schedule` that has started it. `children` are runs that go on beside
     it, and are cancelled when it ends. `stops` say what of it does not go on, and `stopping` are marks of the last
-    commands of people about that. One that has moved to another version `began` with this one.
+    commands of people about that. One that has moved to another version `began` with this one. `raised` is where the
+    failure was raised that it has ended with, or, as long as it runs, the last one; `caught` says it of those that
+    variables hold. One that was `forked` began as another run has ended. Its parent has rescued it so many `times`.
+    Of one that has failed the largest variables were `dropped` if they were too large to be kept.
 
     `born` is the sequence of the command that began it. `owned` are the child runs that are deleted with it, the last
     ones of them, and `disowned` counts the others; one that `abandons` has started
@@ -403,6 +423,11 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     stopping: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
     began: int = 0
+    raised: Raised | None = None
+    caught: dict[str, Raised] = {}
+    times: int = 0
+    dropped: bool = False
+    forked: Forked | None = None
     born: int = 0
     owned: list[str] = []
     disowned: int = 0
@@ -427,6 +452,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
             children=list(self.children),
             stops=list(self.stops),
             owned=list(self.owned),
+            caught=dict(self.caught),
         )
 
     @property

@@ -16,6 +16,7 @@ from dressage.orchestrator.fold.advance import wire
 from dressage.orchestrator.fold.definition import Definition
 from dressage.orchestrator.fold.limiter import attempts_of, free_ms
 from dressage.orchestrator.fold.migrating import CannotMove, moved
+from dressage.orchestrator.fold.rescuing import where_rescued
 from dressage.orchestrator.fold.state import (
     ConditionWait,
     Limiter,
@@ -36,6 +37,7 @@ from dressage.protocol.commands import (
     AskAnswer,
     AttemptView,
     DeadTaskView,
+    ForkView,
     HoldView,
     Json,
     KeyView,
@@ -288,7 +290,7 @@ class Asking:
             await self._connection.tell(reply, _encode(small))
 
     async def _view(self, state: RunState, ask: Ask, shard: int) -> RunView:
-        held = state.held
+        held, failed, forked = state.held, where_rescued(state), state.forked
         view = RunView(
             run_id=state.run_id,
             workflow=state.workflow,
@@ -315,6 +317,10 @@ class Asking:
             held=None if held is None else HoldView(rfc3339(held.since_ms), held.reason, held.actor),
             kept_until=_kept_until(state),
             born=state.born,
+            awaited=state.parent is not None and state.parent.told and not state.parent.detached,
+            forked=None if forked is None else ForkView(forked.run_id, forked.node, state.command_id),
+            failed_node=None if failed is None else failed.node,
+            failed_child="" if failed is None or failed.child is None else failed.child.run_id,
         )
         return view if ask.op in ("wait", "waits") else await self._with_variables(view, state)
 

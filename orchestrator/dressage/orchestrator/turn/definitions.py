@@ -69,13 +69,14 @@ class Definitions:
             raise BadSpec(definition.message)
         return definition
 
-    async def resolve(self, workflow: str, ref: VersionRef) -> int:
-        """The version that a new run gets, as it was less than a moment ago; 0 if there is none, as it is now.
+    async def resolve(self, workflow: str, ref: VersionRef, *, anew: bool = False) -> int:
+        """The version that a new run gets, as it was less than a moment ago, or is now if it is to be read `anew`; 0 if
+        there is none, as it is now.
 
         Raises `msgspec.MsgspecError` where what is stored cannot be read.
         """
         known = self._versions.get(workflow)
-        if known is not None and asyncio.get_running_loop().time() < known[1]:
+        if not anew and known is not None and asyncio.get_running_loop().time() < known[1]:
             version = _resolved(known[0], workflow, ref)
             if version:
                 return version

@@ -18,10 +18,10 @@ from dressage.protocol.names import Names, child_id, root_token, run_id_of, run_
 
 _log = logging.getLogger("dressage.orchestrator")
 
-SETTLED_S: Final = 10.0
-"""So long is waited for child runs that are told to go; beyond that what is stored stays, until somebody sweeps."""
-
 WAIT_S: Final = 0.05
+LOOKS: Final = 200
+"""So often child runs that are told to go are looked at, for ten seconds at least; beyond that what is stored stays,
+until somebody sweeps. It is not the time that counts: a process that stood still for long has not looked meanwhile."""
 
 
 class Descendants:
@@ -32,7 +32,7 @@ class Descendants:
         self._names = names
         self._shard = shard
         self._root = root_token(root_id)
-        self._until = asyncio.get_running_loop().time() + SETTLED_S
+        self._looks = LOOKS
 
     async def state_of(self, run_id: str) -> State | None:
         """As it is stored; None also for what is forgotten."""
@@ -63,7 +63,8 @@ class Descendants:
                 return found
             if found is None and not await self._is_on_its_way(run_id):
                 return None
-            if asyncio.get_running_loop().time() > self._until:
+            self._looks -= 1
+            if self._looks <= 0:
                 _log.warning("shard %d: run %s is not deleted: its large values stay", self._shard, run_id)
                 return found
             await asyncio.sleep(WAIT_S)

@@ -30,6 +30,8 @@ from dressage.orchestrator.turn.messages import MessageMaker
 from dressage.orchestrator.turn.reading import (
     TOLD_BYTES_MAX,
     Unreadable,
+    is_of_deleted,
+    is_of_the_end,
     read_command,
     read_place,
     short,
@@ -46,10 +48,11 @@ from dressage.protocol.commands import (
     AttemptStopped,
     Command,
     DeleteRun,
-    ForgetRun,
+    FireSchedule,
     MigrateRun,
     PostEvent,
     RefusalCode,
+    RescueRun,
     ReviewRun,
     SetSchedule,
     StartRun,
@@ -62,6 +65,7 @@ from dressage.protocol.events import (
     RunCompleted,
     RunFailed,
     RunFaulted,
+    RunRescued,
     RunStarted,
     TaskCompleted,
     TaskFailed,
@@ -76,6 +80,7 @@ from dressage.protocol.names import (
     place_of,
 )
 from dressage.protocol.shardmap import (
+    DELETED_HEADER,
     FORWARDED_HEADER,
     MAP_TOKEN,
     ShardMap,
@@ -101,6 +106,7 @@ OPENS: Final[Mapping[type[EventData], int]] = {
     RunFailed: -1,
     RunCancelled: -1,
     RunFaulted: -1,
+    RunRescued: 1,
 }
 """How an output event changes the number of open runs."""
 
@@ -264,9 +270,7 @@ class Folder:
         # Where a run lives is looked up before the map is: a command that was handed on may have begun it here
         # under a map that this shard has not switched to yet.
         run = await self._runs.get(token)
-        absent = run.state is None or (
-            isinstance(run.state, Gone) and run.state.seq < seq and not _forgets(delivery)
-        )
+        absent = run.state is None or (isinstance(run.state, Gone) and run.state.seq < seq)
         if absent or not self._shown(run):
             try:
                 place = self._place(delivery, token)
@@ -278,8 +282,9 @@ class Folder:
                 fault = self._fault(delivery, Run(token), traceback.format_exc())
                 await self._record(delivery, Run(token), fault, None)
                 return
-            if place.shard != self._shard:
-                await self._hand_on(delivery, run, HandOn(token, *place))
+            if place.shard != self._shard and not is_of_the_end(delivery):
+                deleted = is_of_deleted(delivery, run.state)
+                await self._hand_on(delivery, run, HandOn(token, *place, deleted=deleted))
                 return
         elif run.state is not None and run.state.seq >= seq:
             self._have_covered(delivery, run)
@@ -295,7 +300,7 @@ class Folder:
         except Exception as broken:
             told = broken.message if isinstance(broken, InvariantBroken) else traceback.format_exc()
             outcome = self._fault(delivery, run, told)
-            if command is not None and not isinstance(run.state, RunState):
+            if command is not None and not (isinstance(run.state, RunState) and not run.state.finished):
                 outcome.effects = not_started(command, "ENGINE_FAULT", outcome.message)
             made = self._made(outcome, token)
         await self._record(delivery, run, outcome, made, command=command)
@@ -376,7 +381,7 @@ class Folder:
                 after = await self._definitions.get(command.migration.workflow, command.migration.after)
         except BadSpec as error:
             return _refused(run.state, "SPEC_INVALID", error.message)
-        version = await self._resolved(run.state)
+        version = await self._resolved(run.state, command)
         keeping = await self._keeping(run, command)
         try:
             if is_schedule(run.token):
@@ -391,7 +396,16 @@ class Folder:
             if is_key(run.token):
                 of_event = definition if isinstance(definition, EventDefinition) else None
                 return fold_key(run.state, command, run.token, stamp, of_event)
-            return fold(run.state, command, place_of(run.token), stamp, definition, after, keeping)
+            return fold(
+                run.state,
+                command,
+                place_of(run.token),
+                stamp,
+                definition,
+                after,
+                keeping,
+                of_deleted=DELETED_HEADER in (delivery.headers or {}),
+            )
         except Exception:
             return self._fault(delivery, run, traceback.format_exc())
 
@@ -446,23 +460,27 @@ class Folder:
             return await self._definitions.get(command.spec.workflow, command.version)
         return None
 
-    async def _resolved(self, state: State | None) -> int:
+    async def _resolved(self, state: State | None, command: Command) -> int:
         """The version that a schedule starts runs of at this moment, 0 if there is none. Its state does not depend on
-        it, so a command that is folded again may find another one."""
+        it, so a command that is folded again may find another one. Who fires by hand may just have registered one."""
         if not isinstance(state, Schedule):
             return 0
         try:
-            return await self._definitions.resolve(state.spec.workflow, state.spec.version or LATEST)
+            by_hand = isinstance(command, FireSchedule)
+            return await self._definitions.resolve(
+                state.spec.workflow, state.spec.version or LATEST, anew=by_hand
+            )
         except msgspec.MsgspecError:
             return 0  # Whatever stands there: no such version can be started, as the schedule is told.
 
     async def _keeping(self, run: Run, command: Command) -> Keeping:
-        """For how long a run, or those of a schedule, are kept as it stands; no state depends on it."""
+        """For how long a run, or those of a schedule, are kept as it stands; no state depends on that. Whether it is
+        elsewhere says the map of this command."""
         state = run.state
         if isinstance(state, Schedule):
             kept = await self._definitions.retention(state.spec.workflow)
             return Keeping(kept.keep_ms)
-        if not isinstance(state, RunState) or not isinstance(command, Asked):
+        if not isinstance(state, RunState) or not isinstance(command, Asked | RescueRun):
             return Keeping()
         place, now = place_of(run.token), self._maps.now
         elsewhere = run.ended_at is not None or not now.home(place) == now.first(place) == self._shard
@@ -593,14 +611,6 @@ class _Made:
 
     effects: list[Message | TimerCancel]
     events: list[Message]
-
-
-def _forgets(delivery: Delivery) -> bool:
-    """Whether this is for what is left of a run that was deleted here, wherever another one of its id would be."""
-    try:
-        return isinstance(read_command(delivery), ForgetRun)
-    except Unreadable:
-        return False
 
 
 def _is_forgotten(state: State | None) -> bool:

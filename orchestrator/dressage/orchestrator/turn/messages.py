@@ -33,7 +33,7 @@ from dressage.protocol.events import (
     OutputEvent,
 )
 from dressage.protocol.names import Names, event_bucket, place_of
-from dressage.protocol.shardmap import FORWARDED_HEADER, ShardMap, forwarded_mark
+from dressage.protocol.shardmap import DELETED_HEADER, FORWARDED_HEADER, ShardMap, forwarded_mark
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 def carried(delivery: Delivery) -> dict[str, str]:
     """The headers of a command that go with it from shard to shard."""
     found = delivery.headers or {}
-    return {name: found[name] for name in (REPLY_HEADER, FORWARDED_HEADER) if name in found}
+    return {name: found[name] for name in (REPLY_HEADER, FORWARDED_HEADER, DELETED_HEADER) if name in found}
 
 
 class MessageMaker:
@@ -107,6 +107,8 @@ class MessageMaker:
         if effect.checked:
             generation = self._maps().generation
             headers[FORWARDED_HEADER] = forwarded_mark(generation, self._shard, delivery.stream_seq)
+        if effect.deleted:
+            headers[DELETED_HEADER] = "1"
         return Message(self._names.send(self._shard, effect.shard, effect.token), delivery.data, headers)
 
     def _send(self, effect: SendCommand) -> Message:

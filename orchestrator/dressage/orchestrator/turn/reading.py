@@ -7,7 +7,9 @@ from typing import Final
 import msgspec
 
 from dressage.brokers.interface import Delivery
-from dressage.protocol.commands import Command, RefusalCode, decode_command
+from dressage.orchestrator.fold import retention
+from dressage.orchestrator.fold.state import Gone, State
+from dressage.protocol.commands import Command, ForgetRun, RefusalCode, ReviewRun, decode_command
 from dressage.protocol.errors import BadRunId
 from dressage.protocol.names import ACTOR_CHARS_MAX, place_of
 from dressage.protocol.nesting import COMMAND_DEPTH_MAX, nests_deeper
@@ -28,6 +30,23 @@ class Unreadable(Exception):
 def short(text: str) -> str:
     """At most `TOLD_BYTES_MAX` bytes of UTF-8: what a sender wrote may come back in an error, in any size or script."""
     return text.encode(errors="replace")[:TOLD_BYTES_MAX].decode(errors="ignore")
+
+
+def is_of_the_end(delivery: Delivery) -> bool:
+    """Whether this is of the timer of a run that has ended, or was deleted, here: where there is no such run any more
+    it is nobody's, and never for one of the same id elsewhere."""
+    try:
+        return isinstance(read_command(delivery), ForgetRun | ReviewRun)
+    except Unreadable:
+        return False
+
+
+def is_of_deleted(delivery: Delivery, state: State | None) -> bool:
+    """Whether this was meant for the run that was deleted here, and not for the next one of its id."""
+    try:
+        return isinstance(state, Gone) and retention.is_of_deleted(state, read_command(delivery))
+    except Unreadable:
+        return False
 
 
 def token_of(delivery: Delivery) -> str:

@@ -30,6 +30,11 @@ class Fault:
         self._pause_s = PAUSE_MIN_S
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def code(self) -> str:
+        """Of the fault that there is; empty while all is well."""
+        return self._code
+
     def begin(self, error: DressageError) -> None:
         """Logged once for each change, however often it is told."""
         self._metrics.faults.labels(error.code).inc()

@@ -22,6 +22,7 @@ from dressage.client import Client
 from dressage.outbox.relay.bell import Bell
 from dressage.outbox.relay.engine import Engine
 from dressage.outbox.relay.fault import Fault
+from dressage.outbox.relay.faults import StoreFault
 from dressage.outbox.relay.metrics import RelayMetrics
 from dressage.outbox.relay.store import Batch, Outcome, Row, Store, Taker, Verdict
 from dressage.protocol.errors import DressageError
@@ -83,8 +84,19 @@ class Relay:
         self.options: Final = options or RelayOptions()
         self.metrics: Final = RelayMetrics(meters or NoMeters())
         self._stop = asyncio.Event()
+        self._client: Client | None = None
         self._running: asyncio.Task[None] | None = None
         self.fault = Fault(self.metrics)
+
+    def unready(self) -> str:
+        """Why no messages are sent now; empty if they are."""
+        if self._stop.is_set():
+            return "it is ending"
+        if self._client is None:
+            return "it waits for the database, the server, or the namespace"
+        if not self._client.connection.linked:
+            return "it waits for the server"
+        return f"it waits: {self.fault.code}" if self.fault.code else ""
 
     def stop(self) -> None:
         """Asks for an orderly end: take no more rows, finish those that are under way."""
@@ -113,6 +125,7 @@ class Relay:
             client = await self._patiently(self._connected)
             if client is None:
                 return
+            self._client = client
             try:
                 await self._work(store, Engine(client))
             finally:
@@ -128,7 +141,9 @@ class Relay:
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         while not self._stop.is_set():
             try:
-                return await ask()
+                found = await ask()
+                self.fault.end()
+                return found
             except DressageError as error:
                 if not error.retryable and error.code not in ("NAMESPACE_UNKNOWN", "NOT_FOUND"):
                     raise
@@ -180,6 +195,7 @@ class Relay:
         """One batch; whether there may be more at once."""
         async with self.fault.passage(self.options.batch) as limit:
             batch = await taker.take(limit)
+            self.fault.end(StoreFault.code)
             try:
                 if not batch.rows:
                     return False

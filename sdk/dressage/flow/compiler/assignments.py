@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from typing import Any
 
 from dressage.expressions.parse import BINARY_OPERATORS, constant
@@ -10,8 +11,9 @@ from dressage.flow.compiler import calls
 from dressage.flow.compiler.awaits import emit_await
 from dressage.flow.compiler.context import Augmented, Context
 from dressage.flow.compiler.gathers import results_of
-from dressage.flow.compiler.names import MISSING
+from dressage.flow.compiler.names import MISSING, callables_in
 from dressage.flow.members import Unsupported
+from dressage.flow.runnable import Runnable
 from dressage.flow.signatures import closure_of
 from dressage.protocol.expressions import Attribute, Binary, Call, Expr, Index, Name, TupleOfExpr
 from dressage.protocol.spec import AssignNode
@@ -225,10 +227,24 @@ def _can_assign_now(
         return True
     if earlier_wait or pair[1] is not None or context.graph.scope is not None:
         return False
-    return not any(
-        isinstance(each, ast.Name) and context.variable(each.id) == pair[0]
-        for value in rest
-        for each in ast.walk(value)
+    return not any(_reads(context, each, pair[0]) for value in rest for each in ast.walk(value))
+
+
+def _reads(context: Context, node: ast.AST, variable: str) -> bool:
+    """Whether a variable may be read here: by its name, by a nested function, or by what inherits it."""
+    if not isinstance(node, ast.Name | ast.Attribute):
+        return False
+    if isinstance(node, ast.Name) and (
+        context.variable(node.id) == variable or context.scope.is_function(node.id)
+    ):
+        return True
+    found = context.names.object(node)
+    called = callables_in(found)
+    several = called.values() if isinstance(called, Mapping) else called or [found]
+    return any(
+        isinstance(each, Runnable)
+        and any(context.variable(name) == variable for name in each.signature.inherited)
+        for each in several
     )
 
 

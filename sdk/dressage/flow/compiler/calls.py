@@ -214,9 +214,15 @@ def _places(kind: type) -> list[str]:
 
 
 def bound(
-    node: ast.Call, name: str, fields: Sequence[Field], places: Sequence[str], scope: FlowScope
+    node: ast.Call,
+    name: str,
+    fields: Sequence[Field],
+    places: Sequence[str],
+    scope: FlowScope,
+    inherited: Sequence[str] = (),
 ) -> dict[str, Expr]:
-    """The arguments of a call by name, in the order in which they are written and so evaluated."""
+    """The arguments of a call by name, in the order in which they are written and so evaluated; behind them those that
+    are `inherited`, from variables of the function that calls."""
     names = [field.name for field in fields]
     given: dict[str, Expr] = {}
     for place, argument in enumerate(node.args):
@@ -239,10 +245,22 @@ def bound(
         if keyword.arg in given:
             raise scope.refusal(keyword, f"{name}() gets {keyword.arg} twice", "give it once")
         given[keyword.arg] = scope.translate(keyword.value)
+    for each in inherited:
+        given[each] = _handed_on(node, name, each, scope)
     missing = [field.name for field in fields if field.required and field.name not in given]
     if missing:
         raise scope.refusal(node, f"{name}() misses {', '.join(missing)}", _takes(name, names))
     return given
+
+
+def _handed_on(node: ast.Call, name: str, variable: str, scope: FlowScope) -> Expr:
+    if variable not in scope.names.locals or variable in scope.comprehended:
+        raise scope.refusal(
+            node,
+            f"{name}() inherits {variable}, which is no variable of the function that calls it",
+            f"give it: `{variable}=...`",
+        )
+    return scope.translate(ast.copy_location(ast.Name(variable, ast.Load()), node))
 
 
 def _takes(name: str, names: Sequence[str]) -> str:

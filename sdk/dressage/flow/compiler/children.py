@@ -63,7 +63,14 @@ def child_args(context: Context, call: ast.Call, child: ChildCall) -> dict[str, 
     parameters = inspect.signature(child.workflow.function).parameters
     places = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
     name, params = text_of(call.func), child.workflow.spec.params
-    return chosen | calls.bound(call, name, params, places, context.scope)
+    return chosen | calls.bound(call, name, params, places, context.scope, handed_on(call, child))
+
+
+def handed_on(call: ast.Call, child: ChildCall) -> list[str]:
+    """The parameters that are inherited, as the call does not give them."""
+    parameters = inspect.signature(child.workflow.function).parameters
+    given = {*[*parameters][: len(call.args)], *(each.arg for each in call.keywords)}
+    return [name for name in child.workflow.signature.inherited if name not in given]
 
 
 def _is_child(context: Context, node: ast.expr) -> bool:

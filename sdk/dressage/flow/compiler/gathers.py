@@ -9,7 +9,7 @@ from dressage.expressions.parse import Scope, translate_each
 from dressage.expressions.spelling import text_of
 from dressage.flow.branches import first_completed, first_successful, gather
 from dressage.flow.compiler import calls, functions
-from dressage.flow.compiler.children import child_args, child_of
+from dressage.flow.compiler.children import child_args, child_of, handed_on
 from dressage.flow.compiler.choices import choice_of, ways
 from dressage.flow.compiler.conditions import condition_of, is_wait_until
 from dressage.flow.compiler.context import Context
@@ -150,7 +150,8 @@ def _check_order(context: Context, items: ast.ListComp | ast.GeneratorExp, limit
     given = [*branch.args, *(keyword.value for keyword in branch.keywords)]
     inside = [each.iter for each in items.generators[1:]]
     parts = [*given, *inside, *(part for each in items.generators for part in each.ifs)]
-    if all(_is_calm(part) for part in parts):
+    sets = any(isinstance(each, ast.NamedExpr) for each in ast.walk(limit))
+    if not sets and all(_is_calm(part) for part in parts):
         return
     raise context.refusal(
         limit,
@@ -213,6 +214,7 @@ class CalledBranch:
         self.condition = condition_of(context, node) if is_wait_until(context, node) else None
         waits = is_sleep(context, node) or is_publish(context, node) or self.moment or self.condition
         self.child = child_of(context, node)
+        self.handed_on = [] if self.child is None else handed_on(node, self.child)
         plain = self.task or self.event or self.user_task or self.child or waits
         self.callee = None if plain else functions.callee_of(context, node.func)
         self.draft = BranchDraft(Label(), self._given(), context.temporary())
@@ -221,10 +223,14 @@ class CalledBranch:
         """Under names of the compiler's own: the branch's parameters may be read by what another one is given."""
         context, call = self.context, self.call
         if self.choice is not None:
-            # All are given the same, each by names of its own.
+            # All are given the same, each by names of its own, and some of them inherit more.
             first = next(iter(self.ways.values()))
-            places = {str(place): each for place, each in enumerate(first.draft.args.values())}
+            written = len(first.draft.args) - len(first.handed_on)
+            places = {str(place): each for place, each in enumerate([*first.draft.args.values()][:written])}
             given: dict[str, Expr] = {_WHICH: self.choice.which, **places}
+            for way in self.ways.values():
+                more = [*way.draft.args.values()][written:]
+                given |= {f"={name}": each for name, each in zip(way.handed_on, more, strict=True)}
         elif self.task is not None:
             given = calls.task_args(call, self.task, context.scope)
         elif self.event is not None:
@@ -279,10 +285,11 @@ class CalledBranch:
         context, graph = self.context, self.context.graph
         given: dict[str, Expr] = {name: Name(held) for name, held in self.names.items()}
         if self.choice is not None:
-            which, *places = self.names.values()
-            for name, _ in ways(context, self.call, Name(which), self.choice):
+            places = [held for name, held in self.names.items() if name.isdecimal()]
+            for name, _ in ways(context, self.call, Name(self.names[_WHICH]), self.choice):
                 way = self.ways[name]
-                way.names = dict(zip(way.names, places, strict=True))
+                held = [*places, *(self.names[f"={each}"] for each in way.handed_on)]
+                way.names = dict(zip(way.names, held, strict=True))
                 way._emit(result)
         elif self.task is not None:
             context.use_task(self.call, self.task)

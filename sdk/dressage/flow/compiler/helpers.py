@@ -22,6 +22,7 @@ from dressage.expressions.parse import constant
 from dressage.expressions.spelling import text_of
 from dressage.flow.compiler import calls
 from dressage.flow.compiler.walk import subexpressions
+from dressage.flow.inheriting import INHERITED
 from dressage.flow.members import Unsupported
 from dressage.flow.source import Function, Source, source_of
 from dressage.protocol.expressions import (
@@ -175,6 +176,8 @@ def _check_by_place(call: ast.Call, name: str, places: list[str], scope: FlowSco
 
 def _default(callee: Written, name: str, node: ast.expr, inner: FlowScope) -> Const:
     """The value of a default, which Python computes when it defines the function."""
+    if inner.outer is None and inspect.signature(callee.function).parameters[name].default is INHERITED:
+        raise callee.source.refusal(node, "only a workflow inherits", "give it at each call, or a default")
     try:
         if inner.outer is None:
             return Const(

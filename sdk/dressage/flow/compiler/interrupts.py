@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any, Final
 
 from dressage.expressions.spelling import text_of
+from dressage.flow.compiler.children import child_of, handed_on
 from dressage.flow.compiler.context import Context
 from dressage.flow.compiler.gathers import CalledBranch
 from dressage.flow.compiler.graph import BranchDraft, Label
@@ -128,6 +129,13 @@ class _Listener:
         )
         graph.emit(TurnNode, self.call, begins=True)
         called = ast.Call(self.handler, [Held.at(self.handler, Name(payload))] if takes else [], [])
+        child = child_of(context, called)
+        if child is not None and (names := handed_on(called, child)):
+            raise context.refusal(
+                self.handler,
+                f"{text_of(self.handler)} inherits {', '.join(names)}, and nobody calls it where that is known",
+                "write `async def handler(...)` above that awaits it",
+            )
         awaited = ast.copy_location(ast.Await(ast.copy_location(called, self.handler)), self.handler)
         context.wait(context, awaited, None)
         if graph.live:

@@ -25,7 +25,7 @@ from enum import Enum
 from uuid import UUID
 from dressage.flow import Event, Exponential, Saga, Searchable, TaskError, TaskTimeout, WorkflowFailure
 from dressage.flow import Rate, UserTask, UserTaskCancelled
-from dressage.flow import first_completed, first_successful, gather, interruptible, publish
+from dressage.flow import first_completed, first_successful, gather, inherited, interruptible, publish
 from dressage.flow import sleep, sleep_until, task, wait_until, workflow
 
 BEGAN = datetime.fromtimestamp({began_s}, timezone.utc)
@@ -243,13 +243,15 @@ class Program:
         head += f'{tasks}\n{around}\n@workflow(name="{self.name}")\nasync def flow(x: int) -> str:\n'
         return head + nested + "".join(self.lines)
 
-    def _function(self, name: str, depth: int) -> str:
-        """An async function from an int to an int, with variables of its own; it may await those before it."""
+    def _function(self, name: str, depth: int, inherits: str = "") -> str:
+        """An async function from an int to an int, with variables of its own; it may await those before it. It
+        `inherits` one of them, if it is a workflow."""
         lines, self.lines = self.lines, []
         # What a function holds stands in the spec once for each call of it.
         self.in_function, self.nest_max = True, 1
-        self.write(depth, f"async def {name}(x: int) -> int:")
-        self.write(depth + 1, "a, b, s, t = 3, x, 't', 'u'")
+        more = f", {inherits}: int = inherited()" if inherits else ""
+        self.write(depth, f"async def {name}(x: int{more}) -> int:")
+        self.write(depth + 1, "a, s, t = 3, 't', 'u'" if inherits == "b" else "a, b, s, t = 3, x, 't', 'u'")
         first = len(self.lines)
         self.block(depth + 1, self.random.randint(1, 2))
         self.write(depth + 1, f"return {self.integer()}")
@@ -261,7 +263,7 @@ class Program:
 
     def _child(self, name: str) -> str:
         """Another workflow, of which a run is started wherever it is awaited."""
-        return f'@workflow(name="{self.name}-{name}")\n{self._function(name, 0)}'
+        return f'@workflow(name="{self.name}-{name}")\n{self._function(name, 0, "b")}'
 
     def _racer(self, name: str, *, ends: bool) -> str:
         """A function for races. One that does not end waits for what never comes, and says so when it has lost."""

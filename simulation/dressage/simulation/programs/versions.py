@@ -6,7 +6,7 @@ import re
 import textwrap
 from typing import Final
 
-_FIRST: Final = re.compile(r"^( +)a, b, s(?:, t)? = 3, x, .*$", re.MULTILINE)
+_FIRST: Final = re.compile(r"^( +)a, (?:b, )?s(?:, t)? = 3, .*$", re.MULTILINE)
 """Each function of a program begins so."""
 
 _STEPS: Final = """

@@ -13,6 +13,8 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     assert isinstance(node, AssignNode)
     value = advance.evaluate(ready, "value")
     if node.attribute is None:
+        if thread.parent is None:
+            advance.state.caught.pop(node.target, None)
         advance.assign(node.target, value)
     else:
         advance.assign_attribute(node.target, node.attribute, value)

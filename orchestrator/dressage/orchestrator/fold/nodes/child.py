@@ -17,13 +17,24 @@ from dressage.orchestrator.fold.limits import CHILD_DEPTH_MAX, OPEN_CHILDREN_MAX
 from dressage.orchestrator.fold.outcome import RefuseCommand
 from dressage.orchestrator.fold.retention import own
 from dressage.orchestrator.fold.state import ChildWait, OpenChild, RunState, RunThread
-from dressage.protocol.commands import ChildBegun, ChildEnded, Command, FailureInfo, Parent, StartRun
+from dressage.protocol.commands import (
+    ChildBegun,
+    ChildEnded,
+    Command,
+    FailureInfo,
+    Parent,
+    RescueRun,
+    StartRun,
+)
 from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import ChildBegun as EventBegun
 from dressage.protocol.events import ChildCompleted, ChildFailed, ChildStarted
 from dressage.protocol.names import RUN_ID_BYTES_MAX, check_run_id, child_id, root_of, run_token
 from dressage.protocol.spec import ANY_ERROR, CHILD_ERROR, ChildNode
 from dressage.protocol.spec_sizes import CHILD_ID
+
+GONE = ("RUN_UNKNOWN", "RUN_DELETED", "RESULT_STALE")
+"""How a child run refuses a rescue that is not there, or not that of this parent. Any other may be rescued later."""
 
 CHILD_FAMILY = (CHILD_ERROR, ANY_ERROR)
 """By what it can be caught that a child run did not do what it was to."""
@@ -133,17 +144,24 @@ def on_ended(advance: Advance, command: ChildEnded) -> None:
         if known:
             return
         raise _nobody(advance)
+    if command.times != wait.times:
+        raise _nobody(advance)  # It says once more how the child had ended before it was rescued.
     thread = advance.threads.own(found)
     advance.turn_to(thread)
+    # One that was cancelled, or is not there, is not rescued with this run: it is started anew.
+    failure = command.failure
+    lives = failure is not None and not command.absent and failure.kind != "cancelled"
+    if not wait.detached and (lives or failure is None):
+        advance.child = wait
     if thread.cancel == "asked":
         thread.cancel = "raised"
-        failure = command.failure
         cut = failure is None or failure.kind == "cancelled"
         _tell_failure(advance, wait, CANCELLED if failure is None else failure)
-        advance.fail(thread, CANCELLED if failure is None or cut else _raised(wait, failure), wait.node)
+        raised = CANCELLED if failure is None or cut else _raised(wait, failure)
+        advance.fail(thread, raised, wait.node, wait if lives else None)
     elif command.failure is not None:
         _tell_failure(advance, wait, command.failure)
-        advance.fail(thread, _raised(wait, command.failure), wait.node)
+        advance.fail(thread, _raised(wait, command.failure), wait.node, wait if lives else None)
     elif wait.detached:
         _begun(advance, thread, wait)  # Only an older engine tells of the end and not of the begin.
     else:
@@ -203,12 +221,16 @@ def _raised(wait: ChildWait, failure: FailureInfo) -> FailureInfo:
 
 
 def refused(command: Command, code: str, message: str) -> list[Effect]:
-    """Tells the parent of a run that it cannot be started; nothing for any other command."""
-    if not isinstance(command, StartRun) or command.parent is None:
+    """Tells the parent of a run that it cannot be started, or rescued; nothing for any other command."""
+    if not isinstance(command, StartRun | RescueRun) or command.parent is None:
         return []
     try:
         token = run_token(command.parent.run_id)
     except BadRunId:
         return []  # No engine has sent it.
     failure = FailureInfo(code.lower().replace("_", "-"), message, "task-error", family=CHILD_FAMILY)
-    return [SendCommand(token, ChildEnded(command.parent.wait_id, failure=failure))]
+    again = isinstance(command, RescueRun)
+    absent, times = not again or code in GONE, command.times if isinstance(command, RescueRun) else 0
+    return [
+        SendCommand(token, ChildEnded(command.parent.wait_id, failure=failure, absent=absent, times=times))
+    ]

@@ -28,7 +28,7 @@ def release(advance: Advance, thread: RunThread, wait: HeldWait) -> None:
     elif wait.again is not None:
         task.try_again(advance, thread, wait.again, wait.delay_ms)
     elif wait.failure is not None:
-        advance.fail(thread, wait.failure, wait.node)
+        advance.fail(thread, wait.failure, wait.node, wait.child)
     else:
         _go_on(advance, thread, wait)
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 import msgspec
 
-from dressage.analytics.query import QueryResult, query
 from dressage.brokers.interface import Connection
+from dressage.client.finding.query import QueryResult, query
+from dressage.client.finding.runs import LIMIT
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import Names
 
-State = Literal["open", "unassigned", "assigned", "done", "cancelled", "timed-out", "withdrawn"]
+UserTaskState = Literal["open", "unassigned", "assigned", "done", "cancelled", "timed-out", "withdrawn"]
 """How a user task stands; "open" is unassigned or assigned."""
 
-LIMIT: Final = 100
+
+class UserTasksAsked(TypedDict, total=False):
+    """What can be said of user tasks."""
+
+    user: str
+    group: str
+    state: UserTaskState
+    user_task: str
+    workflow: str
+    due_before: datetime | None
+    limit: int
+    timeout_s: float
 
 
 class FoundUserTask(msgspec.Struct, frozen=True):
@@ -26,7 +38,7 @@ class FoundUserTask(msgspec.Struct, frozen=True):
     user_task: str
     workflow: str
     version: int
-    state: State
+    state: UserTaskState
     user_id: str
     group_id: str
     notes: str
@@ -42,23 +54,20 @@ class FoundUserTask(msgspec.Struct, frozen=True):
 _COLUMNS: Final = ", ".join(FoundUserTask.__struct_fields__)
 
 
-async def user_tasks(
+async def user_tasks_page(
     connection: Connection,
     names: Names,
     *,
     user: str = "",
     group: str = "",
-    state: State = "open",
+    state: UserTaskState = "open",
     user_task: str = "",
     workflow: str = "",
     due_before: datetime | None = None,
     limit: int = LIMIT,
     timeout_s: float = 10.0,
-) -> list[FoundUserTask]:
-    """Those that fit all that is said, the most urgent first: by when they are due, then by when they were given.
-
-    What was told when this is asked is reflected. Raises as `query` does.
-    """
+) -> tuple[list[FoundUserTask], bool]:
+    """As `user_tasks`, and whether there are more than that."""
     said: dict[str, Any] = {"user": user, "group": group, "name": user_task, "workflow": workflow}
     columns = {"user": "user_id", "group": "group_id", "name": "user_task", "workflow": "workflow"}
     asked = {key: value for key, value in said.items() if value}
@@ -77,17 +86,23 @@ async def user_tasks(
         f"SELECT {_COLUMNS} FROM user_tasks WHERE {' AND '.join(conditions)} "
         "ORDER BY due_at NULLS LAST, opened_at, run_id, user_task_id"
     )
-    told = await connection.stream_state(names.events_stream)
     result = await query(
         connection,
         names,
         sql,
         asked or None,
         limit_rows=limit,
-        not_before={} if told is None else {names.events_stream: told.last_seq},
+        fresh=True,
         timeout_s=timeout_s,
     )
-    return _found(result)
+    return _found(result), result.truncated
+
+
+async def user_tasks(
+    connection: Connection, names: Names, **asked: Unpack[UserTasksAsked]
+) -> list[FoundUserTask]:
+    """As `Client.find_user_tasks`, of any connection."""
+    return (await user_tasks_page(connection, names, **asked))[0]
 
 
 def _found(result: QueryResult) -> list[FoundUserTask]:

@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
-from dressage.analytics.query import query
 from dressage.brokers.interface import Connection
+from dressage.client.finding.query import query
 from dressage.protocol.names import Names
 
-LIMIT: Final = 1_000
+SCHEDULES_LIMIT: Final = 1_000
 
 
 class FoundSchedule(msgspec.Struct, frozen=True):
@@ -29,23 +29,25 @@ class FoundSchedule(msgspec.Struct, frozen=True):
 
 
 async def schedules(
-    connection: Connection, names: Names, *, workflow: str = "", limit: int = LIMIT, timeout_s: float = 10.0
+    connection: Connection,
+    names: Names,
+    *,
+    workflow: str = "",
+    limit: int = SCHEDULES_LIMIT,
+    timeout_s: float = 10.0,
 ) -> list[FoundSchedule]:
-    """Those that there are, the next one to fire first. What was told when this is asked is reflected.
+    """As `Client.find_schedules`, of any connection."""
+    return (await schedules_page(connection, names, workflow, limit, timeout_s))[0]
 
-    Raises as `query` does.
-    """
+
+async def schedules_page(
+    connection: Connection, names: Names, workflow: str, limit: int, timeout_s: float
+) -> tuple[list[FoundSchedule], bool]:
+    """As `schedules`, and whether there are more than that."""
     columns = ", ".join(FoundSchedule.__struct_fields__)
     sql = f"SELECT {columns} FROM schedules WHERE $workflow IN ('', workflow) ORDER BY next NULLS LAST, schedule"
-    told = await connection.stream_state(names.events_stream)
     result = await query(
-        connection,
-        names,
-        sql,
-        {"workflow": workflow},
-        limit_rows=limit,
-        not_before={} if told is None else {names.events_stream: told.last_seq},
-        timeout_s=timeout_s,
+        connection, names, sql, {"workflow": workflow}, limit_rows=limit, fresh=True, timeout_s=timeout_s
     )
     rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-    return msgspec.convert(rows, list[FoundSchedule])
+    return msgspec.convert(rows, list[FoundSchedule]), result.truncated

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
-from dressage.connectors.webhooks.verify import Headers
-
 BODY_BYTES_MAX: Final = 512 * 1024
 """Of a request: it has to fit into a dead letter, whole."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""As ASGI has them: names in small letters, repeated ones repeated."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -39,16 +40,16 @@ class Request:
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What is said to the sender: the `body` becomes JSON."""
+    """What is said to the sender: the `body` becomes JSON, if it is not that already."""
 
     status: int
-    body: Mapping[str, str]
+    body: Any
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def code(self) -> str:
         """Of an error; empty for what is none."""
-        return self.body.get("code", "")
+        return str(self.body.get("code", "")) if isinstance(self.body, Mapping) else ""
 
 
 def failed(status: int, code: str, message: str, **headers: str) -> Answer:
@@ -84,7 +85,7 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
 
 
 async def write(answer: Answer, send: Send) -> None:
-    body = _encode(answer.body)
+    body = answer.body if isinstance(answer.body, bytes) else _encode(answer.body)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
     start = {
         "type": "http.response.start",

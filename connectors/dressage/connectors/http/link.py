@@ -6,14 +6,16 @@ import asyncio
 
 from dressage.brokers.interface import Broker
 from dressage.client import Client
-from dressage.connectors.waiting import connected
+from dressage.connectors.waiting import WAITS, connected
 from dressage.protocol.errors import ServerUnreachable
 
 
 class Link:
     """Connects once, and goes on trying until it is closed."""
 
-    def __init__(self, broker: Broker, namespace: str) -> None:
+    def __init__(self, broker: Broker, namespace: str, what: str) -> None:
+        """`what` it is that connects, for its log."""
+        self._what = what
         self._broker = broker
         self._namespace = namespace
         self._stop = asyncio.Event()
@@ -22,8 +24,16 @@ class Link:
     def begin(self) -> None:
         """Begins to connect, unless that was begun before."""
         if self._connecting is None:
-            connecting = connected(self._broker, self._namespace, self._stop, "webhooks")
+            connecting = connected(self._broker, self._namespace, self._stop, self._what)
             self._connecting = asyncio.create_task(connecting)
+
+    def unready(self) -> str:
+        """Why no request can be passed on now; empty if it can."""
+        if self._stop.is_set():
+            return "it is ending"
+        done = self._connecting is not None and self._connecting.done() and not self._connecting.cancelled()
+        client = self._connecting.result() if self._connecting is not None and done else None
+        return "" if client is not None and client.connection.linked else WAITS
 
     async def client(self) -> Client:
         """Waits for as long as it takes. Raises `ServerUnreachable` once the link is closed."""
