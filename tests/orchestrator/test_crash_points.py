@@ -38,6 +38,9 @@ EVERY = 1 if os.environ.get("FAULTS_LONG") else 3
 """The distance between the writes at which the owner dies."""
 
 WRITES_MIN = 20
+EMPTY = 1
+"""Only the cursor stays in a shard's stream when everything is done."""
+
 AT_ONCE = 5
 """Scenarios that run beside each other, each in a namespace of its own."""
 
@@ -241,7 +244,7 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
                 await asyncio.gather(first, return_exceptions=True)
                 second = asyncio.create_task(heir.run())
                 await asyncio.wait_for(all_done, 30)
-                await asyncio.wait_for(_emptied(watch, names), 15)
+                await asyncio.wait_for(_holds(watch, names, EMPTY), 15)
                 for n in range(3):
                     view = await client.get(f"run-{n}")
                     assert view.status == "completed", view.failure
@@ -293,11 +296,11 @@ async def _told(connection: Connection, namespace: str) -> dict[str, list[Any]]:
     return told
 
 
-async def _emptied(connection: Connection, names: Names) -> None:
-    """Only the cursor stays in a shard's stream when everything is done."""
+async def _holds(connection: Connection, names: Names, messages: int) -> None:
+    """Waits until so many messages stand in the shard's stream."""
     while True:
         state = await connection.stream_state(names.shard_stream(0))
-        if state is not None and state.messages == 1:
+        if state is not None and state.messages == messages:
             return
         await asyncio.sleep(0.05)
 

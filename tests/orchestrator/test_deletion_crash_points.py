@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 from typing import Any, Final
 
@@ -15,10 +16,11 @@ import msgspec
 import pytest
 from tests.orchestrator.test_crash_points import (  # pyright: ignore[reportMissingImports]
     AT_ONCE,
+    EMPTY,
     EVERY,
     Fate,
     MortalBroker,
-    _emptied,
+    _holds,
 )
 
 from dressage.brokers.interface import Connection
@@ -27,7 +29,7 @@ from dressage.brokers.objects import digest_of, get_object, put_object
 from dressage.brokers.provision import ensure_objects
 from dressage.client import Client
 from dressage.flow import workflow
-from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
+from dressage.orchestrator.service import Orchestrator, OrchestratorConfig, run_beside
 from dressage.protocol.errors import NotFound
 from dressage.protocol.events import RUN_HEADER, decode_event
 from dressage.protocol.names import Names, run_token
@@ -35,6 +37,8 @@ from dressage.protocol.names import Names, run_token
 pytestmark = pytest.mark.anyio
 
 WRITES_MIN: Final = 12
+FORGOTTEN: Final = 4
+"""A start, a deletion, and what the timer of that has sent stand in a shard's stream, beside the cursor."""
 
 
 @workflow(name="mortal")
@@ -104,14 +108,14 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
             await asyncio.wait({done, died}, return_when=asyncio.FIRST_COMPLETED)
             if not fate.dead:
                 # What it leaves behind the last answer are writes as well.
-                emptied = asyncio.create_task(_emptied(watch, names))
+                emptied = asyncio.create_task(_holds(watch, names, EMPTY))
                 await asyncio.wait({emptied, died}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
                 emptied.cancel()
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
             second = asyncio.create_task(heir.run())
             await asyncio.wait_for(done, 60)
-            await asyncio.wait_for(_emptied(watch, names), 15)
+            await asyncio.wait_for(_holds(watch, names, EMPTY), 15)
             await judge(client, watch, names)
     finally:
         for task in (died, first):
@@ -121,6 +125,42 @@ async def run_once(broker: JetStreamBroker, config: OrchestratorConfig, fate: Fa
             await second
         await watch.close()
         await setting_up.close()
+
+
+async def test_objects_go_though_all_is_forgotten_before_the_deletion_is_stored(
+    broker: JetStreamBroker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it happens behind a take-over that comes when the time to know of a deletion is over."""
+    monkeypatch.setattr("dressage.orchestrator.fold.retention.FORGET_MS", 0)
+    names = Names(namespace)
+    config = OrchestratorConfig(namespace, states_linger_s=3600.0)
+    with monkeypatch.context() as unable:
+        unable.setattr("dressage.orchestrator.turn.cleaning.Cleaner._patiently", never)
+        _, first = await run_beside(broker, config)
+        async with Client(broker, namespace=namespace) as client:
+            await client.register(mortal_run)
+            await ensure_objects(client.connection, names, replicas=1)
+            await (await client.start(mortal_run, {"n": 0}, run_id="gone")).result(20)
+            await put_object(client.connection, names, "gone", b"gone" * 1000, patience_s=20.0)
+            await client.delete("gone")
+            await asyncio.wait_for(_holds(client.connection, names, FORGOTTEN), 15)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    heir, second = await run_beside(broker, dataclasses.replace(config, states_linger_s=1.0))
+    watch = await broker.connect("watch")
+    try:
+        await asyncio.wait_for(_holds(watch, names, EMPTY), 15)
+        objects = await watch.stream_state(names.objects_stream(), names.all_object_chunks())
+        assert objects is not None
+        assert not objects.subjects
+    finally:
+        await watch.close()
+        heir.stop()
+        await second
+
+
+async def never(*_: object) -> None:
+    await asyncio.Future()
 
 
 @pytest.mark.faults

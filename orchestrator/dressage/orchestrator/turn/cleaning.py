@@ -103,9 +103,10 @@ class Cleaner:
             await self._cleaning.wait()
             while self._cleanups:
                 cleanup = self._cleanups[0]
-                await self._patiently(cleanup)
+                # Who looks for what is left of a family of runs finds in the bucket that this one is deleted.
                 while cleanup.run.covered < cleanup.seq:
                     await asyncio.sleep(WAIT_S)
+                await self._patiently(cleanup)
                 self._floor.covered(cleanup.seq)
                 self._cleanups.popleft()
 
