@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -25,7 +26,7 @@ import order_approval.workflow as approvals  # noqa: E402
 import order_changes.workflow as changes  # noqa: E402
 import ticket_triage.workflow as triage  # noqa: E402
 import two_opinions.workflow as claims  # noqa: E402
-from dressage.client import Client, RunFailed  # noqa: E402
+from dressage.client import At, Client, RunFailed  # noqa: E402
 from dressage.protocol.events import decode_data  # noqa: E402
 from dressage.testing import WorkflowTest  # noqa: E402
 
@@ -222,6 +223,20 @@ async def test_monthly_billing_is_a_schedule_with_child_runs(engine: Engine, unt
         children = [decode_data(event).run_id for event in events]  # type: ignore[union-attr]
         assert len(children) == 3
         assert {(await client.get(child)).parent for child in children} == {run_id}
+    # By its own timer as well, if the next moment is nearer than the first of a month.
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    await client.set_schedule(
+        "monthly-billing", billing.bill_month, when=At(soon), moment_as="due", overlap="queue"
+    )
+
+    async def billed() -> bool:
+        return [fire.outcome for fire in (await schedule.view()).fires] == ["completed"] * 3
+
+    await until(billed, "the month is billed by itself", timeout_s=20.0)
+    last = max(fire.run_id for fire in (await schedule.view()).fires)
+    assert last == f"monthly-billing-{soon:%Y-%m-%dT%H:%M:%S}Z"
+    month = soon.astimezone(ZoneInfo("Europe/Berlin")) - timedelta(days=1)
+    assert await client.handle(last).result(10) == f"{month:%Y-%m}: {wanted}"
 
 
 # -- a long import ---------------------------------------------------------------------------------------------------
@@ -262,6 +277,16 @@ def test_a_long_import_that_is_not_done_in_time_is_overdue() -> None:
     assert (run.status, run.view.status) == ("failed", "OVERDUE")
     assert run.failure is not None
     assert run.failure.name == "unfinished"
+
+
+def test_a_long_import_whose_workers_fall_silent_is_overdue() -> None:
+    test = WorkflowTest(catalogue.import_catalogue, catalogue.app)
+    test.task(catalogue.import_lines).hangs()
+    run = test.run("lamps.csv")
+    assert (run.status, run.view.status) == ("failed", "OVERDUE")
+    silent = [event.data["failure"]["message"] for event in run.events if event.kind == "task-failed"]
+    assert len(silent) == 6
+    assert all("silent" in each or "heartbeat" in each for each in silent), silent
 
 
 # -- a live migration ------------------------------------------------------------------------------------------------

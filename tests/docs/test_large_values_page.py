@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Final
 
+import pytest
+from tests.docs.commands import check_command, commands_of  # pyright: ignore[reportMissingImports]
+
 from dressage.protocol.large import LARGE_VALUE_BYTES_MAX
 from dressage.protocol.names import Names
 from dressage.simulation.programs import define
@@ -24,3 +27,8 @@ def test_the_names_on_the_page_are_those_of_the_code() -> None:
         assert f"`{ended.error.name}`" in PAGE
     assert f"`{Names('n').objects_bucket.replace('_n_', '_<namespace>_')}`" in PAGE
     assert f"{LARGE_VALUE_BYTES_MAX // 1024**2} MiB" in PAGE
+
+
+@pytest.mark.parametrize("line", commands_of(PAGE))
+def test_a_command_of_the_page_is_understood(line: str) -> None:
+    check_command(line)
