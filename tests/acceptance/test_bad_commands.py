@@ -260,7 +260,7 @@ async def test_bad_commands_are_counted_by_code_and_all_shards_go_on(scraped: Sc
         *("RUN_UNKNOWN", "RUN_ID_CONFLICT", "RUN_FINISHED"),
     ):
         assert scraped.value(f'dressage_commands_total{{outcome="{code}"}}') == engine.shards, code
-    assert scraped.value('dressage_runs_total{status="completed"}') == engine.shards
+    assert scraped.value('dressage_runs_total{status="completed",workflow="quick"}') == engine.shards
     assert scraped.value("dressage_engine_faults_total") == 0
 
 

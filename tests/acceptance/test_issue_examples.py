@@ -226,7 +226,12 @@ async def test_monthly_billing_is_a_schedule_with_child_runs(engine: Engine, unt
     # By its own timer as well, if the next moment is nearer than the first of a month.
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
     await client.set_schedule(
-        "monthly-billing", billing.bill_month, when=At(soon), moment_as="due", overlap="queue"
+        "monthly-billing",
+        billing.bill_month,
+        when=At(soon),
+        moment_as="due",
+        overlap="queue",
+        catch_up=timedelta(days=3),
     )
 
     async def billed() -> bool:
@@ -235,8 +240,8 @@ async def test_monthly_billing_is_a_schedule_with_child_runs(engine: Engine, unt
     await until(billed, "the month is billed by itself", timeout_s=20.0)
     last = max(fire.run_id for fire in (await schedule.view()).fires)
     assert last == f"monthly-billing-{soon:%Y-%m-%dT%H:%M:%S}Z"
-    month = soon.astimezone(ZoneInfo("Europe/Berlin")) - timedelta(days=1)
-    assert await client.handle(last).result(10) == f"{month:%Y-%m}: {wanted}"
+    over = soon.astimezone(ZoneInfo("Europe/Berlin")) - timedelta(days=1)
+    assert await client.handle(last).result(10) == f"{over:%Y-%m}: {wanted}"
 
 
 # -- a long import ---------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_metrics_are_served_where_asked(start: Start, dev: str) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert b"dressage_turns_total" in answer
+    assert b"dressage_states_total" in answer
 
 
 def test_a_process_whose_parent_is_gone_drains(start: Start, dev: str) -> None:

@@ -248,7 +248,7 @@ class Place:
         return taken
 
     async def ack_floor(self, consumer: str) -> int:
-        return await self.connection.ack_floor(self.stream, consumer)
+        return (await self.connection.consumer_state(self.stream, consumer)).floor
 
 
 @dataclass

@@ -59,7 +59,9 @@ def meters() -> PrometheusMeters:
             meter, prometheus_client.Counter | prometheus_client.Gauge | prometheus_client.Histogram
         )
         if meter._labelnames:
-            meter.labels(*("failed" if name == "status" else "some" for name in meter._labelnames))
+            meter.labels(
+                *("failed" if name in ("status", "outcome") else "some" for name in meter._labelnames)
+            )
     return meters
 
 

@@ -78,7 +78,7 @@ from dressage.protocol.large import Reference
 from dressage.protocol.names import Names, run_token
 from dressage.protocol.spec import WorkflowSpec
 from dressage.protocol.versions import Versions
-from dressage.telemetry import Counter, Gauge, Histogram, NoMeters
+from dressage.telemetry import SECONDS, Counter, Gauge, Histogram, NoMeters
 from dressage.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -436,9 +436,11 @@ class Noting(NoMeters):
         self.made[name] = list(labels)
         return super().gauge(name, about, labels)
 
-    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
+    def histogram(
+        self, name: str, about: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
         self.made[name] = list(labels)
-        return super().histogram(name, about, labels)
+        return super().histogram(name, about, labels, buckets)
 
 
 async def test_the_metrics_are_those_that_exist() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -160,6 +160,14 @@ class StreamState:
     time_ns: int = field(default=0, compare=False)
 
 
+class ConsumerState(NamedTuple):
+    """`floor` is the stream sequence up to which every message of this consumer is acknowledged; `out` how many are
+    delivered, and not acknowledged."""
+
+    floor: int
+    out: int
+
+
 class Subscription(Protocol):
     async def close(self) -> None: ...
 
@@ -241,8 +249,8 @@ class Connection(Protocol):
 
     async def consumers(self, stream: str) -> list[str]: ...
 
-    async def ack_floor(self, stream: str, consumer: str) -> int:
-        """The stream sequence up to which every message of this consumer is acknowledged."""
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
+        """Raises `BrokerError` also where there is no such consumer."""
         ...
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:

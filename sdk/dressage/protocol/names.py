@@ -389,6 +389,9 @@ class Names:
     def task(self, shard: int, queue: str) -> str:
         return f"{self.root}.{shard}.task.{queue}"
 
+    def tasks(self, shard: int) -> str:
+        return f"{self.root}.{shard}.task.*"
+
     def timer(self, shard: int, token: str, timer_id: str) -> str:
         return f"{self.root}.{shard}.timer.{token}.{timer_id}"
 

@@ -6,13 +6,17 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dressage.protocol.errors import BadInput
 from dressage.telemetry.health import Health
 
 __all__ = ["Counter", "Gauge", "Health", "Histogram", "Meters", "NoMeters", "PrometheusMeters", "meters_for"]
+
+
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of what is over in an instant."""
 
 
 class Counter(Protocol):
@@ -43,7 +47,9 @@ class Meters(Protocol):
 
     def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge: ...
 
-    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram: ...
+    def histogram(
+        self, name: str, about: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
+    ) -> Histogram: ...
 
 
 class _Silent:
@@ -72,7 +78,9 @@ class NoMeters:
     def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
         return _Silent()
 
-    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
+    def histogram(
+        self, name: str, about: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
         return _Silent()
 
 
@@ -94,8 +102,12 @@ class PrometheusMeters:
         made: Gauge = self._module.Gauge(f"dressage_{name}", about, labels, registry=self.registry)
         return made
 
-    def histogram(self, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
-        made: Histogram = self._module.Histogram(f"dressage_{name}", about, labels, registry=self.registry)
+    def histogram(
+        self, name: str, about: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
+        made: Histogram = self._module.Histogram(
+            f"dressage_{name}", about, labels, registry=self.registry, buckets=buckets
+        )
         return made
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import structs
 
 from dressage.brokers import objects
-from dressage.brokers.interface import Message
+from dressage.brokers.interface import ConsumerState, Message
 from dressage.client.feed import RunFeed
 from dressage.client.history import _Reading
 from dressage.connectors.dealing import Dealing
@@ -733,19 +733,19 @@ def acknowledged_first() -> Iterator[None]:
     "task-removed-only-with-result",
 )
 def tasks_removed_on_delivery() -> Iterator[None]:
-    async def last(self: Any, connection: Any, stream: str, consumer: str) -> int:
+    async def last(connection: Any, stream: str) -> ConsumerState:
         state = await connection.stream_state(stream)
-        return state.last_seq if state else 0
+        return ConsumerState(state.last_seq if state else 0, 0)
 
     look = Remover._look_at_consumers
 
     async def removing(self: Any) -> None:
         connection = self._connection
 
-        async def ack_floor(stream: str, consumer: str) -> int:
-            return await last(self, connection, stream, consumer)
+        async def consumer_state(stream: str, consumer: str) -> ConsumerState:
+            return await last(connection, stream)
 
-        with mock.patch.object(connection, "ack_floor", ack_floor):
+        with mock.patch.object(connection, "consumer_state", consumer_state):
             await look(self)
 
     with mock.patch.object(Remover, "_look_at_consumers", removing):

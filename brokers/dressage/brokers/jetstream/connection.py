@@ -19,6 +19,7 @@ from dressage.brokers.interface import (
     BATCH_MESSAGES_MAX,
     SERVERS_MISSING,
     ConsumerConfig,
+    ConsumerState,
     Delivery,
     DeliveryCallback,
     EndCallback,
@@ -449,11 +450,11 @@ class JetStreamConnection:
         reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
         return reply.error is None or reply.error.err_code not in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND)
 
-    async def ack_floor(self, stream: str, consumer: str) -> int:
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
         if reply.error is not None:
             raise BrokerError(f"consumer {consumer} of {stream}: {reply.error.description}")
-        return reply.ack_floor.stream_seq if reply.ack_floor else 0
+        return ConsumerState(reply.ack_floor.stream_seq if reply.ack_floor else 0, reply.num_ack_pending)
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:
         if below <= 1:

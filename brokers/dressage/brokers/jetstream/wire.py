@@ -98,6 +98,7 @@ class SequenceReply(msgspec.Struct):
 
 class ConsumerReply(msgspec.Struct):
     ack_floor: SequenceReply | None = None
+    num_ack_pending: int = 0
     error: ApiError | None = None
 
 

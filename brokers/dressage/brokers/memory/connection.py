@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from dressage.brokers.interface import (
     BATCH_MESSAGES_MAX,
     ConsumerConfig,
+    ConsumerState,
     Delivery,
     DeliveryCallback,
     EndCallback,
@@ -382,9 +383,9 @@ class MemoryConnection:
         except Refusal as refusal:
             raise BrokerError(f"consumers of stream {stream}: {refusal.description}") from None
 
-    async def ack_floor(self, stream: str, consumer: str) -> int:
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         try:
-            return await self._ask("api", self.server.ack_floor, stream, consumer)
+            return await self._ask("api", self.server.consumer_state, stream, consumer)
         except Refusal as refusal:
             raise BrokerError(f"consumer {consumer} of {stream}: {refusal.description}") from None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dressage.brokers.interface import ConsumerConfig, StreamConfig, StreamState
+from dressage.brokers.interface import ConsumerConfig, ConsumerState, StreamConfig, StreamState
 from dressage.brokers.memory import api
 from dressage.brokers.memory.consumer import Puller
 from dressage.brokers.memory.core import Subscriptions
@@ -204,11 +204,11 @@ class MemoryServer:
         for hook in self.on_stored:
             hook(record)
 
-    def ack_floor(self, stream: str, consumer: str) -> int:
+    def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         """Raises `Refusal`."""
         found = self.stream(stream).consumer(consumer)
         found.notice_ghosts()
-        return found.ack_floor
+        return ConsumerState(found.ack_floor, found.ack_pending)
 
     # -- consumers ---------------------------------------------------------------------------------
     def create_consumer(self, stream: str, config: ConsumerConfig) -> None:

@@ -102,7 +102,7 @@ async def orchestrator(broker: JetStreamBroker, shape: Shape) -> None:
             if floor > removed:
                 await intake.purge(NAMES.shard_stream(0), NAMES.commands(0), floor + 1)
                 removed = floor
-            acked = await intake.ack_floor(NAMES.shard_stream(0), "task_bench")
+            acked = (await intake.consumer_state(NAMES.shard_stream(0), "task_bench")).floor
             await intake.purge(NAMES.shard_stream(0), NAMES.task(0, QUEUE), acked + 1)
 
     async def credit() -> None:

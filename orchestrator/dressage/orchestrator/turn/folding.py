@@ -203,6 +203,11 @@ class Folder:
         return len(self._inbox)
 
     @property
+    def oldest_ns(self) -> int | None:
+        """When the stream's leader stored the first command that waits."""
+        return self._inbox[0].time_ns if self._inbox else None
+
+    @property
     def idle(self) -> bool:
         """Everything that was delivered is in a turn that was taken."""
         return not self._inbox and not self._busy and not self.ready.is_set()
@@ -567,8 +572,9 @@ class Folder:
         if seq < published_seq:
             return
         skip = published_events if seq == published_seq else 0
+        workflow = outcome.state.workflow if isinstance(outcome.state, RunState | Gone) else ""
         for number in range(skip, len(events)):
-            self._metrics.happened(outcome.events[number])
+            self._metrics.happened(outcome.events[number], workflow)
             self.tasks += isinstance(outcome.events[number], TaskCompleted | TaskFailed)
             opens = OPENS.get(type(outcome.events[number]), 0)
             self._starts.count(opens)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from dressage.brokers.interface import Connection
 from dressage.orchestrator.turn.doubt import Doubt
@@ -51,6 +51,13 @@ class Floor:
         return len(self._order) - len(self._covered)
 
 
+class Queue(NamedTuple):
+    """Attempts that no worker has taken, and those that one has."""
+
+    waiting: int
+    taken: int
+
+
 class Remover:
     """Purges one shard's stream in the background."""
 
@@ -77,6 +84,8 @@ class Remover:
             names.cursor(shard): cursors,
         }
         self._removed: dict[str, int] = {}
+        self.queues: dict[str, Queue] = {}
+        """What has been seen of the shard's part of each queue, by its name."""
         self.lingering = Lingering()
 
     @property
@@ -117,14 +126,28 @@ class Remover:
         """
         if not await self._still_owned():
             raise Doubt("somebody else has fenced the shard", contested=True)
+        out: dict[str, int] = {}
         for consumer in await self._connection.consumers(self._stream):
             epoch = self._names.consumer_epoch(consumer)
             if epoch is not None and epoch < self._epoch:
                 await self._connection.delete_consumer(self._stream, consumer)
             elif consumer.startswith(TASK_CONSUMER_PREFIX):
-                await self._remove_tasks(consumer)
+                queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
+                out[queue] = await self._remove_tasks(queue, consumer)
+        await self._count_tasks(out)
 
-    async def _remove_tasks(self, consumer: str) -> None:
-        queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
-        floor = await self._connection.ack_floor(self._stream, consumer)
-        await self._remove(self._names.task(self._shard, queue), floor)
+    async def _remove_tasks(self, queue: str, consumer: str) -> int:
+        """Gives how many are with workers."""
+        state = await self._connection.consumer_state(self._stream, consumer)
+        await self._remove(self._names.task(self._shard, queue), state.floor)
+        return state.out
+
+    async def _count_tasks(self, out: dict[str, int]) -> None:
+        """Of those whose subject is still there: the server's own count for the consumer drifts behind purges."""
+        tasks = self._names.tasks(self._shard)
+        state = await self._connection.stream_state(self._stream, tasks)
+        there = {} if state is None else state.subjects
+        counts = {subject.removeprefix(tasks[:-1]): count for subject, count in there.items()}
+        for queue in {*self.queues, *counts}:
+            taken = min(out.get(queue, 0), counts.get(queue, 0))
+            self.queues[queue] = Queue(counts.get(queue, 0) - taken, taken)

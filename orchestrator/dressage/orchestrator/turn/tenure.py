@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -351,25 +352,47 @@ class Tenure:
 
     async def _commit(self, intake: Connection, stages: _Stages) -> None:
         """One commit in flight; what is folded meanwhile forms the next turn."""
+        loop = asyncio.get_running_loop()
+        seconds = self._metrics.turn_seconds.labels(str(self._shard))
+        commands = self._metrics.turn_commands.labels(str(self._shard))
         while True:
             await stages.folder.ready.wait()
             if stages.committer.wants_company(stages.folder.open):
                 await asyncio.sleep(COMPANY_S)
             turn = stages.folder.take()
             self._committing = True
+            began = loop.time()
             await stages.committer.commit(turn)
-            self._metrics.turns.inc()
+            seconds.observe(loop.time() - began)
+            commands.observe(turn.commands)
             await self._tell(intake, stages, turn)
             stages.events.add(turn)
             self._committing = False
 
     async def _observe(self, stages: _Stages) -> None:
-        backlog = self._metrics.backlog.labels(str(self._shard))
-        unpublished = self._metrics.unpublished.labels(str(self._shard))
-        while True:
-            backlog.set(stages.folder.backlog)
-            unpublished.set(stages.publisher.waiting)
-            await asyncio.sleep(1.0)
+        shard, metrics = str(self._shard), self._metrics
+        gauges = [metrics.backlog, metrics.lag, metrics.uncovered, metrics.behind, metrics.unpublished]
+        try:
+            while True:
+                folder, oldest_ns = stages.folder, stages.folder.oldest_ns
+                lag_s = 0.0 if oldest_ns is None else max(0.0, time.time() - oldest_ns / 1e9)
+                measured = (
+                    *(folder.backlog, lag_s, stages.floor.open, stages.events.behind),
+                    stages.publisher.waiting,
+                )
+                for gauge, value in zip(gauges, measured, strict=True):
+                    gauge.labels(shard).set(value)
+                for queue, seen in stages.remover.queues.items():
+                    metrics.waiting.labels(shard, queue).set(seen.waiting)
+                    metrics.taken.labels(shard, queue).set(seen.taken)
+                await asyncio.sleep(1.0)
+        finally:
+            # The next owner tells of them, maybe in another process.
+            for gauge in gauges:
+                gauge.labels(shard).set(0)
+            for queue in stages.remover.queues:
+                metrics.waiting.labels(shard, queue).set(0)
+                metrics.taken.labels(shard, queue).set(0)
 
     async def _read_map(self, intake: Connection) -> ShardMap:
         return (await require_namespace(intake, self._names)).map
