@@ -23,6 +23,7 @@ from dressage.client import Client
 from dressage.flow import App
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.errors import DressageError, EmbeddedServerError
+from dressage.telemetry.tracing import traced
 from dressage.worker import Worker, WorkerConfig
 
 T = TypeVar("T")
@@ -152,7 +153,8 @@ async def _orchestrator(
     config: DevConfig, url: str, stack: AsyncExitStack, ends: dict[str, asyncio.Task[Any]]
 ) -> None:
     wanted = OrchestratorConfig(config.namespace, config.shards)
-    orchestrator, task = await run_beside(JetStreamBroker(url), wanted)
+    tracing = stack.enter_context(traced("dressage-dev"))
+    orchestrator, task = await run_beside(JetStreamBroker(url), wanted, tracing)
     ends["the orchestrator"] = task
     stack.push_async_callback(_stop, orchestrator.stop, task)
     shards = orchestrator.namespace.shards if orchestrator.namespace else 1

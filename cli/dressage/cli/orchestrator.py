@@ -10,6 +10,7 @@ from dressage.cli.running import inspect_server, run, signals
 from dressage.orchestrator.service import Orchestrator, OrchestratorConfig
 from dressage.protocol.shardmap import SHARDS_MAX
 from dressage.telemetry import Meters, meters_for
+from dressage.telemetry.tracing import traced
 
 
 @click.command()
@@ -55,8 +56,9 @@ def orchestrator(
 
 async def _serve(server: str, config: OrchestratorConfig, meters: Meters) -> None:
     await inspect_server(server)
-    served = Orchestrator(JetStreamBroker(server), config, meters)
-    with signals(served.stop), meters.health.shown(served.unready):
-        click.echo(f"orchestrator: serving namespace {config.namespace} at {server}", err=True)
-        await served.run()
+    with traced("dressage-orchestrator") as tracing:
+        served = Orchestrator(JetStreamBroker(server), config, meters, tracing)
+        with signals(served.stop), meters.health.shown(served.unready):
+            click.echo(f"orchestrator: serving namespace {config.namespace} at {server}", err=True)
+            await served.run()
     click.echo("orchestrator: stopped", err=True)

@@ -10,6 +10,7 @@ from dressage.cli.running import inspect_server, run, signals
 from dressage.flow import App
 from dressage.protocol.errors import BadInput
 from dressage.telemetry import Meters, meters_for
+from dressage.telemetry.tracing import traced
 from dressage.worker import Worker, WorkerConfig
 
 
@@ -53,7 +54,11 @@ async def _serve(server: str, app: App, config: WorkerConfig, meters: Meters) ->
         )
     await inspect_server(server)
     served = Worker(server, app, config, meters)
-    with signals(served.stop), meters.health.shown(served.unready):
+    with (
+        traced(f"dressage-worker-{app.name}"),
+        signals(served.stop),
+        meters.health.shown(served.unready),
+    ):
         tasks = ", ".join(sorted(app.handlers))
         click.echo(f"worker {app.name}: executing {tasks} of namespace {config.namespace}", err=True)
         await served.run()

@@ -79,6 +79,7 @@ class Engine:
             version=version,
             timeout_s=self._answer_s,
             actor=self._actor,
+            traceparent=start.traceparent,
         )
         return run.existing
 

@@ -16,6 +16,7 @@ from dressage.connectors.tables import Expression
 from dressage.expressions import TypeTable, compile_expression
 from dressage.protocol.errors import BadInput, BadRunId, DressageError
 from dressage.protocol.names import check_actor, check_key, check_run_id
+from dressage.protocol.traces import TRACEPARENT, usable_trace
 
 EVENT_ID_INVALID: Final = "EVENT_ID_INVALID"
 KEY_INVALID: Final = "KEY_INVALID"
@@ -32,10 +33,11 @@ class Unmappable(BadInput):
 
 @dataclass(slots=True, frozen=True)
 class Start:
-    """Asks for a run. `input` is a JSON object of parameters by name."""
+    """Asks for a run. `input` is a JSON object of parameters by name, `traceparent` the event's W3C trace context."""
 
     run_id: str
     input: bytes
+    traceparent: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,7 +124,7 @@ class _Starts:
     def __call__(self, variables: Mapping[str, Any], event_id: str) -> Start:
         run_id = _run_id_of(self._run_id, variables)
         values = {name: evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
-        return Start(run_id, written(values, "input"))
+        return Start(run_id, written(values, "input"), traceparent_of(variables))
 
 
 class _Posts:
@@ -167,6 +169,17 @@ def _variables(event: Delivery) -> dict[str, Any]:
     except BadInput as error:
         raise Unmappable(error.message, code=error.code) from error
     return {"event": data, "subject": event.subject, "headers": headers, "ce": attributes}
+
+
+def traceparent_of(variables: Mapping[str, Any]) -> str:
+    """The trace context of an event, of its headers or of the CloudEvent; empty without one, as for a batch."""
+    for name in ("headers", "ce"):
+        found = variables.get(name)
+        for header, value in found.items() if isinstance(found, Mapping) else ():
+            # Names of headers are the same in capitals.
+            if header.lower() == TRACEPARENT and isinstance(value, str) and (usable := usable_trace(value)):
+                return usable
+    return ""
 
 
 def compiled(expression: Expression) -> Evaluate:

@@ -39,6 +39,7 @@ class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     version: VersionRef | None = None
     actor: str = ""
     timeout_s: Seconds = START_TIMEOUT_S
+    traceparent: str = ""
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):

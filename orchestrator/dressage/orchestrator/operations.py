@@ -161,6 +161,7 @@ class Operations:
             version=request.version,
             timeout_s=request.timeout_s,
             actor=request.actor,
+            traceparent=request.traceparent,
         )
         return Started(handle.run_id, handle.seq, handle.existing)
 

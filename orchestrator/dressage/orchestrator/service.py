@@ -31,6 +31,7 @@ from dressage.protocol.names import Names
 from dressage.protocol.retention import Retention
 from dressage.protocol.shardmap import ShardMap
 from dressage.telemetry import Meters
+from dressage.telemetry.tracing import Tracing
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -72,12 +73,17 @@ class Orchestrator:
     """Runs until `stop` is called; a lost broker is waited for."""
 
     def __init__(
-        self, broker: Broker, config: OrchestratorConfig | None = None, meters: Meters | None = None
+        self,
+        broker: Broker,
+        config: OrchestratorConfig | None = None,
+        meters: Meters | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._broker = broker
         self._config = config or OrchestratorConfig()
         self._names = Names(self._config.namespace)
         self._metrics = EngineMetrics(meters)
+        self._tracing = tracing
         self._held: dict[int, _Held] = {}
         self._vain = Vain()
         self._released = False
@@ -255,6 +261,7 @@ class Orchestrator:
             self._map,
             lambda: share_of(self.namespace),
             lambda: Retention() if self.namespace is None else self.namespace.retention,
+            self._tracing,
         )
 
 
@@ -268,9 +275,11 @@ def require_payload(bytes_max: int) -> None:
         )
 
 
-async def run_beside(broker: Broker, config: OrchestratorConfig) -> tuple[Orchestrator, asyncio.Task[None]]:
+async def run_beside(
+    broker: Broker, config: OrchestratorConfig, tracing: Tracing | None = None
+) -> tuple[Orchestrator, asyncio.Task[None]]:
     """An orchestrator inside the caller's process, ready when this returns; for tests and the one-process mode."""
-    orchestrator = Orchestrator(broker, config)
+    orchestrator = Orchestrator(broker, config, tracing=tracing)
     task = asyncio.create_task(orchestrator.run())
     ready = asyncio.create_task(orchestrator.ready())
     await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,8 @@ MESSAGE_BYTES_MAX: Final = 1024 * 1024
 
 
 class Start(msgspec.Struct, tag="start", tag_field="type", frozen=True, omit_defaults=True):
-    """Starts a run. `id` is the command's id, the same however often a relay sends it; `version` may be empty."""
+    """Starts a run. `id` is the command's id, the same however often a relay sends it; `version` may be empty.
+    `traceparent` is the W3C trace context of who has sent it, if there was one."""
 
     id: str
     workflow: str
@@ -23,6 +24,7 @@ class Start(msgspec.Struct, tag="start", tag_field="type", frozen=True, omit_def
     input: msgspec.Raw
     version: VersionRef = ""
     actor: str = ""
+    traceparent: str = ""
 
     @property
     def ordering_key(self) -> str:

@@ -25,6 +25,7 @@ from dressage.outbox.names import LOG_PREFIX, SLOT, TABLE
 from dressage.protocol.errors import BadInput, DressageError
 from dressage.protocol.names import check_actor, check_key, check_name, check_run_id
 from dressage.protocol.versions import VersionRef, parse_target
+from dressage.telemetry.tracing import current_traceparent
 
 T = TypeVar("T")
 
@@ -117,7 +118,8 @@ class Outbox:
         message_id = uuid.uuid4().hex
         chosen = message_id if run_id is None else check_run_id(run_id)
         message = Start(
-            message_id, name, chosen, raw, ref or ("" if version is None else version), check_actor(actor)
+            *(message_id, name, chosen, raw, ref or ("" if version is None else version), check_actor(actor)),
+            traceparent=current_traceparent(),
         )
         return self._send(connection, message, Sent(message_id, chosen))
 

@@ -90,9 +90,11 @@ from dressage.protocol.retention import Retention
 from dressage.protocol.schedules import Overlap, ScheduleSpec, ScheduleView
 from dressage.protocol.shardmap import ShardMap
 from dressage.protocol.spec import RegisteredWorkflow, WorkflowSpec
+from dressage.protocol.traces import usable_trace
 from dressage.protocol.types import TypeDef
 from dressage.protocol.user_tasks import Action, UserTaskView
 from dressage.protocol.versions import LATEST, VersionRef, Versions, parse_target
+from dressage.telemetry.tracing import current_traceparent
 
 _log = logging.getLogger("dressage.client")
 
@@ -489,6 +491,7 @@ class Client:
         command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
+        traceparent: str | None = None,
     ) -> RunHandle[T]: ...
     @overload
     async def start(
@@ -501,6 +504,7 @@ class Client:
         command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
+        traceparent: str | None = None,
     ) -> RunHandle[Any]: ...
     async def start(
         self,
@@ -512,13 +516,15 @@ class Client:
         command_id: str | None = None,
         timeout_s: float = START_TIMEOUT_S,
         actor: str = "",
+        traceparent: str | None = None,
     ) -> RunHandle[Any]:
         """Starts a run and returns once the engine has accepted it.
 
         `input` is a mapping of parameters by name. The same `run_id` with the same input is the same run, however
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
         number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
-        taken. With a `command_id` of the caller's a repeat of one start is known from another start. Raises
+        taken. With a `command_id` of the caller's a repeat of one start is known from another start. The run is in the
+        trace of `traceparent`, a W3C trace context, or else of the OpenTelemetry span that this is called in. Raises
         `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED, WORKFLOW_ARCHIVED), or
         `NoAnswer` after `timeout_s`.
         """
@@ -535,7 +541,11 @@ class Client:
         who = check_actor(actor or self.actor)
         keep_ms = await self._keep_ms(name)
         given = await self._input_of(chosen, name, wanted, as_raw({} if input is None else input), timeout_s)
-        command = StartRun(name, wanted, given, command_id_of(command_id), who, keep_ms=keep_ms)
+        command = StartRun(
+            *(name, wanted, given, command_id_of(command_id), who),
+            keep_ms=keep_ms,
+            traceparent=usable_trace(current_traceparent() if traceparent is None else traceparent),
+        )
         answer = await self._ask_for(run_token(chosen), command, timeout_s)
         return RunHandle(
             self, chosen, decode=decode, seq=answer.seq, existing=answer.existing, shard=answer.shard

@@ -84,7 +84,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     `input` is a JSON object of parameters by name. `command_id` tells a repeated send of one start from another
     start with the same id. A child run is told its `parent`, and one that a `schedule` starts tells that how it ended.
     `keep_ms` is for how long it is kept when it has ended, by what holds of its workflow now; None: for ever. One with
-    a `fork` is told by another run how it begins.
+    a `fork` is told by another run how it begins. `traceparent` is the W3C trace context of who starts it.
     """
 
     workflow: str
@@ -96,6 +96,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     schedule: Short = ""
     keep_ms: int | None = None
     fork: Fork | None = None
+    traceparent: Short = ""
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):
@@ -702,7 +703,8 @@ class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Its handler may take `timeout_s` and be silent for `heartbeat_s`; 0: as long as it wants. A worker that begins an
     attempt which `tells_start` sends an `AttemptProgress` first. `progress` is what was kept last of how far attempts
-    of the call before this one had come.
+    of the call before this one had come. `traceparent` is the run's W3C trace
+    context, if it is in a trace.
     """
 
     task: str
@@ -719,6 +721,7 @@ class TaskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     heartbeat_s: float = 0.0
     tells_start: bool = False
     progress: Json = msgspec.UNSET
+    traceparent: str = ""
 
 
 class AttemptStopped(msgspec.Struct, frozen=True, omit_defaults=True):

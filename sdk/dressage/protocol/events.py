@@ -772,7 +772,7 @@ class OutputEvent(msgspec.Struct, frozen=True, gc=False):
     """The envelope. `time` is the broker's (RFC 3339, UTC); `subject` is the run id; `data` one of `EventData`.
 
     `command` is the stream sequence of the command that caused it, as text because a CloudEvents integer has
-    32 bits only.
+    32 bits only. `traceparent` is that of the run, if it is in a trace.
     """
 
     id: str
@@ -788,13 +788,14 @@ class OutputEvent(msgspec.Struct, frozen=True, gc=False):
     actor: str | msgspec.UnsetType = msgspec.UNSET
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class DomainEvent(msgspec.Struct, frozen=True, gc=False):
     """What a workflow publishes, as it stands on the user's subject; `type` is that subject, `subject` the run id.
 
     `source` and `id` together are unique for ever, and the same however often it is published. `id` is that of the
-    run's output event which tells of it.
+    run's output event which tells of it. `traceparent` is that of the run, if it is in a trace.
     """
 
     id: str
@@ -807,9 +808,10 @@ class DomainEvent(msgspec.Struct, frozen=True, gc=False):
     data: msgspec.Raw
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class ReceivedEvent(msgspec.Struct, frozen=True):
+class ReceivedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An output event as a reader decodes it: `data` is still JSON, its shape given by `kind`."""
 
     id: str
@@ -823,6 +825,7 @@ class ReceivedEvent(msgspec.Struct, frozen=True):
     command: str
     data: msgspec.Raw
     actor: str = ""
+    traceparent: str = ""
 
     @property
     def kind(self) -> str:

@@ -42,6 +42,7 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadInput, BadValue, BrokerError, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names, build_queue, check_actor, run_token
 from dressage.telemetry import Meters, NoMeters
+from dressage.telemetry.tracing import attempt_span
 from dressage.worker.attempt import Attempt
 from dressage.worker.calls import Ended, too_large, without_arguments
 
@@ -556,7 +557,15 @@ class Worker:
         loop, message = asyncio.get_running_loop(), attempt.message
         given = await _given(large, handler, message)
         began = loop.time()
-        ended = given if isinstance(given, Ended) else await attempt.execute(handler, given, self._threads)
+        with attempt_span(message, self._identity) as span:
+            ended = (
+                given if isinstance(given, Ended) else await attempt.execute(handler, given, self._threads)
+            )
+            if ended is None:
+                span.end("stopped", attempt.ending)
+            else:
+                failure = ended.failure or ended.error
+                span.end(ended.outcome, "" if failure is None else f"{failure.name}: {failure.message}")
         seconds = loop.time() - began
         if ended is not None:
             ended = await _stored(large, handler, message, ended)

@@ -6,7 +6,16 @@ from typing import Any
 
 from dressage.connectors.connect.reading import AskingConfig
 from dressage.connectors.connect.transforms import Variables, compiled_steps, passes
-from dressage.connectors.mapping import Post, Start, Unmappable, compiled, evaluated, usable_run_id, written
+from dressage.connectors.mapping import (
+    Post,
+    Start,
+    Unmappable,
+    compiled,
+    evaluated,
+    traceparent_of,
+    usable_run_id,
+    written,
+)
 from dressage.protocol.errors import BadInput
 from dressage.protocol.names import check_key
 
@@ -31,7 +40,7 @@ class Asks:
 
     def _start(self, variables: Variables, place: str) -> Start:
         values = {name: evaluated(f"input.{name}", each, variables) for name, each in self._input.items()}
-        return Start(self._run_of(variables, place), written(values, "input"))
+        return Start(self._run_of(variables, place), written(values, "input"), traceparent_of(variables))
 
     def _post(self, variables: Variables, place: str) -> Post:
         payload = evaluated("payload", self._payload, variables) if self._payload else variables["value"]

@@ -16,6 +16,7 @@ from dressage.connectors.connect.transforms import TransformConfig, Variables, c
 from dressage.connectors.mapping import compiled, evaluated, written
 from dressage.connectors.tables import Expression
 from dressage.protocol.events import ReceivedEvent
+from dressage.protocol.traces import TRACEPARENT
 
 STRUCTURED: Final = "application/cloudevents+json; charset=UTF-8"
 JSON: Final = "application/json"
@@ -28,12 +29,13 @@ _decode = msgspec.json.Decoder().decode
 
 class Output(msgspec.Struct, frozen=True, gc=False):
     """What is told of an event. `attributes` are those of CloudEvents by name, where they do not stand in `value`;
-    `target` is what the expression gives that says where it goes."""
+    `target` is what the expression gives that says where it goes, `traceparent` the W3C trace context of its run."""
 
     value: bytes
     content_type: str
     attributes: Mapping[str, str]
     target: Any = None
+    traceparent: str = ""
 
 
 class EventOutput:
@@ -56,7 +58,7 @@ class EventOutput:
     def of(self, event: ReceivedEvent, payload: bytes) -> Output | None:
         """None if a filter leaves it out; `payload` is the event as it came from the stream. Raises `Unmappable`."""
         if self._as_it_is:
-            return Output(payload, STRUCTURED, {})
+            return Output(payload, STRUCTURED, {}, traceparent=event.traceparent)
         variables: Variables = {
             "value": _flat(event) if self._format == "json" else _decode(event.data),
             "key": event.subject,
@@ -70,18 +72,19 @@ class EventOutput:
         target = evaluated(self._what, self._target, variables) if self._target else None
         match self._format:
             case "json":
-                return Output(value, JSON, {}, target)
+                return Output(value, JSON, {}, target, event.traceparent)
             case "cloudevents-binary":
-                return Output(value, JSON, _attributes(event), target)
+                return Output(value, JSON, _attributes(event), target, event.traceparent)
             case "cloudevents":
                 whole = msgspec.json.encode({**_decode(payload), "data": msgspec.Raw(value)})
-                return Output(whole, STRUCTURED, {}, target)
+                return Output(whole, STRUCTURED, {}, target, event.traceparent)
 
 
 def headers_of(output: Output) -> dict[str, str]:
     """As the bindings of CloudEvents to NATS and to HTTP have them."""
     attributes = {f"ce-{name}": quote(value, safe=_PRINTABLE) for name, value in output.attributes.items()}
-    return {"content-type": output.content_type, **attributes}
+    trace = {TRACEPARENT: output.traceparent} if output.traceparent else {}
+    return {"content-type": output.content_type, **attributes, **trace}
 
 
 def _flat(event: ReceivedEvent) -> dict[str, Any]:
@@ -112,4 +115,5 @@ def _attributes(event: ReceivedEvent) -> dict[str, str]:
         "index": str(event.index),
         "command": event.command,
         **({"actor": event.actor} if event.actor else {}),
+        **({TRACEPARENT: event.traceparent} if event.traceparent else {}),
     }

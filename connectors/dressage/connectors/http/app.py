@@ -37,6 +37,7 @@ from dressage.connectors.http.routes import ROUTES, WAIT_S, WAIT_S_MAX, Route, s
 from dressage.orchestrator.api_messages import Failed, RunAnswer, Started
 from dressage.orchestrator.operations import Operations
 from dressage.protocol.errors import BadInput, ServerUnreachable
+from dressage.protocol.traces import usable_trace
 from dressage.telemetry import Meters, NoMeters
 
 _log = logging.getLogger("dressage.connectors")
@@ -269,6 +270,8 @@ def _request(route: Route, fields: Mapping[str, str], scope: Scope, body: bytes)
         request = _object(body)
         if not _named(request.get("run_id")):
             request["run_id"] = _header(scope, b"idempotency-key").strip() or str(uuid.uuid4())
+        if not _named(request.get("traceparent")):
+            request["traceparent"] = usable_trace(_header(scope, b"traceparent").strip())
     elif route.body:
         request[route.body] = msgspec.Raw(_json(body))
         request["event_id"] = str(uuid.uuid4())

@@ -10,6 +10,7 @@ from dressage.connectors.connect.event_mapping import JSON, STRUCTURED, EventOut
 from dressage.connectors.kafka.config import SinkConnector
 from dressage.connectors.mapping import Unmappable
 from dressage.protocol.events import decode_event
+from dressage.protocol.traces import TRACEPARENT
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -52,6 +53,8 @@ class EventRecords:
 
     def _record(self, key: bytes, output: Output) -> Produced:
         headers = _CONTENT_TYPES[output.content_type]
+        if output.traceparent:
+            headers = [*headers, (TRACEPARENT, output.traceparent.encode())]
         if output.attributes:
             # The Kafka binding of CloudEvents, in binary mode.
             headers = [

@@ -76,8 +76,9 @@ from dressage.protocol.commands import (
 from dressage.protocol.errors import BadRunId, BadValue
 from dressage.protocol.events import RunFaulted, RunStarted
 from dressage.protocol.names import check_run_id, run_token
+from dressage.protocol.traces import usable_trace
 
-FOLD_VERSION = 21
+FOLD_VERSION = 22
 """Changes whenever the same state and command may fold to something else; recorded in the cursor."""
 
 
@@ -263,6 +264,7 @@ def _start(
         keep_ms=None if command.parent is not None and command.parent.told else command.keep_ms,
         deletions=() if gone is None else gone.deletions,
         forked=None if fork is None else Forked(fork.run_id, fork.node),
+        trace=usable_trace(command.traceparent),
     )
     advance = Advance(fresh, definition, stamp)
     shown = msgspec.Raw(definition.params.shown(bytes(given)))

@@ -16,6 +16,7 @@ from dressage.protocol.commands import DeleteRun, FailureInfo, Json, KeyedEvent,
 from dressage.protocol.permits import TaskLimit
 from dressage.protocol.schedules import Fire, ScheduleSpec
 from dressage.protocol.spec import ParentClose
+from dressage.protocol.traces import trace_of_run
 from dressage.protocol.user_tasks import Comment
 
 STATE_FORMAT: Literal[1] = 1
@@ -390,7 +391,8 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     ones of them, and `disowned` counts the others; one that `abandons` has started
     some that live on without it. When it has ended it is kept for `keep_ms`, which the timer
     `keep_id` is set for, unless it is `held`; one that is `doomed` is deleted at the next opportunity. `deletions` are
-    those of runs of the same id a moment before it, the last ones.
+    those of runs of the same id a moment before it, the last ones. `trace` is the W3C `traceparent` of who has
+    started it.
     """
 
     format: Literal[1]
@@ -437,6 +439,7 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     held: Hold | None = None
     doomed: DeleteRun | None = None
     deletions: tuple[Deletion, ...] = ()
+    trace: str = ""
 
     def copy(self) -> RunState:
         """A copy that can be changed without touching this one. The values inside are immutable, and the run threads
@@ -458,6 +461,11 @@ class RunState(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def finished(self) -> bool:
         return self.status != "running"
+
+    @property
+    def traceparent(self) -> str:
+        """What it passes on, as a span of its own in the trace of who has started it; empty without one."""
+        return trace_of_run(self.trace, self.run_id, self.born)
 
 
 class Gone(msgspec.Struct, omit_defaults=True, gc=False):

@@ -24,6 +24,7 @@ from dressage.orchestrator.fold.schedule import fold_schedule
 from dressage.orchestrator.fold.state import Gone, RunState, Schedule, State
 from dressage.orchestrator.fold.timetable import fold_timetable
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.tracing import Traced, is_traced
 from dressage.orchestrator.turn.definitions import Definitions
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.messages import MessageMaker
@@ -118,7 +119,7 @@ class Folder:
 
     `committed` is the cursor's place at take-over: what lies at or below it is folded again silently. `published`
     is the position's place: events at or below it are stored already. `defined_map` reads the namespace's newest map
-    from its leader.
+    from its leader. If it `traces`, turns say which commands of runs that are in a trace they hold.
     """
 
     def __init__(
@@ -138,9 +139,11 @@ class Folder:
         starts: Starts,
         defined_map: Callable[[], Awaitable[ShardMap]],
         metrics: EngineMetrics,
+        traces: bool = False,
     ) -> None:
         self._names = names
         self._shard = shard
+        self._traces = traces
         self._maps = maps
         self._handed_on = handed_on
         self._payload_max = payload_max - HEADERS_BYTES_MAX
@@ -544,6 +547,11 @@ class Folder:
             self._record_answer(delivery, outcome)
         if isinstance(before, RunState) and seq > self._committed[0]:
             self._record_stopped(before, outcome, command)
+        after = run.state
+        if self._traces and isinstance(after, RunState) and seq > self._committed[0] and is_traced(after):
+            ended = after.finished and not (isinstance(before, RunState) and before.finished)
+            what = type(command).__struct_config__.tag if command is not None else "unreadable"
+            turn.traced.append(Traced(after, str(what), seq, delivery.time_ns, outcome.code or "", ended))
         self.ready.set()
 
     async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message | TimerCancel]) -> None:

@@ -34,6 +34,7 @@ from dressage.protocol.events import (
 )
 from dressage.protocol.names import Names, event_bucket, place_of
 from dressage.protocol.shardmap import DELETED_HEADER, FORWARDED_HEADER, ShardMap, forwarded_mark
+from dressage.protocol.traces import TRACEPARENT
 
 _encode = msgspec.json.Encoder().encode
 
@@ -94,6 +95,7 @@ class MessageMaker:
                 heartbeat_s=effect.times.heartbeat_s or 0.0,
                 tells_start=effect.times.start_s is not None,
                 progress=effect.progress,
+                traceparent=state.traceparent,
             )
         )
         if not effect.not_before_ms:
@@ -129,12 +131,15 @@ class MessageMaker:
                 workflow=state.workflow,
                 version=state.version,
                 data=effect.data,
+                traceparent=state.traceparent or msgspec.UNSET,
             )
         )
         headers = {
             SUBJECT_HEADER: effect.subject,
             ID_HEADER: self._names.publish_id(token, state.started_ms, effect.index),
         }
+        if state.trace:
+            headers[TRACEPARENT] = state.traceparent
         return Message(self._names.publish(self._shard, token), data, headers)
 
     def events(
@@ -149,6 +154,7 @@ class MessageMaker:
         run_id, workflow = state.run_id, state.workflow
         time, command, actor = rfc3339(state.time_ms), str(state.seq), actor_name or msgspec.UNSET
         bucket = event_bucket(run_id)
+        trace = state.traceparent if isinstance(state, RunState) else ""
         lines = f"{RUN_HEADER}: {token}\r\ncontent-type: {CONTENT_TYPE}\r\n"
         messages: list[Message] = []
         for index, data in enumerate(events, first_index):
@@ -165,6 +171,7 @@ class MessageMaker:
                 command=command,
                 data=data,
                 actor=actor,
+                traceparent=trace or msgspec.UNSET,
             )
             subject = self._names.event(self._shard, workflow, kind, bucket)
             messages.append(Message(subject, _encode(event), lines=lines))

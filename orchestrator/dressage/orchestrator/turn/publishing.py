@@ -24,6 +24,7 @@ from dressage.orchestrator.turn.targets import Targets
 from dressage.protocol.errors import BrokerError, DressageError, OutcomeUnknown, PublishRefused, Unheard
 from dressage.protocol.events import CONTENT_TYPE, ID_HEADER, SUBJECT_HEADER
 from dressage.protocol.names import Names, wrong_with_subject
+from dressage.protocol.traces import TRACEPARENT, usable_trace
 
 _log = logging.getLogger("dressage.orchestrator")
 
@@ -71,6 +72,12 @@ class _Waiting:
         """Subject and message id; empty in what the engine has not stored."""
         found = self.delivery.headers or {}
         return found.get(SUBJECT_HEADER, ""), found.get(ID_HEADER, "")
+
+    @property
+    def lines(self) -> str:
+        """The headers that it has on its user's subject."""
+        trace = usable_trace((self.delivery.headers or {}).get(TRACEPARENT, ""))
+        return f"{_CONTENT_TYPE}{TRACEPARENT}: {trace}\r\n" if trace else _CONTENT_TYPE
 
 
 @dataclass(slots=True)
@@ -169,7 +176,7 @@ class Publisher:
         if wrong or not msg_id:
             await self._bury(first, _Failed("PUBLISH_MALFORMED", wrong or "it has no message id"))
             return
-        message = Message(subject, first.delivery.data, lines=_CONTENT_TYPE, msg_id=msg_id)
+        message = Message(subject, first.delivery.data, lines=first.lines, msg_id=msg_id)
         loop = asyncio.get_running_loop()
         began, pause_s = loop.time(), PAUSE_S_MIN
         while (failed := await self._try(first, message)) is not None:

@@ -21,6 +21,7 @@ from dressage.brokers.interface import (
 from dressage.brokers.provision import require_namespace
 from dressage.orchestrator.fold.fold import FOLD_VERSION
 from dressage.orchestrator.metrics import EngineMetrics
+from dressage.orchestrator.tracing import tell
 from dressage.orchestrator.turn.asking import Asking
 from dressage.orchestrator.turn.behind import STATES_LINGER_S, EventsStage, StatesStage
 from dressage.orchestrator.turn.cleaning import Cleaner
@@ -42,6 +43,7 @@ from dressage.protocol.errors import BadInput, DressageError, OutcomeUnknown
 from dressage.protocol.names import Names
 from dressage.protocol.retention import Retention
 from dressage.protocol.shardmap import MAP_TOKEN, ShardMap, encode_map
+from dressage.telemetry.tracing import Tracing
 
 __all__ = ["Tenure", "TenureConfig"]
 
@@ -114,6 +116,7 @@ class Tenure:
         shard_map: Callable[[], ShardMap],
         open_runs_share: Callable[[], int | None] = lambda: None,
         retention: Callable[[], Retention] = Retention,
+        tracing: Tracing | None = None,
     ) -> None:
         """`shard_map` is the newest that is defined; the shard's own stream says from when it holds.
 
@@ -125,6 +128,7 @@ class Tenure:
         self._shard = shard
         self._config = config
         self._metrics = metrics
+        self._tracing = tracing
         self._defined_map = shard_map
         self._open_runs_share = open_runs_share
         self._retention = retention
@@ -181,6 +185,7 @@ class Tenure:
                 ),
                 defined_map=lambda: self._read_map(connections.intake),
                 metrics=self._metrics,
+                traces=self._tracing is not None,
             )
             committer = Committer(
                 connections.turns,
@@ -423,6 +428,8 @@ class Tenure:
                 _log.info("shard %d: an answer cannot be sent: %s", self._shard, error)
                 self._metrics.unanswered.inc()
         await stages.asking.committed([(frozen.run.token, frozen.state) for frozen in turn.frozen])
+        if self._tracing is not None:
+            tell(self._tracing, self._shard, turn.traced)
 
     async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:
         """Everything delivered is committed, published, stored and removed before the shard is let go."""

@@ -9,6 +9,7 @@ import msgspec
 
 from dressage.brokers.interface import Message
 from dressage.orchestrator.fold.state import State
+from dressage.orchestrator.tracing import Traced
 from dressage.orchestrator.turn.routing import MapSince
 from dressage.orchestrator.turn.runs import Run
 from dressage.protocol.commands import Answer, AttemptStopped
@@ -83,6 +84,9 @@ class Turn:
     )
     dead: list[Message] = field(default_factory=list[Message])
     cleanups: list[Cleanup] = field(default_factory=list[Cleanup])
+    traced: list[Traced] = field(default_factory=list[Traced])
+    """Its commands of runs that are in a trace."""
+
     commands: int = 0
     through: int = 0
     """The last command that is wholly in this turn, or in one before it."""

@@ -82,6 +82,7 @@ class Engine:
             command_id=message.id,
             timeout_s=ANSWER_S,
             actor=actor,
+            traceparent=message.traceparent,
         )
 
     async def _version(self, message: Start) -> int:

@@ -70,7 +70,9 @@ def enter(advance: Advance, thread: RunThread, ready: ReadyNode) -> None:
     thread.wait = ChildWait(run_id, wait_id, node.workflow, thread.node, state.time_ms, node.detached)
     keep_ms = None if told else state.keep_ms
     start = StartRun(
-        node.workflow, version, msgspec.Raw(given), wait_id, state.actor, parent, keep_ms=keep_ms
+        *(node.workflow, version, msgspec.Raw(given), wait_id, state.actor, parent),
+        keep_ms=keep_ms,
+        traceparent=state.traceparent,
     )
     advance.effects.append(SendCommand(run_token(run_id), start))
     advance.emit(ChildStarted(thread.node, node.workflow, version, run_id, wait_id))
