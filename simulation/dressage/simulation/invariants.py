@@ -61,6 +61,7 @@ from dressage.simulation.processes import Tenure, tenure_of
 from dressage.simulation.programs import SHOP
 from dressage.simulation.refold import Folded, Refold
 from dressage.simulation.releases import plain
+from dressage.simulation.tracing import Traces
 
 RULES: Final = {
     "replaced-owner-stores-nothing": "after a newer owner's fence nothing of an older one is stored",
@@ -77,6 +78,7 @@ RULES: Final = {
     "publish-removed-only-when-stored": "what is to be published is removed only when the user's stream has it",
     "position-behind-cursor": "events are stored only of commands that the cursor covers",
     "events-once-in-order": "a run's output events are stored once each, in order, and as the fold made them",
+    "one-trace": "all that is told of a run is in one trace, with one span: that of who has started it, or its parent",
     "state-behind-cursor": "a state is stored only when the cursor covers it",
     "state-behind-events": "a state is stored only when its events are",
     "state-only-forward": "a run's stored state never goes back",
@@ -237,6 +239,7 @@ class Watch:
 
         self._permits = Permits(self.broken)
         self._events: dict[str, list[ReceivedEvent]] = {}
+        self._traces = Traces()
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
         """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
@@ -573,6 +576,10 @@ class Watch:
             )
         if event.kind == "run-deleted":
             view.begun[token] = index + 1
+        elif not of_schedule:
+            wrong = self._traces.wrong_with(event.subject, view.begun.get(token, 0), event.traceparent)
+            if wrong:
+                self.broken("one-trace", wrong)
         if event.kind in ATTEMPT_ENDS:
             self._applied(token, event.kind, bytes(event.data))
 

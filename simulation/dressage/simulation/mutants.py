@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -41,13 +42,14 @@ from dressage.orchestrator.fold import (
     timetable,
 )
 from dressage.orchestrator.fold import fold as fold_module
+from dressage.orchestrator.fold import state as fold_state
 from dressage.orchestrator.fold.advance import Advance
 from dressage.orchestrator.fold.branches import CANCELLED, Branches
 from dressage.orchestrator.fold.effects import SendCommand, SetTimer
+from dressage.orchestrator.fold.nodes import child, timers, user_task
 from dressage.orchestrator.fold.nodes import permit as permit_node
 from dressage.orchestrator.fold.nodes import sleep as sleep_node
 from dressage.orchestrator.fold.nodes import task as task_node
-from dressage.orchestrator.fold.nodes import timers, user_task
 from dressage.orchestrator.fold.outcome import Outcome, RefuseCommand
 from dressage.orchestrator.fold.state import Gone, HeldWait, RunState, RunThread, SleepWait
 from dressage.orchestrator.turn import behind, committing, folding, publishing, takeover, tenure
@@ -64,7 +66,14 @@ from dressage.orchestrator.turn.reading import token_of
 from dressage.orchestrator.turn.removing import Floor, Remover
 from dressage.orchestrator.turn.runs import Run, Runs
 from dressage.orchestrator.turn.turn import Frozen, TimerCancel, Turn
-from dressage.protocol.commands import AwaitEvent, CancelThread, FailureInfo, ReturnPermit, TimerFired
+from dressage.protocol.commands import (
+    AwaitEvent,
+    CancelThread,
+    FailureInfo,
+    ReturnPermit,
+    StartRun,
+    TimerFired,
+)
 from dressage.protocol.errors import OutcomeUnknown, PublishRefused
 from dressage.protocol.events import TaskCompleted
 from dressage.protocol.names import OUT, Names, limiter_token, run_token
@@ -1540,6 +1549,29 @@ def losses_passed_over() -> Iterator[None]:
 )
 def calls_stay() -> Iterator[None]:
     with mock.patch.object(migrating.Moved, "_task", lambda self, wait, there, where: wait):
+        yield
+
+
+@mutant("the span of a run is another one for whoever asks", "one-trace")
+def spans_by_chance() -> Iterator[None]:
+    of_run = fold_state.trace_of_run
+
+    def another(trace: str, run_id: str, born: int) -> str:
+        return of_run(trace, run_id, born + next(asked))
+
+    asked = itertools.count()
+    with mock.patch.object(fold_state, "trace_of_run", another):
+        yield
+
+
+@mutant("a child run is not told whose trace it is in", "one-trace")
+def child_without_trace() -> Iterator[None]:
+    def untraced(token: str, command: Any) -> SendCommand:
+        if isinstance(command, StartRun):
+            command = structs.replace(command, traceparent="")
+        return SendCommand(token, command)
+
+    with mock.patch.object(child, "SendCommand", untraced):
         yield
 
 

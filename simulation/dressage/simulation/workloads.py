@@ -67,6 +67,7 @@ from dressage.simulation.programs import Program, define, other_version
 from dressage.simulation.programs.program import FILED, RINGS, TOLD
 from dressage.simulation.reference import Ending, ending_of, failure_ending, parted_ending
 from dressage.simulation.script import Action, PlannedRun, Script
+from dressage.simulation.tracing import traceparent_of
 
 if TYPE_CHECKING:
     from dressage.simulation.world import World
@@ -226,7 +227,12 @@ def some_run(script: Script, chance: random.Random) -> PlannedRun | None:
 
 def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
-        handle = await client.start(run.workflow, {"x": run.x}, run_id=run.run_id, timeout_s=10.0)
+        handle = await client.start(
+            *(run.workflow, {"x": run.x}),
+            run_id=run.run_id,
+            timeout_s=10.0,
+            traceparent=traceparent_of(run.run_id),
+        )
         run.accepted[handle.seq] = handle.existing
 
     return Action(client, at_s, f"start {run.run_id}", act)
