@@ -39,7 +39,6 @@ UNSEEN = {
 UNSEEN_REFUSALS = {
     "ENGINE_FAULT": "as RunFaulted",
     "CANCEL_INVALID": "nobody cancels run thread 0; tests/testing has it",
-    "EVENT_UNKNOWN": "clients post what programs wait for; tests/orchestrator has it",
     "EVENTS_FULL": "takes 2,000 events of a run, or 128 KiB of them; tests/orchestrator has it",
     "USER_TASK_FULL": "takes 100 comments, or 2,000 events; tests/testing has it",
     "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
