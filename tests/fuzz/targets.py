@@ -101,6 +101,7 @@ from dressage.protocol.spec import (
     WorkflowSpec,
 )
 from dressage.protocol.spec_reading import read_registered, read_spec
+from dressage.protocol.traces import trace_of_run, usable_trace
 from dressage.protocol.types import (
     ANY,
     NONE,
@@ -658,6 +659,18 @@ def names(data: bytes) -> None:
     assert space.command(0, "r").split(".") == ["dressage", text, "0", "cmd", "r"]
 
 
+def traces(data: bytes) -> None:
+    """What is taken is a context of this version, and a run's is one in the same trace."""
+    text = data.decode("latin-1")
+    usable = usable_trace(text)
+    of_run = trace_of_run(text, "r", 1)
+    must(bool(usable) == bool(of_run), "a run takes what nobody may use, or does not take what they may")
+    if usable:
+        must(usable_trace(usable) == usable, "it is not read as it was written")
+        must(len(usable) == len(of_run) == 55, "it is longer than a context is")
+        must(of_run[:36] == usable[:36] and of_run[-3:] == usable[-3:], "the run is in another trace")
+
+
 def nesting(data: bytes) -> None:
     """The fast count is right wherever there is JSON to count in."""
     try:
@@ -784,7 +797,10 @@ WIRE: Final = (
     REFERENCE,
 )
 
+TRACE: Final = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 TARGETS: Final[dict[str, Fuzzed]] = {
+    "traces": Fuzzed(traces, (TRACE, b"01" + TRACE[2:] + b"-more", TRACE.upper(), b"ff" + TRACE[2:])),
     "commands": Fuzzed(commands, (START, RESULT, CANCEL, TIMER)),
     "headers": Fuzzed(
         headers, (b"NATS/1.0\r\nDressage-Reply: _INBOX.a\r\nDressage-Forwarded: 2.0.5\r\n\r\n",)
