@@ -49,7 +49,7 @@ async def test_every_table_and_view_is_described(events: EventsStream, start: St
 async def test_every_column_of_the_main_views_is_described(events: EventsStream, start: Start) -> None:
     process = start()
     await process.until(await events.publish_orders(1))
-    for view in ("runs", "task_attempts"):
+    for view in ("runs", "task_attempts", "threads", "nodes", "external_events", "child_runs"):
         (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{view}` |")]
         names = [row[0] for row in process.rows(f"DESCRIBE {view}")]
         assert [name for name in names if f"`{name}`" not in line] == []

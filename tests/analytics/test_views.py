@@ -9,11 +9,20 @@ import pytest
 
 from dressage.protocol.commands import FailureInfo
 from dressage.protocol.events import (
+    BranchEnded,
+    BranchStarted,
+    ChildBegun,
     ChildCompleted,
     ChildFailed,
     ChildRescued,
     ChildStarted,
+    EventAwaited,
     EventData,
+    EventExpired,
+    EventPosted,
+    EventReceived,
+    EventRefused,
+    EventReturned,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -21,6 +30,8 @@ from dressage.protocol.events import (
     RunRescued,
     RunStarted,
     RunStopped,
+    SleepEnded,
+    SleepStarted,
     TaskDead,
     VariableChanged,
 )
@@ -237,3 +248,115 @@ async def test_a_child_that_is_rescued_is_one_step(events: EventsStream, start: 
     ended = ChildCompleted(1, "part", "order-1~c", "0-1-5", 5.0, raw(1))
     await process.until(await events.publish([events.event("order-1", len(happened), ended)]))
     assert process.rows(steps) == [("part", "completed", False)]
+
+
+async def test_branches_of_a_run_are_threads_beside_it(events: EventsStream, start: Start, raw: Raw) -> None:
+    process = start()
+    failure = FailureInfo("card-declined", "no")
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        BranchStarted(2, 0, 1),
+        BranchStarted(2, 1, 2),
+        BranchStarted(5, 0, 3, parent=2),
+        BranchStarted(2, 2, 4),
+        BranchEnded(5, 0, 3),
+        BranchEnded(2, 0, 1, failure),
+        BranchEnded(2, 1, 2, cancelled=True),
+    ]
+    await process.until(await events.publish(events.run("order-1", happened)))
+    rows = "SELECT thread, parent, node, branch, status, failure_name FROM threads ORDER BY thread"
+    wanted = [
+        (0, None, None, None, "running", None),
+        (1, 0, 2, 0, "failed", "card-declined"),
+        (2, 0, 2, 1, "cancelled", None),
+        (3, 2, 5, 0, "completed", None),
+        (4, 0, 2, 2, "running", None),
+    ]
+    assert process.rows(rows) == wanted
+    ended = RunCancelled(4.0, "enough")
+    await process.until(
+        await events.publish([events.event("order-1", len(happened), ended, at_ms=len(happened))])
+    )
+    assert [row[4] for row in process.rows(rows)] == [
+        "cancelled",
+        "failed",
+        "cancelled",
+        "completed",
+        "cancelled",
+    ]
+    assert process.rows("SELECT count(*) FROM threads WHERE ended_at IS NULL OR ended_at < started_at") == [
+        (0,)
+    ]
+
+
+async def test_external_events_say_what_became_of_them(events: EventsStream, start: Start, raw: Raw) -> None:
+    process = start()
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        EventPosted("paid", "e1", raw(7), key="o-1"),
+        EventAwaited(3, "paid"),
+        EventReceived(3, "paid", "e1", 12.0),
+        EventPosted("paid", "e2", raw(8)),
+        EventPosted("called", "e3", raw(None)),
+        EventReceived(4, "called", "e3"),
+        EventReturned(4, "called", "e3"),
+        EventPosted("called", "e4", raw(None)),
+        EventExpired("called", "e4"),
+        EventPosted("rung", "e5", raw(None)),
+        EventRefused("rung", "e5", "nobody waits for it"),
+    ]
+    await process.until(await events.publish(events.run("order-1", happened)))
+    rows = process.rows(
+        "SELECT event_id, event, key, state, node, waited_ms, reason, payload FROM external_events ORDER BY event_id"
+    )
+    assert rows == [
+        ("e1", "paid", "o-1", "received", 3, 12.0, None, "7"),
+        ("e2", "paid", "", "kept", None, None, None, "8"),
+        ("e3", "called", "", "returned", 4, None, None, "null"),
+        ("e4", "called", "", "expired", None, None, None, "null"),
+        ("e5", "rung", "", "refused", None, None, "nobody waits for it", "null"),
+    ]
+
+
+async def test_nodes_are_the_places_that_a_run_came_by(events: EventsStream, start: Start, raw: Raw) -> None:
+    process = start()
+    await process.until(await events.publish_orders(1))
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        SleepStarted(1, "1-0", "2026-01-01T00:00:00Z"),
+        SleepEnded(1, "1-0"),
+        EventAwaited(2, "paid"),
+        EventAwaited(2, "paid"),
+        RunStopped("somebody"),
+        ChildStarted(4, "part", 1, "other~c", "0-1-5"),
+    ]
+    await process.until(await events.publish(events.run("other", happened)))
+    rows = process.rows("SELECT node, kind, name, events FROM nodes WHERE run_id = 'other' ORDER BY node")
+    assert rows == [(1, "sleep", "", 2), (2, "event", "paid", 2), (4, "child", "part", 1)]
+    tasks = process.rows("SELECT node, kind, name FROM nodes WHERE run_id = 'order-0' ORDER BY node")
+    assert ("task", "fetch-price") in [row[1:] for row in tasks]
+
+
+async def test_child_runs_are_found_by_their_parent(events: EventsStream, start: Start, raw: Raw) -> None:
+    process = start()
+    failure = FailureInfo("os-error", "down", "task-error")
+    happened: list[EventData] = [
+        RunStarted(raw({})),
+        ChildStarted(1, "part", 2, "order-1~a", "a"),
+        ChildStarted(2, "part", 2, "chosen", "b"),
+        ChildStarted(3, "part", 2, "order-1~c", "c"),
+        ChildStarted(3, "part", 2, "order-1~d", "d"),
+        ChildFailed(1, "part", "order-1~a", "a", 5.0, failure),
+        ChildBegun(2, "part", "chosen", "b", 1.0),
+        ChildCompleted(3, "part", "order-1~c", "c", 5.0, raw(1)),
+    ]
+    await process.until(await events.publish(events.run("order-1", happened)))
+    rows = process.rows(
+        "SELECT run_id, version, parent, parent_workflow, node, told, failure_name FROM child_runs ORDER BY run_id"
+    )
+    assert rows == [
+        ("chosen", 2, "order-1", "process-order", 2, "detached", None),
+        ("order-1~a", 2, "order-1", "process-order", 1, "failed", "os-error"),
+        ("order-1~c", 2, "order-1", "process-order", 3, "completed", None),
+        ("order-1~d", 2, "order-1", "process-order", 3, "waited-for", None),
+    ]

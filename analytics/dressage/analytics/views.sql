@@ -381,3 +381,88 @@ FROM schedule_events e
 JOIN lives l ON l.schedule = e.schedule
 WHERE e.stream_seq > coalesce(l.deleted, 0)
 GROUP BY e.schedule;
+
+-- One row for each run thread: 0 is the run itself, the others are its branches, and the handlers of its interrupts. One
+-- that its run has not waited for has ended with that, and as that.
+CREATE OR REPLACE VIEW threads AS
+WITH ends AS (
+    SELECT
+        run_id, CAST(data->>'thread' AS BIGINT) AS thread, time,
+        CASE
+            WHEN coalesce(CAST(data->>'cancelled' AS BOOLEAN), false) THEN 'cancelled'
+            WHEN (data->'failure') IS NOT NULL THEN 'failed'
+            ELSE 'completed'
+        END AS status,
+        data->'failure'->>'name' AS failure_name, data->'failure'->>'message' AS failure_message
+    FROM events WHERE kind = 'branch-ended'
+    QUALIFY row_number() OVER (PARTITION BY run_id, thread ORDER BY stream_seq DESC) = 1
+)
+SELECT
+    run_id, workflow, version, 0 AS thread, NULL::BIGINT AS parent, NULL::BIGINT AS node, NULL::BIGINT AS branch,
+    started_at, ended_at, status, failure_name, failure_message
+FROM runs
+UNION ALL
+SELECT
+    b.run_id, r.workflow, r.version, CAST(b.data->>'thread' AS BIGINT), coalesce(CAST(b.data->>'parent' AS BIGINT), 0),
+    CAST(b.data->>'node' AS BIGINT), CAST(b.data->>'branch' AS BIGINT),
+    b.time, coalesce(e.time, r.ended_at), coalesce(e.status, r.status), e.failure_name, e.failure_message
+FROM events b
+JOIN runs r USING (run_id)
+LEFT JOIN ends e ON e.run_id = b.run_id AND e.thread = CAST(b.data->>'thread' AS BIGINT)
+WHERE b.kind = 'branch-started' AND b.stream_seq > r.run_seq;
+
+-- One row for each place of a workflow that a run has come by, however often.
+CREATE OR REPLACE VIEW nodes AS
+SELECT
+    run_id, workflow, version, CAST(data->>'node' AS BIGINT) AS node,
+    regexp_extract(
+        arg_min(kind, stream_seq), '^(task|permit|user-task|child|sleep|condition|event|branch|interrupt|failure)'
+    ) AS kind,
+    arg_min(
+        coalesce(data->>'task', data->>'user_task', data->>'event', data->>'workflow', data->>'condition', ''),
+        stream_seq
+    ) AS name,
+    count(*) AS events,
+    min(time) AS first_at,
+    max(time) AS last_at
+FROM events
+WHERE (data->>'node') IS NOT NULL AND NOT starts_with(kind, 'run-')
+GROUP BY ALL;
+
+-- One row for each external event that came to a run.
+CREATE OR REPLACE VIEW external_events AS
+WITH what AS (
+    SELECT
+        run_id, data->>'event_id' AS event_id, kind, time, CAST(data->>'node' AS BIGINT) AS node,
+        CAST(data->>'waited_ms' AS DOUBLE) AS waited_ms, data->>'reason' AS reason
+    FROM events WHERE kind IN ('event-received', 'event-expired', 'event-returned', 'event-refused')
+    QUALIFY row_number() OVER (PARTITION BY run_id, data->>'event_id' ORDER BY stream_seq DESC) = 1
+)
+SELECT
+    p.run_id, p.workflow, p.version, p.data->>'event' AS event, p.data->>'event_id' AS event_id,
+    coalesce(p.data->>'key', '') AS key, p.actor, p.time AS posted_at,
+    coalesce(w.kind[length('event-') + 1:], 'kept') AS state, w.node, w.time AS settled_at, w.waited_ms, w.reason,
+    p.data->'payload' AS payload
+FROM events p
+LEFT JOIN what w ON w.run_id = p.run_id AND w.event_id = p.data->>'event_id'
+WHERE p.kind = 'event-posted';
+
+-- One row for each child run that a run has asked for, by whose id it is found in the other views.
+CREATE OR REPLACE VIEW child_runs AS
+WITH told AS (
+    SELECT run_id AS parent, kind, time, stream_seq, data->>'wait_id' AS wait_id, data->'failure' AS failure
+    FROM events WHERE kind IN ('child-begun', 'child-completed', 'child-failed', 'child-rescued')
+    QUALIFY row_number() OVER (PARTITION BY run_id, data->>'wait_id' ORDER BY stream_seq DESC) = 1
+)
+SELECT
+    s.data->>'run_id' AS run_id, s.data->>'workflow' AS workflow, CAST(s.data->>'version' AS BIGINT) AS version,
+    s.run_id AS parent, s.workflow AS parent_workflow, CAST(s.data->>'node' AS BIGINT) AS node, s.time AS asked_at,
+    CASE t.kind
+        WHEN 'child-begun' THEN 'detached' WHEN 'child-completed' THEN 'completed' WHEN 'child-failed' THEN 'failed'
+        ELSE 'waited-for'
+    END AS told,
+    CASE WHEN t.kind <> 'child-rescued' THEN t.time END AS told_at,
+    t.failure->>'name' AS failure_name
+FROM events s
+LEFT JOIN told t ON t.parent = s.run_id AND t.wait_id = s.data->>'wait_id'
+WHERE s.kind = 'child-started';
