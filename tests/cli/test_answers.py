@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import duckdb
 import pytest
@@ -86,3 +89,45 @@ def test_what_is_written_to_a_file_is_what_is_printed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == [{"x": 1, "y": "ü"}]
     show(result, "csv", tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text().split() == ["x,y", "1,ü"]
+
+
+ROWS = "SELECT * FROM (VALUES ('a $x$ <b>', 4), ('ü ☃', 2), (NULL, NULL), ('d', -1)) t(name, runs)"
+
+
+def test_a_picture_has_a_bar_for_each_row(tmp_path: Path) -> None:
+    show(answer(ROWS), "svg", tmp_path / "a.svg")
+    drawn = ElementTree.parse(tmp_path / "a.svg").getroot()
+    said = ["".join(each.itertext()) for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert [each for each in said if each in ("a $x$ <b>", "ü ☃", "-", "d", "runs")] == [
+        "runs",
+        "a $x$ <b>",
+        "ü ☃",
+        "-",
+        "d",
+    ]
+    assert {"4", "2", "-1"} <= set(said)
+    show(answer(ROWS), "svg", tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    show(answer(ROWS), "png", tmp_path / "a.png")
+    picture = (tmp_path / "a.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", picture[16:24])
+    show(answer("SELECT n, n FROM range(40) t(n)"), "png", tmp_path / "b.png")
+    taller = struct.unpack(">II", (tmp_path / "b.png").read_bytes()[16:24])
+    assert taller[0] == width
+    assert taller[1] > 2 * height
+    show(answer("SELECT 1 AS n WHERE false"), "png", tmp_path / "none.png")
+    assert (tmp_path / "none.png").stat().st_size > 100
+
+
+def test_a_picture_needs_a_file_numbers_and_matplotlib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInput, match="PNG goes to a file"):
+        show(answer(ROWS), "png", None)
+    with pytest.raises(BadInput, match="bars are of numbers"):
+        show(answer("SELECT 'a' AS name"), "svg", tmp_path / "a.svg")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BadInput, match=r"pip install 'dressage\[charts\]'") as missing:
+        show(answer(ROWS), "png", tmp_path / "a.png")
+    assert missing.value.code == "EXTRA_MISSING"

@@ -62,7 +62,7 @@ async def _serve(server: str, namespace: str, db: Path, meters: Meters) -> None:
     type=click.Choice(get_args(Form)),
     default="table",
     show_default=True,
-    help="How to print the rows; a chart has a bar for each, of its first number.",
+    help="How to print the rows; a chart has a bar for each, of its first number, and so have pictures.",
 )
 @click.option(
     "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write them to this file."
@@ -100,6 +100,7 @@ def query(
     dressage query stuck-runs
     dressage query "FROM workflow_stats"
     dressage query throughput --format chart --watch 5
+    dressage query throughput --format png --output throughput.png
     dressage query "FROM events" --limit 100000 --format parquet --output events.parquet
     """
     if listed:
@@ -110,7 +111,7 @@ def query(
         return
     if not sql.strip():
         raise click.UsageError("say what to ask: SQL, or the name of a question (--list)")
-    if every_s is not None and (file is not None or output in ("json", "csv", "parquet")):
+    if every_s is not None and (file is not None or output not in ("table", "chart")):
         raise click.UsageError("--watch shows a table or a chart, in a terminal")
 
     async def once() -> None:

@@ -1,4 +1,4 @@
-"""How the rows of an answer are printed: as a table, as bars, as JSON, CSV or Parquet."""
+"""How the rows of an answer are printed: as a table, as bars, as JSON, CSV or Parquet; or drawn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,10 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dressage.cli.drawing import draw
 from dressage.client.finding import QueryResult
 from dressage.protocol.errors import BadInput
 
-Form = Literal["table", "chart", "json", "csv", "parquet"]
+Form = Literal["table", "chart", "png", "svg", "json", "csv", "parquet"]
 
 _NUMBERS: Final = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|DOUBLE|FLOAT|DECIMAL\(\d+,\d+\)")
 _INEXACT: Final = re.compile(r"UNION\(|DECIMAL\(|HUGEINT")
@@ -32,10 +34,20 @@ _BAR: Final = 60
 
 def show(result: QueryResult, form: Form, output: Path | None) -> None:
     """Prints an answer, or writes it to a file. Raises `BadInput`."""
-    if form == "parquet":
+    if form in ("parquet", "png", "svg"):
         if output is None:
-            raise BadInput("Parquet goes to a file: give one with --output")
-        _write_parquet(result, output)
+            raise BadInput(f"{form.upper()} goes to a file: give one with --output")
+        if form == "parquet":
+            _write_parquet(result, output)
+        else:
+            bars = _bars(result)
+            draw(
+                [each.label for each in bars.rows],
+                [each.value for each in bars.rows],
+                bars.what,
+                form,
+                output,
+            )
         return
     text = as_text(result, form, wide=output is not None or not sys.stdout.isatty())
     if output is None:
@@ -71,19 +83,45 @@ def _table(result: QueryResult) -> Table:
     return table
 
 
-def _chart(result: QueryResult) -> Table:
-    """A bar for each row, of its first number; what stands in front of that names it. Raises `BadInput`."""
+@dataclass(frozen=True)
+class _Bar:
+    cells: list[str]
+    value: float
+
+    @property
+    def label(self) -> str:
+        return ", ".join(self.cells[:-1])
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """A bar for each row, of its first number; what stands in front of that names it."""
+
+    columns: list[str]
+    rows: list[_Bar]
+
+    @property
+    def what(self) -> str:
+        return self.columns[-1]
+
+
+def _bars(result: QueryResult) -> _Bars:
+    """Raises `BadInput`."""
     place = next((place for place, kind in enumerate(result.types) if _is_number(kind)), None)
     if place is None:
         raise BadInput("bars are of numbers, and no column of this answer has any")
-    values = [_number(row[place]) for row in result.rows]
-    most = max([*values, 0.0])
-    table = Table(
-        *map(escape, result.columns[:place]), escape(result.columns[place]), "", box=None, pad_edge=False
-    )
-    for row, value in zip(result.rows, values, strict=True):
-        length = round(_BAR * value / most) if most > 0 and value > 0 else 0
-        table.add_row(*(escape(_cell(each, "-")) for each in row[: place + 1]), "█" * length)
+    rows = [_Bar([_cell(each, "-") for each in row[: place + 1]], _number(row[place])) for row in result.rows]
+    return _Bars(list(result.columns[: place + 1]), rows)
+
+
+def _chart(result: QueryResult) -> Table:
+    """Raises `BadInput`."""
+    bars = _bars(result)
+    most = max([*(each.value for each in bars.rows), 0.0])
+    table = Table(*map(escape, bars.columns), "", box=None, pad_edge=False)
+    for each in bars.rows:
+        length = round(_BAR * each.value / most) if most > 0 and each.value > 0 else 0
+        table.add_row(*map(escape, each.cells), "█" * length)
     return table
 
 
