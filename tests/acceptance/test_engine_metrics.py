@@ -17,6 +17,7 @@ pytestmark = pytest.mark.anyio
 Until = Callable[..., Awaitable[None]]
 
 app = App("measured")
+held = asyncio.Event()
 
 
 class Odd(WorkflowFailure): ...
@@ -85,6 +86,48 @@ async def test_attempts_wait_until_there_is_a_worker_and_are_counted_by_task(
         )
 
     await until(lambda: behind() == 0, "nothing is behind any more")
+
+
+@app.task
+async def follow(n: int) -> int:
+    if n == 0:
+        await held.wait()
+    return n
+
+
+@workflow(name="followed")
+async def followed(n: int) -> int:
+    return await follow(n)
+
+
+async def test_what_is_done_with_behind_an_attempt_that_takes_long_waits_for_nobody(
+    scraped: Scraped, until: Until
+) -> None:
+    engine = scraped.engine
+    client = await engine.registered(followed)
+    await engine.worker(app)
+    ids = ids_of_all_shards(engine.shards)
+    held.clear()
+    slow = await client.start(followed, {"n": 0}, run_id=ids[0])
+    value = scraped.value
+    try:
+        for number in range(1, 6):
+            for run_id in ids:
+                run = await client.start(followed, {"n": number}, run_id=f"{run_id}-{number}")
+                await run.result(10)
+
+        def queued(state: str) -> float:
+            return sum(
+                value(f'dressage_queue_{state}{{queue="measured",shard="{shard}"}}')
+                for shard in range(engine.shards)
+            )
+
+        await asyncio.sleep(2.5)  # They are counted each second: this is of when all was done.
+        assert (queued("waiting"), queued("taken")) == (0, 1)
+    finally:
+        held.set()
+    assert await slow.result(10) == 0
+    await until(lambda: queued("taken") == 0, "nothing is there")
 
 
 async def test_who_no_longer_serves_a_shard_tells_of_no_queue_of_it(scraped: Scraped, until: Until) -> None:

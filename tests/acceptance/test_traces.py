@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import httpx
 import msgspec
@@ -13,7 +14,7 @@ from tests.tracing.test_context import STARTER  # pyright: ignore[reportMissingI
 
 from dressage.brokers.embedded import EmbeddedServer
 from dressage.brokers.jetstream import JetStreamBroker
-from dressage.client import Client
+from dressage.client import Client, RunFailed
 from dressage.connectors.connect.config import parse_connectors
 from dressage.connectors.connect.event_mapping import EventOutput, headers_of
 from dressage.connectors.http.app import HttpApp
@@ -22,7 +23,7 @@ from dressage.connectors.kafka.event_mapping import EventRecords
 from dressage.connectors.kafka.record_mapping import RecordMapping
 from dressage.connectors.kafka.records import Record
 from dressage.connectors.mapping import Start
-from dressage.flow import Event, workflow
+from dressage.flow import App, Event, workflow
 from dressage.orchestrator.service import OrchestratorConfig, run_beside
 from dressage.protocol.events import decode_event
 from dressage.protocol.traces import Trace, trace_of_run
@@ -179,3 +180,88 @@ async def test_records_messages_and_requests_tell_of_the_trace(engine: Engine, f
 
 async def _history(client: Client, count: int) -> bool:
     return len([event async for event in client.history("r")]) >= count
+
+
+# -- what runs come to -----------------------------------------------------------------------------
+app = App("lately")
+
+
+@app.task
+async def refuse() -> int:
+    raise RuntimeError("no")
+
+
+@workflow(name="refused-at-last")
+async def refused_at_last() -> int:
+    return await refuse()
+
+
+async def test_a_rescued_run_is_told_of_again_when_it_ends_again(server: EmbeddedServer) -> None:
+    engine = Engine(server.url, 1)
+    told = Told()
+    orchestrator, task = await run_beside(
+        JetStreamBroker(server.url), OrchestratorConfig(engine.namespace), told
+    )
+    await engine.worker(app)
+    async with Client(server.url, namespace=engine.namespace) as client:
+        await client.register(refused_at_last)
+        run = await client.start(refused_at_last, {}, run_id="r", traceparent=STARTER)
+        with pytest.raises(RunFailed):
+            await run.result(20)
+        await until(lambda: told.spans["run refused-at-last"] == 1, "its failure is told of")
+        await client.hold("r", "a lawsuit")
+        await client.rescue("r", skip=True, value=7)
+        assert await run.result(20) == 7
+        await until(lambda: told.spans["run refused-at-last"] == 2, "and its end")
+    orchestrator.stop()
+    await task
+    await engine.close()
+    assert told.spans == {
+        "turn start-run": 1,
+        "turn task-result": 1,
+        "turn rescue-run": 1,
+        "run refused-at-last": 2,
+    }
+
+
+async def test_who_takes_spans_and_fails_holds_up_no_shard(server: EmbeddedServer) -> None:
+    class Broken(Told):
+        def tell(self, *given: Any, **named: Any) -> None:
+            raise RuntimeError("no spans today")
+
+    engine = Engine(server.url, 1)
+    orchestrator, task = await run_beside(
+        JetStreamBroker(server.url), OrchestratorConfig(engine.namespace), Broken()
+    )
+    async with Client(server.url, namespace=engine.namespace) as client:
+        await client.register(waiting)
+        run = await client.start(waiting, {}, run_id="r", traceparent=STARTER)
+        await run.post("called-again", None)
+        assert await run.result(20) == 1
+        assert [event.kind async for event in run.history()][-1] == "run-completed"
+    orchestrator.stop()
+    await task
+    await engine.close()
+
+
+clients: list[Client] = []
+
+
+@app.task
+async def start_another() -> str:
+    return (await clients[0].start(waiting, {}, run_id="another")).run_id
+
+
+@workflow(name="starts-another")
+async def starts_another() -> str:
+    return await start_another()
+
+
+async def test_a_run_that_a_handler_starts_is_in_the_trace_of_its_run(engine: Engine) -> None:
+    client = await engine.registered(waiting, starts_another)
+    clients[:] = [client]
+    await engine.worker(app)
+    run = await client.start(starts_another, {}, run_id="one", traceparent=STARTER)
+    assert await run.result(20) == "another"
+    own = {event.traceparent[:35] async for event in client.history("another")}
+    assert own == {STARTER[:35]}

@@ -486,9 +486,9 @@ async def test_a_lost_acknowledgement_has_no_effect(
     await settle()
     script.out["ack"] = [LOST]
     await connection.ack(taken[0])
-    assert await connection.consumer_state("S", "c") == ConsumerState(floor=0, out=1)
+    assert await connection.consumer_state("S", "c") == ConsumerState(floor=0, out=1, delivered=1)
     await connection.ack(taken[0])
-    assert await connection.consumer_state("S", "c") == ConsumerState(floor=1, out=0)
+    assert await connection.consumer_state("S", "c") == ConsumerState(floor=1, out=0, delivered=1)
 
 
 async def test_no_link_no_connection(server: MemoryServer, script: Script) -> None:

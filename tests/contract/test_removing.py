@@ -172,3 +172,25 @@ async def test_what_was_deleted_before_it_was_delivered_never_comes(place: Place
     await place.connection.delete_message(place.stream, 2)
     taken = await place.pull(consumer)
     assert [each.stream_seq for each in await taken.count(2)] == [1, 3]
+
+
+async def test_messages_behind_a_sequence_are_counted_whatever_was_purged_or_acknowledged(
+    place: Place,
+) -> None:
+    consumer = await place.consumer("c")
+    taken = await place.pull(consumer)
+    await fill(place, "cmd.a", "cmd.b", "cmd.a", "cmd.a", "cmd.b", "cmd.a")
+    await taken.count(6)
+    await taken.ack(3)
+    await purge(place, "cmd.b", 6)
+    first = taken.deliveries[0].stream_seq
+    subject = taken.deliveries[0].subject
+    counts = [
+        await place.connection.count_behind(place.stream, subject, seq)
+        for seq in (0, first, first + 2, first + 3, first + 5, first + 50)
+    ]
+    assert counts == [4, 3, 2, 1, 0, 0]
+    assert await place.connection.count_behind(place.stream, subject.replace("cmd.a", "cmd.none"), 0) == 0
+    state = await place.connection.consumer_state(place.stream, consumer)
+    assert state.delivered == taken.deliveries[-1].stream_seq
+    assert await place.connection.consumers(place.stream) == [consumer]

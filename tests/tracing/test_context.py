@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
+import threading
+import types
+from importlib.machinery import ModuleSpec
 
 import msgspec
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
 
 from dressage.brokers.interface import Delivery
 from dressage.connectors.config import parse_triggers
 from dressage.connectors.mapping import EventMapping, Start
-from dressage.protocol.errors import BadInput
+from dressage.protocol.commands import TaskMessage
 from dressage.protocol.traces import read_trace, trace_of_run, usable_trace
-from dressage.telemetry.tracing import current_traceparent, tracing_from_environment
+from dressage.telemetry.tracing import attempt_span, current_traceparent, traced, tracing_from_environment
 
 STARTER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -118,11 +129,125 @@ def test_nothing_is_traced_unless_the_environment_says_where_to(monkeypatch: pyt
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert tracing_from_environment("x") is None
+    monkeypatch.delenv("OTEL_SDK_DISABLED")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert tracing_from_environment("x") is None
 
 
-def test_where_opentelemetry_is_missing_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_opentelemetry_is_missing_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(BadInput, match=r"pip install 'dressage\[tracing\]'") as refused:
-        tracing_from_environment("x")
-    assert refused.value.code == "EXTRA_MISSING"
+    assert tracing_from_environment("x") is None
+    assert "pip install 'dressage[tracing]'" in caplog.text
+
+
+MESSAGE = TaskMessage("t", "0-1-1-1", "0-1-1", "r", "w", 1, 1, msgspec.Raw(b"{}"), "reply")
+TRACED = msgspec.structs.replace(MESSAGE, traceparent=STARTER)
+
+
+def test_a_handler_is_in_the_trace_of_its_run_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace", raising=False)
+    with attempt_span(TRACED, "w"):
+        assert current_traceparent() == STARTER
+        with attempt_span(MESSAGE, "w"):
+            assert current_traceparent() == ""
+        assert current_traceparent() == STARTER
+    assert current_traceparent() == ""
+
+
+def test_a_module_that_is_being_imported_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = types.ModuleType("opentelemetry.trace")
+    half.__spec__ = ModuleSpec("opentelemetry.trace", None)
+    half.__spec__._initializing = True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", half)
+    assert current_traceparent() == ""
+    with attempt_span(TRACED, "w") as span:
+        span.ended("completed", "")
+
+
+def test_a_handler_of_a_run_in_no_trace_is_in_none_wherever_the_worker_was_started() -> None:
+    with TracerProvider().get_tracer("lifespan").start_as_current_span("startup"):
+        assert current_traceparent()
+        with attempt_span(MESSAGE, "w"):
+            assert current_traceparent() == ""
+        with attempt_span(TRACED, "w"):
+            assert current_traceparent()[3:35] == STARTER[3:35]
+        assert current_traceparent()
+
+
+class Broken(SpanProcessor):
+    """What somebody's program has put into its provider."""
+
+    def __init__(self, *where: str) -> None:
+        self.where = where
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if "start" in self.where:
+            raise RuntimeError("a processor is broken")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if "end" in self.where:
+            raise RuntimeError("a processor is broken")
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_a_processor_that_fails_costs_a_span_and_nothing_else(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(Broken(where))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    done = False
+    with attempt_span(TRACED, "w") as span:
+        assert current_traceparent()[3:35] == STARTER[3:35]
+        span.ended("completed", "")
+        done = True
+    assert done
+    assert "a span is missing" in caplog.text
+    assert current_traceparent() == ""
+
+
+def test_an_attempt_that_is_cut_off_is_a_span_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    with pytest.raises(asyncio.CancelledError), attempt_span(TRACED, "w"):
+        raise asyncio.CancelledError
+    with attempt_span(TRACED, "w") as span:
+        span.ended("errored", "os-error: the disk is full")
+    stopped, errored = kept.get_finished_spans()
+    told = [(each.attributes or {})["dressage.outcome"] for each in (stopped, errored)]
+    assert told == ["stopped", "errored"]
+    assert [each.status.is_ok for each in (stopped, errored)] == [False, False]
+    assert errored.status.description == "os-error: the disk is full"
+
+
+def test_a_collector_that_is_away_does_not_hold_up_who_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # It takes connections, and never answers.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        span = read_trace(STARTER)
+        assert span is not None
+        monkeypatch.setattr("dressage.telemetry.tracing.CLOSE_S", 0.2)
+        closing = threading.Event()
+        with traced("x") as tracing:
+            assert tracing is not None
+            for _ in range(10):
+                tracing.tell("run w", span, span.span_id, 1, 2, {})
+            monkeypatch.setattr(tracing, "_processor", Slow(closing))
+    assert closing.is_set()
+    trace._TRACER_PROVIDER_SET_ONCE = Once()  # pyright: ignore[reportPrivateUsage]
+    trace._TRACER_PROVIDER = None  # pyright: ignore[reportPrivateUsage]
+
+
+class Slow:
+    """A processor whose shutdown does not end."""
+
+    def __init__(self, begun: threading.Event) -> None:
+        self._begun = begun
+
+    def shutdown(self) -> None:
+        self._begun.set()
+        threading.Event().wait(600)

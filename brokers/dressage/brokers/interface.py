@@ -161,11 +161,12 @@ class StreamState:
 
 
 class ConsumerState(NamedTuple):
-    """`floor` is the stream sequence up to which every message of this consumer is acknowledged; `out` how many are
-    delivered, and not acknowledged."""
+    """`floor` is the stream sequence up to which every message of this consumer is acknowledged, and `delivered` that
+    of its last delivery; `out` is how many are delivered, and not acknowledged."""
 
     floor: int
     out: int
+    delivered: int = 0
 
 
 class Subscription(Protocol):
@@ -251,6 +252,10 @@ class Connection(Protocol):
 
     async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         """Raises `BrokerError` also where there is no such consumer."""
+        ...
+
+    async def count_behind(self, stream: str, subject: str, seq: int) -> int:
+        """How many messages of a subject stand behind a sequence."""
         ...
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:

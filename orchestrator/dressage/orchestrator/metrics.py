@@ -94,7 +94,9 @@ class EngineMetrics:
                 self._tasks.labels("scheduled", event.task).inc()
             case TaskCompleted():
                 self._tasks.labels("completed", event.task).inc()
-                self._task_wait.labels(event.task).observe((event.waited_ms - event.duration_ms) / 1000)
+                self._task_wait.labels(event.task).observe(
+                    max(0.0, event.waited_ms - event.duration_ms) / 1000
+                )
             case TaskFailed():
                 outcome = "failed" if event.failure.kind == "failure" else "errored"
                 self._tasks.labels(outcome, event.task).inc()

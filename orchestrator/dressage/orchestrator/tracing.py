@@ -6,6 +6,7 @@ by an owner that died at that moment is missing. A trace is for looking at; what
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from typing import NamedTuple
 from dressage.orchestrator.fold.state import RunState
 from dressage.protocol.traces import read_trace, span_of_run
 from dressage.telemetry.tracing import Attributes, Tracing, inner_span
+
+_log = logging.getLogger("dressage.orchestrator")
 
 
 class Traced(NamedTuple):
@@ -33,7 +36,14 @@ def is_traced(state: RunState) -> bool:
 
 
 def tell(tracing: Tracing, shard: int, traced: Sequence[Traced]) -> None:
-    """Of a turn that is committed now."""
+    """Of a turn that is committed now. Whatever is wrong with who takes spans, the shard goes on."""
+    try:
+        _tell(tracing, shard, traced)
+    except Exception:
+        _log.exception("shard %d: spans could not be told", shard)
+
+
+def _tell(tracing: Tracing, shard: int, traced: Sequence[Traced]) -> None:
     now_ns = time.time_ns()
     for each in traced:
         state = each.state

@@ -524,7 +524,7 @@ class Client:
         often and by whomever it is started; with other input it is refused (RUN_ID_CONFLICT). `version` is a
         number, a label as `2.1` or `2.x`, or an alias; a text may also say `name@version`. Without one the latest is
         taken. With a `command_id` of the caller's a repeat of one start is known from another start. The run is in the
-        trace of `traceparent`, a W3C trace context, or else of the OpenTelemetry span that this is called in. Raises
+        trace of `traceparent`, a W3C trace context (empty: in none), or else of the span that this is called in. Raises
         `Refused`, `NotFound` (WORKFLOW_UNKNOWN, ALIAS_UNKNOWN), `BadInput` (VERSION_RETIRED, WORKFLOW_ARCHIVED), or
         `NoAnswer` after `timeout_s`.
         """

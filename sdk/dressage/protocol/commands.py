@@ -96,7 +96,7 @@ class StartRun(msgspec.Struct, tag="start-run", tag_field="type", frozen=True, o
     schedule: Short = ""
     keep_ms: int | None = None
     fork: Fork | None = None
-    traceparent: Short = ""
+    traceparent: str = ""
 
 
 class TaskResult(msgspec.Struct, tag="task-result", tag_field="type", frozen=True, omit_defaults=True):

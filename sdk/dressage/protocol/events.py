@@ -824,7 +824,8 @@ class ReceivedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     index: int
     command: str
     data: msgspec.Raw
-    actor: str = ""
+    # A default that is made is not left out: who reads an answer in JSON finds an actor in each event.
+    actor: str = msgspec.field(default_factory=str)
     traceparent: str = ""
 
     @property

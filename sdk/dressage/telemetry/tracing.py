@@ -1,62 +1,94 @@
 """Spans of OpenTelemetry, where it is: who starts a run passes its trace on, and a handler goes on in it.
 
 Nothing here imports OpenTelemetry but `tracing_from_environment`: in a process that has not, there is no span to be in.
+What others have put into it, as processors and samplers, may fail: then there is no span, and all else goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 from dressage.protocol.commands import TaskMessage
-from dressage.protocol.errors import BadInput
 from dressage.protocol.traces import Trace, read_trace
 
+_log = logging.getLogger("dressage.telemetry")
+
+T = TypeVar("T")
 Attributes = Mapping[str, str | int | bool]
 
 SCOPE: Final = "dressage"
+CLOSE_S: Final = 3.0
+"""So long a process that ends waits for what is left to be sent."""
+
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_of_attempt: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
+"""The trace of the run whose attempt is executed, for processes without OpenTelemetry."""
 
 
 def current_traceparent() -> str:
-    """The W3C trace context of the span that the caller is in; empty without one."""
+    """The W3C trace context of the span that the caller is in, or else of the run whose handler it is; empty without
+    one."""
     api = _api()
-    if api is None:
-        return ""
-    found = api.get_current_span().get_span_context()
-    if not found.is_valid:
-        return ""
+    found = None if api is None else _safely(lambda: api.get_current_span().get_span_context())
+    if found is None or not found.is_valid:
+        return _of_attempt.get()
     return str(Trace(f"{found.trace_id:032x}", f"{found.span_id:016x}", bool(found.trace_flags.sampled)))
 
 
 class AttemptSpan:
     """The span of an attempt; without OpenTelemetry, or outside of any trace, it is none."""
 
-    def __init__(self, span: Any = None) -> None:
-        self._span = span
+    def __init__(self, api: Any = None, span: Any = None) -> None:
+        self._api, self._span = api, span
+        self._outcome, self._message = "stopped", ""
 
-    def end(self, outcome: str, message: str) -> None:
-        """Says how the attempt ended: `completed`, or what else, and why."""
-        if self._span is None:
-            return
-        self._span.set_attribute("dressage.outcome", outcome)
-        if outcome != "completed":
-            api = _api()
-            assert api is not None, "it has made the span"
-            self._span.set_status(api.Status(api.StatusCode.ERROR, message))
+    def ended(self, outcome: str, message: str) -> None:
+        """Says how the attempt ended: `completed`, or what else, and why. One of which nobody says it was stopped."""
+        self._outcome, self._message = outcome, message
+
+    def close(self) -> None:
+        if self._span is not None:
+            _safely(self._close)
+
+    def _close(self) -> None:
+        self._span.set_attribute("dressage.outcome", self._outcome)
+        if self._outcome != "completed":
+            self._span.set_status(self._api.Status(self._api.StatusCode.ERROR, self._message))
+        self._span.end()
 
 
 @contextlib.contextmanager
 def attempt_span(message: TaskMessage, worker: str) -> Iterator[AttemptSpan]:
-    """What is done in it is in the run's trace. The spans go where the process's tracer provider takes them."""
+    """What is done in it is in the run's trace, or in none, whichever span the worker was started in. Spans go where
+    the process's tracer provider takes them."""
     api, run = _api(), read_trace(message.traceparent)
-    if api is None or run is None:
-        yield AttemptSpan()
-        return
+    carried = _of_attempt.set("" if run is None else str(run))
+    span, token = AttemptSpan(), None
+    if api is not None:
+        span, token = _safely(lambda: _begun(api, run, message, worker)) or (span, None)
+    try:
+        yield span
+    finally:
+        span.close()
+        if token is not None:
+            _safely(lambda: _detached(token))
+        _of_attempt.reset(carried)
+
+
+def _begun(api: Any, run: Trace | None, message: TaskMessage, worker: str) -> tuple[AttemptSpan, Any]:
+    """The span of an attempt, and what its context is left by."""
+    from opentelemetry import context
+
+    if run is None:
+        return AttemptSpan(), context.attach(api.set_span_in_context(api.INVALID_SPAN, context.Context()))
     attributes: Attributes = {
         "dressage.run_id": message.run_id,
         "dressage.workflow": message.workflow,
@@ -66,16 +98,17 @@ def attempt_span(message: TaskMessage, worker: str) -> Iterator[AttemptSpan]:
         "dressage.attempt": message.attempt,
         "dressage.worker": worker,
     }
-    parent = api.set_span_in_context(api.NonRecordingSpan(_context(api, run, remote=True)))
-    with api.get_tracer(SCOPE).start_as_current_span(
-        f"task {message.task}",
-        parent,
-        kind=api.SpanKind.CONSUMER,
-        attributes=attributes,
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as span:
-        yield AttemptSpan(span)
+    parent = api.set_span_in_context(api.NonRecordingSpan(_context(api, run, remote=True)), context.Context())
+    span = api.get_tracer(SCOPE).start_span(
+        f"task {message.task}", parent, kind=api.SpanKind.CONSUMER, attributes=attributes
+    )
+    return AttemptSpan(api, span), context.attach(api.set_span_in_context(span, parent))
+
+
+def _detached(token: Any) -> None:
+    from opentelemetry import context
+
+    context.detach(token)
 
 
 class Tracing(Protocol):
@@ -105,22 +138,26 @@ def inner_span(of: Trace) -> Trace:
 
 
 def tracing_from_environment(service: str) -> Tracing | None:
-    """Sends spans where the environment says, by OpenTelemetry's variables; None where it says nothing.
+    """Sends spans where the environment says, by OpenTelemetry's variables; None where it says nothing, or says that
+    there are to be none.
 
     `service` is what the process is called where `OTEL_SERVICE_NAME` does not say. Other spans of the process go there,
-    too, unless it has a tracer provider already. Raises `BadInput` (EXTRA_MISSING).
+    too, unless it has a tracer provider already. That OpenTelemetry is missing is only told: the variables may be there
+    for somebody else.
     """
-    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    off = off or os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none"
     if off or not any(os.environ.get(each) for each in _ENDPOINTS):
         return None
     try:
         return _OpenTelemetry(service)
-    except ImportError as error:
-        raise BadInput(
-            f"{' or '.join(_ENDPOINTS)} is set, which needs OpenTelemetry: pip install 'dressage[tracing]', or unset "
-            "it",
-            code="EXTRA_MISSING",
-        ) from error
+    except ImportError:
+        _log.warning(
+            "%s is set, but no spans are sent without OpenTelemetry: pip install 'dressage[tracing]', or set "
+            "OTEL_TRACES_EXPORTER=none",
+            next(each for each in _ENDPOINTS if os.environ.get(each)),
+        )
+        return None
 
 
 @contextlib.contextmanager
@@ -151,7 +188,7 @@ class _OpenTelemetry:
         self._api = trace
         self._span = ReadableSpan
         self._scope = InstrumentationScope(SCOPE)
-        provider = TracerProvider(resource=self._resource)
+        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(provider)
@@ -184,12 +221,26 @@ class _OpenTelemetry:
         )
 
     def close(self) -> None:
-        self._processor.shutdown()
+        # Who takes spans may be away: a process that is told to end must not wait for minutes.
+        closing = threading.Thread(target=lambda: _safely(self._processor.shutdown), daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
 
 def _api() -> Any:
     """OpenTelemetry's, if this process has it: then somebody may be in a span."""
-    return sys.modules.get("opentelemetry.trace")
+    api = sys.modules.get("opentelemetry.trace")
+    # It stands there before it is whole, while another thread imports it.
+    return None if api is None or getattr(api.__spec__, "_initializing", False) else api
+
+
+def _safely(what: Callable[[], T]) -> T | None:
+    """None, and a line in the log, where that fails."""
+    try:
+        return what()
+    except Exception:
+        _log.warning("a span is missing", exc_info=True)
+        return None
 
 
 def _context(api: Any, span: Trace, *, remote: bool) -> Any:

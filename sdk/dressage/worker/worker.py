@@ -561,14 +561,11 @@ class Worker:
             ended = (
                 given if isinstance(given, Ended) else await attempt.execute(handler, given, self._threads)
             )
-            if ended is None:
-                span.end("stopped", attempt.ending)
-            else:
+            seconds = loop.time() - began
+            if ended is not None:
+                ended = await _stored(large, handler, message, ended)
                 failure = ended.failure or ended.error
-                span.end(ended.outcome, "" if failure is None else f"{failure.name}: {failure.message}")
-        seconds = loop.time() - began
-        if ended is not None:
-            ended = await _stored(large, handler, message, ended)
+                span.ended(ended.outcome, "" if failure is None else f"{failure.name}: {failure.message}")
         self._seconds.labels(message.task).observe(seconds)
         if ended is None:
             return None

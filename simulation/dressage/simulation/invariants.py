@@ -239,7 +239,7 @@ class Watch:
 
         self._permits = Permits(self.broken)
         self._events: dict[str, list[ReceivedEvent]] = {}
-        self._traces = Traces()
+        self.traces = Traces()
         self._replies: dict[str, list[tuple[int, int]]] = {}
         self._due_cancels: list[tuple[int, str, str]] = []
         """Cancels that a cursor covers; they may ride on copies of it that stand behind it in the same batch."""
@@ -499,6 +499,11 @@ class Watch:
         message = _tasks.decode(record.data)
         token = message.reply.rsplit(".", 1)[1]
         self.view(shard).tasks.add((token, message.task_id))
+        state = self.refold.shard(shard).states.get(token)
+        if isinstance(state, RunState) and message.traceparent != state.traceparent:
+            self.broken(
+                "one-trace", f"task {message.task_id} of {message.run_id} is in another trace than that"
+            )
         build = self.refold.shard(shard).tasks.get((token, message.task_id))
         if build is None:
             self.broken("no-phantom-effect", f"shard {shard}: task {message.task_id} of {message.run_id}")
@@ -577,7 +582,8 @@ class Watch:
         if event.kind == "run-deleted":
             view.begun[token] = index + 1
         elif not of_schedule:
-            wrong = self._traces.wrong_with(event.subject, view.begun.get(token, 0), event.traceparent)
+            born = seq if event.kind == "run-started" else None
+            wrong = self.traces.wrong_with(event.subject, view.begun.get(token, 0), event.traceparent, born)
             if wrong:
                 self.broken("one-trace", wrong)
         if event.kind in ATTEMPT_ENDS:

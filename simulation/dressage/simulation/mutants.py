@@ -1564,6 +1564,25 @@ def spans_by_chance() -> Iterator[None]:
         yield
 
 
+@mutant("a run forgets in whose trace it was started", "one-trace")
+def start_without_trace() -> Iterator[None]:
+    with mock.patch.object(fold_module, "usable_trace", return_value=""):
+        yield
+
+
+@mutant("an attempt is told another span than that of its run", "one-trace")
+def task_in_its_starters_span() -> Iterator[None]:
+    made = MessageMaker._task
+
+    def task(self: Any, effect: Any, state: Any, token: str) -> Message:
+        message = made(self, effect, state, token)
+        own, starter = state.traceparent.encode(), state.trace.encode()
+        return message if not own else structs.replace(message, data=message.data.replace(own, starter))
+
+    with mock.patch.object(MessageMaker, "_task", task):
+        yield
+
+
 @mutant("a child run is not told whose trace it is in", "one-trace")
 def child_without_trace() -> Iterator[None]:
     def untraced(token: str, command: Any) -> SendCommand:

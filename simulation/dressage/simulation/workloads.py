@@ -227,6 +227,7 @@ def some_run(script: Script, chance: random.Random) -> PlannedRun | None:
 
 def start_of(run: PlannedRun, client: str, at_s: float) -> Action:
     async def act(world: World, client: Client) -> None:
+        world.watch.traces.started.add(run.run_id)
         handle = await client.start(
             *(run.workflow, {"x": run.x}),
             run_id=run.run_id,

@@ -72,6 +72,9 @@ _UNAVAILABLE: Final = b'"err_code":10008,'
 _ERROR_BYTES_MAX: Final = 500
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
+
+COUNTED_S: Final = 5.0
+"""A consumer that counts, and was not deleted, is gone after so long."""
 _NOT_THERE: Final = ("no message found", "stream store EOF")
 """What a deletion is answered of a message that is not there, with a number that says that it failed."""
 _SEQUENCE_NOT_FOUND: Final = 10043
@@ -454,7 +457,25 @@ class JetStreamConnection:
         reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.INFO.{stream}.{consumer}", None))
         if reply.error is not None:
             raise BrokerError(f"consumer {consumer} of {stream}: {reply.error.description}")
-        return ConsumerState(reply.ack_floor.stream_seq if reply.ack_floor else 0, reply.num_ack_pending)
+        return ConsumerState(reply.ack_floor.stream_seq, reply.num_ack_pending, reply.delivered.stream_seq)
+
+    async def count_behind(self, stream: str, subject: str, seq: int) -> int:
+        # A server counts them for a consumer that it makes; what it goes on to count for one drifts behind purges.
+        name = f"count_{uuid.uuid4().hex}"
+        config = ConsumerConfig(
+            *(name, [subject]),
+            durable=False,
+            explicit_ack=False,
+            memory=True,
+            inactive_s=COUNTED_S,
+            start_seq=seq + 1,
+        )
+        body = {"stream_name": stream, "config": _consumer_body(config), "action": ""}
+        reply = wire.consumer_reply.decode(await self._api(f"CONSUMER.CREATE.{stream}.{name}", body))
+        if reply.error is not None:
+            raise BrokerError(f"counting in stream {stream}: {reply.error.description}")
+        await self.delete_consumer(stream, name)
+        return reply.num_pending
 
     async def purge(self, stream: str, subjects: str, below: int) -> None:
         if below <= 1:

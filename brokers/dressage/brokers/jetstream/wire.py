@@ -97,8 +97,10 @@ class SequenceReply(msgspec.Struct):
 
 
 class ConsumerReply(msgspec.Struct):
-    ack_floor: SequenceReply | None = None
+    ack_floor: SequenceReply = msgspec.field(default_factory=SequenceReply)
+    delivered: SequenceReply = msgspec.field(default_factory=SequenceReply)
     num_ack_pending: int = 0
+    num_pending: int = 0
     error: ApiError | None = None
 
 

@@ -389,6 +389,12 @@ class MemoryConnection:
         except Refusal as refusal:
             raise BrokerError(f"consumer {consumer} of {stream}: {refusal.description}") from None
 
+    async def count_behind(self, stream: str, subject: str, seq: int) -> int:
+        try:
+            return await self._ask("api", self.server.count_behind, stream, subject, seq)
+        except Refusal as refusal:
+            raise BrokerError(f"counting in stream {stream}: {refusal.description}") from None
+
     async def purge(self, stream: str, subjects: str, below: int) -> None:
         if below <= 1:
             return

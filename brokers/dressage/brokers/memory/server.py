@@ -208,7 +208,11 @@ class MemoryServer:
         """Raises `Refusal`."""
         found = self.stream(stream).consumer(consumer)
         found.notice_ghosts()
-        return ConsumerState(found.ack_floor, found.ack_pending)
+        return ConsumerState(found.ack_floor, found.ack_pending, found.delivered[0])
+
+    def count_behind(self, stream: str, subject: str, seq: int) -> int:
+        """Raises `Refusal`."""
+        return sum(each > seq for each in self.stream(stream).log.subjects.get(subject, ()))
 
     # -- consumers ---------------------------------------------------------------------------------
     def create_consumer(self, stream: str, config: ConsumerConfig) -> None:

@@ -39,6 +39,7 @@ from dressage.orchestrator.operations import Operations
 from dressage.protocol.errors import BadInput, ServerUnreachable
 from dressage.protocol.traces import usable_trace
 from dressage.telemetry import Meters, NoMeters
+from dressage.telemetry.tracing import current_traceparent
 
 _log = logging.getLogger("dressage.connectors")
 
@@ -271,7 +272,10 @@ def _request(route: Route, fields: Mapping[str, str], scope: Scope, body: bytes)
         if not _named(request.get("run_id")):
             request["run_id"] = _header(scope, b"idempotency-key").strip() or str(uuid.uuid4())
         if not _named(request.get("traceparent")):
-            request["traceparent"] = usable_trace(_header(scope, b"traceparent").strip())
+            # A span of a program that this app is part of is in the caller's already.
+            request["traceparent"] = current_traceparent() or usable_trace(
+                _header(scope, b"traceparent").strip()
+            )
     elif route.body:
         request[route.body] = msgspec.Raw(_json(body))
         request["event_id"] = str(uuid.uuid4())

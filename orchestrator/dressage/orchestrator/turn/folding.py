@@ -111,6 +111,8 @@ OPENS: Final[Mapping[type[EventData], int]] = {
 }
 """How an output event changes the number of open runs."""
 
+ENDS: Final = (RunCompleted, RunFailed, RunCancelled, RunFaulted)
+
 _TRACE_MAX: Final = 8000
 
 
@@ -547,11 +549,8 @@ class Folder:
             self._record_answer(delivery, outcome)
         if isinstance(before, RunState) and seq > self._committed[0]:
             self._record_stopped(before, outcome, command)
-        after = run.state
-        if self._traces and isinstance(after, RunState) and seq > self._committed[0] and is_traced(after):
-            ended = after.finished and not (isinstance(before, RunState) and before.finished)
-            what = type(command).__struct_config__.tag if command is not None else "unreadable"
-            turn.traced.append(Traced(after, str(what), seq, delivery.time_ns, outcome.code or "", ended))
+        if self._traces and command is not None and seq > self._committed[0]:
+            self._record_trace(delivery, run.state, outcome, command)
         self.ready.set()
 
     async def _record_effects(self, seq: int, outcome: Outcome, effects: list[Message | TimerCancel]) -> None:
@@ -617,6 +616,18 @@ class Folder:
         for wait in stopped(before, outcome, ended):
             told = AttemptStopped(before.run_id, wait.task_id)
             self._open.answers.append((self._names.stop(wait.queue), told))
+
+    def _record_trace(
+        self, delivery: Delivery, state: State | None, outcome: Outcome, command: Command
+    ) -> None:
+        """What comes when a run has ended is not told of: its trace may be over for weeks."""
+        if not isinstance(state, RunState) or not is_traced(state):
+            return
+        ended = any(isinstance(each, ENDS) for each in outcome.events)
+        if ended or not state.finished:
+            what = str(type(command).__struct_config__.tag)
+            told = Traced(state, what, delivery.stream_seq, delivery.time_ns, outcome.code or "", ended)
+            self._open.traced.append(told)
 
 
 @dataclass(slots=True, frozen=True)

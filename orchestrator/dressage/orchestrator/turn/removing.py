@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from dressage.brokers.interface import Connection
+from dressage.brokers.interface import Connection, ConsumerState
 from dressage.orchestrator.turn.doubt import Doubt
 from dressage.orchestrator.turn.lingering import Lingering
 from dressage.protocol.errors import BrokerError
@@ -126,28 +126,35 @@ class Remover:
         """
         if not await self._still_owned():
             raise Doubt("somebody else has fenced the shard", contested=True)
-        out: dict[str, int] = {}
+        states: dict[str, ConsumerState] = {}
         for consumer in await self._connection.consumers(self._stream):
             epoch = self._names.consumer_epoch(consumer)
             if epoch is not None and epoch < self._epoch:
                 await self._connection.delete_consumer(self._stream, consumer)
             elif consumer.startswith(TASK_CONSUMER_PREFIX):
                 queue = consumer.removeprefix(TASK_CONSUMER_PREFIX)
-                out[queue] = await self._remove_tasks(queue, consumer)
-        await self._count_tasks(out)
+                states[queue] = await self._remove_tasks(queue, consumer)
+        await self._count_tasks(states)
 
-    async def _remove_tasks(self, queue: str, consumer: str) -> int:
-        """Gives how many are with workers."""
+    async def _remove_tasks(self, queue: str, consumer: str) -> ConsumerState:
         state = await self._connection.consumer_state(self._stream, consumer)
         await self._remove(self._names.task(self._shard, queue), state.floor)
-        return state.out
+        return state
 
-    async def _count_tasks(self, out: dict[str, int]) -> None:
-        """Of those whose subject is still there: the server's own count for the consumer drifts behind purges."""
+    async def _count_tasks(self, states: dict[str, ConsumerState]) -> None:
+        """What stands on the subject of a queue is waiting, with workers, or done with behind one that takes long."""
         tasks = self._names.tasks(self._shard)
         state = await self._connection.stream_state(self._stream, tasks)
         there = {} if state is None else state.subjects
         counts = {subject.removeprefix(tasks[:-1]): count for subject, count in there.items()}
-        for queue in {*self.queues, *counts}:
-            taken = min(out.get(queue, 0), counts.get(queue, 0))
-            self.queues[queue] = Queue(counts.get(queue, 0) - taken, taken)
+        for queue in {*self.queues, *counts, *states}:
+            consumer = states.get(queue)
+            if consumer is None:
+                self.queues[queue] = Queue(counts.get(queue, 0), 0)
+                continue
+            waiting, subject = 0, self._names.task(self._shard, queue)
+            if counts.get(queue, 0) > consumer.out and await self._connection.next_message(
+                self._stream, consumer.delivered + 1, subject
+            ):
+                waiting = await self._connection.count_behind(self._stream, subject, consumer.delivered)
+            self.queues[queue] = Queue(waiting, consumer.out)

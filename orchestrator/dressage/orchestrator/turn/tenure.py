@@ -373,6 +373,8 @@ class Tenure:
             await self._tell(intake, stages, turn)
             stages.events.add(turn)
             self._committing = False
+            if self._tracing is not None and turn.traced:
+                tell(self._tracing, self._shard, turn.traced)
 
     async def _observe(self, stages: _Stages) -> None:
         shard, metrics = str(self._shard), self._metrics
@@ -428,8 +430,6 @@ class Tenure:
                 _log.info("shard %d: an answer cannot be sent: %s", self._shard, error)
                 self._metrics.unanswered.inc()
         await stages.asking.committed([(frozen.run.token, frozen.state) for frozen in turn.frozen])
-        if self._tracing is not None:
-            tell(self._tracing, self._shard, turn.traced)
 
     async def _drain(self, stages: _Stages, failing: list[asyncio.Future[None]]) -> None:
         """Everything delivered is committed, published, stored and removed before the shard is let go."""
