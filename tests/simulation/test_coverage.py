@@ -36,12 +36,16 @@ UNSEEN = {
     "DeferPermit": "takes 10,000 attempts that wait for one limit; tests/orchestrator has it",
     "TimetableFull": "takes 1,000 schedules of one timetable; tests/orchestrator has it",
 }
+BY_CHANCE = {"EVENT_UNKNOWN"}
+"""Those of `UNSEEN_REFUSALS` that some seeds have: which ones changes with every request that somebody adds."""
+
 UNSEEN_REFUSALS = {
     "ENGINE_FAULT": "as RunFaulted",
     "CANCEL_INVALID": "nobody cancels run thread 0; tests/testing has it",
     "EVENTS_FULL": "takes 2,000 events of a run, or 128 KiB of them; tests/orchestrator has it",
     "USER_TASK_FULL": "takes 100 comments, or 2,000 events; tests/testing has it",
     "SPEC_INVALID": "no registry takes such a definition, and its place cannot be written by a client",
+    "EVENT_UNKNOWN": "an event of an unknown name comes to runs that mostly have ended; tests/orchestrator has it",
     **dict.fromkeys(
         ("NAME_INVALID", "PAYLOAD_TOO_LARGE", "OPERATION_UNKNOWN", "REQUEST_MALFORMED", "NOT_FOUND"),
         "an answer to a request, not to a command",
@@ -107,4 +111,4 @@ def test_seeds_have_every_command_effect_event_and_refusal(monkeypatch: pytest.M
     print(sorted(seen))
     missing = sorted(expected - seen)
     assert missing == []
-    assert sorted(seen & (UNSEEN.keys() | UNSEEN_REFUSALS.keys())) == []
+    assert sorted(seen & (UNSEEN.keys() | UNSEEN_REFUSALS.keys() - BY_CHANCE)) == []
