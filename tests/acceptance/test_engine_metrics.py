@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
 from tests.acceptance.conftest import Scraped  # pyright: ignore[reportMissingImports]
 from tests.acceptance.test_bad_commands import ids_of_all_shards  # pyright: ignore[reportMissingImports]
 
-from dressage.client import RunFailed
+from dressage.client import RunFailed, RunHandle
 from dressage.flow import App, WorkflowFailure, workflow
+from dressage.protocol.names import shard_of
 
 pytestmark = pytest.mark.anyio
 
@@ -105,29 +107,33 @@ async def test_what_is_done_with_behind_an_attempt_that_takes_long_waits_for_nob
 ) -> None:
     engine = scraped.engine
     client = await engine.registered(followed)
-    await engine.worker(app)
-    ids = ids_of_all_shards(engine.shards)
+    await engine.worker(app, concurrency=2)
+    numbers = itertools.count()
+    names = (name for name in (f"r{n}" for n in numbers) if shard_of(name, engine.shards) == 0)
+
+    async def start(n: int) -> RunHandle[int]:
+        return await client.start(followed, {"n": n}, run_id=next(names))
+
+    def queued() -> tuple[float, float]:
+        labels = '{queue="measured",shard="0"}'
+        return scraped.value(f"dressage_queue_waiting{labels}"), scraped.value(
+            f"dressage_queue_taken{labels}"
+        )
+
     held.clear()
-    slow = await client.start(followed, {"n": 0}, run_id=ids[0])
-    value = scraped.value
     try:
-        for number in range(1, 6):
-            for run_id in ids:
-                run = await client.start(followed, {"n": number}, run_id=f"{run_id}-{number}")
-                await run.result(10)
-
-        def queued(state: str) -> float:
-            return sum(
-                value(f'dressage_queue_{state}{{queue="measured",shard="{shard}"}}')
-                for shard in range(engine.shards)
-            )
-
-        await asyncio.sleep(2.5)  # They are counted each second: this is of when all was done.
-        assert (queued("waiting"), queued("taken")) == (0, 1)
+        slow = [await start(0)]
+        for n in range(1, 8):
+            assert await (await start(n)).result(10) == n
+        await asyncio.sleep(2.5)  # They are looked at each second: this is of when all was done.
+        assert queued() == (0, 1)
+        slow.append(await start(0))
+        behind = [await start(n) for n in range(1, 4)]
+        await until(lambda: queued() == (3, 2), "three wait behind two that take long")
     finally:
         held.set()
-    assert await slow.result(10) == 0
-    await until(lambda: queued("taken") == 0, "nothing is there")
+    assert [await run.result(10) for run in (*slow, *behind)] == [0, 0, 1, 2, 3]
+    await until(lambda: queued() == (0, 0), "nothing is there")
 
 
 async def test_who_no_longer_serves_a_shard_tells_of_no_queue_of_it(scraped: Scraped, until: Until) -> None:

@@ -24,6 +24,7 @@ _log = logging.getLogger("dressage.orchestrator")
 
 COMMANDS_EVERY_S: Final = 0.2
 TASKS_EVERY_S: Final = 1.0
+COUNT_EVERY_S: Final = 10.0
 TASK_CONSUMER_PREFIX: Final = Names.task_consumer("")
 
 
@@ -86,6 +87,9 @@ class Remover:
         self._removed: dict[str, int] = {}
         self.queues: dict[str, Queue] = {}
         """What has been seen of the shard's part of each queue, by its name."""
+        self._done: dict[str, tuple[float, int]] = {}
+        """When the attempts of a queue were counted, and how many of those beside what is with workers were done."""
+
         self.lingering = Lingering()
 
     @property
@@ -152,9 +156,21 @@ class Remover:
             if consumer is None:
                 self.queues[queue] = Queue(counts.get(queue, 0), 0)
                 continue
-            waiting, subject = 0, self._names.task(self._shard, queue)
-            if counts.get(queue, 0) > consumer.out and await self._connection.next_message(
-                self._stream, consumer.delivered + 1, subject
-            ):
-                waiting = await self._connection.count_behind(self._stream, subject, consumer.delivered)
+            beside = counts.get(queue, 0) - consumer.out
+            waiting = await self._waiting(queue, consumer, beside) if beside > 0 else 0
             self.queues[queue] = Queue(waiting, consumer.out)
+
+    async def _waiting(self, queue: str, consumer: ConsumerState, beside: int) -> int:
+        """How many of those `beside` what is with workers nobody has taken. In a cluster it is dear to count them, so
+        it is done now and then; between that as many count as done with as then."""
+        subject = self._names.task(self._shard, queue)
+        if await self._connection.next_message(self._stream, consumer.delivered + 1, subject) is None:
+            self._done.pop(queue, None)
+            return 0
+        now = asyncio.get_running_loop().time()
+        counted_at, done = self._done.get(queue, (now - COUNT_EVERY_S, 0))
+        if now - counted_at < COUNT_EVERY_S:
+            return max(1, beside - done)
+        waiting = await self._connection.count_behind(self._stream, subject, consumer.delivered)
+        self._done[queue] = now, max(0, beside - waiting)
+        return waiting
