@@ -125,8 +125,7 @@ async def test_what_is_done_with_behind_an_attempt_that_takes_long_waits_for_nob
         slow = [await start(0)]
         for n in range(1, 8):
             assert await (await start(n)).result(10) == n
-        await asyncio.sleep(2.5)  # They are looked at each second: this is of when all was done.
-        assert queued() == (0, 1)
+        await until(lambda: queued() == (0, 1), "only the slow one is there")
         slow.append(await start(0))
         behind = [await start(n) for n in range(1, 4)]
         await until(lambda: queued() == (3, 2), "three wait behind two that take long")

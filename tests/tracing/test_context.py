@@ -237,7 +237,7 @@ def test_a_collector_that_is_away_does_not_hold_up_who_ends(monkeypatch: pytest.
             for _ in range(10):
                 tracing.tell("run w", span, span.span_id, 1, 2, {})
             monkeypatch.setattr(tracing, "_processor", Slow(closing))
-    assert closing.is_set()
+    assert closing.wait(30)
     trace._TRACER_PROVIDER_SET_ONCE = Once()  # pyright: ignore[reportPrivateUsage]
     trace._TRACER_PROVIDER = None  # pyright: ignore[reportPrivateUsage]
 
