@@ -54,14 +54,14 @@ async def test_attempts_wait_until_there_is_a_worker_and_are_counted_by_task(
             for shard in range(engine.shards)
         )
 
-    await until(lambda: queued("waiting") == len(ids) + 1, "every attempt waits for a worker")
+    await until(lambda: queued("waiting") == len(ids) + 1, "every attempt waits for a worker", 30)
     assert queued("taken") == 0
     await engine.worker(app)
     for run_id in ids:
         assert await client.handle(run_id).result(10) in (1, 2)
     with pytest.raises(RunFailed):
         await odd.result(10)
-    await until(lambda: queued("waiting") + queued("taken") == 0, "nothing waits")
+    await until(lambda: queued("waiting") + queued("taken") == 0, "nothing waits", 30)
     value = scraped.value
     assert value('dressage_tasks_total{outcome="completed",task="halve"}') == len(ids)
     assert value('dressage_tasks_total{outcome="failed",task="halve"}') == 1
@@ -87,7 +87,7 @@ async def test_attempts_wait_until_there_is_a_worker_and_are_counted_by_task(
             for shard in range(engine.shards)
         )
 
-    await until(lambda: behind() == 0, "nothing is behind any more")
+    await until(lambda: behind() == 0, "nothing is behind any more", 30)
 
 
 @app.task
@@ -125,14 +125,14 @@ async def test_what_is_done_with_behind_an_attempt_that_takes_long_waits_for_nob
         slow = [await start(0)]
         for n in range(1, 8):
             assert await (await start(n)).result(10) == n
-        await until(lambda: queued() == (0, 1), "only the slow one is there")
+        await until(lambda: queued() == (0, 1), "only the slow one is there", 30)
         slow.append(await start(0))
         behind = [await start(n) for n in range(1, 4)]
-        await until(lambda: queued() == (3, 2), "three wait behind two that take long")
+        await until(lambda: queued() == (3, 2), "three wait behind two that take long", 30)
     finally:
         held.set()
     assert [await run.result(10) for run in (*slow, *behind)] == [0, 0, 1, 2, 3]
-    await until(lambda: queued() == (0, 0), "nothing is there")
+    await until(lambda: queued() == (0, 0), "nothing is there", 30)
 
 
 async def test_who_no_longer_serves_a_shard_tells_of_no_queue_of_it(scraped: Scraped, until: Until) -> None:
@@ -148,12 +148,13 @@ async def test_who_no_longer_serves_a_shard_tells_of_no_queue_of_it(scraped: Scr
         return scraped.value(f'dressage_shard_owned{{shard="{shard}"}}')
 
     shards = range(engine.shards)
-    await until(lambda: all(waiting(shard) == 1 for shard in shards), "an attempt waits on each shard")
+    await until(lambda: all(waiting(shard) == 1 for shard in shards), "an attempt waits on each shard", 30)
     await engine.up()
     await until(
         lambda: engine.shards == 1 or sum(owned(shard) for shard in shards) < engine.shards,
         "another process serves a part of them",
+        30,
     )
     await until(
-        lambda: all(waiting(shard) == owned(shard) for shard in shards), "it tells of its own shards only"
+        lambda: all(waiting(shard) == owned(shard) for shard in shards), "it tells of its own shards only", 30
     )

@@ -70,13 +70,13 @@ async def test_what_a_take_over_folds_again_is_told_once(server: EmbeddedServer)
     async with Client(server.url, namespace=engine.namespace) as client:
         await client.register(waiting)
         run = await client.start(waiting, {}, run_id="r", traceparent=STARTER)
-        await until(lambda: told.spans["turn start-run"] == 1, "the start is told of")
+        await until(lambda: told.spans["turn start-run"] == 1, "the start is told of", 30)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         heir, second = await run_beside(JetStreamBroker(server.url), config, told)
         await run.post("called-again", None)
         assert await run.result(20) == 1
-        await until(lambda: told.spans["run waits-for-a-call"] == 1, "the end is told of")
+        await until(lambda: told.spans["run waits-for-a-call"] == 1, "the end is told of", 30)
         heir.stop()
         await second
     assert told.spans == {"turn start-run": 1, "turn post-event": 1, "run waits-for-a-call": 1}
@@ -156,7 +156,7 @@ async def test_a_record_starts_a_run_in_its_trace() -> None:
 async def test_records_messages_and_requests_tell_of_the_trace(engine: Engine, form: str) -> None:
     client = await engine.registered(waiting)
     run = await client.start(waiting, {}, run_id="r", traceparent=STARTER)
-    await until(lambda: _history(client, 1), "the start is told of")
+    await until(lambda: _history(client, 1), "the start is told of", 30)
     stream = client.names.events_stream
     message = await client.connection.next_message(stream, 1, client.names.all_events())
     assert message is not None
@@ -208,11 +208,11 @@ async def test_a_rescued_run_is_told_of_again_when_it_ends_again(server: Embedde
         run = await client.start(refused_at_last, {}, run_id="r", traceparent=STARTER)
         with pytest.raises(RunFailed):
             await run.result(20)
-        await until(lambda: told.spans["run refused-at-last"] == 1, "its failure is told of")
+        await until(lambda: told.spans["run refused-at-last"] == 1, "its failure is told of", 30)
         await client.hold("r", "a lawsuit")
         await client.rescue("r", skip=True, value=7)
         assert await run.result(20) == 7
-        await until(lambda: told.spans["run refused-at-last"] == 2, "and its end")
+        await until(lambda: told.spans["run refused-at-last"] == 2, "and its end", 30)
     orchestrator.stop()
     await task
     await engine.close()
