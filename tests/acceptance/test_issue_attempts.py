@@ -339,11 +339,13 @@ async def test_a_sync_handler_that_beats_on_behind_the_deadline_is_told_to_end(
 
     floor.grinds = grinds
     client = await engine.registered(att_ground_deadline)
-    async with engine.working(app):
+    async with engine.working(app, identity="beats-on"):
         run = await client.start(att_ground_deadline, {"word": "a"})
         assert (await run.result(10)).startswith("late: ")
         await until(lambda: len(floor.done) == 1, "the handler is told")
     assert floor.done[0] != "told: "
+    (end,) = await ends(run)
+    assert (end["failure"]["kind"], end["worker"], end.get("log", "")) == ("timeout", "beats-on", "")
 
 
 async def test_progress_is_fenced_by_attempt_and_by_who_has_begun_it_last(

@@ -110,7 +110,7 @@ class TaskFailed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """kind task-failed: the attempt ended in a business failure or a technical error.
 
     `retry` says whether another attempt follows. Where the engine has ended the attempt, as it was not done in time,
-    there is no `worker`.
+    `worker` is the one that had told of it, if one had.
     """
 
     task: str

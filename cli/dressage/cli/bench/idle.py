@@ -18,7 +18,7 @@ from dressage.client import Client
 OPEN_MAX: Final = 2_000
 WAKES: Final = 1_000
 GOAL_MIB: Final = 600
-"""Memory of the orchestrator beside 1,000,000 idle runs."""
+"""The most memory that the orchestrator may have had when 1,000,000 idle runs were started and some woken."""
 
 GOAL_MS: Final = 50.0
 """How soon 99 of 100 runs among them have ended, from when the event is posted."""
@@ -38,11 +38,13 @@ async def measure_idle(runs: int) -> dict[str, Any]:
         chosen = random.Random(runs).sample(range(runs), min(runs, WAKES))
         wakes_ms = sorted([await _wake_ms(client, number) for number in chosen])
         orchestrator.check()
+        peak_mib = memory_mib(orchestrator.pid, "VmHWM")
     p99_ms = wakes_ms[int(0.99 * (len(wakes_ms) - 1))]
     return {
         "idle": runs,
         "starts_per_s": round(runs / starting_s),
         "orchestrator_mib": orchestrator_mib,
+        "orchestrator_peak_mib": peak_mib,
         "goal_mib": GOAL_MIB,
         "server_mib": server_mib,
         "wake_ms": {
@@ -51,7 +53,7 @@ async def measure_idle(runs: int) -> dict[str, Any]:
             "max": round(wakes_ms[-1], 1),
         },
         "goal_ms": GOAL_MS,
-        "met": orchestrator_mib <= GOAL_MIB and p99_ms <= GOAL_MS,
+        "met": peak_mib <= GOAL_MIB and p99_ms <= GOAL_MS,
     }
 
 

@@ -456,7 +456,7 @@ def _report_failure(
             wait.task_id,
             wait.node,
             wait.attempt,
-            "" if by is None else by.worker,
+            wait.worker if by is None else by.worker,
             0.0 if by is None else by.duration_ms,
             advance.state.time_ms - wait.scheduled_ms,
             failure,
