@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from dressage.expressions.calendar import (
     MOMENT_CHARS_MAX,
     MOMENT_MS_MAX,
     Calendar,
+    _zone_of,  # pyright: ignore[reportPrivateUsage]
     check_schedule,
     due_ms,
     ms_of,
@@ -219,3 +221,41 @@ def test_moments_come_in_their_order_each_once_from_wherever_one_looks(
         assert calendar.after(earlier) == later
         assert calendar.after(later - 1) in (later, calendar.after(earlier))
         assert calendar.after(earlier + (later - earlier) // 2) == later
+
+
+MINUTE = timedelta(minutes=1)
+CHANGES = [
+    ("Australia/Lord_Howe", datetime(2026, 4, 4, 15, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC)),
+    ("Antarctica/Troll", datetime(2026, 3, 29, 1, tzinfo=UTC)),
+    (BERLIN, datetime(2026, 3, 29, 1, tzinfo=UTC)),
+    (BERLIN, datetime(2026, 10, 25, 1, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 6, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "* * * * *",
+        "*/7 1-4 * * *",
+        "30 * * * *",
+        "15 */2 * * SAT,SUN",
+        "45 * 1,4,25,29,L * *",
+        "*/20 0 * * *",
+    ],
+)
+def test_what_follows_real_time_is_each_minute_at_which_the_clocks_show_it(
+    zone: str, change: datetime, cron: str
+) -> None:
+    """Minute by minute around a change of the clocks, of half an hour and of two as well."""
+    rules = _zone_of(zone)
+    assert change.astimezone(rules).utcoffset() != (change - MINUTE).astimezone(rules).utcoffset()
+    begin = change - timedelta(hours=30)
+    minutes = [begin + n * MINUTE for n in range(60 * 60)]
+    shown = [(each, each.astimezone(rules).replace(tzinfo=None)) for each in minutes]
+    wanted = [ms_of(each) for each, local in shown if next(CronSim(cron, local - MINUTE)) == local]
+    calendar = Calendar(timing_of(Cron(cron, zone=zone)), ms_of(begin))
+    assert list(calendar.between(ms_of(minutes[0]), ms_of(minutes[-1]))) == wanted
+    assert wanted

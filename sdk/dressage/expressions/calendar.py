@@ -31,6 +31,8 @@ from dressage.protocol.schedules import (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_SECOND: Final = timedelta(seconds=1)
+_DAY: Final = timedelta(days=1)
 MOMENT_MS_MAX: Final = 7_258_118_400_000
 """The year 2200: a server counts nanoseconds in 64 bits, which end in 2262, and fires at once what is later."""
 
@@ -117,16 +119,57 @@ class Calendar:
             raise _wrong(f"a cron expression has at most {CRON_CHARS_MAX} characters (limit schedule-crons)")
         if behind_ms >= MOMENT_MS_MAX:
             return None
-        start = (_EPOCH + timedelta(milliseconds=behind_ms)).astimezone(self._zone)
+        start = _EPOCH + timedelta(milliseconds=behind_ms)
         try:
+            if _follows_real_time(cron):
+                return ms_of(self._next_in_real_time(cron, start))
             # In an hour that comes twice, what it finds may lie in its first pass.
-            moments = map(ms_of, islice(CronSim(cron, start), _TWICE_MAX))
+            moments = map(ms_of, islice(CronSim(cron, start.astimezone(self._zone)), _TWICE_MAX))
             return next((each for each in moments if each > behind_ms), None)
         except (CronSimError, ValueError, OverflowError, IndexError, AssertionError) as error:
             raise _wrong(
                 f"cron expression {cron[:80]!r} is not valid: {error}. Write five fields, as in '30 8 * * MON-FRI' for "
                 "half past eight on workdays, or six with seconds in front"
             ) from error
+
+    def _next_in_real_time(self, cron: str, start: datetime) -> datetime:
+        """The first instant behind `start` at which the clocks show what fits, be it for the second time.
+
+        cronsim knows changes of whole hours only, so it is asked for each time between two changes by itself."""
+        since = after = start
+        while True:
+            offset = _offset(self._zone, since)
+            found = next(CronSim(cron, (after + offset).replace(tzinfo=None))) - offset
+            found = found.replace(tzinfo=UTC)
+            change = _change_between(self._zone, since, found)
+            if change is None:
+                return found
+            since, after = change, change - _SECOND
+
+
+def _follows_real_time(cron: str) -> bool:
+    fields = cron.split()
+    return len(fields) != 5 or fields[0].startswith("*") or fields[1].startswith("*")
+
+
+def _offset(zone: tzinfo, moment: datetime) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta()
+
+
+def _change_between(zone: tzinfo, since: datetime, until: datetime) -> datetime | None:
+    """The first second behind `since`, up to `until`, at which the clocks are not as far from UTC as then."""
+    before, low = _offset(zone, since), since
+    while low < until:
+        high = min(low + _DAY, until)
+        if _offset(zone, high) == before:
+            low = high
+            continue
+        low, high = low.replace(microsecond=0), high.replace(microsecond=0)
+        while high - low > _SECOND:
+            middle = (low + (high - low) / 2).replace(microsecond=0)
+            low, high = (middle, high) if _offset(zone, middle) == before else (low, middle)
+        return high
+    return None
 
 
 def check_schedule(spec: ScheduleSpec, made_ms: int) -> Calendar:
