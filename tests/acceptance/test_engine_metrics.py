@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.acceptance.conftest import Scraped  # pyright: ignore[reportMissingImports]
+from tests.acceptance.conftest import Engine, Scraped  # pyright: ignore[reportMissingImports]
 from tests.acceptance.test_bad_commands import ids_of_all_shards  # pyright: ignore[reportMissingImports]
 
+from dressage.brokers.jetstream.connection import JetStreamConnection
 from dressage.client import RunFailed, RunHandle
 from dressage.flow import App, WorkflowFailure, workflow
+from dressage.protocol.errors import BrokerError
 from dressage.protocol.names import shard_of
 
 pytestmark = pytest.mark.anyio
@@ -158,3 +160,31 @@ async def test_who_no_longer_serves_a_shard_tells_of_no_queue_of_it(scraped: Scr
     await until(
         lambda: all(waiting(shard) == owned(shard) for shard in shards), "it tells of its own shards only", 30
     )
+
+
+async def test_tasks_are_removed_although_those_that_wait_cannot_be_counted(
+    engine: Engine, until: Until, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    async def refused(_self: object, _stream: str, _subject: str, seq: int) -> int:
+        asked.append(seq)
+        raise BrokerError("there may be no more consumers")
+
+    monkeypatch.setattr(JetStreamConnection, "count_behind", refused)
+    client = await engine.registered(followed)
+    held.clear()
+    runs = [await client.start(followed, {"n": n}, run_id=f"r{n}") for n in (1, 2, 0, 3)]
+    try:
+        await engine.worker(app, concurrency=1)
+        await until(lambda: bool(asked), "they are to be counted", 30)
+
+        async def two_are_gone() -> bool:
+            state = await client.connection.stream_state(engine.names.shard_stream(0), engine.names.tasks(0))
+            return state is not None and sum(state.subjects.values()) == 2
+
+        await until(two_are_gone, "what is done with is removed", 30)
+    finally:
+        held.set()
+    assert [await run.result(10) for run in runs] == [1, 2, 0, 3]
+    assert "removing what is done with" not in caplog.text

@@ -72,13 +72,13 @@ _UNAVAILABLE: Final = b'"err_code":10008,'
 _ERROR_BYTES_MAX: Final = 500
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
-
-COUNTED_S: Final = 5.0
-"""A consumer that counts, and was not deleted, is gone after so long."""
 _NOT_THERE: Final = ("no message found", "stream store EOF")
 """What a deletion is answered of a message that is not there, with a number that says that it failed."""
 _SEQUENCE_NOT_FOUND: Final = 10043
 """The same of one that was there, and has others before and behind it."""
+
+COUNTED_S: Final = 5.0
+"""A consumer that counts, and was not deleted, is gone after so long."""
 
 _NO_MESSAGE: Final = 10037
 _STREAM_EXISTS: Final = 10058

@@ -111,8 +111,6 @@ OPENS: Final[Mapping[type[EventData], int]] = {
 }
 """How an output event changes the number of open runs."""
 
-ENDS: Final = (RunCompleted, RunFailed, RunCancelled, RunFaulted)
-
 _TRACE_MAX: Final = 8000
 
 
@@ -623,7 +621,7 @@ class Folder:
         """What comes when a run has ended is not told of: its trace may be over for weeks."""
         if not isinstance(state, RunState) or not is_traced(state):
             return
-        ended = any(isinstance(each, ENDS) for each in outcome.events)
+        ended = any(OPENS.get(type(each), 0) < 0 for each in outcome.events)
         if ended or not state.finished:
             what = str(type(command).__struct_config__.tag)
             told = Traced(state, what, delivery.stream_seq, delivery.time_ns, outcome.code or "", ended)
